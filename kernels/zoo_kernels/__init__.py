@@ -1,0 +1,8 @@
+"""Ops of efficient attention: one op a folder, each with a decomposed torch reference that is also its CPU path.
+
+This package knows nothing of ``zoo``; it needs torch alone.
+"""
+from .depthwise_conv import depthwise_conv
+from .linear_attention import focused_linear_attention
+
+__all__ = ['depthwise_conv', 'focused_linear_attention']

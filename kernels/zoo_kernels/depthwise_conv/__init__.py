@@ -1,0 +1,4 @@
+"""Depthwise convolution of a token map."""
+from .reference import depthwise_conv
+
+__all__ = ['depthwise_conv']

@@ -1,0 +1,10 @@
+"""The zoo of efficient-attention vision backbones: importing it makes its models timm models.
+
+>>> import timm, zoo
+>>> model = timm.create_model('flatten_pvt_tiny', num_classes=10)
+"""
+from . import models
+from .registry import list_models
+
+__version__ = '0.1.0'
+__all__ = ['list_models', 'models']

@@ -1,0 +1,264 @@
+"""Backbone: stem -> stages -> norm -> head, and all that timm asks of a model, written once.
+
+A host builds the parts and hands them over; a family never repeats what is here.
+"""
+import math
+from typing import Any, Dict, List, Optional, Sequence, Set, Tuple, Union
+
+import torch
+from timm.layers import ClassifierHead, trunc_normal_
+from timm.models._features import feature_take_indices
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from .blocks.layout import exporting, to_nchw, to_nhwc
+
+MIN_SIZE = 32  # pixels: the last stage of a stride-32 model still has one token
+
+
+def to_pair(size: Union[int, Sequence[int]]) -> Tuple[int, int]:
+    """A size as (height, width); an int is a square."""
+    pair = (size, size) if isinstance(size, int) else tuple(size)
+    if len(pair) != 2:
+        raise ValueError(f'an image size is an int or (height, width), not {size!r}')
+    return pair
+
+
+def halve(grid: Tuple[int, int], stages: int) -> List[Tuple[int, int]]:
+    """Map sizes of a pyramid whose first map is ``grid`` and that halves it, rounding up, in each further stage."""
+    grids = [grid]
+    while len(grids) < stages:
+        height, width = grids[-1]
+        grids.append((-(-height // 2), -(-width // 2)))
+    return grids
+
+
+class Stage(nn.Module):
+    """Downsampling, an optional position table, blocks and an optional norm, on ``[B, H, W, C]`` maps.
+
+    Args:
+        blocks: Shape-preserving blocks.
+        downsample: Map of the stage before to the first map of this one; None in the first stage.
+        pos_embed: Called with (height, width), added after ``downsample``.
+        norm: Closes the stage.
+    """
+
+    def __init__(
+            self, blocks: Sequence[nn.Module], downsample: Optional[nn.Module] = None,
+            pos_embed: Optional[nn.Module] = None, norm: Optional[nn.Module] = None):
+        super().__init__()
+        self.grad_checkpointing = False
+        self.downsample = nn.Identity() if downsample is None else downsample
+        self.pos_embed = pos_embed
+        self.blocks = nn.ModuleList(blocks)
+        self.norm = nn.Identity() if norm is None else norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.downsample(x)
+        if self.pos_embed is not None:
+            x = x + self.pos_embed(x.shape[1], x.shape[2])
+        for block in self.blocks:
+            if self.grad_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, use_reentrant=False)
+            else:
+                x = block(x)
+        return self.norm(x)
+
+
+class Backbone(nn.Module):
+    """A pyramid of stages with timm's model interface.
+
+    Images come in as ``[B, in_chans, H, W]`` (any memory format, H and W from 32), maps travel as ``[B, H, W, C]``
+    inside, features leave as ``[B, C, H, W]`` (channels-last views).
+
+    Args:
+        stem: ``[B, H, W, in_chans]`` to the first map.
+        stages: Stages in order.
+        dims: Channels of each stage's map.
+        strides: Pixels a token of each stage's map.
+        in_chans: Image channels.
+        num_classes: Outputs of the classifier; 0 for none.
+        global_pool: Pooling of the head, '' for none.
+        drop_rate: Dropout before the classifier.
+        norm: Final norm over channels, on ``[B, H, W, C]``; None for none.
+        conv_init: Initialisation of convolutions, 'default' (torch's) or 'fan_out' (normal, per group; PVTv2).
+        no_decay: Endings of parameter names that take no weight decay besides biases and 1-d parameters.
+
+    Raises:
+        ValueError: in ``forward`` for a wrong channel count or an image below 32 pixels.
+    """
+
+    def __init__(
+            self, stem: nn.Module, stages: Sequence[nn.Module], dims: Sequence[int], strides: Sequence[int],
+            in_chans: int = 3, num_classes: int = 1000, global_pool: str = 'avg', drop_rate: float = 0.,
+            norm: Optional[nn.Module] = None, conv_init: str = 'default', no_decay: Tuple[str, ...] = (),
+            device=None, dtype=None):
+        super().__init__()
+        self.in_chans = in_chans
+        self.num_classes = num_classes
+        self.drop_rate = drop_rate
+        self.no_decay = no_decay
+        self.num_features = self.head_hidden_size = dims[-1]
+        self.feature_info = [
+            dict(num_chs=dim, reduction=stride, module=f'stages.{i}') for i, (dim, stride) in enumerate(zip(dims, strides))]
+        self.stem = stem
+        self.stages = nn.ModuleList(stages)
+        self.norm = nn.Identity() if norm is None else norm
+        self.head = ClassifierHead(
+            dims[-1], num_classes, pool_type=global_pool, drop_rate=drop_rate, device=device, dtype=dtype)
+        for module in self.modules():
+            init_weights(module, conv_init)
+
+    # --- forward
+
+    def _enter(self, x: Tensor) -> Tensor:
+        """Check an image and bring it to the first map."""
+        if x.ndim != 4 or x.shape[1] != self.in_chans:
+            raise ValueError(
+                f'expected images [B, {self.in_chans}, H, W], got {list(x.shape)}; '
+                f'a model for other channels is built with in_chans=')
+        if not exporting() and min(x.shape[2:]) < MIN_SIZE:
+            raise ValueError(f'images must be at least {MIN_SIZE} x {MIN_SIZE} pixels, got '
+                             f'{x.shape[2]} x {x.shape[3]}; resize or pad them')
+        return self.stem(to_nhwc(x.contiguous(memory_format=torch.channels_last)))
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Images ``[B, in_chans, H, W]`` to the last map ``[B, num_features, H / 32, W / 32]``, normed, unpooled."""
+        x = self._enter(x)
+        for stage in self.stages:
+            x = stage(x)
+        return to_nchw(self.norm(x))
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Last map to logits ``[B, num_classes]``, or to pooled features with ``pre_logits``."""
+        return self.head(x, pre_logits=pre_logits)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+    def forward_intermediates(
+            self, x: Tensor, indices: Optional[Union[int, List[int]]] = None, norm: bool = False,
+            stop_early: bool = False, output_fmt: str = 'NCHW', intermediates_only: bool = False,
+    ) -> Union[List[Tensor], Tuple[Tensor, List[Tensor]]]:
+        """Maps of chosen stages.
+
+        Args:
+            x: Images ``[B, in_chans, H, W]``.
+            indices: Stages: the last n for an int, all for None.
+            norm: Apply the final norm to the last stage's map.
+            stop_early: Do not run stages after the last one asked for.
+            output_fmt: 'NCHW' or 'NHWC'.
+            intermediates_only: Return the maps alone, not the final features too.
+        """
+        if output_fmt not in ('NCHW', 'NHWC'):
+            raise ValueError(f"output_fmt must be 'NCHW' or 'NHWC', not {output_fmt!r}")
+        leave = to_nchw if output_fmt == 'NCHW' else (lambda x: x)
+        take, last = feature_take_indices(len(self.stages), indices)
+        final = len(self.stages) - 1
+        maps = []
+        x = self._enter(x)
+        for i, stage in enumerate(self.stages[:last + 1] if stop_early else self.stages):
+            x = stage(x)
+            if i in take:
+                maps.append(leave(self.norm(x) if norm and i == final else x))
+        if intermediates_only:
+            return maps
+        return leave(self.norm(x) if i == final else x), maps
+
+    # --- structure
+
+    def prune_intermediate_layers(
+            self, indices: Union[int, List[int]] = 1, prune_norm: bool = False, prune_head: bool = True) -> List[int]:
+        """Drop what the chosen stages do not need; return their indices as a list of non-negative ints."""
+        take, last = feature_take_indices(len(self.stages), indices)
+        cut = last < len(self.stages) - 1
+        self.stages = self.stages[:last + 1]
+        if prune_norm or cut:
+            self.norm = nn.Identity()  # sized for the last stage only
+        if cut:
+            self.num_features = self.head_hidden_size = self.feature_info[last]['num_chs']
+        if prune_head or cut:
+            self.reset_classifier(0, '')
+        return take
+
+    def get_classifier(self) -> nn.Module:
+        """The final linear layer."""
+        return self.head.fc
+
+    def reset_classifier(self, num_classes: int, global_pool: Optional[str] = None) -> None:
+        """Replace the classifier by a new one (0: none), and the pooling if one is named."""
+        self.num_classes = num_classes
+        weight = next(self.parameters())
+        pool = self.head.global_pool.pool_type if global_pool is None else global_pool
+        head = ClassifierHead(
+            self.num_features, num_classes, pool_type=pool, drop_rate=self.drop_rate,
+            device=weight.device, dtype=weight.dtype)
+        for module in head.modules():
+            init_weights(module, 'default')
+        self.head = head.train(self.training)
+
+    def set_input_size(self, img_size: Union[int, Tuple[int, int]]) -> None:
+        """Build for another image size from now on: position tables and windows are resampled to it.
+
+        Needed only to fine-tune at that size: every size runs without it.
+        """
+        size = to_pair(img_size)
+        for stage, grid, window in zip(self.stages, self.grids(size), self.windows(size)):
+            for module in stage.modules():
+                if hasattr(module, 'set_grid'):
+                    module.set_grid(grid)
+                if window is not None and hasattr(module, 'set_window'):
+                    module.set_window(window)
+        record_input_size(self, size)
+
+    def grids(self, img_size: Tuple[int, int]) -> List[Tuple[int, int]]:
+        """Map size of each stage for an image size, both (height, width)."""
+        raise NotImplementedError
+
+    def windows(self, img_size: Tuple[int, int]) -> List[Optional[int]]:
+        """Window that the mixers of each stage are offered at an image size; None: the whole map."""
+        return [None] * len(self.stages)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute each block in the backward pass instead of keeping its activations."""
+        for stage in self.stages:
+            stage.grad_checkpointing = enable
+
+    # --- optimisation
+
+    def no_weight_decay(self) -> Set[str]:
+        """Names of the parameters that the paper does not decay, besides biases and 1-d parameters."""
+        return {name for name, _ in self.named_parameters() if name.endswith(self.no_decay)} if self.no_decay else set()
+
+    def group_matcher(self, coarse: bool = False) -> Dict[str, Any]:
+        """Regular expressions that order parameters from stem to head (layer decay, staged freezing)."""
+        if coarse:
+            return dict(stem=r'^stem', blocks=[(r'^stages\.(\d+)', None), (r'^norm', (99999,))])
+        return dict(stem=r'^stem', blocks=[
+            (r'^stages\.(\d+)\.(?:downsample|pos_embed)', (0,)),
+            (r'^stages\.(\d+)\.blocks\.(\d+)', None),
+            (r'^stages\.(\d+)\.norm', (99998,)),
+            (r'^norm', (99999,)),
+        ])
+
+
+def record_input_size(model: nn.Module, img_size: Tuple[int, int]) -> None:
+    """Tell timm (if new enough to keep such records) what size a model is built for now."""
+    try:
+        from timm.models._input import update_model_input_size
+    except ImportError:  # timm < 1.0.31
+        return
+    update_model_input_size(model, img_size)
+
+
+def init_weights(module: nn.Module, conv_init: str) -> None:
+    """Initialise one layer: Linear truncated normal 0.02, norms one and zero, convolutions as named."""
+    if isinstance(module, nn.Linear):
+        trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Conv2d) and conv_init == 'fan_out':
+        fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
+        nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

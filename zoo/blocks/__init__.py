@@ -1,0 +1,1 @@
+"""Shared building blocks: layers on token maps, mixers, gates."""

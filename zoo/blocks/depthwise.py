@@ -1,0 +1,28 @@
+"""Depthwise convolution as a layer of token maps."""
+from torch import Tensor, nn
+from zoo_kernels import depthwise_conv
+
+
+class DepthwiseConv2d(nn.Conv2d):
+    """Depthwise convolution of ``[B, H, W, C]`` maps; an ``nn.Conv2d`` in parameters and initialisation.
+
+    Args:
+        dim: Channels of the weight, ``[dim, 1, k, k]``.
+        kernel_size: Odd k.
+        heads: The weight is shared by this many heads: the map has ``heads * dim`` channels, head by head.
+    """
+
+    def __init__(self, dim: int, kernel_size: int, heads: int = 1, bias: bool = True, device=None, dtype=None):
+        super().__init__(
+            dim, dim, kernel_size, padding=kernel_size // 2, groups=dim, bias=bias, device=device, dtype=dtype)
+        self.heads = heads
+
+    def kernel(self):
+        """Weight ``[C, 1, k, k]`` and bias ``[C]`` for all channels of the map."""
+        if self.heads == 1:
+            return self.weight, self.bias
+        bias = None if self.bias is None else self.bias.repeat(self.heads)
+        return self.weight.repeat(self.heads, 1, 1, 1), bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return depthwise_conv(x, *self.kernel())

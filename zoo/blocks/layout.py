@@ -1,0 +1,68 @@
+"""Token maps: ``[B, H, W, C]`` between blocks, and what is needed to cut them into windows at any size."""
+from typing import Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def to_nhwc(x: Tensor) -> Tensor:
+    """``[B, C, H, W]`` seen as ``[B, H, W, C]``; free for channels-last tensors."""
+    return x.permute(0, 2, 3, 1)
+
+
+def to_nchw(x: Tensor) -> Tensor:
+    """``[B, H, W, C]`` seen as ``[B, C, H, W]``: a channels-last view, nothing is copied."""
+    return x.permute(0, 3, 1, 2)
+
+
+def exporting() -> bool:
+    """True while a graph for other sizes is recorded (torch.export, ONNX): no branch may depend on H or W then."""
+    return torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export()
+
+
+def ceil_div(size: int, window: int) -> int:
+    """Smallest number of windows that covers ``size``."""
+    return (size + window - 1) // window
+
+
+def window_count(size: int, window: int) -> int:
+    """:func:`ceil_div` of a map's side, safe to reshape with while recording.
+
+    The count may be 1 at one size and more at another. A recorded graph would be tied to the case it saw, so the
+    recorder is given a number whose origin it does not know.
+    """
+    count = ceil_div(size, window)
+    if exporting():
+        count = torch.full((), count, dtype=torch.int64).item()
+        torch._check(count >= 1)
+    return count
+
+
+def pad_map(x: Tensor, top: int, bottom: int, left: int, right: int) -> Tensor:
+    """Zero-pad a ``[B, H, W, C]`` map; free when there is nothing to pad."""
+    if exporting() or top or bottom or left or right:
+        x = F.pad(x, (0, 0, left, right, top, bottom))
+    return x
+
+
+def crop_map(x: Tensor, top: int, height: int, left: int, width: int) -> Tensor:
+    """Undo :func:`pad_map`: ``height`` rows from ``top``, ``width`` columns from ``left``; a view."""
+    if not exporting():
+        return x[:, top:top + height, left:left + width]
+    x = x.index_select(1, torch.arange(height, device=x.device) + top)  # a slice would tie the graph to the size
+    return x.index_select(2, torch.arange(width, device=x.device) + left)
+
+
+def partition(x: Tensor, counts: Tuple[int, int], window: int) -> Tensor:
+    """Cut ``[B, nh * w, nw * w, C]`` into ``counts`` (nh, nw) windows of side w: ``[B * nh * nw, w, w, C]``."""
+    (rows, columns), dim = counts, x.shape[-1]
+    x = x.reshape(-1, rows, window, columns, window, dim)
+    return x.transpose(2, 3).reshape(-1, window, window, dim)
+
+
+def merge(x: Tensor, counts: Tuple[int, int], window: int) -> Tensor:
+    """Undo :func:`partition`: ``[B * nh * nw, w, w, C]`` -> ``[B, nh * w, nw * w, C]``."""
+    (rows, columns), dim = counts, x.shape[-1]
+    x = x.reshape(-1, rows, columns, window, window, dim)
+    return x.transpose(2, 3).reshape(-1, rows * window, columns * window, dim)

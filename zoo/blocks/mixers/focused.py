@@ -1,0 +1,69 @@
+"""Focused linear attention (FLatten)."""
+from typing import Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from zoo_kernels import depthwise_conv, focused_linear_attention
+
+from ..depthwise import DepthwiseConv2d
+from ..position import PositionMap
+from .site import Site
+
+
+class FocusedLinearAttention(nn.Module):
+    """Linear attention over the whole map with a focusing feature map and a depthwise convolution of the values.
+
+    ``out = proj(phi(q) (phi(k + p)^T v) / (phi(q) . sum phi(k + p)) + dwc(v))``: ``phi`` sharpens the direction of
+    each query and key and keeps its length (:func:`zoo_kernels.linear_attention.reference.focus`), ``p`` is a learned
+    position table, and the convolution, one k x k kernel a channel shared by the heads, restores the rank that linear
+    attention lacks.
+
+    Args:
+        dim: Channels C.
+        num_heads: Heads; divides C.
+        grid: Height and width in tokens that the position table is stored for.
+        qkv_bias: Bias of the q, k, v projection.
+        lepe: Add a depthwise 3x3 of the values as CSwin does.
+        power: Focusing factor.
+        kernel_size: Of the depthwise convolution.
+
+    Source: Han et al., arXiv 2308.00442; LeapLabTHU/FLatten-Transformer @ abdb115, models/flatten_*.py.
+    """
+
+    def __init__(
+            self, dim: int, num_heads: int, grid: Tuple[int, int], qkv_bias: bool = True, lepe: bool = False,
+            power: int = 3, kernel_size: int = 5, device=None, dtype=None):
+        super().__init__()
+        dd = dict(device=device, dtype=dtype)
+        self.num_heads = num_heads
+        self.power = power
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias, **dd)
+        self.scale = nn.Parameter(torch.zeros(1, 1, dim, **dd))  # 3-d as the paper's, so that weight decay applies
+        self.positional_encoding = PositionMap(grid, dim, mode='bicubic', **dd)
+        self.dwc = DepthwiseConv2d(dim // num_heads, kernel_size, heads=num_heads, **dd)
+        self.lepe = DepthwiseConv2d(dim, 3, **dd) if lepe else None
+        self.proj = nn.Linear(dim, dim, **dd)
+
+    @classmethod
+    def for_site(cls, site: Site, device=None, dtype=None) -> 'FocusedLinearAttention':
+        """Build for a block of a host."""
+        return cls(site.dim, site.num_heads, site.grid, site.qkv_bias, site.lepe, device=device, dtype=dtype)
+
+    def local(self, v: Tensor) -> Tensor:
+        """Depthwise convolution(s) of the values ``[B, H, W, C]``."""
+        weight, bias = self.dwc.kernel()
+        if self.lepe is not None:  # a 3x3 is a 5x5 with a zero rim: one pass over the map instead of two
+            rim = (weight.shape[-1] - 3) // 2
+            weight = weight + F.pad(self.lepe.weight, (rim, rim, rim, rim))
+            bias = bias + self.lepe.bias
+        return depthwise_conv(v, weight, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, height, width, dim = x.shape
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        k = k + self.positional_encoding(height, width)
+        scale = F.softplus(self.scale.to(torch.promote_types(self.scale.dtype, torch.float32))).flatten()
+        mixed = focused_linear_attention(
+            q.flatten(1, 2), k.flatten(1, 2), v.flatten(1, 2), scale, self.num_heads, self.power)
+        return self.proj(mixed.view(batch, height, width, dim) + self.local(v))

@@ -1,0 +1,42 @@
+"""Softmax attention with spatially reduced keys and values (PVT, PVTv2)."""
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..layout import to_nchw, to_nhwc
+from .site import Site
+
+
+class SpatialReductionAttention(nn.Module):
+    """Softmax attention whose keys and values come from a map ``sr_ratio`` times smaller on each side.
+
+    Args:
+        dim: Channels C.
+        num_heads: Heads; divides C.
+        sr_ratio: Kernel and stride of the reducing convolution; 1 is plain attention.
+        qkv_bias: Bias of the q and the kv projection.
+
+    Source: Wang et al., PVT, arXiv 2102.12122, and PVTv2, arXiv 2106.13797.
+    """
+
+    def __init__(self, dim: int, num_heads: int, sr_ratio: int = 1, qkv_bias: bool = True, device=None, dtype=None):
+        super().__init__()
+        dd = dict(device=device, dtype=dtype)
+        self.num_heads = num_heads
+        self.q = nn.Linear(dim, dim, bias=qkv_bias, **dd)
+        self.kv = nn.Linear(dim, 2 * dim, bias=qkv_bias, **dd)
+        self.sr = nn.Conv2d(dim, dim, sr_ratio, stride=sr_ratio, **dd) if sr_ratio > 1 else None
+        self.norm = nn.LayerNorm(dim, **dd) if sr_ratio > 1 else None
+        self.proj = nn.Linear(dim, dim, **dd)
+
+    @classmethod
+    def for_site(cls, site: Site, device=None, dtype=None) -> 'SpatialReductionAttention':
+        """Build for a block of a host."""
+        return cls(site.dim, site.num_heads, site.sr_ratio, site.qkv_bias, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, height, width, dim = x.shape
+        source = x if self.sr is None else self.norm(to_nhwc(self.sr(to_nchw(x))))
+        q = self.q(x).flatten(1, 2).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        k, v = self.kv(source).flatten(1, 2).unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        y = F.scaled_dot_product_attention(q, k, v)
+        return self.proj(y.transpose(1, 2).reshape(batch, height, width, dim))

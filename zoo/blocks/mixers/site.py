@@ -1,0 +1,37 @@
+"""What a host tells a mixer about its place."""
+from dataclasses import dataclass
+from typing import Callable, Optional, Tuple
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a block stands in its host: all that a mixer may want to know.
+
+    Args:
+        stage: Stage, from 0.
+        index: Block in the stage, from 0.
+        dim: Channels of the map.
+        num_heads: Heads that the host proposes; divides ``dim``.
+        grid: Height and width of the map in tokens at the size the model is built for. Other sizes come too.
+        qkv_bias: Whether the host's projections have a bias.
+        sr_ratio: Spatial reduction of keys and values (PVT hosts).
+        window: Side of the host's windows (Swin) or width of its stripes (CSwin); None for the whole map.
+        shift: Whether the windows of this block are shifted by half their side (Swin).
+        lepe: Whether the host's mixers add a depthwise 3x3 convolution of the values (CSwin).
+    """
+
+    stage: int
+    index: int
+    dim: int
+    num_heads: int
+    grid: Tuple[int, int]
+    qkv_bias: bool = True
+    sr_ratio: int = 1
+    window: Optional[int] = None
+    shift: bool = False
+    lepe: bool = False
+
+
+MixerFactory = Callable[..., nn.Module]  # factory(site, device=..., dtype=...) -> mixer

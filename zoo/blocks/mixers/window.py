@@ -1,0 +1,108 @@
+"""Shifted-window attention (Swin)."""
+from typing import Optional, Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..layout import crop_map, exporting, merge, pad_map, partition, window_count
+from ..position import RelativePositionBias
+from .site import Site
+
+
+class WindowAttention(nn.Module):
+    """Softmax attention inside square windows with a relative position bias; the windows of odd blocks are shifted.
+
+    A map that is no multiple of the window is zero-padded right and bottom, and the padding takes part in the
+    attention (Swin's own dense-prediction code). Along a side that one window covers there is no shift.
+
+    Args:
+        dim: Channels C.
+        num_heads: Heads; divides C.
+        window: Side of a window in tokens.
+        shift: Shift the windows by half their side.
+        qkv_bias: Bias of the q, k, v projection.
+
+    Source: Liu et al., Swin Transformer, arXiv 2103.14030.
+    """
+
+    def __init__(
+            self, dim: int, num_heads: int, window: int = 7, shift: bool = False, qkv_bias: bool = True,
+            device=None, dtype=None):
+        super().__init__()
+        dd = dict(device=device, dtype=dtype)
+        self.num_heads = num_heads
+        self.window = window
+        self.shift = shift
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias, **dd)
+        self.rel_pos = RelativePositionBias(window, num_heads, **dd)
+        self.proj = nn.Linear(dim, dim, **dd)
+
+    @classmethod
+    def for_site(cls, site: Site, device=None, dtype=None) -> 'WindowAttention':
+        """Build for a block of a host with windows."""
+        return cls(site.dim, site.num_heads, site.window, site.shift, site.qkv_bias, device=device, dtype=dtype)
+
+    def set_window(self, window: int) -> None:
+        """Use windows of another side from now on; the bias table is resampled."""
+        self.rel_pos.set_window(window)
+        self.window = window
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[1:3]
+        counts = window_count(height, self.window), window_count(width, self.window)
+        rows, columns = counts[0] * self.window, counts[1] * self.window
+        x = pad_map(x, 0, rows - height, 0, columns - width)
+        shifts = self._shifts(counts)
+        if shifts is None:
+            x = self._attend(x, counts, self.rel_pos(), folds=1)
+        else:
+            bias = self.rel_pos() + self._mask(counts, shifts, x)
+            x = self._attend(_roll(x, *shifts), counts, bias.flatten(0, 1), folds=counts[0] * counts[1])
+            x = _roll(x, rows - shifts[0], columns - shifts[1])
+        return crop_map(x, 0, height, 0, width)
+
+    def _shifts(self, counts: Tuple[int, int]) -> Optional[Tuple[int, int]]:
+        """Shift along each side: half a window, none where one window covers the side; None when neither."""
+        if not self.shift:
+            return None
+        rows, columns = (self.window // 2 * torch.sym_min(count - 1, 1) for count in counts)
+        return (rows, columns) if exporting() or rows or columns else None
+
+    def _mask(self, counts: Tuple[int, int], shifts: Tuple[int, int], x: Tensor) -> Tensor:
+        """-100 between tokens that the shift brought from opposite edges: ``[windows, 1, w * w, w * w]``."""
+        regions = []
+        for count, shift in zip(counts, shifts):
+            side = count * self.window
+            place = torch.arange(side, device=x.device)
+            regions.append((place >= side - self.window).long() + (place >= side - shift).long())
+        region = (3 * regions[0][:, None] + regions[1])[None, :, :, None]
+        region = partition(region, counts, self.window).flatten(1)
+        return torch.where(region[:, None, :] == region[:, :, None], 0., -100.).to(x.dtype)[:, None]
+
+    def _attend(self, x: Tensor, counts: Tuple[int, int], bias: Tensor, folds: int) -> Tensor:
+        """Attention inside the windows of a map.
+
+        Args:
+            x: Padded and shifted map ``[B, H, W, C]``.
+            counts: Windows along its sides.
+            bias: ``[folds * heads, w * w, w * w]``.
+            folds: 1, or the windows of an image, each with a bias of its own: they are folded into the heads, so that
+                the bias broadcasts over the batch without a copy.
+        """
+        dim = x.shape[-1]
+        qkv = self.qkv(partition(x, counts, self.window))
+        qkv = qkv.view(-1, folds, self.window ** 2, 3, self.num_heads, dim // self.num_heads)
+        q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).flatten(2, 3).unbind(0)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None].to(q.dtype))
+        y = y.reshape(-1, self.num_heads, self.window ** 2, dim // self.num_heads).transpose(1, 2)
+        return merge(self.proj(y.reshape(-1, self.window, self.window, dim)), counts, self.window)
+
+
+def _roll(x: Tensor, rows: int, columns: int) -> Tensor:
+    """Move a ``[B, H, W, C]`` map up and left by ``rows`` and ``columns``, wrapping around."""
+    if not exporting():
+        return torch.roll(x, (-rows, -columns), (1, 2))
+    height, width = x.shape[1:3]  # ONNX has no roll by a symbolic amount
+    x = x.index_select(1, (torch.arange(height, device=x.device) + rows) % height)
+    return x.index_select(2, (torch.arange(width, device=x.device) + columns) % width)

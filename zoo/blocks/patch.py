@@ -1,0 +1,57 @@
+"""Stems and downsampling: an image or a map to a smaller map."""
+
+from torch import Tensor, nn
+
+from .layout import pad_map, to_nchw, to_nhwc
+
+
+class PatchConv(nn.Module):
+    """Strided convolution followed by LayerNorm: the patch embedding of PVT, PVTv2, Swin and CSwin.
+
+    Args:
+        in_dim: Channels in.
+        dim: Channels out.
+        kernel_size: Of the convolution.
+        stride: Of the convolution.
+        padding: Of the convolution, on all sides; 0 gives separate patches.
+        pad_to_stride: Zero-pad right and bottom so that the last rows and columns are not dropped (Swin).
+        eps: Of the LayerNorm.
+    """
+
+    def __init__(
+            self, in_dim: int, dim: int, kernel_size: int, stride: int, padding: int = 0,
+            pad_to_stride: bool = False, eps: float = 1e-5, device=None, dtype=None):
+        super().__init__()
+        dd = dict(device=device, dtype=dtype)
+        self.pad_to_stride = pad_to_stride
+        self.proj = nn.Conv2d(in_dim, dim, kernel_size, stride=stride, padding=padding, **dd)
+        self.norm = nn.LayerNorm(dim, eps=eps, **dd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, H, W, in_dim]`` -> ``[B, H / stride, W / stride, dim]``."""
+        if self.pad_to_stride:
+            stride = self.proj.stride[0]
+            x = pad_map(x, 0, -x.shape[1] % stride, 0, -x.shape[2] % stride)
+        x = to_nhwc(self.proj(to_nchw(x)))
+        return self.norm(x)
+
+
+class PatchMerging(nn.Module):
+    """Downsampling of Swin: stack each 2 x 2 square, LayerNorm, Linear. Odd sizes are zero-padded right and bottom."""
+
+    def __init__(self, in_dim: int, dim: int, eps: float = 1e-5, device=None, dtype=None):
+        super().__init__()
+        dd = dict(device=device, dtype=dtype)
+        self.norm = nn.LayerNorm(4 * in_dim, eps=eps, **dd)
+        self.reduction = nn.Linear(4 * in_dim, dim, bias=False, **dd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, H, W, in_dim]`` -> ``[B, ceil(H / 2), ceil(W / 2), dim]``."""
+        batch, height, width, dim = x.shape
+        rows, columns = (height + 1) // 2, (width + 1) // 2
+        x = pad_map(x, 0, 2 * rows - height, 0, 2 * columns - width)
+        # column-major inside the square, as the weights of Swin expect
+        x = x.reshape(batch, rows, 2, columns, 2, dim).permute(0, 1, 3, 4, 2, 5).flatten(3)
+        return self.reduction(self.norm(x))
+
+

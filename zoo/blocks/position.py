@@ -1,0 +1,107 @@
+"""Learned position tables: one vector a pixel, or one bias a relative offset. Both can be resampled."""
+import math
+from typing import Optional, Tuple
+
+import torch
+import torch.nn.functional as F
+from timm.layers import trunc_normal_
+from torch import Tensor, nn
+
+from .layout import exporting
+
+
+def resample_map(table: Tensor, grid: Tuple[int, int], mode: str) -> Tensor:
+    """Resample ``[1, H, W, C]`` to ``[1, *grid, C]``, half-pixel centres, no antialias (as the papers do)."""
+    table = F.interpolate(table.permute(0, 3, 1, 2), size=grid, mode=mode, align_corners=False)
+    return table.permute(0, 2, 3, 1)
+
+
+class PositionMap(nn.Module):
+    """One learned vector a token of a map, resampled when the map has another size.
+
+    Args:
+        grid: Height and width in tokens that the table is stored for.
+        dim: Channels.
+        mode: Interpolation of ``F.interpolate`` that the paper uses for other sizes.
+        std: Standard deviation of the truncated normal initialisation; 0 gives zeros.
+    """
+
+    def __init__(
+            self, grid: Tuple[int, int], dim: int, mode: str = 'bicubic', std: float = 0., device=None, dtype=None):
+        super().__init__()
+        self.mode = mode
+        self.weight = nn.Parameter(torch.zeros(1, *grid, dim, device=device, dtype=dtype))
+        if std:
+            trunc_normal_(self.weight, std=std)
+
+    def forward(self, height: int, width: int) -> Tensor:
+        """Return ``[1, height, width, C]``; the parameter itself at its own size."""
+        # a recorded graph serves all sizes; resampling to the same size is exact
+        if not exporting() and (height, width) == tuple(self.weight.shape[1:3]):
+            return self.weight
+        return resample_map(self.weight, (height, width), self.mode)
+
+    def resample(self, table: Tensor, grid: Optional[Tuple[int, int]] = None) -> Tensor:
+        """Bring a table ``[1, H, W, C]`` or ``[1, H * W, C]`` of a checkpoint to this module's size.
+
+        Args:
+            table: The stored table.
+            grid: Its height and width where the shape does not tell; square if not given.
+        """
+        if table.ndim == 3:
+            side = math.isqrt(table.shape[1])
+            table = table.reshape(1, *(grid or (side, side)), table.shape[-1])
+        if table.shape == self.weight.shape or table.shape[-1] != self.weight.shape[-1]:
+            return table
+        return resample_map(table, tuple(self.weight.shape[1:3]), self.mode)
+
+    @torch.no_grad()
+    def set_grid(self, grid: Tuple[int, int]) -> None:
+        """Store the table for another size from now on."""
+        if tuple(grid) != tuple(self.weight.shape[1:3]):
+            weight = resample_map(self.weight, grid, self.mode).contiguous()
+            self.weight = nn.Parameter(weight, requires_grad=self.weight.requires_grad)
+
+
+class RelativePositionBias(nn.Module):
+    """Bias of every pair of tokens of a window by their offset, a table of ``(2w - 1)**2`` rows a head (Swin).
+
+    Args:
+        window: Side w of the square window.
+        num_heads: Columns of the table.
+    """
+
+    def __init__(self, window: int, num_heads: int, device=None, dtype=None):
+        super().__init__()
+        self.window = window
+        self.table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, num_heads, device=device, dtype=dtype))
+        trunc_normal_(self.table, std=0.02)
+
+    def index(self, device: torch.device) -> Tensor:
+        """Row of the table for every pair of tokens, ``[w * w, w * w]`` int64."""
+        side = torch.arange(self.window, device=device)
+        offset = side[:, None] - side[None, :] + self.window - 1
+        rows = offset[:, None, :, None] * (2 * self.window - 1) + offset[None, :, None, :]
+        return rows.reshape(self.window ** 2, self.window ** 2)
+
+    def forward(self) -> Tensor:
+        """Return the bias ``[num_heads, w * w, w * w]``."""
+        return self.table[self.index(self.table.device)].permute(2, 0, 1).contiguous()
+
+    def resample(self, table: Tensor, window: Optional[int] = None) -> Tensor:
+        """Bring a checkpoint's table to this module's window (bicubic over the grid of offsets)."""
+        window = window or self.window
+        rows = (2 * window - 1) ** 2
+        if table.shape[0] == rows or table.shape[1] != self.table.shape[1]:
+            return table
+        side = math.isqrt(table.shape[0])
+        table = resample_map(table.reshape(1, side, side, -1), (2 * window - 1, 2 * window - 1), 'bicubic')
+        return table.reshape(rows, -1)
+
+    @torch.no_grad()
+    def set_window(self, window: int) -> None:
+        """Store the table for another window from now on."""
+        if window != self.window:
+            table = self.resample(self.table, window).contiguous()
+            self.table = nn.Parameter(table, requires_grad=self.table.requires_grad)
+            self.window = window

@@ -1,0 +1,53 @@
+"""The pre-norm transformer block shared by all attention hosts."""
+from typing import Callable, List, Sequence
+
+from timm.layers import DropPath
+from torch import Tensor, nn
+
+from .mixers import MixerFactory, Site
+
+
+class TransformerBlock(nn.Module):
+    """``x + mixer(norm1(x))``, then ``x + mlp(norm2(x))``, on ``[B, H, W, C]`` maps.
+
+    Args:
+        dim: Channels C.
+        mixer: Token mixer, shape-preserving.
+        mlp: Feed-forward layer, shape-preserving.
+        drop_path: Rate of stochastic depth in training.
+        eps: Of both LayerNorms.
+    """
+
+    def __init__(
+            self, dim: int, mixer: nn.Module, mlp: nn.Module, drop_path: float = 0., eps: float = 1e-5,
+            device=None, dtype=None):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=eps, device=device, dtype=dtype)
+        self.mixer = mixer
+        self.drop_path1 = DropPath(drop_path)
+        self.norm2 = nn.LayerNorm(dim, eps=eps, device=device, dtype=dtype)
+        self.mlp = mlp
+        self.drop_path2 = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop_path1(self.mixer(self.norm1(x)))
+        return x + self.drop_path2(self.mlp(self.norm2(x)))
+
+
+def build_blocks(
+        sites: Sequence[Site], rates: Sequence[float], mixer: MixerFactory, mlp: Callable[..., nn.Module],
+        mlp_ratio: float, eps: float = 1e-5, device=None, dtype=None) -> List[TransformerBlock]:
+    """Blocks of a stage.
+
+    Args:
+        sites: Where the blocks stand.
+        rates: Their rates of stochastic depth.
+        mixer: Factory of their token mixers.
+        mlp: Called with (channels, hidden channels).
+        mlp_ratio: Hidden over channels.
+        eps: Of the LayerNorms.
+    """
+    dd = dict(device=device, dtype=dtype)
+    return [
+        TransformerBlock(site.dim, mixer(site, **dd), mlp(site.dim, int(site.dim * mlp_ratio), **dd), rate, eps, **dd)
+        for site, rate in zip(sites, rates)]

@@ -1,0 +1,7 @@
+"""Macro-architectures that take a token mixer: every host builds stem and stages and hands them to ``Backbone``."""
+from .cswin import CSwin
+from .pvt import PVT
+from .pvt_v2 import PVTv2
+from .swin import Swin
+
+__all__ = ['CSwin', 'PVT', 'PVTv2', 'Swin']

@@ -1,0 +1,57 @@
+"""CSWin Transformer."""
+from typing import Any, List, Optional, Sequence, Tuple, Union
+
+from timm.layers import Mlp, calculate_drop_path_rates
+from torch import nn
+
+from ..backbone import Backbone, Stage, halve, to_pair
+from ..blocks.mixers import MixerFactory, Site, StripeAttention
+from ..blocks.patch import PatchConv
+from ..blocks.transformer import build_blocks
+
+
+class CSwin(Backbone):
+    """CSWin: overlapping stem of stride 4, cross-shaped windows with LePE, convolutions between stages, a final norm.
+
+    Args:
+        mixer: Factory of the token mixers; cross-shaped windows by default.
+        img_size: Size in pixels that stripes and position tables are built for; every size from 32 runs.
+        embed_dim: Channels of the first stage; each further stage doubles them.
+        depths: Blocks of the stages.
+        num_heads: Heads of the stages.
+        mlp_ratio: Hidden width of the feed-forward layers over channels.
+        qkv_bias: Bias of the mixers' projections.
+        drop_path_rate: Stochastic depth of the last block, rising linearly from 0.
+        **backbone: num_classes, global_pool, drop_rate of :class:`~zoo.backbone.Backbone`.
+
+    Stripes are 1, 2 and ``max(7, size / 32)`` tokens wide in the first three stages; the last attends over the map.
+
+    Source: Dong et al., arXiv 2107.00652; as used in LeapLabTHU/FLatten-Transformer @ abdb115,
+    models/flatten_cswin.py.
+    """
+
+    def __init__(
+            self, mixer: MixerFactory = StripeAttention.for_site, img_size: Union[int, Sequence[int]] = 224,
+            embed_dim: int = 64, depths: Sequence[int] = (2, 4, 18, 1), num_heads: Sequence[int] = (2, 4, 8, 16),
+            mlp_ratio: float = 4., qkv_bias: bool = True, drop_path_rate: float = 0., in_chans: int = 3,
+            device=None, dtype=None, **backbone: Any):
+        dd = dict(device=device, dtype=dtype)
+        dims = [embed_dim * 2 ** s for s in range(len(depths))]
+        rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
+        windows = self.windows(to_pair(img_size))
+        stages = []
+        for s, (dim, grid) in enumerate(zip(dims, self.grids(to_pair(img_size)))):
+            sites = [
+                Site(s, i, dim, num_heads[s], grid, qkv_bias, window=windows[s], lepe=True) for i in range(depths[s])]
+            stages.append(Stage(
+                build_blocks(sites, rates[s], mixer, Mlp, mlp_ratio, **dd),
+                downsample=PatchConv(dims[s - 1], dim, 3, 2, padding=1, **dd) if s else None))
+        super().__init__(
+            PatchConv(in_chans, embed_dim, 7, 4, padding=2, **dd), stages, dims, strides=(4, 8, 16, 32),
+            in_chans=in_chans, norm=nn.LayerNorm(dims[-1], **dd), **dd, **backbone)
+
+    def grids(self, img_size: Tuple[int, int]) -> List[Tuple[int, int]]:
+        return halve(((img_size[0] + 1) // 4, (img_size[1] + 1) // 4), 4)
+
+    def windows(self, img_size: Tuple[int, int]) -> List[Optional[int]]:
+        return [1, 2, max(7, max(img_size) // 32), None]

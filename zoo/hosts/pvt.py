@@ -1,0 +1,54 @@
+"""Pyramid Vision Transformer (PVT)."""
+from typing import Any, List, Sequence, Tuple, Union
+
+from timm.layers import Mlp, calculate_drop_path_rates
+
+from ..backbone import Backbone, Stage, to_pair
+from ..blocks.mixers import MixerFactory, Site, SpatialReductionAttention
+from ..blocks.patch import PatchConv
+from ..blocks.position import PositionMap
+from ..blocks.transformer import build_blocks
+
+
+class PVT(Backbone):
+    """PVT: separate patches, a position table in each stage, pre-norm blocks, no final norm, mean pooling.
+
+    At sizes that are no multiple of 32 the last rows and columns are dropped, and the position tables are resampled
+    bilinearly, as in the reference's own forward pass.
+
+    Args:
+        mixer: Factory of the token mixers; PVT's own by default.
+        img_size: Size in pixels that the position tables are built for; every size from 32 runs.
+        embed_dims: Channels of the stages.
+        depths: Blocks of the stages.
+        num_heads: Heads of the stages.
+        mlp_ratios: Hidden width of the feed-forward layers over channels.
+        sr_ratios: Spatial reduction that the mixers are offered.
+        qkv_bias: Bias of the mixers' projections.
+        drop_path_rate: Stochastic depth of the last block, rising linearly from 0.
+        **backbone: num_classes, global_pool, drop_rate of :class:`~zoo.backbone.Backbone`.
+
+    Source: Wang et al., arXiv 2102.12122; as used in LeapLabTHU/FLatten-Transformer @ abdb115, models/flatten_pvt.py.
+    """
+
+    def __init__(
+            self, mixer: MixerFactory = SpatialReductionAttention.for_site, img_size: Union[int, Sequence[int]] = 224,
+            embed_dims: Sequence[int] = (64, 128, 320, 512), depths: Sequence[int] = (2, 2, 2, 2),
+            num_heads: Sequence[int] = (1, 2, 5, 8), mlp_ratios: Sequence[float] = (8, 8, 4, 4),
+            sr_ratios: Sequence[int] = (8, 4, 2, 1), qkv_bias: bool = True, drop_path_rate: float = 0.,
+            in_chans: int = 3, device=None, dtype=None, **backbone: Any):
+        dd = dict(device=device, dtype=dtype)
+        rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
+        stages = []
+        for s, (dim, grid) in enumerate(zip(embed_dims, self.grids(to_pair(img_size)))):
+            sites = [Site(s, i, dim, num_heads[s], grid, qkv_bias, sr_ratio=sr_ratios[s]) for i in range(depths[s])]
+            stages.append(Stage(
+                build_blocks(sites, rates[s], mixer, Mlp, mlp_ratios[s], eps=1e-6, **dd),
+                downsample=PatchConv(embed_dims[s - 1], dim, 2, 2, **dd) if s else None,
+                pos_embed=PositionMap(grid, dim, mode='bilinear', std=0.02, **dd)))
+        super().__init__(
+            PatchConv(in_chans, embed_dims[0], 4, 4, **dd), stages, embed_dims, strides=(4, 8, 16, 32),
+            in_chans=in_chans, **dd, **backbone)
+
+    def grids(self, img_size: Tuple[int, int]) -> List[Tuple[int, int]]:
+        return [(img_size[0] // stride, img_size[1] // stride) for stride in (4, 8, 16, 32)]

@@ -1,0 +1,65 @@
+"""Swin Transformer."""
+from typing import Any, List, Optional, Sequence, Tuple, Union
+
+from timm.layers import Mlp, calculate_drop_path_rates
+from torch import nn
+
+from ..backbone import Backbone, Stage, halve, to_pair
+from ..blocks.layout import ceil_div
+from ..blocks.mixers import MixerFactory, Site, WindowAttention
+from ..blocks.patch import PatchConv, PatchMerging
+from ..blocks.transformer import build_blocks
+
+
+class Swin(Backbone):
+    """Swin: patches of 4 pixels, shifted windows in odd blocks, 2 x 2 merging between stages, a final norm.
+
+    Images, maps and windows are zero-padded right and bottom where they do not divide (Swin's dense-prediction code).
+
+    Args:
+        mixer: Factory of the token mixers; shifted windows by default.
+        img_size: Size in pixels that windows and position tables are built for; every size from 32 runs.
+        embed_dim: Channels of the first stage; each further stage doubles them.
+        depths: Blocks of the stages.
+        num_heads: Heads of the stages.
+        window_size: Side of the windows in tokens; None: 7 for images up to 224 pixels, 12 above (as published).
+        mlp_ratio: Hidden width of the feed-forward layers over channels.
+        qkv_bias: Bias of the mixers' projections.
+        drop_path_rate: Stochastic depth of the last block, rising linearly from 0.
+        **backbone: num_classes, global_pool, drop_rate of :class:`~zoo.backbone.Backbone`.
+
+    Source: Liu et al., arXiv 2103.14030; as used in LeapLabTHU/FLatten-Transformer @ abdb115, models/flatten_swin.py.
+    """
+
+    def __init__(
+            self, mixer: MixerFactory = WindowAttention.for_site, img_size: Union[int, Sequence[int]] = 224,
+            embed_dim: int = 96, depths: Sequence[int] = (2, 2, 6, 2), num_heads: Sequence[int] = (3, 6, 12, 24),
+            window_size: Optional[int] = None, mlp_ratio: float = 4., qkv_bias: bool = True,
+            drop_path_rate: float = 0., in_chans: int = 3, device=None, dtype=None, **backbone: Any):
+        dd = dict(device=device, dtype=dtype)
+        dims = [embed_dim * 2 ** s for s in range(len(depths))]
+        rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
+        window = window_size or self.window(to_pair(img_size))
+        stages = []
+        for s, (dim, grid) in enumerate(zip(dims, self.grids(to_pair(img_size)))):
+            sites = [
+                Site(s, i, dim, num_heads[s], grid, qkv_bias, window=window, shift=i % 2 == 1)
+                for i in range(depths[s])]
+            stages.append(Stage(
+                build_blocks(sites, rates[s], mixer, Mlp, mlp_ratio, **dd),
+                downsample=PatchMerging(dims[s - 1], dim, **dd) if s else None))
+        super().__init__(
+            PatchConv(in_chans, embed_dim, 4, 4, pad_to_stride=True, **dd), stages, dims, strides=(4, 8, 16, 32),
+            in_chans=in_chans, norm=nn.LayerNorm(dims[-1], **dd), no_decay=('rel_pos.table',), **dd, **backbone)
+        self.window_size = window_size
+
+    def grids(self, img_size: Tuple[int, int]) -> List[Tuple[int, int]]:
+        return halve((ceil_div(img_size[0], 4), ceil_div(img_size[1], 4)), 4)
+
+    @staticmethod
+    def window(img_size: Tuple[int, int]) -> int:
+        """Published side of the windows for an image size."""
+        return 7 if max(img_size) <= 224 else 12
+
+    def windows(self, img_size: Tuple[int, int]) -> List[Optional[int]]:
+        return [self.window_size or self.window(img_size)] * len(self.stages)

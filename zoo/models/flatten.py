@@ -1,0 +1,140 @@
+"""FLatten Transformer: focused linear attention in PVT, PVTv2, Swin and CSwin.
+
+Han et al., "FLatten Transformer: Vision Transformer using Focused Linear Attention", ICCV 2023, arXiv 2308.00442.
+Reference: LeapLabTHU/FLatten-Transformer @ abdb115f5406c0e1b6864aad7fe998a3f424ae76 (no licence file).
+
+Softmax is replaced by a feature map that keeps the length of a query or key and sharpens its direction,
+``phi(x) = |x| x**3 / |x**3|`` of ``x = relu(.)``, and a depthwise convolution of the values restores the rank that
+linear attention loses: ``out = phi(Q) (phi(K)^T V) / (phi(Q) . sum phi(K)) + DWC(V)``. PVT and PVTv2 use it in all
+stages without spatial reduction, Swin and CSwin in the first two with the whole map as one window.
+
+Departures of the released code from the paper: keys get a learned position table before the map; queries and keys are
+divided by a learned softplus(scale) per channel; norms run over all channels, not per head; the convolution's kernels
+are shared by the heads. PVT has a ``norm`` that no forward pass uses: it is dropped here. PVTv2-b5 is in the code
+without a recipe.
+"""
+from typing import Any, Dict
+
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor, nn
+
+from ..blocks.mixers import FocusedLinearAttention, Site, StripeAttention, WindowAttention
+from ..hosts import PVT, CSwin, PVTv2, Swin
+from ..registry import Variant, register_family
+from ..weights.convert import concatenate, rename
+
+__all__ = []  # the entrypoints: filled by the registration
+
+FOCUSED_STAGES = 2  # of the window hosts; the later stages keep softmax
+
+
+def swin_mixer(site: Site, **dd: Any) -> nn.Module:
+    """Focused attention over the whole map in stages 1 and 2, shifted windows after."""
+    return (FocusedLinearAttention if site.stage < FOCUSED_STAGES else WindowAttention).for_site(site, **dd)
+
+
+def cswin_mixer(site: Site, **dd: Any) -> nn.Module:
+    """Focused attention over the whole map in stages 1 and 2, cross-shaped windows after."""
+    return (FocusedLinearAttention if site.stage < FOCUSED_STAGES else StripeAttention).for_site(site, **dd)
+
+
+# --- variants: smallest first; accuracies are those of the repository's README at the reference commit
+
+CFG = dict(
+    num_classes=1000, input_size=(3, 224, 224), pool_size=(7, 7), interpolation='bicubic',
+    crop_pct=0.875, crop_mode='squash',  # Resize((256, 256)) and CenterCrop(224), data/build.py
+    mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD, first_conv='stem.proj', classifier='head.fc',
+    origin_url='https://github.com/LeapLabTHU/FLatten-Transformer', paper_ids='arXiv:2308.00442',
+    paper_name='FLatten Transformer: Vision Transformer using Focused Linear Attention')
+AT_384 = dict(input_size=(3, 384, 384), pool_size=(12, 12), fixed_input_size=True)
+WHOLE_384 = dict(AT_384, crop_pct=1.0)  # Resize((384, 384)), TEST.CROP False
+
+PVT_DEPTHS = dict(tiny=(2, 2, 2, 2), small=(3, 4, 6, 3), medium=(3, 4, 18, 3), large=(3, 8, 27, 3))
+
+PVT_VARIANTS = (
+    Variant('flatten_pvt_tiny', dict(depths=PVT_DEPTHS['tiny']), drop_path=0.1, top1=dict(in1k=77.8)),
+    Variant('flatten_pvt_small', dict(depths=PVT_DEPTHS['small']), drop_path=0.1),
+    Variant('flatten_pvt_medium', dict(depths=PVT_DEPTHS['medium']), drop_path=0.3),
+    Variant('flatten_pvt_large', dict(depths=PVT_DEPTHS['large']), drop_path=0.3),
+)
+
+PVT_V2_VARIANTS = (
+    Variant('flatten_pvt_v2_b0', dict(embed_dims=(32, 64, 160, 256)), drop_path=0.1, top1=dict(in1k=71.1)),
+    Variant('flatten_pvt_v2_b1', dict(depths=PVT_DEPTHS['tiny']), drop_path=0.1),
+    Variant('flatten_pvt_v2_b2', dict(depths=PVT_DEPTHS['small']), drop_path=0.1),
+    Variant('flatten_pvt_v2_b3', dict(depths=PVT_DEPTHS['medium']), drop_path=0.3),
+    Variant('flatten_pvt_v2_b4', dict(depths=PVT_DEPTHS['large']), drop_path=0.3),
+    Variant('flatten_pvt_v2_b5', dict(depths=(3, 6, 40, 3), mlp_ratios=(4, 4, 4, 4)), drop_path=0.3),
+)
+
+SWIN_VARIANTS = (
+    Variant('flatten_swin_tiny', dict(), drop_path=0.2, top1=dict(in1k=82.1)),
+    Variant('flatten_swin_small', dict(depths=(2, 2, 18, 2)), drop_path=0.3, top1=dict(in1k=83.5)),
+    Variant(
+        'flatten_swin_base', dict(embed_dim=128, depths=(2, 2, 18, 2), num_heads=(4, 8, 16, 32)), drop_path=0.5,
+        top1=dict(in1k=83.8, in1k_384=85.0), cfgs=dict(in1k={}, in1k_384=WHOLE_384)),
+)
+
+CSWIN_VARIANTS = (
+    Variant('flatten_cswin_tiny', dict(depths=(2, 4, 18, 1)), drop_path=0.2, top1=dict(in1k=83.1)),
+    Variant('flatten_cswin_small', dict(depths=(2, 4, 32, 2)), drop_path=0.4),
+    Variant(
+        'flatten_cswin_base', dict(embed_dim=96, depths=(3, 6, 29, 2), num_heads=(4, 8, 16, 32)), drop_path=0.5,
+        cfgs=dict(in1k={}, in1k_384=AT_384)),
+)
+
+
+# --- checkpoints: keys of the reference to ours
+
+COMMON = (
+    (r'\.attn\.', '.mixer.'),
+    (r'positional_encoding$', 'positional_encoding.weight'),
+    (r'^head\.', 'head.fc.'),
+)
+PVT_RULES = (
+    (r'^patch_embed1\.', 'stem.'),
+    *((fr'^patch_embed{i + 1}\.', f'stages.{i}.downsample.') for i in range(1, 4)),
+    *((fr'^pos_embed{i + 1}$', f'stages.{i}.pos_embed.weight') for i in range(4)),
+    *((fr'^block{i + 1}\.', f'stages.{i}.blocks.') for i in range(4)),
+    *((fr'^norm{i + 1}\.', f'stages.{i}.norm.') for i in range(4)),
+    (r'\.dwconv\.dwconv\.', '.dwconv.'),
+)
+SWIN_RULES = (
+    (r'^patch_embed\.', 'stem.'),
+    *((fr'^layers\.{i}\.downsample\.', f'stages.{i + 1}.downsample.') for i in range(3)),
+    (r'^layers\.', 'stages.'),
+    (r'relative_position_bias_table$', 'rel_pos.table'),
+)
+CSWIN_RULES = (
+    (r'^stage1_conv_embed\.0\.', 'stem.proj.'),
+    (r'^stage1_conv_embed\.2\.', 'stem.norm.'),
+    *((fr'^merge{i}\.conv\.', f'stages.{i}.downsample.proj.') for i in range(1, 4)),
+    *((fr'^merge{i}\.norm\.', f'stages.{i}.downsample.norm.') for i in range(1, 4)),
+    *((fr'^stage{i + 1}\.', f'stages.{i}.blocks.') for i in range(4)),
+    (r'(blocks\.\d+)\.(qkv|proj)\.', r'\1.mixer.\2.'),
+    (r'\.attns\.0\.get_v\.', '.mixer.lepe.'),
+    (r'\.attns\.0\.', '.mixer.'),
+)
+
+
+def pvt_keys(state: Dict[str, Tensor], model: nn.Module) -> Dict[str, Tensor]:
+    """FLatten-PVT and -PVTv2: separate q and kv become one projection; PVT's final norm is never used."""
+    state = rename(state, PVT_RULES + COMMON, drop=r'^norm\.')
+    return concatenate(state, '.q.', '.kv.', '.qkv.')
+
+
+def swin_keys(state: Dict[str, Tensor], model: nn.Module) -> Dict[str, Tensor]:
+    """FLatten-Swin: index and mask tables are computed here."""
+    return rename(state, SWIN_RULES + COMMON, drop=r'(relative_position_index|attn_mask)$')
+
+
+def cswin_keys(state: Dict[str, Tensor], model: nn.Module) -> Dict[str, Tensor]:
+    """FLatten-CSwin: the LePE convolutions of the two halves become one."""
+    state = rename(state, CSWIN_RULES + COMMON)
+    return concatenate(state, '.mixer.lepe.', '.attns.1.get_v.', '.mixer.lepe.')
+
+
+register_family(__name__, PVT, FocusedLinearAttention.for_site, PVT_VARIANTS, pvt_keys, CFG)
+register_family(__name__, PVTv2, FocusedLinearAttention.for_site, PVT_V2_VARIANTS, pvt_keys, CFG)
+register_family(__name__, Swin, swin_mixer, SWIN_VARIANTS, swin_keys, CFG)
+register_family(__name__, CSwin, cswin_mixer, CSWIN_VARIANTS, cswin_keys, CFG)

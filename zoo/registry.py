@@ -1,0 +1,163 @@
+"""From a table of variants to models that timm knows by name."""
+import dataclasses
+import fnmatch
+import sys
+import warnings
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Type, Union
+
+import timm
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from torch import Tensor, nn
+
+from .backbone import Backbone
+from .blocks.mixers import MixerFactory
+from .weights import fit_state_dict, read_checkpoint, state_dict_of
+from .weights.convert import KeyMap
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """One row of a family's table.
+
+    Args:
+        name: Registered name.
+        args: Constructor arguments of the host.
+        drop_path: Stochastic depth of the published ImageNet recipe (models are built with 0 unless asked).
+        top1: ImageNet-1k accuracy in percent by pretrained tag, as the paper or its repository states it.
+        cfgs: timm pretrained-cfg entries by tag, beside those that the family shares. The first tag is the default.
+    """
+
+    name: str
+    args: Mapping[str, Any]
+    drop_path: float = 0.
+    top1: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    cfgs: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=lambda: {'in1k': {}})
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """A mixer in a host: what is shared by the rows of one table, smallest model first."""
+
+    module: str
+    host: Type[Backbone]
+    variants: Sequence[Variant]
+
+
+FAMILIES: List[Family] = []
+_OURS: Dict[str, Variant] = {}
+
+
+def register_family(
+        module: str, host: Type[Backbone], mixer: MixerFactory, variants: Sequence[Variant], key_map: KeyMap,
+        cfg: Mapping[str, Any]) -> None:
+    """Make every variant a timm model, filed under ``module``.
+
+    A name that another package has registered already is skipped with a warning: theirs stays.
+
+    Args:
+        module: ``__name__`` of the family's file.
+        host: Called with the mixer, a variant's arguments and those of the user.
+        mixer: Factory of the family's token mixers.
+        variants: The table, smallest first.
+        key_map: Renames the reference's checkpoint keys to ours.
+        cfg: Pretrained-cfg entries that all variants share.
+    """
+    owner = sys.modules[module]
+    default_cfgs = owner.__dict__.setdefault('default_cfgs', {})
+    taken = {v.name for v in variants if timm.is_model(v.name) and v.name not in _OURS}
+    for name in sorted(taken):
+        warnings.warn(f'{name} is registered by another package already; that one stays', stacklevel=2)
+    variants = [v for v in variants if v.name not in taken]
+    default_cfgs.update(generate_default_cfgs({
+        f'{v.name}.{tag}': dict(cfg, **entries) for v in variants for tag, entries in v.cfgs.items()}))
+    for variant in variants:
+        entrypoint = _entrypoint(module, host, mixer, variant, key_map)
+        setattr(owner, variant.name, entrypoint)
+        register_model(entrypoint)
+        _OURS[variant.name] = variant
+    FAMILIES.append(Family(module, host, tuple(variants)))
+
+
+def list_models(filter: Union[str, Sequence[str]] = '', pretrained: bool = False) -> List[str]:
+    """Names of the zoo's models, sorted.
+
+    Args:
+        filter: Glob or globs, e.g. ``'flatten_*'``; '' for all.
+        pretrained: Only those with weights to download, with their tags (``name.tag``).
+    """
+    globs = [filter] if isinstance(filter, str) else list(filter)
+    names = timm.list_models(pretrained=pretrained)
+    return [
+        name for name in names if name.split('.')[0] in _OURS
+        and (not any(globs) or any(fnmatch.fnmatch(name, glob) for glob in globs))]
+
+
+def smallest_models() -> List[str]:
+    """The smallest model of every family and host: what a quick test covers."""
+    return [family.variants[0].name for family in FAMILIES if family.variants]
+
+
+def variant(name: str) -> Variant:
+    """The table row of a registered zoo model."""
+    return _OURS[name]
+
+
+class _Carried:
+    """A state dict on its way through a pretrained cfg, which timm copies deeply."""
+
+    def __init__(self, state: Dict[str, Tensor]):
+        self.state = state
+
+    def __deepcopy__(self, memo) -> '_Carried':
+        return self
+
+
+def _entrypoint(
+        module: str, host: Type[Backbone], mixer: MixerFactory, variant: Variant, key_map: KeyMap) -> Callable:
+    """A function as timm registers it: named, filed and documented like one that is written out."""
+
+    def entrypoint(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        args = {'mixer': mixer, **variant.args, **kwargs}
+        return _build(host, variant.name, key_map, pretrained, **args)
+
+    entrypoint.__module__ = module
+    entrypoint.__name__ = entrypoint.__qualname__ = variant.name
+    top1 = ', '.join(f'{value} ({tag})' for tag, value in variant.top1.items()) or 'not published'
+    entrypoint.__doc__ = f'{variant.name}: {host.__name__} with {dict(variant.args)}. Top-1 of the paper: {top1}.'
+    return entrypoint
+
+
+def _build(
+        host: Type[Backbone], name: str, key_map: KeyMap, pretrained: bool,
+        pretrained_cfg_overlay: Optional[Dict[str, Any]] = None, **kwargs: Any) -> nn.Module:
+    """timm's builder, with local weights (``file``, ``state_dict`` of the overlay) read and fitted by us."""
+    overlay = dict(pretrained_cfg_overlay or {})
+    if pretrained and (overlay.get('state_dict') or overlay.get('file')):
+        source = overlay.get('state_dict') or read_checkpoint(overlay['file'])
+        overlay['state_dict'] = dict(carried=_Carried(state_dict_of(source)))
+    headless = kwargs.get('features_only', False)
+
+    def fit(state: Dict[str, Any], model: nn.Module) -> Dict[str, Tensor]:
+        model.pretrained_cfg.pop('state_dict', None)
+        if 'carried' in state:
+            state = state['carried'].state
+        state = fit_state_dict(state, model, key_map)
+        _settle_classifier(state, model, headless)
+        return state
+
+    return build_model_with_cfg(
+        host, name, pretrained, pretrained_cfg_overlay=overlay, pretrained_filter_fn=fit,
+        feature_cfg=dict(out_indices=(0, 1, 2, 3), feature_cls='getter'), **kwargs)
+
+
+def _settle_classifier(state: Dict[str, Tensor], model: nn.Module, headless: bool) -> None:
+    """Tell timm how many classes the weights have; refuse a mismatch that the user did not ask for."""
+    bias = state.get(f"{model.pretrained_cfg['classifier']}.bias")
+    if bias is None or headless:
+        return
+    classes, declared = bias.shape[0], model.pretrained_cfg['num_classes']
+    if classes != model.num_classes == declared:
+        raise ValueError(
+            f'the checkpoint has {classes} classes, the model {model.num_classes}; build it with '
+            f'num_classes={classes} to keep the classifier')
+    model.pretrained_cfg['num_classes'] = classes

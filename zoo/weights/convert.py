@@ -1,0 +1,93 @@
+"""Fitting the state dict of a checkpoint to a model: key names, sizes, and a strict check of the result."""
+import re
+from typing import Callable, Dict, Optional, Sequence, Tuple
+
+import torch
+from torch import Tensor, nn
+
+from ..blocks.position import PositionMap, RelativePositionBias
+
+# renames the keys of the paper's own code to ours: convert(state, model) -> state
+KeyMap = Callable[[Dict[str, Tensor], nn.Module], Dict[str, Tensor]]
+
+
+def fit_state_dict(state: Dict[str, Tensor], model: nn.Module, key_map: Optional[KeyMap] = None) -> Dict[str, Tensor]:
+    """Bring a state dict, ours or in the reference's format, to what ``model`` loads strictly.
+
+    Position tables of another image size are resampled by the paper's rule. The classifier and the number of input
+    channels may differ from the model's; everything else must agree.
+
+    Args:
+        state: Weights by name.
+        model: A zoo model.
+        key_map: The family's map from reference names; not applied to names that are ours already.
+
+    Raises:
+        ValueError: the weights are not those of this model; one line naming the first differences.
+    """
+    target = model.state_dict()
+    free = {f'{name}.{kind}' for name in _names(model, 'classifier') for kind in ('weight', 'bias')}
+    if key_map is not None and not set(target) - free <= set(state):
+        try:
+            state = key_map(dict(state), model)
+        except KeyError as e:
+            raise ValueError(_refusal(model, f'{e.args[0]} is missing')) from None
+    else:
+        state = dict(state)
+    for name, module in model.named_modules():
+        if isinstance(module, (PositionMap, RelativePositionBias)):
+            for key, _ in module.named_parameters(prefix=name):
+                if key in state:
+                    state[key] = module.resample(state[key])
+    _check(state, target, free, {f'{name}.weight' for name in _names(model, 'first_conv')}, model)
+    return state
+
+
+def rename(
+        state: Dict[str, Tensor], rules: Sequence[Tuple[str, str]], drop: Optional[str] = None) -> Dict[str, Tensor]:
+    """Apply ``re.sub`` rules in order to every key; leave out keys that match ``drop``."""
+    renamed = {}
+    for key, value in state.items():
+        if drop and re.search(drop, key):
+            continue
+        for pattern, replacement in rules:
+            key = re.sub(pattern, replacement, key)
+        renamed[key] = value
+    return renamed
+
+
+def concatenate(state: Dict[str, Tensor], first: str, second: str, whole: str) -> Dict[str, Tensor]:
+    """Join two weights along their outputs: keys with ``second`` go behind their twins with ``first``, as ``whole``."""
+    state = dict(state)
+    for key in [key for key in state if second in key]:
+        joined = torch.cat([state.pop(key.replace(second, first)), state.pop(key)])
+        state[key.replace(second, whole)] = joined
+    return state
+
+
+def _names(model: nn.Module, kind: str):
+    names = model.pretrained_cfg.get(kind) or ()
+    return (names,) if isinstance(names, str) else names
+
+
+def _check(state, target, free, stems, model) -> None:
+    """Raise unless every weight of the model is there in its own shape and nothing is left over."""
+    problems = [f'{key} is missing' for key in target if key not in state and key not in free]
+    problems += [f'{key} is not in the model' for key in state if key not in target and key not in free]
+    for key, value in state.items():
+        if key not in target or key in free:
+            continue
+        want = list(target[key].shape)
+        have = list(value.shape)
+        if key in stems:  # input channels are adapted afterwards
+            want[1] = have[1] = -1
+        if have != want:
+            problems.append(f'{key} is {list(value.shape)}, expected {list(target[key].shape)}')
+    if problems:
+        more = f' and {len(problems) - 2} more' if len(problems) > 2 else ''
+        raise ValueError(_refusal(model, '; '.join(problems[:2]) + more))
+
+
+def _refusal(model: nn.Module, why: str) -> str:
+    name = model.pretrained_cfg.get('architecture') or type(model).__name__
+    return f'the checkpoint does not fit {name}: {why}. Load it into the model that it was saved from'
