@@ -3,7 +3,8 @@
 A host builds the parts and hands them over; a family never repeats what is here.
 """
 import math
-from typing import Any, Dict, List, Optional, Sequence, Set, Tuple, Union
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from timm.layers import ClassifierHead, trunc_normal_
@@ -16,7 +17,7 @@ from .blocks.layout import exporting, to_nchw, to_nhwc
 MIN_SIZE = 32  # pixels: the last stage of a stride-32 model still has one token
 
 
-def to_pair(size: Union[int, Sequence[int]]) -> Tuple[int, int]:
+def to_pair(size: int | Sequence[int]) -> tuple[int, int]:
     """A size as (height, width); an int is a square."""
     pair = (size, size) if isinstance(size, int) else tuple(size)
     if len(pair) != 2:
@@ -24,7 +25,7 @@ def to_pair(size: Union[int, Sequence[int]]) -> Tuple[int, int]:
     return pair
 
 
-def halve(grid: Tuple[int, int], stages: int) -> List[Tuple[int, int]]:
+def halve(grid: tuple[int, int], stages: int) -> list[tuple[int, int]]:
     """Map sizes of a pyramid whose first map is ``grid`` and that halves it, rounding up, in each further stage."""
     grids = [grid]
     while len(grids) < stages:
@@ -44,8 +45,8 @@ class Stage(nn.Module):
     """
 
     def __init__(
-            self, blocks: Sequence[nn.Module], downsample: Optional[nn.Module] = None,
-            pos_embed: Optional[nn.Module] = None, norm: Optional[nn.Module] = None):
+            self, blocks: Sequence[nn.Module], downsample: nn.Module | None = None,
+            pos_embed: nn.Module | None = None, norm: nn.Module | None = None):
         super().__init__()
         self.grad_checkpointing = False
         self.downsample = nn.Identity() if downsample is None else downsample
@@ -91,7 +92,7 @@ class Backbone(nn.Module):
     def __init__(
             self, stem: nn.Module, stages: Sequence[nn.Module], dims: Sequence[int], strides: Sequence[int],
             in_chans: int = 3, num_classes: int = 1000, global_pool: str = 'avg', drop_rate: float = 0.,
-            norm: Optional[nn.Module] = None, conv_init: str = 'default', no_decay: Tuple[str, ...] = (),
+            norm: nn.Module | None = None, conv_init: str = 'default', no_decay: tuple[str, ...] = (),
             device=None, dtype=None):
         super().__init__()
         self.in_chans = in_chans
@@ -100,7 +101,8 @@ class Backbone(nn.Module):
         self.no_decay = no_decay
         self.num_features = self.head_hidden_size = dims[-1]
         self.feature_info = [
-            dict(num_chs=dim, reduction=stride, module=f'stages.{i}') for i, (dim, stride) in enumerate(zip(dims, strides))]
+            dict(num_chs=dim, reduction=stride, module=f'stages.{i}')
+            for i, (dim, stride) in enumerate(zip(dims, strides))]
         self.stem = stem
         self.stages = nn.ModuleList(stages)
         self.norm = nn.Identity() if norm is None else norm
@@ -137,9 +139,9 @@ class Backbone(nn.Module):
         return self.forward_head(self.forward_features(x))
 
     def forward_intermediates(
-            self, x: Tensor, indices: Optional[Union[int, List[int]]] = None, norm: bool = False,
+            self, x: Tensor, indices: int | list[int] | None = None, norm: bool = False,
             stop_early: bool = False, output_fmt: str = 'NCHW', intermediates_only: bool = False,
-    ) -> Union[List[Tensor], Tuple[Tensor, List[Tensor]]]:
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
         """Maps of chosen stages.
 
         Args:
@@ -168,7 +170,7 @@ class Backbone(nn.Module):
     # --- structure
 
     def prune_intermediate_layers(
-            self, indices: Union[int, List[int]] = 1, prune_norm: bool = False, prune_head: bool = True) -> List[int]:
+            self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True) -> list[int]:
         """Drop what the chosen stages do not need; return their indices as a list of non-negative ints."""
         take, last = feature_take_indices(len(self.stages), indices)
         cut = last < len(self.stages) - 1
@@ -185,7 +187,7 @@ class Backbone(nn.Module):
         """The final linear layer."""
         return self.head.fc
 
-    def reset_classifier(self, num_classes: int, global_pool: Optional[str] = None) -> None:
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the classifier by a new one (0: none), and the pooling if one is named."""
         self.num_classes = num_classes
         weight = next(self.parameters())
@@ -197,7 +199,7 @@ class Backbone(nn.Module):
             init_weights(module, 'default')
         self.head = head.train(self.training)
 
-    def set_input_size(self, img_size: Union[int, Tuple[int, int]]) -> None:
+    def set_input_size(self, img_size: int | tuple[int, int]) -> None:
         """Build for another image size from now on: position tables and windows are resampled to it.
 
         Needed only to fine-tune at that size: every size runs without it.
@@ -211,11 +213,11 @@ class Backbone(nn.Module):
                     module.set_window(window)
         record_input_size(self, size)
 
-    def grids(self, img_size: Tuple[int, int]) -> List[Tuple[int, int]]:
+    def grids(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
         """Map size of each stage for an image size, both (height, width)."""
         raise NotImplementedError
 
-    def windows(self, img_size: Tuple[int, int]) -> List[Optional[int]]:
+    def windows(self, img_size: tuple[int, int]) -> list[int | None]:
         """Window that the mixers of each stage are offered at an image size; None: the whole map."""
         return [None] * len(self.stages)
 
@@ -226,11 +228,11 @@ class Backbone(nn.Module):
 
     # --- optimisation
 
-    def no_weight_decay(self) -> Set[str]:
+    def no_weight_decay(self) -> set[str]:
         """Names of the parameters that the paper does not decay, besides biases and 1-d parameters."""
         return {name for name, _ in self.named_parameters() if name.endswith(self.no_decay)} if self.no_decay else set()
 
-    def group_matcher(self, coarse: bool = False) -> Dict[str, Any]:
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Regular expressions that order parameters from stem to head (layer decay, staged freezing)."""
         if coarse:
             return dict(stem=r'^stem', blocks=[(r'^stages\.(\d+)', None), (r'^norm', (99999,))])
@@ -242,7 +244,7 @@ class Backbone(nn.Module):
         ])
 
 
-def record_input_size(model: nn.Module, img_size: Tuple[int, int]) -> None:
+def record_input_size(model: nn.Module, img_size: tuple[int, int]) -> None:
     """Tell timm (if new enough to keep such records) what size a model is built for now."""
     try:
         from timm.models._input import update_model_input_size

@@ -3,7 +3,8 @@ import dataclasses
 import fnmatch
 import sys
 import warnings
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Type, Union
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import timm
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
@@ -39,16 +40,16 @@ class Family:
     """A mixer in a host: what is shared by the rows of one table, smallest model first."""
 
     module: str
-    host: Type[Backbone]
+    host: type[Backbone]
     variants: Sequence[Variant]
 
 
-FAMILIES: List[Family] = []
-_OURS: Dict[str, Variant] = {}
+FAMILIES: list[Family] = []
+_OURS: dict[str, Variant] = {}
 
 
 def register_family(
-        module: str, host: Type[Backbone], mixer: MixerFactory, variants: Sequence[Variant], key_map: KeyMap,
+        module: str, host: type[Backbone], mixer: MixerFactory, variants: Sequence[Variant], key_map: KeyMap,
         cfg: Mapping[str, Any]) -> None:
     """Make every variant a timm model, filed under ``module``.
 
@@ -78,7 +79,7 @@ def register_family(
     FAMILIES.append(Family(module, host, tuple(variants)))
 
 
-def list_models(filter: Union[str, Sequence[str]] = '', pretrained: bool = False) -> List[str]:
+def list_models(filter: str | Sequence[str] = '', pretrained: bool = False) -> list[str]:
     """Names of the zoo's models, sorted.
 
     Args:
@@ -92,7 +93,7 @@ def list_models(filter: Union[str, Sequence[str]] = '', pretrained: bool = False
         and (not any(globs) or any(fnmatch.fnmatch(name, glob) for glob in globs))]
 
 
-def smallest_models() -> List[str]:
+def smallest_models() -> list[str]:
     """The smallest model of every family and host: what a quick test covers."""
     return [family.variants[0].name for family in FAMILIES if family.variants]
 
@@ -105,7 +106,7 @@ def variant(name: str) -> Variant:
 class _Carried:
     """A state dict on its way through a pretrained cfg, which timm copies deeply."""
 
-    def __init__(self, state: Dict[str, Tensor]):
+    def __init__(self, state: dict[str, Tensor]):
         self.state = state
 
     def __deepcopy__(self, memo) -> '_Carried':
@@ -113,7 +114,7 @@ class _Carried:
 
 
 def _entrypoint(
-        module: str, host: Type[Backbone], mixer: MixerFactory, variant: Variant, key_map: KeyMap) -> Callable:
+        module: str, host: type[Backbone], mixer: MixerFactory, variant: Variant, key_map: KeyMap) -> Callable:
     """A function as timm registers it: named, filed and documented like one that is written out."""
 
     def entrypoint(pretrained: bool = False, **kwargs: Any) -> nn.Module:
@@ -128,8 +129,8 @@ def _entrypoint(
 
 
 def _build(
-        host: Type[Backbone], name: str, key_map: KeyMap, pretrained: bool,
-        pretrained_cfg_overlay: Optional[Dict[str, Any]] = None, **kwargs: Any) -> nn.Module:
+        host: type[Backbone], name: str, key_map: KeyMap, pretrained: bool,
+        pretrained_cfg_overlay: dict[str, Any] | None = None, **kwargs: Any) -> nn.Module:
     """timm's builder, with local weights (``file``, ``state_dict`` of the overlay) read and fitted by us."""
     overlay = dict(pretrained_cfg_overlay or {})
     if pretrained and (overlay.get('state_dict') or overlay.get('file')):
@@ -137,7 +138,7 @@ def _build(
         overlay['state_dict'] = dict(carried=_Carried(state_dict_of(source)))
     headless = kwargs.get('features_only', False)
 
-    def fit(state: Dict[str, Any], model: nn.Module) -> Dict[str, Tensor]:
+    def fit(state: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
         model.pretrained_cfg.pop('state_dict', None)
         if 'carried' in state:
             state = state['carried'].state
@@ -150,7 +151,7 @@ def _build(
         feature_cfg=dict(out_indices=(0, 1, 2, 3), feature_cls='getter'), **kwargs)
 
 
-def _settle_classifier(state: Dict[str, Tensor], model: nn.Module, headless: bool) -> None:
+def _settle_classifier(state: dict[str, Tensor], model: nn.Module, headless: bool) -> None:
     """Tell timm how many classes the weights have; refuse a mismatch that the user did not ask for."""
     bias = state.get(f"{model.pretrained_cfg['classifier']}.bias")
     if bias is None or headless:

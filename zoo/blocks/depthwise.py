@@ -1,5 +1,6 @@
 """Depthwise convolution as a layer of token maps."""
 from torch import Tensor, nn
+
 from zoo_kernels import depthwise_conv
 
 

@@ -1,5 +1,4 @@
 """Token maps: ``[B, H, W, C]`` between blocks, and what is needed to cut them into windows at any size."""
-from typing import Tuple
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +18,11 @@ def to_nchw(x: Tensor) -> Tensor:
 def exporting() -> bool:
     """True while a graph for other sizes is recorded (torch.export, ONNX): no branch may depend on H or W then."""
     return torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export()
+
+
+def settle(x: Tensor) -> Tensor:
+    """Contiguous; while recording always by a copy, since another backend may lay out what came before differently."""
+    return x.clone(memory_format=torch.contiguous_format) if exporting() else x.contiguous()
 
 
 def ceil_div(size: int, window: int) -> int:
@@ -54,14 +58,14 @@ def crop_map(x: Tensor, top: int, height: int, left: int, width: int) -> Tensor:
     return x.index_select(2, torch.arange(width, device=x.device) + left)
 
 
-def partition(x: Tensor, counts: Tuple[int, int], window: int) -> Tensor:
+def partition(x: Tensor, counts: tuple[int, int], window: int) -> Tensor:
     """Cut ``[B, nh * w, nw * w, C]`` into ``counts`` (nh, nw) windows of side w: ``[B * nh * nw, w, w, C]``."""
     (rows, columns), dim = counts, x.shape[-1]
     x = x.reshape(-1, rows, window, columns, window, dim)
     return x.transpose(2, 3).reshape(-1, window, window, dim)
 
 
-def merge(x: Tensor, counts: Tuple[int, int], window: int) -> Tensor:
+def merge(x: Tensor, counts: tuple[int, int], window: int) -> Tensor:
     """Undo :func:`partition`: ``[B * nh * nw, w, w, C]`` -> ``[B, nh * w, nw * w, C]``."""
     (rows, columns), dim = counts, x.shape[-1]
     x = x.reshape(-1, rows, columns, window, window, dim)

@@ -1,6 +1,5 @@
 """Learned position tables: one vector a pixel, or one bias a relative offset. Both can be resampled."""
 import math
-from typing import Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 from .layout import exporting
 
 
-def resample_map(table: Tensor, grid: Tuple[int, int], mode: str) -> Tensor:
+def resample_map(table: Tensor, grid: tuple[int, int], mode: str) -> Tensor:
     """Resample ``[1, H, W, C]`` to ``[1, *grid, C]``, half-pixel centres, no antialias (as the papers do)."""
     table = F.interpolate(table.permute(0, 3, 1, 2), size=grid, mode=mode, align_corners=False)
     return table.permute(0, 2, 3, 1)
@@ -27,7 +26,7 @@ class PositionMap(nn.Module):
     """
 
     def __init__(
-            self, grid: Tuple[int, int], dim: int, mode: str = 'bicubic', std: float = 0., device=None, dtype=None):
+            self, grid: tuple[int, int], dim: int, mode: str = 'bicubic', std: float = 0., device=None, dtype=None):
         super().__init__()
         self.mode = mode
         self.weight = nn.Parameter(torch.zeros(1, *grid, dim, device=device, dtype=dtype))
@@ -41,7 +40,7 @@ class PositionMap(nn.Module):
             return self.weight
         return resample_map(self.weight, (height, width), self.mode)
 
-    def resample(self, table: Tensor, grid: Optional[Tuple[int, int]] = None) -> Tensor:
+    def resample(self, table: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         """Bring a table ``[1, H, W, C]`` or ``[1, H * W, C]`` of a checkpoint to this module's size.
 
         Args:
@@ -56,7 +55,7 @@ class PositionMap(nn.Module):
         return resample_map(table, tuple(self.weight.shape[1:3]), self.mode)
 
     @torch.no_grad()
-    def set_grid(self, grid: Tuple[int, int]) -> None:
+    def set_grid(self, grid: tuple[int, int]) -> None:
         """Store the table for another size from now on."""
         if tuple(grid) != tuple(self.weight.shape[1:3]):
             weight = resample_map(self.weight, grid, self.mode).contiguous()
@@ -88,7 +87,7 @@ class RelativePositionBias(nn.Module):
         """Return the bias ``[num_heads, w * w, w * w]``."""
         return self.table[self.index(self.table.device)].permute(2, 0, 1).contiguous()
 
-    def resample(self, table: Tensor, window: Optional[int] = None) -> Tensor:
+    def resample(self, table: Tensor, window: int | None = None) -> Tensor:
         """Bring a checkpoint's table to this module's window (bicubic over the grid of offsets)."""
         window = window or self.window
         rows = (2 * window - 1) ** 2

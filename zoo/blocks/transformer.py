@@ -1,5 +1,5 @@
 """The pre-norm transformer block shared by all attention hosts."""
-from typing import Callable, List, Sequence
+from collections.abc import Callable, Sequence
 
 from timm.layers import DropPath
 from torch import Tensor, nn
@@ -36,7 +36,7 @@ class TransformerBlock(nn.Module):
 
 def build_blocks(
         sites: Sequence[Site], rates: Sequence[float], mixer: MixerFactory, mlp: Callable[..., nn.Module],
-        mlp_ratio: float, eps: float = 1e-5, device=None, dtype=None) -> List[TransformerBlock]:
+        mlp_ratio: float, eps: float = 1e-5, device=None, dtype=None) -> list[TransformerBlock]:
     """Blocks of a stage.
 
     Args:

@@ -1,11 +1,13 @@
 """CSWin Transformer."""
-from typing import Any, List, Optional, Sequence, Tuple, Union
+from collections.abc import Sequence
+from typing import Any
 
-from timm.layers import Mlp, calculate_drop_path_rates
+from timm.layers import calculate_drop_path_rates
 from torch import nn
 
 from ..backbone import Backbone, Stage, halve, to_pair
 from ..blocks.mixers import MixerFactory, Site, StripeAttention
+from ..blocks.mlp import Mlp
 from ..blocks.patch import PatchConv
 from ..blocks.transformer import build_blocks
 
@@ -31,7 +33,7 @@ class CSwin(Backbone):
     """
 
     def __init__(
-            self, mixer: MixerFactory = StripeAttention.for_site, img_size: Union[int, Sequence[int]] = 224,
+            self, mixer: MixerFactory = StripeAttention.for_site, img_size: int | Sequence[int] = 224,
             embed_dim: int = 64, depths: Sequence[int] = (2, 4, 18, 1), num_heads: Sequence[int] = (2, 4, 8, 16),
             mlp_ratio: float = 4., qkv_bias: bool = True, drop_path_rate: float = 0., in_chans: int = 3,
             device=None, dtype=None, **backbone: Any):
@@ -50,8 +52,8 @@ class CSwin(Backbone):
             PatchConv(in_chans, embed_dim, 7, 4, padding=2, **dd), stages, dims, strides=(4, 8, 16, 32),
             in_chans=in_chans, norm=nn.LayerNorm(dims[-1], **dd), **dd, **backbone)
 
-    def grids(self, img_size: Tuple[int, int]) -> List[Tuple[int, int]]:
+    def grids(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
         return halve(((img_size[0] + 1) // 4, (img_size[1] + 1) // 4), 4)
 
-    def windows(self, img_size: Tuple[int, int]) -> List[Optional[int]]:
+    def windows(self, img_size: tuple[int, int]) -> list[int | None]:
         return [1, 2, max(7, max(img_size) // 32), None]

@@ -1,10 +1,12 @@
 """Pyramid Vision Transformer (PVT)."""
-from typing import Any, List, Sequence, Tuple, Union
+from collections.abc import Sequence
+from typing import Any
 
-from timm.layers import Mlp, calculate_drop_path_rates
+from timm.layers import calculate_drop_path_rates
 
 from ..backbone import Backbone, Stage, to_pair
 from ..blocks.mixers import MixerFactory, Site, SpatialReductionAttention
+from ..blocks.mlp import Mlp
 from ..blocks.patch import PatchConv
 from ..blocks.position import PositionMap
 from ..blocks.transformer import build_blocks
@@ -32,7 +34,7 @@ class PVT(Backbone):
     """
 
     def __init__(
-            self, mixer: MixerFactory = SpatialReductionAttention.for_site, img_size: Union[int, Sequence[int]] = 224,
+            self, mixer: MixerFactory = SpatialReductionAttention.for_site, img_size: int | Sequence[int] = 224,
             embed_dims: Sequence[int] = (64, 128, 320, 512), depths: Sequence[int] = (2, 2, 2, 2),
             num_heads: Sequence[int] = (1, 2, 5, 8), mlp_ratios: Sequence[float] = (8, 8, 4, 4),
             sr_ratios: Sequence[int] = (8, 4, 2, 1), qkv_bias: bool = True, drop_path_rate: float = 0.,
@@ -50,5 +52,5 @@ class PVT(Backbone):
             PatchConv(in_chans, embed_dims[0], 4, 4, **dd), stages, embed_dims, strides=(4, 8, 16, 32),
             in_chans=in_chans, **dd, **backbone)
 
-    def grids(self, img_size: Tuple[int, int]) -> List[Tuple[int, int]]:
+    def grids(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
         return [(img_size[0] // stride, img_size[1] // stride) for stride in (4, 8, 16, 32)]

@@ -1,5 +1,6 @@
 """Pyramid Vision Transformer v2 (PVTv2)."""
-from typing import Any, List, Sequence, Tuple, Union
+from collections.abc import Sequence
+from typing import Any
 
 from timm.layers import calculate_drop_path_rates
 from torch import nn
@@ -33,7 +34,7 @@ class PVTv2(Backbone):
     """
 
     def __init__(
-            self, mixer: MixerFactory = SpatialReductionAttention.for_site, img_size: Union[int, Sequence[int]] = 224,
+            self, mixer: MixerFactory = SpatialReductionAttention.for_site, img_size: int | Sequence[int] = 224,
             embed_dims: Sequence[int] = (64, 128, 320, 512), depths: Sequence[int] = (2, 2, 2, 2),
             num_heads: Sequence[int] = (1, 2, 5, 8), mlp_ratios: Sequence[float] = (8, 8, 4, 4),
             sr_ratios: Sequence[int] = (8, 4, 2, 1), qkv_bias: bool = True, stem_stride: int = 4,
@@ -53,6 +54,6 @@ class PVTv2(Backbone):
             PatchConv(in_chans, embed_dims[0], 7, stem_stride, padding=3, **dd), stages, embed_dims, strides,
             in_chans=in_chans, conv_init='fan_out', **dd, **backbone)
 
-    def grids(self, img_size: Tuple[int, int]) -> List[Tuple[int, int]]:
+    def grids(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
         stride = self.feature_info[0]['reduction']
         return halve((ceil_div(img_size[0], stride), ceil_div(img_size[1], stride)), len(self.stages))

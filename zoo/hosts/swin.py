@@ -1,12 +1,14 @@
 """Swin Transformer."""
-from typing import Any, List, Optional, Sequence, Tuple, Union
+from collections.abc import Sequence
+from typing import Any
 
-from timm.layers import Mlp, calculate_drop_path_rates
+from timm.layers import calculate_drop_path_rates
 from torch import nn
 
 from ..backbone import Backbone, Stage, halve, to_pair
 from ..blocks.layout import ceil_div
 from ..blocks.mixers import MixerFactory, Site, WindowAttention
+from ..blocks.mlp import Mlp
 from ..blocks.patch import PatchConv, PatchMerging
 from ..blocks.transformer import build_blocks
 
@@ -32,9 +34,9 @@ class Swin(Backbone):
     """
 
     def __init__(
-            self, mixer: MixerFactory = WindowAttention.for_site, img_size: Union[int, Sequence[int]] = 224,
+            self, mixer: MixerFactory = WindowAttention.for_site, img_size: int | Sequence[int] = 224,
             embed_dim: int = 96, depths: Sequence[int] = (2, 2, 6, 2), num_heads: Sequence[int] = (3, 6, 12, 24),
-            window_size: Optional[int] = None, mlp_ratio: float = 4., qkv_bias: bool = True,
+            window_size: int | None = None, mlp_ratio: float = 4., qkv_bias: bool = True,
             drop_path_rate: float = 0., in_chans: int = 3, device=None, dtype=None, **backbone: Any):
         dd = dict(device=device, dtype=dtype)
         dims = [embed_dim * 2 ** s for s in range(len(depths))]
@@ -53,13 +55,13 @@ class Swin(Backbone):
             in_chans=in_chans, norm=nn.LayerNorm(dims[-1], **dd), no_decay=('rel_pos.table',), **dd, **backbone)
         self.window_size = window_size
 
-    def grids(self, img_size: Tuple[int, int]) -> List[Tuple[int, int]]:
+    def grids(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
         return halve((ceil_div(img_size[0], 4), ceil_div(img_size[1], 4)), 4)
 
     @staticmethod
-    def window(img_size: Tuple[int, int]) -> int:
+    def window(img_size: tuple[int, int]) -> int:
         """Published side of the windows for an image size."""
         return 7 if max(img_size) <= 224 else 12
 
-    def windows(self, img_size: Tuple[int, int]) -> List[Optional[int]]:
+    def windows(self, img_size: tuple[int, int]) -> list[int | None]:
         return [self.window_size or self.window(img_size)] * len(self.stages)

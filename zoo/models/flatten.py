@@ -13,7 +13,7 @@ divided by a learned softplus(scale) per channel; norms run over all channels, n
 are shared by the heads. PVT has a ``norm`` that no forward pass uses: it is dropped here. PVTv2-b5 is in the code
 without a recipe.
 """
-from typing import Any, Dict
+from typing import Any
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
@@ -117,18 +117,18 @@ CSWIN_RULES = (
 )
 
 
-def pvt_keys(state: Dict[str, Tensor], model: nn.Module) -> Dict[str, Tensor]:
+def pvt_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """FLatten-PVT and -PVTv2: separate q and kv become one projection; PVT's final norm is never used."""
     state = rename(state, PVT_RULES + COMMON, drop=r'^norm\.')
     return concatenate(state, '.q.', '.kv.', '.qkv.')
 
 
-def swin_keys(state: Dict[str, Tensor], model: nn.Module) -> Dict[str, Tensor]:
+def swin_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """FLatten-Swin: index and mask tables are computed here."""
     return rename(state, SWIN_RULES + COMMON, drop=r'(relative_position_index|attn_mask)$')
 
 
-def cswin_keys(state: Dict[str, Tensor], model: nn.Module) -> Dict[str, Tensor]:
+def cswin_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """FLatten-CSwin: the LePE convolutions of the two halves become one."""
     state = rename(state, CSWIN_RULES + COMMON)
     return concatenate(state, '.mixer.lepe.', '.attns.1.get_v.', '.mixer.lepe.')

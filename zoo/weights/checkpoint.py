@@ -4,12 +4,12 @@ import pickle
 import re
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any, Dict, Union
+from typing import Any
 
 import torch
 from torch import Tensor
 
-# Config objects that official files carry beside their weights. They are read as inert dicts: their own code never runs.
+# Config objects that official files carry beside their weights: read as inert data, their own code never runs.
 STAND_INS = [
     (OrderedDict, 'yacs.config.CfgNode'),  # the LeapLab repositories (FLatten, Agent, InLine)
     argparse.Namespace,  # timm and DeiT training scripts
@@ -21,7 +21,7 @@ KEYS = ('state_dict', 'model')
 PREFIXES = ('_orig_mod.', 'module.')  # torch.compile and DistributedDataParallel, in either order
 
 
-def read_checkpoint(path: Union[str, Path]) -> Dict[str, Any]:
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a ``.safetensors`` or torch checkpoint file to the CPU, weights only.
 
     Args:
@@ -47,8 +47,8 @@ def read_checkpoint(path: Union[str, Path]) -> Dict[str, Any]:
         named = re.search(r'(?:GLOBAL|class|Class|function) ([\w.]+\.\w+)', str(e))
         what = f' ({named.group(1)})' if named else ''
         raise ValueError(
-            f'{path} is refused: it is no plain checkpoint, or unpickling it would run code{what}; nothing was executed. '
-            f'Ask its author for a state dict or a .safetensors file') from None
+            f'{path} is refused: it is no plain checkpoint, or unpickling it would run code{what}; nothing was '
+            f'executed. Ask its author for a state dict or a .safetensors file') from None
     except Exception as e:  # torch and safetensors raise a dozen types for damaged files
         reason = str(e).splitlines()[0][:120] if str(e) else type(e).__name__
         raise ValueError(f'{path} is cut off or no checkpoint ({reason}); download or copy it again') from None
@@ -57,7 +57,7 @@ def read_checkpoint(path: Union[str, Path]) -> Dict[str, Any]:
     return checkpoint
 
 
-def state_dict_of(checkpoint: Dict[str, Any], use_ema: bool = True) -> Dict[str, Tensor]:
+def state_dict_of(checkpoint: dict[str, Any], use_ema: bool = True) -> dict[str, Tensor]:
     """The weights of a checkpoint: averaged ones first, wrapper prefixes removed.
 
     Args:

@@ -1,6 +1,6 @@
 """Fitting the state dict of a checkpoint to a model: key names, sizes, and a strict check of the result."""
 import re
-from typing import Callable, Dict, Optional, Sequence, Tuple
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from ..blocks.position import PositionMap, RelativePositionBias
 
 # renames the keys of the paper's own code to ours: convert(state, model) -> state
-KeyMap = Callable[[Dict[str, Tensor], nn.Module], Dict[str, Tensor]]
+KeyMap = Callable[[dict[str, Tensor], nn.Module], dict[str, Tensor]]
 
 
-def fit_state_dict(state: Dict[str, Tensor], model: nn.Module, key_map: Optional[KeyMap] = None) -> Dict[str, Tensor]:
+def fit_state_dict(state: dict[str, Tensor], model: nn.Module, key_map: KeyMap | None = None) -> dict[str, Tensor]:
     """Bring a state dict, ours or in the reference's format, to what ``model`` loads strictly.
 
     Position tables of another image size are resampled by the paper's rule. The classifier and the number of input
@@ -44,7 +44,7 @@ def fit_state_dict(state: Dict[str, Tensor], model: nn.Module, key_map: Optional
 
 
 def rename(
-        state: Dict[str, Tensor], rules: Sequence[Tuple[str, str]], drop: Optional[str] = None) -> Dict[str, Tensor]:
+        state: dict[str, Tensor], rules: Sequence[tuple[str, str]], drop: str | None = None) -> dict[str, Tensor]:
     """Apply ``re.sub`` rules in order to every key; leave out keys that match ``drop``."""
     renamed = {}
     for key, value in state.items():
@@ -56,7 +56,7 @@ def rename(
     return renamed
 
 
-def concatenate(state: Dict[str, Tensor], first: str, second: str, whole: str) -> Dict[str, Tensor]:
+def concatenate(state: dict[str, Tensor], first: str, second: str, whole: str) -> dict[str, Tensor]:
     """Join two weights along their outputs: keys with ``second`` go behind their twins with ``first``, as ``whole``."""
     state = dict(state)
     for key in [key for key in state if second in key]:

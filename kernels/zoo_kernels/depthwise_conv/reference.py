@@ -1,12 +1,11 @@
 """Depthwise convolution on channels-last maps through the library convolution."""
-from typing import Optional
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
-def depthwise_conv(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
+def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Convolve every channel of a token map with its own odd k x k kernel, zero padding k // 2, stride 1.
 
     Args:

@@ -1,5 +1,4 @@
 """Linear attention in decomposed torch: the definition, the CPU and export path, and the oracle of the kernels."""
-from typing import Tuple
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +10,7 @@ def statistics_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 
-def focus(x: Tensor, scale: Tensor, power: int = 3, eps: float = 1e-6) -> Tuple[Tensor, Tensor]:
+def focus(x: Tensor, scale: Tensor, power: int = 3, eps: float = 1e-6) -> tuple[Tensor, Tensor]:
     """Focusing map of FLatten: sharpen the direction of each row, keep its length.
 
     With ``y = (relu(x) + eps) / scale`` the map is ``|y| * y**power / |y**power|``, norms over all of C (not per
@@ -56,7 +55,7 @@ def focused_linear_attention(
     Source: Han et al., FLatten Transformer, arXiv 2308.00442; LeapLabTHU/FLatten-Transformer @ abdb115.
     """
     dtype = statistics_dtype(v.dtype)
-    with torch.autocast(v.device.type, enabled=False):
+    with torch.autocast('cpu' if v.is_meta else v.device.type, enabled=False):  # there is none for meta
         scale = scale.to(dtype)
         q, q_length = focus(q.to(dtype), scale, power, eps)
         k, k_length = focus(k.to(dtype), scale, power, eps)

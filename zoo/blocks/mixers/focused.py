@@ -1,9 +1,9 @@
 """Focused linear attention (FLatten)."""
-from typing import Tuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
 from zoo_kernels import depthwise_conv, focused_linear_attention
 
 from ..depthwise import DepthwiseConv2d
@@ -32,7 +32,7 @@ class FocusedLinearAttention(nn.Module):
     """
 
     def __init__(
-            self, dim: int, num_heads: int, grid: Tuple[int, int], qkv_bias: bool = True, lepe: bool = False,
+            self, dim: int, num_heads: int, grid: tuple[int, int], qkv_bias: bool = True, lepe: bool = False,
             power: int = 3, kernel_size: int = 5, device=None, dtype=None):
         super().__init__()
         dd = dict(device=device, dtype=dtype)

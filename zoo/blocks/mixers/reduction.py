@@ -2,7 +2,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layout import to_nchw, to_nhwc
+from ..layout import settle, to_nchw, to_nhwc
 from .site import Site
 
 
@@ -39,4 +39,4 @@ class SpatialReductionAttention(nn.Module):
         q = self.q(x).flatten(1, 2).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
         k, v = self.kv(source).flatten(1, 2).unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         y = F.scaled_dot_product_attention(q, k, v)
-        return self.proj(y.transpose(1, 2).reshape(batch, height, width, dim))
+        return self.proj(settle(y.transpose(1, 2)).view(batch, height, width, dim))

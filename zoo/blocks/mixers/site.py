@@ -1,6 +1,6 @@
 """What a host tells a mixer about its place."""
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Callable, Optional, Tuple
 
 from torch import nn
 
@@ -26,10 +26,10 @@ class Site:
     index: int
     dim: int
     num_heads: int
-    grid: Tuple[int, int]
+    grid: tuple[int, int]
     qkv_bias: bool = True
     sr_ratio: int = 1
-    window: Optional[int] = None
+    window: int | None = None
     shift: bool = False
     lepe: bool = False
 

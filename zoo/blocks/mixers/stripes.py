@@ -1,13 +1,13 @@
 """Cross-shaped window attention with locally enhanced positional encoding (CSwin)."""
-from typing import Optional
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
 from zoo_kernels import depthwise_conv
 
 from ..depthwise import DepthwiseConv2d
-from ..layout import crop_map, pad_map, window_count
+from ..layout import crop_map, pad_map, settle, window_count
 from .site import Site
 
 
@@ -28,7 +28,7 @@ class StripeAttention(nn.Module):
     """
 
     def __init__(
-            self, dim: int, num_heads: int, stripe: Optional[int], qkv_bias: bool = True, device=None, dtype=None):
+            self, dim: int, num_heads: int, stripe: int | None, qkv_bias: bool = True, device=None, dtype=None):
         super().__init__()
         dd = dict(device=device, dtype=dtype)
         self.num_heads = num_heads
@@ -42,7 +42,7 @@ class StripeAttention(nn.Module):
         """Build for a block of a host with stripes."""
         return cls(site.dim, site.num_heads, site.window, site.qkv_bias, device=device, dtype=dtype)
 
-    def set_window(self, stripe: Optional[int]) -> None:
+    def set_window(self, stripe: int | None) -> None:
         """Use stripes of another width from now on."""
         self.stripe = stripe
 
@@ -72,5 +72,5 @@ class StripeAttention(nn.Module):
         """Attention over each whole map plus LePE; ``[B, H, W, 3 * c]`` -> ``[B, H, W, c]``."""
         height, width, dim = qkv.shape[1:]
         q, k, v = qkv.flatten(1, 2).unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(-1, height, width, dim // 3)
+        y = settle(F.scaled_dot_product_attention(q, k, v).transpose(1, 2)).view(-1, height, width, dim // 3)
         return y + depthwise_conv(qkv.chunk(3, dim=-1)[2], weight, bias)

@@ -1,11 +1,10 @@
 """Shifted-window attention (Swin)."""
-from typing import Optional, Tuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layout import crop_map, exporting, merge, pad_map, partition, window_count
+from ..layout import crop_map, exporting, merge, pad_map, partition, settle, window_count
 from ..position import RelativePositionBias
 from .site import Site
 
@@ -62,14 +61,14 @@ class WindowAttention(nn.Module):
             x = _roll(x, rows - shifts[0], columns - shifts[1])
         return crop_map(x, 0, height, 0, width)
 
-    def _shifts(self, counts: Tuple[int, int]) -> Optional[Tuple[int, int]]:
+    def _shifts(self, counts: tuple[int, int]) -> tuple[int, int] | None:
         """Shift along each side: half a window, none where one window covers the side; None when neither."""
         if not self.shift:
             return None
         rows, columns = (self.window // 2 * torch.sym_min(count - 1, 1) for count in counts)
         return (rows, columns) if exporting() or rows or columns else None
 
-    def _mask(self, counts: Tuple[int, int], shifts: Tuple[int, int], x: Tensor) -> Tensor:
+    def _mask(self, counts: tuple[int, int], shifts: tuple[int, int], x: Tensor) -> Tensor:
         """-100 between tokens that the shift brought from opposite edges: ``[windows, 1, w * w, w * w]``."""
         regions = []
         for count, shift in zip(counts, shifts):
@@ -80,7 +79,7 @@ class WindowAttention(nn.Module):
         region = partition(region, counts, self.window).flatten(1)
         return torch.where(region[:, None, :] == region[:, :, None], 0., -100.).to(x.dtype)[:, None]
 
-    def _attend(self, x: Tensor, counts: Tuple[int, int], bias: Tensor, folds: int) -> Tensor:
+    def _attend(self, x: Tensor, counts: tuple[int, int], bias: Tensor, folds: int) -> Tensor:
         """Attention inside the windows of a map.
 
         Args:
@@ -95,14 +94,15 @@ class WindowAttention(nn.Module):
         qkv = qkv.view(-1, folds, self.window ** 2, 3, self.num_heads, dim // self.num_heads)
         q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).flatten(2, 3).unbind(0)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None].to(q.dtype))
-        y = y.reshape(-1, self.num_heads, self.window ** 2, dim // self.num_heads).transpose(1, 2)
-        return merge(self.proj(y.reshape(-1, self.window, self.window, dim)), counts, self.window)
+        y = settle(y.unflatten(1, (folds, self.num_heads)).transpose(2, 3)).view(-1, self.window, self.window, dim)
+        return merge(self.proj(y), counts, self.window)
 
 
 def _roll(x: Tensor, rows: int, columns: int) -> Tensor:
     """Move a ``[B, H, W, C]`` map up and left by ``rows`` and ``columns``, wrapping around."""
     if not exporting():
         return torch.roll(x, (-rows, -columns), (1, 2))
-    height, width = x.shape[1:3]  # ONNX has no roll by a symbolic amount
-    x = x.index_select(1, (torch.arange(height, device=x.device) + rows) % height)
-    return x.index_select(2, (torch.arange(width, device=x.device) + columns) % width)
+    for dim, shift in ((1, rows), (2, columns)):  # ONNX has neither roll nor remainder by a symbolic amount
+        place = torch.arange(x.shape[dim], device=x.device) + shift
+        x = x.index_select(dim, torch.where(place >= x.shape[dim], place - x.shape[dim], place))
+    return x

@@ -1,0 +1,61 @@
+# Needs python3 (3.10 or newer), make and pip; the rest is installed into .venv. Every target is safe to repeat.
+#   make quickstart [DATA_DIR=folder] [ARGS='--epochs 1']     make test [ARGS='-k flatten']     make test-all
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV ?= .venv
+OLDEST_VENV ?= .venv-oldest
+ARGS ?=
+# The lower bounds of pyproject.toml, and the torchvision of that torch.
+OLDEST := 'torch==2.11.*' 'torchvision==0.26.*' 'timm==1.0.27'
+QUICK := -m 'not slow and not full'
+PIP := -m pip install --quiet --disable-pip-version-check
+
+.PHONY: help quickstart test test-all lint wheel clean
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n 's/^#   //p' Makefile
+	@echo "make lint     make wheel     make clean"
+
+quickstart: $(VENV)/.train
+	$(VENV)/bin/python -m zoo train --config quickstart $(if $(DATA_DIR),--data-dir '$(DATA_DIR)') $(ARGS)
+
+test: lint
+	$(VENV)/bin/python -m pytest $(QUICK) $(ARGS)
+
+# Every model and every slow test on the newest torch and timm, then the quick tests on the oldest.
+test-all: lint $(OLDEST_VENV)/.dev
+	$(VENV)/bin/python -m pytest $(ARGS)
+	$(OLDEST_VENV)/bin/python -m pytest $(QUICK) $(ARGS)
+
+lint: $(VENV)/.dev
+	$(VENV)/bin/ruff check .
+
+wheel: $(VENV)/.dev
+	$(VENV)/bin/python -m build --wheel --no-isolation --outdir dist .
+
+clean:
+	rm -rf '$(VENV)' '$(OLDEST_VENV)' .cache build dist .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# An environment is marked as made by a file in it that only the last step writes: after an interruption it is redone.
+%/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "$(PYTHON) is too old: 3.10 or newer is needed")'
+	@$(PYTHON) -m venv --clear '$*' >/dev/null 2>&1 || $(PYTHON) -m venv --clear --without-pip '$*'
+	@test -e '$*/bin/pip' || $(PYTHON) -m pip --python '$*/bin/python' install --quiet pip  # Debian without python3-venv
+	@touch '$@'
+
+$(VENV)/.train: pyproject.toml | $(VENV)/.made
+	@echo 'installing into $(VENV) (PyTorch is large: minutes on a slow line)'
+	@$(VENV)/bin/python $(PIP) --editable '.[train]'
+	@touch '$@'
+
+$(VENV)/.dev: pyproject.toml | $(VENV)/.made
+	@echo 'installing into $(VENV) (PyTorch is large: minutes on a slow line)'
+	@$(VENV)/bin/python $(PIP) --editable '.[dev]'
+	@touch '$@' '$(VENV)/.train'
+
+$(OLDEST_VENV)/.dev: pyproject.toml | $(OLDEST_VENV)/.made
+	@echo 'installing the oldest versions into $(OLDEST_VENV)'
+	@$(OLDEST_VENV)/bin/python $(PIP) --editable '.[dev]' $(OLDEST)
+	@touch '$@'

@@ -1,0 +1,20 @@
+"""Settings that every test shares; made before anything imports timm, huggingface_hub or matplotlib."""
+import os
+
+import pytest
+
+os.environ.setdefault('HF_HUB_OFFLINE', '1')  # no test reaches for a hub
+os.environ.setdefault('MPLBACKEND', 'Agg')
+
+import torch
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    """Every test draws the same random numbers whether it runs alone or after others."""
+    torch.manual_seed(0)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker('gpu') and not torch.cuda.is_available():
+        pytest.skip('needs a CUDA device')

@@ -1,0 +1,51 @@
+"""Rebuilding the weights and inputs behind the golden files (rule ``sha-pcg-v1``)."""
+import hashlib
+import json
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+
+FOLDER = Path(__file__).parent
+
+
+def load(name):
+    """The golden file ``name`` (without ``.json``) as a dict."""
+    return json.loads((FOLDER / f'{name}.json').read_text())
+
+
+def draw(seed, shape):
+    """Standard normal numbers of a seed, float64."""
+    return np.random.Generator(np.random.PCG64(seed)).standard_normal(shape)
+
+
+def fill(key, shape, kind):
+    """Value of one entry of the reference's state dict; None for tables that it computes."""
+    z = draw(int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], 'little'), tuple(shape))
+    if key.endswith('running_mean'):
+        return 0.1 * z
+    if key.endswith('running_var'):
+        return 1 + 0.5 * np.tanh(z)
+    if kind != 'param':
+        return None
+    if key.endswith('bias'):
+        return 0.1 * z
+    if len(shape) <= 1 or z.size == max(shape):
+        return 1 + 0.1 * z
+    return z / math.sqrt(z.size / shape[0])
+
+
+def reference_state(golden, dtype=torch.float64):
+    """State dict of the reference behind a golden, computed tables left out."""
+    state = {}
+    for key, shape, kind in golden['manifest']:
+        value = fill(key, shape, kind)
+        if value is None:
+            continue
+        for pattern, factor in golden.get('post_fill', ()):
+            if kind == 'param' and re.search(pattern, key):
+                value = value * factor
+        state[key] = torch.as_tensor(value, dtype=dtype)
+    return state

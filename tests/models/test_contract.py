@@ -1,0 +1,155 @@
+"""What every registered model must do, beside timm's own suite."""
+import math
+
+import pytest
+import timm
+import torch
+
+from tests.zoo_models import every_model
+
+SIZES = [(64, 64), (97, 131), (224, 224), (250, 330), (416, 288)]
+
+
+@pytest.fixture(scope='module', params=every_model())
+def model(request):
+    """Each model once, in eval mode with 10 classes."""
+    torch.manual_seed(0)
+    return timm.create_model(request.param, num_classes=10).eval()
+
+
+@torch.no_grad()
+def test_runs_at_any_size(model):
+    for height, width in SIZES:
+        y = model(torch.randn(1, 3, height, width))
+        assert y.shape == (1, 10)
+        assert torch.isfinite(y).all(), (height, width)
+
+
+@torch.no_grad()
+def test_smallest_size(model):
+    assert torch.isfinite(model(torch.randn(2, 3, 32, 32))).all()
+    with pytest.raises(ValueError, match='at least 32 x 32 pixels, got 31 x 64'):
+        model(torch.randn(1, 3, 31, 64))
+
+
+def test_wrong_channels(model):
+    with pytest.raises(ValueError, match=r'expected images \[B, 3, H, W\], got \[1, 4, 64, 64\].*in_chans='):
+        model(torch.randn(1, 4, 64, 64))
+
+
+@torch.no_grad()
+def test_batch_and_single_agree(model):
+    x = torch.randn(3, 3, 96, 64)
+    torch.testing.assert_close(model(x)[1:2], model(x[1:2]), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_channels_last_agrees(model):
+    x = torch.randn(2, 3, 96, 64)
+    y = model(x)
+    model.to(memory_format=torch.channels_last)
+    torch.testing.assert_close(model(x.to(memory_format=torch.channels_last)), y, rtol=1e-4, atol=1e-5)
+
+
+def test_grad_checkpointing_gives_the_same_gradients(model):
+    x = torch.randn(2, 3, 64, 64)
+    gradients = []
+    for enable in (False, True):
+        model.set_grad_checkpointing(enable)
+        model.zero_grad()
+        model(x).square().sum().backward()
+        gradients.append([p.grad.clone() for p in model.parameters()])
+    model.set_grad_checkpointing(False)
+    model.zero_grad()
+    for plain, recomputed in zip(*gradients):
+        torch.testing.assert_close(plain, recomputed, rtol=1e-4, atol=1e-5 * float(plain.abs().max()) + 1e-9)
+
+
+def test_bfloat16_autocast(model):
+    x = torch.randn(2, 3, 96, 96)
+    y = model(x)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        low = model(x)
+    low.float().sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+    model.zero_grad()
+    assert (low.float() - y).norm() <= 0.05 * y.norm()
+
+
+@torch.no_grad()
+def test_bfloat16_model(model):
+    x = torch.randn(2, 3, 96, 96)
+    y = model(x)
+    low = model.to(torch.bfloat16)(x.to(torch.bfloat16))
+    model.float()
+    assert low.dtype == torch.bfloat16
+    assert (low.float() - y).norm() <= 0.1 * y.norm()
+
+
+@pytest.mark.parametrize('name', every_model())
+@torch.no_grad()
+def test_creation_arguments(name):
+    bare = timm.create_model(name, num_classes=0, in_chans=1).eval()
+    y = bare(torch.randn(2, 1, 64, 96))
+    assert y.shape == (2, bare.num_features)
+    assert bare.in_chans == 1 and isinstance(bare.get_classifier(), torch.nn.Identity)
+    pooled = timm.create_model(name, num_classes=0, global_pool='')
+    assert pooled(torch.randn(1, 3, 64, 96)).shape == (1, bare.num_features, 2, 3)
+
+
+@pytest.mark.parametrize('name', every_model())
+def test_drop_path_rises_linearly(name):
+    model = timm.create_model(name, drop_path_rate=0.3)
+    rates = [block.drop_path1.drop_prob for stage in model.stages for block in stage.blocks]
+    expected = torch.linspace(0, 0.3, len(rates)).tolist()
+    assert rates == pytest.approx(expected)
+    assert rates == [block.drop_path2.drop_prob for stage in model.stages for block in stage.blocks]
+
+
+@pytest.mark.parametrize('name', every_model())
+@torch.no_grad()
+def test_feature_maps(name):
+    model = timm.create_model(name, features_only=True).eval()
+    assert model.feature_info.reduction() == [4, 8, 16, 32]
+    for size in ((224, 160), (97, 131)):
+        maps = model(torch.randn(1, 3, *size))
+        for x, channels, stride in zip(maps, model.feature_info.channels(), (4, 8, 16, 32)):
+            assert x.shape[:2] == (1, channels)
+            for side, pixels in zip(x.shape[2:], size):
+                assert pixels // stride <= side <= math.ceil(pixels / stride)
+            assert torch.isfinite(x).all()
+        assert len(maps) == 4
+
+
+@pytest.mark.parametrize('name', every_model())
+@torch.no_grad()
+def test_img_size_builds_for_a_size(name):
+    """A model built for another size loads the weights of one at 224 and runs at its size without resampling."""
+    source = timm.create_model(name).eval()
+    target = timm.create_model(
+        name, img_size=(160, 96), pretrained=True, pretrained_cfg_overlay=dict(state_dict=source.state_dict())).eval()
+    resized = timm.create_model(name).eval()
+    resized.load_state_dict(source.state_dict())
+    resized.set_input_size((160, 96))
+    x = torch.randn(1, 3, 160, 96)
+    y = target(x)
+    torch.testing.assert_close(resized(x), y)
+    assert {k: v.shape for k, v in resized.state_dict().items()} == {k: v.shape for k, v in target.state_dict().items()}
+    torch.testing.assert_close(source(x), y, rtol=1e-4, atol=1e-5)  # on the fly: the same tables, resampled as needed
+
+
+@pytest.mark.parametrize('name', every_model())
+def test_groups_run_from_stem_to_head(name):
+    from timm.models._manipulate import group_parameters
+
+    model = timm.create_model(name, device='meta')
+    groups = group_parameters(model, model.group_matcher(), reverse=True)
+    stem = max(layer for key, layer in groups.items() if key.startswith('stem.'))
+    head = min(layer for key, layer in groups.items() if key.startswith('head.'))
+    stages = {key: layer for key, layer in groups.items() if key.startswith('stages.')}
+    assert stem < min(stages.values()) and max(stages.values()) < head
+    for key, layer in stages.items():
+        if '.blocks.' in key:
+            stage, block = int(key.split('.')[1]), int(key.split('.')[3])
+            later = [b for k, b in stages.items() if k.startswith(f'stages.{stage}.blocks.{block + 1}.')]
+            assert all(layer < b for b in later), key

@@ -1,0 +1,11 @@
+"""Parametrising tests over models: the smallest of each family and host always, the others under the mark ``full``."""
+import pytest
+
+import zoo
+from zoo.registry import smallest_models
+
+
+def every_model():
+    """pytest parameters for all registered models."""
+    quick = set(smallest_models())
+    return [pytest.param(name, marks=[] if name in quick else pytest.mark.full) for name in zoo.list_models()]
