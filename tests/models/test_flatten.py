@@ -60,7 +60,7 @@ def test_weight_decay_groups(name):
     names = {id(p): n for n, p in model.named_parameters()}
     free = {names[id(p)] for p in free['params']}
     expected = {n for n, p in model.named_parameters()
-                if p.ndim == 1 or n.endswith('.bias') or n.endswith('rel_pos.table')}
+                if p.ndim == 1 or n.endswith(('.bias', 'rel_pos.table'))}
     assert free == expected
     decayed = {names[id(p)] for p in decayed['params']}
     assert all(n in decayed for n in names.values() if n.endswith(('mixer.scale', 'positional_encoding.weight')))

@@ -1,0 +1,117 @@
+"""Whole or absent: writing, keeping and loading checkpoints."""
+import os
+
+import pytest
+import torch
+
+from zoo.train import checkpoint
+from zoo.train.errors import UserError
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def epoch_of(path):
+    return torch.load(path, weights_only=True)['epoch']
+
+
+def save(keeper, *metrics):
+    for epoch, metric in enumerate(metrics):
+        keeper.save(dict(epoch=epoch), epoch, metric)
+
+
+def test_the_best_are_kept_and_last_and_best_are_named(tmp_path):
+    keeper = checkpoint.Keeper(tmp_path, keep=2)
+    save(keeper, 50., 70., 60., 65.)
+    assert names(tmp_path) == ['checkpoint-1.pth.tar', 'checkpoint-3.pth.tar', 'last.pth.tar', 'model_best.pth.tar']
+    assert epoch_of(tmp_path / 'last.pth.tar') == 3 and epoch_of(tmp_path / 'model_best.pth.tar') == 1
+    assert keeper.best == (1, 70.)
+    last = torch.load(tmp_path / 'last.pth.tar', weights_only=True)
+    assert last['metric'] == 65. and tuple(last['best']) == (1, 70.)
+
+
+def test_last_stays_even_if_its_checkpoint_is_not_among_the_best(tmp_path):
+    save(checkpoint.Keeper(tmp_path, keep=1), 50., 40.)
+    assert names(tmp_path) == ['checkpoint-0.pth.tar', 'last.pth.tar', 'model_best.pth.tar']
+    assert epoch_of(tmp_path / 'last.pth.tar') == 1
+
+
+def test_smaller_losses_are_better_and_ties_keep_the_earlier(tmp_path):
+    keeper = checkpoint.Keeper(tmp_path, keep=1, smaller_is_better=True)
+    save(keeper, 0.5, 0.4, 0.4, 0.9)
+    assert keeper.best == (1, 0.4) and epoch_of(tmp_path / 'model_best.pth.tar') == 1
+
+
+def test_epochs_without_validation_rank_last(tmp_path):
+    keeper = checkpoint.Keeper(tmp_path, keep=1)
+    save(keeper, None, 30., None)
+    assert names(tmp_path) == ['checkpoint-1.pth.tar', 'last.pth.tar', 'model_best.pth.tar']
+    assert keeper.best == (1, 30.) and epoch_of(tmp_path / 'last.pth.tar') == 2
+
+
+def test_a_resumed_run_goes_on_with_the_books(tmp_path):
+    save(checkpoint.Keeper(tmp_path, keep=2), 50., 70.)
+    keeper = checkpoint.Keeper(tmp_path, keep=2)
+    keeper.restore({0: 50., 1: 70., 2: 99.}, (1, 70.))  # the file of epoch 2 is gone
+    keeper.save(dict(epoch=3), 3, 60.)
+    assert keeper.kept == {1: 70., 3: 60.} and keeper.best == (1, 70.)
+    assert names(tmp_path) == ['checkpoint-1.pth.tar', 'checkpoint-3.pth.tar', 'last.pth.tar', 'model_best.pth.tar']
+
+
+def test_recovery_files_come_and_go(tmp_path):
+    keeper = checkpoint.Keeper(tmp_path, keep=2)
+    assert keeper.newest() is None
+    save(keeper, 50.)
+    assert keeper.newest().name == 'last.pth.tar'
+    keeper.save_recovery(dict(epoch=0), 1, 10)
+    keeper.save_recovery(dict(epoch=0), 1, 20)
+    assert keeper.newest().name == 'recovery-1-20.pth.tar' and not (tmp_path / 'recovery-1-10.pth.tar').exists()
+    keeper.save(dict(epoch=1), 1, 60.)
+    assert keeper.newest().name == 'last.pth.tar' and not list(tmp_path.glob('recovery-*'))
+
+
+@pytest.mark.parametrize('error', [KeyboardInterrupt, OSError])
+def test_an_interrupted_write_leaves_the_last_whole_file(tmp_path, monkeypatch, error):
+    keeper = checkpoint.Keeper(tmp_path, keep=3)
+    save(keeper, 50.)
+
+    def half(state, file):
+        file.write(b'half of it')
+        raise error('stopped')
+
+    monkeypatch.setattr(torch, 'save', half)
+    with pytest.raises(error):
+        keeper.save(dict(epoch=1), 1, 60.)
+    monkeypatch.undo()
+    assert names(tmp_path) == ['checkpoint-0.pth.tar', 'last.pth.tar', 'model_best.pth.tar']
+    assert epoch_of(tmp_path / 'last.pth.tar') == 0
+
+
+def test_without_hard_links_files_are_copied(tmp_path, monkeypatch):
+    def no_links(source, target):
+        raise OSError('not supported')
+
+    monkeypatch.setattr(os, 'link', no_links)
+    save(checkpoint.Keeper(tmp_path, keep=1), 50., 60.)
+    assert names(tmp_path) == ['checkpoint-1.pth.tar', 'last.pth.tar', 'model_best.pth.tar']
+    assert epoch_of(tmp_path / 'last.pth.tar') == 1
+
+
+def test_folders_that_cannot_be_written_to(tmp_path, monkeypatch):
+    (tmp_path / 'file').write_text('')
+    checkpoint.check_writable(tmp_path / 'new' / 'deep')
+    assert not (tmp_path / 'new').exists()
+    with pytest.raises(UserError, match='is no folder; choose another --output'):
+        checkpoint.check_writable(tmp_path / 'file' / 'run')
+    monkeypatch.setattr(os, 'access', lambda path, mode: False)
+    with pytest.raises(UserError, match='no permission'):
+        checkpoint.check_writable(tmp_path / 'new')
+
+
+def test_weights_of_another_model_are_refused_with_the_first_differences():
+    model = torch.nn.Linear(4, 3)
+    with pytest.raises(UserError, match=r'weight is \[2, 4\], the model has \[3, 4\].*--num-classes'):
+        checkpoint.load_exactly(model, torch.nn.Linear(4, 2).state_dict(), 'a.pth')
+    with pytest.raises(UserError, match='weight is missing; bias is missing and 1 more'):
+        checkpoint.load_exactly(model, dict(x=torch.zeros(1)), 'a.pth')

@@ -1,0 +1,259 @@
+"""From options to device, model, loss, optimizer and schedule, all of timm's parts."""
+import argparse
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import timm
+import torch
+from timm.data import resolve_data_config
+from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
+from timm.optim import create_optimizer_v2, list_optimizers
+from timm.scheduler import create_scheduler_v2
+from timm.utils import NativeScaler, init_distributed_device
+from torch import Tensor, nn
+
+from .errors import UserError, nearest, one_line
+
+# What timm and torch raise about a name, an argument, a key or a shape that does not fit
+MISFITS = (AssertionError, AttributeError, KeyError, RuntimeError, TypeError, ValueError)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a process runs: its device and its rank among the processes that torchrun started."""
+
+    device: torch.device
+    rank: int = 0
+    world_size: int = 1
+
+    @property
+    def distributed(self) -> bool:
+        return self.world_size > 1
+
+    @property
+    def primary(self) -> bool:
+        return self.rank == 0
+
+
+def find_place(device: str) -> Place:
+    """Pick the device and join the other processes, if there are any (gloo on CPU, nccl on CUDA).
+
+    Raises:
+        UserError: no such device here.
+    """
+    if device == 'auto':
+        device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        raise UserError(f'unknown device {device!r}; use cpu, cuda or cuda:0') from None
+    if kind == 'cuda' and not torch.cuda.is_available():
+        raise UserError(f'--device {device}: torch finds no CUDA device here; use --device cpu')
+    found = argparse.Namespace(device=device)
+    init_distributed_device(found)
+    return Place(torch.device(found.device), found.rank, found.world_size)
+
+
+def check_model_name(name: str) -> None:
+    """Say that a model is unknown before anything is built.
+
+    Raises:
+        UserError: with the nearest names.
+    """
+    if name.startswith(('hf-hub:', 'hf_hub:', 'local-dir:')) or timm.is_model(name):
+        return
+    raise UserError(f'unknown model {name!r}{nearest(name.partition(".")[0], timm.list_models())}')
+
+
+def dtype_of(args: argparse.Namespace) -> torch.dtype:
+    """Precision of weights and images."""
+    return getattr(torch, args.model_dtype) if args.model_dtype else torch.float32
+
+
+def channels_of(args: argparse.Namespace) -> int | None:
+    """Image channels that the options ask for."""
+    return args.input_size[0] if args.input_size else args.in_chans
+
+
+def check_sizes(args: argparse.Namespace) -> None:
+    """Refuse sizes that contradict each other.
+
+    Raises:
+        UserError: input_size beside other channels or another image size.
+    """
+    if args.input_size is None:
+        return
+    for name, value, own in (('in_chans', args.in_chans, args.input_size[:1]),
+                             ('img_size', args.img_size, args.input_size[1:])):
+        if value is not None and any(value != number for number in own):
+            raise UserError(f'{name} {value} contradicts input_size {args.input_size}; give --input-size alone')
+
+
+def create_model(
+        args: argparse.Namespace, state: Mapping[str, Tensor] | None = None, adapt: bool = False,
+        **more: Any) -> nn.Module:
+    """Build the model of the options, with weights where they are given.
+
+    Args:
+        args: Options.
+        state: Weights, in the model's own or in its reference's names.
+        adapt: Let ``state`` have other classes, sizes and channels than the model.
+        **more: Further arguments of the model (drop rates).
+
+    Raises:
+        UserError: the model refuses an argument or the weights.
+    """
+    check_model_name(args.model)
+    if state is not None:
+        classes = _classes_in(args.model, state) if adapt else args.num_classes
+        overlay = dict(state_dict=dict(state)) | ({} if classes is None else {'num_classes': classes})
+        more = dict(more, pretrained_cfg_overlay=overlay)
+    more = dict(more, num_classes=args.num_classes, in_chans=channels_of(args), global_pool=args.gp) | args.model_kwargs
+    try:
+        model = timm.create_model(args.model, pretrained=args.pretrained or state is not None, **more)
+    except MISFITS as e:
+        raise UserError(f'{args.model}: {one_line(e)[:300]}') from e
+    if getattr(model, 'pretrained_cfg', None):
+        model.pretrained_cfg.pop('state_dict', None)  # timm keeps what was loaded; it is a copy of the weights
+    return model
+
+
+def data_config_of(args: argparse.Namespace, model: nn.Module, test_size: bool = False) -> dict[str, Any]:
+    """timm's data config: input_size, mean, std, interpolation, crop_pct and crop_mode.
+
+    Raises:
+        UserError: mean or std of another channel count than the images.
+    """
+    chosen = {key: getattr(args, key) for key in (
+        'input_size', 'img_size', 'mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')}
+    declared = (getattr(model, 'pretrained_cfg', None) or {}).get('input_size', (3,))[0]
+    chosen['in_chans'] = channels_of(args) or getattr(model, 'in_chans', declared)
+    try:
+        config = resolve_data_config(chosen, model=model, use_test_size=test_size)
+    except AssertionError:
+        raise UserError(f'--mean and --std need 1 or {chosen["in_chans"]} numbers') from None
+    channels = chosen['in_chans']
+    config['input_size'] = (channels, *config['input_size'][1:])
+    for key in ('mean', 'std'):
+        if len(config[key]) != channels:  # those of the pretrained config are for its own channels
+            config[key] = (sum(config[key]) / len(config[key]),) * channels
+    return config
+
+
+def check_forward(model: nn.Module, config: Mapping[str, Any], place: Place, dtype: torch.dtype) -> bool:
+    """Send one black image through, so that a size that the model cannot take is told before the data is read.
+
+    Returns:
+        Whether some parameters got no gradient, which DistributedDataParallel must know.
+
+    Raises:
+        UserError: the model refuses the image.
+    """
+    model.eval()
+    image = torch.zeros(1, *config['input_size'], device=place.device, dtype=dtype)
+    try:
+        with torch.set_grad_enabled(place.distributed):
+            output = model(image)
+    except MISFITS as e:
+        raise UserError(f'{list(config["input_size"])} images do not fit the model: {one_line(e)[:300]}') from e
+    if not place.distributed:
+        return False
+    output.float().sum().backward()
+    unused = any(p.requires_grad and p.grad is None for p in model.parameters())
+    model.zero_grad(set_to_none=True)
+    return unused
+
+
+def autocast_of(args: argparse.Namespace, device: torch.device) -> Any:
+    """Factory of the mixed-precision context that the options ask for."""
+    if not args.amp:
+        return contextlib.nullcontext
+    dtype = args.amp_dtype or ('float16' if device.type == 'cuda' else 'bfloat16')
+    return lambda: torch.autocast(device.type, dtype=getattr(torch, dtype))
+
+
+def scaler_of(args: argparse.Namespace, device: torch.device) -> NativeScaler | None:
+    """timm's loss scaler, for float16 mixed precision only."""
+    half = args.amp_dtype == 'float16' or (not args.amp_dtype and device.type == 'cuda')
+    return NativeScaler(device=device.type) if args.amp and half else None
+
+
+def make_loss(args: argparse.Namespace, mixed: bool) -> nn.Module:
+    """Training loss; mixed targets are smoothed already."""
+    if args.bce_loss:
+        return BinaryCrossEntropy(smoothing=0. if mixed else args.smoothing, target_threshold=args.bce_target_thresh)
+    if mixed:
+        return SoftTargetCrossEntropy()
+    return LabelSmoothingCrossEntropy(args.smoothing) if args.smoothing else nn.CrossEntropyLoss()
+
+
+def learning_rates(args: argparse.Namespace, world_size: int) -> dict[str, float]:
+    """lr, warmup_lr and min_lr for the global batch (batch_size x processes x grad_accum_steps).
+
+    Without ``lr``, ``lr_base`` is scaled by global batch / ``lr_base_size``, linearly or by the square root (timm's
+    rule: the root for Adam, LAMB and their kin). ``lr_scale_ends`` scales the other two by the same factor.
+    """
+    ends = dict(warmup_lr=args.warmup_lr, min_lr=args.min_lr)
+    if args.lr is not None:
+        return dict(ends, lr=args.lr)
+    ratio = args.batch_size * world_size * args.grad_accum_steps / args.lr_base_size
+    root = any(kin in args.opt.lower() for kin in ('ada', 'lamb'))
+    if (args.lr_base_scale or ('sqrt' if root else 'linear')) == 'sqrt':
+        ratio **= 0.5
+    if args.lr_scale_ends:
+        ends = {key: value * ratio for key, value in ends.items()}
+    return dict(ends, lr=args.lr_base * ratio)
+
+
+def make_optimizer(args: argparse.Namespace, model: nn.Module, lr: float) -> torch.optim.Optimizer:
+    """timm's optimizer with its parameter groups (no decay on biases, norms and what the model names).
+
+    Raises:
+        UserError: unknown optimizer, or arguments that it does not take.
+    """
+    names = list_optimizers()
+    if args.opt.lower() not in names:
+        raise UserError(f'unknown optimizer {args.opt!r}{nearest(args.opt.lower(), names)}')
+    extra = dict(args.opt_kwargs)
+    if args.opt_eps is not None:
+        extra['eps'] = args.opt_eps
+    if args.opt_betas is not None:
+        extra['betas'] = tuple(args.opt_betas)
+    try:
+        return create_optimizer_v2(
+            model, args.opt, lr=lr, weight_decay=args.weight_decay, momentum=args.momentum,
+            layer_decay=args.layer_decay, **extra)
+    except MISFITS as e:
+        raise UserError(f'--opt {args.opt}: {one_line(e)[:300]}') from e
+
+
+def make_schedule(
+        args: argparse.Namespace, optimizer: torch.optim.Optimizer, updates_per_epoch: int,
+        rates: Mapping[str, float]) -> tuple[Any, int]:
+    """timm's schedule (None for 'none') and the number of epochs, cool-down included.
+
+    Raises:
+        UserError: a schedule that this timm does not have, or numbers that it refuses.
+    """
+    decay = {} if args.decay_epochs is None else {'decay_epochs': args.decay_epochs}
+    try:
+        schedule, epochs = create_scheduler_v2(
+            optimizer, sched=args.sched, num_epochs=args.epochs, decay_milestones=args.decay_milestones,
+            cooldown_epochs=args.cooldown_epochs, patience_epochs=args.patience_epochs, decay_rate=args.decay_rate,
+            min_lr=rates['min_lr'], warmup_lr=rates['warmup_lr'], warmup_epochs=args.warmup_epochs,
+            plateau_mode='min' if args.eval_metric == 'loss' else 'max', step_on_epochs=not args.sched_on_updates,
+            updates_per_epoch=updates_per_epoch, **decay)
+    except MISFITS as e:
+        raise UserError(f'--sched {args.sched}: {one_line(e)}') from e
+    if schedule is None and args.sched != 'none':
+        raise UserError(f'--sched {args.sched}: timm {timm.__version__} does not have it; a newer one does')
+    return schedule, epochs
+
+
+def _classes_in(name: str, state: Mapping[str, Tensor]) -> int:
+    """Outputs of the classifier that ``state`` carries under the model's own names, -1 if that cannot be told."""
+    classifier = (timm.models.get_pretrained_cfg_value(name, 'classifier') if timm.is_model(name) else None) or ''
+    weight = state.get(f'{classifier}.weight') if isinstance(classifier, str) else None
+    return -1 if weight is None else weight.shape[0]

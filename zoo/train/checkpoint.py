@@ -1,0 +1,176 @@
+"""Checkpoints that are whole or absent: written beside their place, flushed, then moved in."""
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor, nn
+
+from .errors import UserError
+
+LAST, BEST = 'last.pth.tar', 'model_best.pth.tar'
+VERSION = 2  # timm's: 'epoch' is the last one that is finished
+
+
+def check_writable(folder: Path) -> None:
+    """Check that a folder can be made or written to, without making it.
+
+    Raises:
+        UserError: naming the part of the path that is in the way.
+    """
+    place = folder.absolute()
+    while not os.path.lexists(place) and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        raise UserError(f'cannot write to {folder}: {place} is no folder; choose another --output')
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UserError(f'cannot write to {folder}: no permission for {place}; choose another --output')
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
+    """Let ``write`` fill a file that appears at ``path`` only when it is complete and on the disk."""
+    draft = path.with_name(f'.{path.name}.{os.getpid()}')
+    try:
+        with open(draft, 'wb') as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+class Keeper:
+    """The checkpoint files of one run: ``last``, ``model_best``, the best ``checkpoint-N`` and one ``recovery-N-M``.
+
+    Args:
+        folder: Of the run.
+        keep: How many ``checkpoint-N`` files stay, the best by metric.
+        smaller_is_better: For a loss.
+    """
+
+    def __init__(self, folder: Path, keep: int, smaller_is_better: bool = False):
+        self.folder = folder
+        self.keep = keep
+        self.sign = -1 if smaller_is_better else 1
+        self.best: tuple[int, float] | None = None  # epoch, metric
+        self.kept: dict[int, float | None] = {}  # epoch -> metric
+
+    def restore(self, metrics: Mapping[int, float | None], best: tuple[int, float] | None) -> None:
+        """Take over the files of the earlier epochs of this run."""
+        self.kept = {epoch: metric for epoch, metric in metrics.items() if self._file(epoch).exists()}
+        self.best = best
+
+    def save(self, state: dict[str, Any], epoch: int, metric: float | None) -> None:
+        """Write the checkpoint of a finished epoch; ``metric`` is None if it was not validated."""
+        improved = metric is not None and (self.best is None or self.sign * (metric - self.best[1]) > 0)
+        if improved:
+            self.best = (epoch, metric)
+        path = self._file(epoch)
+        write_atomically(path, lambda file: torch.save(dict(state, metric=metric, best=self.best), file))
+        _link(path, self.folder / LAST)
+        if improved:
+            _link(path, self.folder / BEST)
+        self.kept[epoch] = metric
+        self._prune()
+
+    def save_recovery(self, state: dict[str, Any], epoch: int, batch: int) -> None:
+        """Write the state in the middle of ``epoch``; resuming from it starts that epoch again."""
+        path = self.folder / f'recovery-{epoch}-{batch}.pth.tar'
+        write_atomically(path, lambda file: torch.save(dict(state, metric=None, best=self.best), file))
+        self._drop_recoveries(but=path)
+
+    def newest(self) -> Path | None:
+        """The file to resume from."""
+        files = [*self.folder.glob('recovery-*.pth.tar'), self.folder / LAST]
+        return next((file for file in files if file.exists()), None)
+
+    def _file(self, epoch: int) -> Path:
+        return self.folder / f'checkpoint-{epoch}.pth.tar'
+
+    def _prune(self) -> None:
+        worst = float('-inf')
+        ranked = sorted(self.kept, key=lambda e: (
+            worst if self.kept[e] is None else self.sign * self.kept[e], e), reverse=True)
+        for epoch in ranked[self.keep:]:
+            self._file(epoch).unlink(missing_ok=True)
+            del self.kept[epoch]
+        self._drop_recoveries()
+
+    def _drop_recoveries(self, but: Path | None = None) -> None:
+        for file in self.folder.glob('recovery-*.pth.tar'):
+            if file != but:
+                file.unlink(missing_ok=True)
+
+
+def read(path: str) -> tuple[dict[str, Any], bool]:
+    """Read a checkpoint file safely.
+
+    Returns:
+        Its content, and whether :mod:`zoo.train` wrote it (it then brings model and data config along).
+
+    Raises:
+        ValueError: no such file, damaged, or not weights only; one line with the fix.
+    """
+    from ..weights import read_checkpoint
+
+    content = read_checkpoint(path)
+    ours = isinstance(content.get('data_config'), dict) and isinstance(content.get('args'), dict)
+    return content, ours
+
+
+def weights_of(content: dict[str, Any], use_ema: bool = True) -> dict[str, Tensor]:
+    """The weights in a checkpoint, averaged ones first."""
+    from ..weights import state_dict_of
+
+    return state_dict_of(content, use_ema=use_ema)
+
+
+def load_exactly(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Load weights that must fit name by name and shape by shape.
+
+    Raises:
+        UserError: naming the first differences.
+    """
+    target = model.state_dict()
+    problems = [f'{key} is missing' for key in target if key not in state]
+    problems += [f'{key} is not in the model' for key in state if key not in target]
+    problems += [f'{key} is {list(state[key].shape)}, the model has {list(target[key].shape)}'
+                 for key in target if key in state and state[key].shape != target[key].shape]
+    if problems:
+        more = f' and {len(problems) - 2} more' if len(problems) > 2 else ''
+        raise UserError(f'{source} does not fit the model: {"; ".join(problems[:2])}{more}; build the model as it was '
+                        f'saved (--model, --num-classes, --model-kwargs)')
+    model.load_state_dict(state)
+
+
+def _link(source: Path, target: Path) -> None:
+    """Give a file a second name, replacing what had it; a copy where the file system has no hard links."""
+    draft = target.with_name(f'.{target.name}.{os.getpid()}')
+    try:
+        draft.unlink(missing_ok=True)
+        os.link(source, draft)
+        os.replace(draft, target)
+    except OSError:
+        with open(source, 'rb') as content:
+            write_atomically(target, lambda file: shutil.copyfileobj(content, file))
+    finally:
+        draft.unlink(missing_ok=True)
+    _sync_folder(target.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Flush the names too; not every system can."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    except OSError:
+        pass
+    finally:
+        os.close(handle)

@@ -1,0 +1,196 @@
+"""Data sets by name and timm's loaders over them."""
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from timm.data import FastCollateMixup, Mixup, create_dataset, create_loader
+from torch.utils.data import Dataset
+
+from .errors import UserError, one_line, require
+
+QUICKSTART, DIGITS = 'quickstart', 'digits'
+# Folder names that mean the same split
+TRAIN_FOLDERS = ('train', 'training')
+VAL_FOLDERS = ('validation', 'val', 'valid', 'eval', 'evaluation', 'test')
+
+
+class Digits(Dataset):
+    """scikit-learn's 1797 hand-written digits of 8 x 8 pixels, as grey PIL images: real data that needs no network.
+
+    Args:
+        train: The 80 % to train on, else the other 20 %; the same split always, all classes in proportion.
+        transform: Applied to the image.
+    """
+
+    classes = [str(digit) for digit in range(10)]
+
+    def __init__(self, train: bool, transform: Callable[[Image.Image], Any] | None = None):
+        require('sklearn')
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
+
+        digits = load_digits()
+        parts = train_test_split(digits.images, digits.target, test_size=0.2, stratify=digits.target, random_state=0)
+        images, labels = (parts[0], parts[2]) if train else (parts[1], parts[3])
+        self.images = np.round(images * (255 / 16)).astype(np.uint8)
+        self.labels = [int(label) for label in labels]
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        image = Image.fromarray(self.images[index])
+        return (image if self.transform is None else self.transform(image)), self.labels[index]
+
+
+def open_dataset(args: argparse.Namespace, split: str, channels: int, training: bool = False) -> Dataset:
+    """The data set that ``args`` names (``dataset``, ``data_dir``, ``class_map``, ...).
+
+    Args:
+        args: Options.
+        split: Name of the split; for image folders any usual spelling of it is found.
+        channels: Channels that the model takes.
+        training: Shuffle streamed data.
+
+    Raises:
+        UserError: no such data, or images of another channel count.
+    """
+    if args.dataset == DIGITS:
+        dataset = Digits(train=split in TRAIN_FOLDERS)
+    else:
+        dataset = _timm_dataset(args, split, channels, training)
+    _check_channels(dataset, channels)
+    return dataset
+
+
+def check_folder(args: argparse.Namespace) -> None:
+    """Say early, before a model is built, that the data folder is missing.
+
+    Raises:
+        UserError: with the option to change.
+    """
+    if args.dataset in (QUICKSTART, DIGITS) or args.dataset.startswith(('hfds/', 'hfids/', 'tfds/', 'wds/')):
+        return
+    if args.data_dir is None:
+        raise UserError('no data: give --data-dir FOLDER (with train/ and validation/ in it), or --dataset')
+    if not Path(args.data_dir).exists() and not args.dataset_download:
+        raise UserError(f'no data folder {args.data_dir}; check --data-dir')
+
+
+def check_classes(dataset: Dataset, num_classes: int) -> None:
+    """Refuse a model with fewer outputs than the data set has classes.
+
+    Raises:
+        UserError: with the flag that fits.
+    """
+    names = getattr(dataset, 'classes', None) or getattr(getattr(dataset, 'reader', None), 'class_to_idx', None)
+    if names and len(names) > num_classes:
+        raise UserError(
+            f'the data has {len(names)} classes, the model {num_classes}; give --num-classes {len(names)}')
+
+
+def make_mixup(args: argparse.Namespace, num_classes: int) -> Mixup | None:
+    """Mixup and cutmix as the options ask, None without; it works while collating if there is a prefetcher."""
+    if not (args.mixup > 0 or args.cutmix > 0):
+        return None
+    if args.batch_size % 2:
+        raise UserError(f'mixup and cutmix pair images: --batch-size must be even, not {args.batch_size}')
+    kind = Mixup if args.no_prefetcher else FastCollateMixup
+    return kind(
+        mixup_alpha=args.mixup, cutmix_alpha=args.cutmix, prob=args.mixup_prob, switch_prob=args.mixup_switch_prob,
+        mode=args.mixup_mode, label_smoothing=args.smoothing, num_classes=num_classes)
+
+
+def train_loader(
+        args: argparse.Namespace, dataset: Dataset, config: dict[str, Any], mixup: Mixup | None, **shared: Any) -> Any:
+    """Shuffled, augmented batches; an incomplete last batch is dropped.
+
+    Args:
+        args: Options.
+        dataset: From :func:`open_dataset`.
+        config: input_size, mean, std of timm's data config.
+        mixup: From :func:`make_mixup`.
+        **shared: device, distributed, img_dtype.
+
+    Raises:
+        UserError: fewer images than a batch, or repeated augmentation in one process.
+    """
+    if args.aug_repeats and not shared['distributed']:
+        raise UserError('--aug-repeats spreads copies over processes: start two or more with torchrun, or leave it out')
+    jitter = args.color_jitter
+    repeats = int(args.aug_repeats) if args.aug_repeats == int(args.aug_repeats) else args.aug_repeats
+    loader = create_loader(
+        dataset, input_size=config['input_size'], batch_size=args.batch_size, is_training=True, no_aug=args.no_aug,
+        re_prob=args.reprob, re_mode=args.remode, re_count=args.recount, scale=args.scale, ratio=args.ratio,
+        hflip=args.hflip, vflip=args.vflip, color_jitter=jitter[0] if len(jitter) == 1 else tuple(jitter),
+        auto_augment=args.aa, num_aug_repeats=repeats, interpolation=args.train_interpolation, mean=config['mean'],
+        std=config['std'], collate_fn=mixup if isinstance(mixup, FastCollateMixup) else None,
+        **_loading(args), **shared)
+    if not len(loader):
+        raise UserError(f'--batch-size {args.batch_size} is too large for {len(dataset)} training images')
+    return loader
+
+
+def eval_loader(
+        args: argparse.Namespace, dataset: Dataset, config: dict[str, Any], batch_size: int, **shared: Any) -> Any:
+    """All images in order, without augmentation; arguments as :func:`train_loader`."""
+    return create_loader(
+        dataset, input_size=config['input_size'], batch_size=batch_size, is_training=False,
+        interpolation=config['interpolation'], mean=config['mean'], std=config['std'], crop_pct=config['crop_pct'],
+        crop_mode=config['crop_mode'], **_loading(args), **shared)
+
+
+def real_samples(loader: Any, rank: int, world_size: int) -> int | None:
+    """Images of this process without those that timm's sampler repeats to make the processes even."""
+    if world_size == 1 or isinstance(loader.dataset, torch.utils.data.IterableDataset):
+        return None
+    return (len(loader.dataset) + world_size - 1 - rank) // world_size
+
+
+def _loading(args: argparse.Namespace) -> dict[str, Any]:
+    # workers live for one epoch, so that they are seeded by it: a resumed run sees what an unbroken one sees
+    return dict(num_workers=args.workers, pin_memory=args.pin_mem, use_prefetcher=not args.no_prefetcher,
+                persistent_workers=False)
+
+
+def _timm_dataset(args: argparse.Namespace, split: str, channels: int, training: bool) -> Dataset:
+    check_folder(args)
+    root, search = args.data_dir, True
+    if not args.dataset and Path(root).is_dir():
+        root, search = _split_folder(Path(root), split), False
+    more = {} if args.dataset.startswith('torch/') else dict(
+        input_img_mode=args.input_img_mode or ('L' if channels == 1 else 'RGB'))
+    if training:
+        more['seed'] = args.seed  # of the order of streamed data
+    try:
+        return create_dataset(
+            args.dataset, root=root, split=split, search_split=search, class_map=args.class_map or None,
+            is_training=training, download=args.dataset_download, batch_size=args.batch_size, **more)
+    except (AssertionError, ImportError, OSError, RuntimeError, ValueError) as e:
+        hint = '' if args.dataset_download or not args.dataset else '; --dataset-download may fetch it'
+        raise UserError(f'data set {args.dataset or args.data_dir!r}: {one_line(e)}{hint}') from e
+
+
+def _split_folder(root: Path, split: str) -> str:
+    """The folder of a split, under any usual name; the root itself if it is not divided."""
+    groups = [names for names in (TRAIN_FOLDERS, VAL_FOLDERS) if split in names] or [(split,)]
+    for name in (split, *groups[0]):
+        if (root / name).is_dir():
+            return str(root / name)
+    if any((root / name).is_dir() for name in TRAIN_FOLDERS + VAL_FOLDERS) or split not in TRAIN_FOLDERS + VAL_FOLDERS:
+        raise UserError(f'no split {split!r} in {root}; it should have a folder {root / split}')
+    return str(root)
+
+
+def _check_channels(dataset: Dataset, channels: int) -> None:
+    if isinstance(dataset, torch.utils.data.IterableDataset) or not len(dataset):
+        return
+    image = dataset[0][0]
+    found = len(image.getbands()) if isinstance(image, Image.Image) else channels
+    if found != channels:
+        raise UserError(f'the images have {found} channel(s), the model takes {channels}; give --in-chans {found}')

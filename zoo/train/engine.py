@@ -1,0 +1,247 @@
+"""The loops: one training epoch, one evaluation."""
+import argparse
+import contextlib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from timm.data import Mixup
+from timm.task import ClassificationTask
+from timm.utils import NativeScaler, dispatch_clip_grad
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from . import build, report
+from .errors import UserError
+
+
+@dataclass(frozen=True)
+class Feed:
+    """How batches come to the model: device, precision, memory layout."""
+
+    place: build.Place
+    dtype: torch.dtype
+    channels_last: bool
+    autocast: Callable[[], Any]
+
+    @classmethod
+    def of(cls, args: argparse.Namespace, place: build.Place) -> 'Feed':
+        return cls(place, build.dtype_of(args), args.channels_last, build.autocast_of(args, place.device))
+
+    def __call__(self, images: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Images ``[B, C, H, W]`` and targets on the device; nothing is copied that a prefetcher has brought there."""
+        images = images.to(self.place.device, self.dtype, non_blocking=True)
+        if self.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        return images, target.to(self.place.device, non_blocking=True)
+
+
+@dataclass
+class Run:
+    """A training run: its parts, and how far it is."""
+
+    args: argparse.Namespace
+    feed: Feed
+    task: ClassificationTask
+    optimizer: torch.optim.Optimizer
+    schedule: Any
+    scaler: NativeScaler | None
+    train_batches: Any
+    val_batches: Any
+    mixup: Mixup | None
+    epochs: int
+    updates: int = 0
+    points: list[list[float]] = field(default_factory=list)  # of the curves, see report.draw_curves
+
+    @property
+    def updates_per_epoch(self) -> int:
+        return math.ceil(len(self.train_batches) / self.args.grad_accum_steps)
+
+    @property
+    def lr(self) -> float:
+        """The largest learning rate of all parameter groups."""
+        return max(group['lr'] for group in self.optimizer.param_groups)
+
+
+class Average:
+    """Mean loss and accuracy over images; sums stay on the device until they are read."""
+
+    def __init__(self, device: torch.device):
+        self.sums = torch.zeros(3, device=device)
+
+    def add(self, loss: Tensor, output: Tensor, target: Tensor) -> None:
+        """Batch loss, logits ``[B, classes]``, targets ``[B]`` or mixed ``[B, classes]`` (the larger label counts)."""
+        labels = target.argmax(dim=1) if target.ndim > 1 else target
+        correct = (output.argmax(dim=1) == labels).sum()
+        self.sums += torch.stack([loss * len(output), correct, torch.full_like(correct, len(output))]).to(self.sums)
+
+    def read(self) -> tuple[float, float]:
+        """Loss and accuracy in percent."""
+        loss, correct, count = self.sums.tolist()
+        return loss / max(count, 1), 100 * correct / max(count, 1)
+
+
+def train_epoch(
+        run: Run, epoch: int, progress: report.Progress, after: Callable[[int], None] | None = None,
+) -> dict[str, float]:
+    """Train one epoch.
+
+    Args:
+        run: The run; its ``updates`` and ``points`` advance.
+        epoch: From 0.
+        progress: Advanced by one a batch.
+        after: Called after every batch but the last with the number of batches done.
+
+    Returns:
+        loss and top1 over the epoch's batches, of all processes.
+
+    Raises:
+        UserError: the loss is no longer a finite number.
+    """
+    args, device = run.args, run.feed.place.device
+    _begin_epoch(run, epoch)
+    batches = len(run.train_batches)
+    every = 1 if device.type == 'cpu' else args.log_interval  # reading a sum makes a GPU wait
+    whole, recent = Average(device), Average(device)
+    shown = {}
+    for index, (images, target) in enumerate(run.train_batches):
+        images, target = run.feed(images, target)
+        if run.mixup is not None and args.no_prefetcher:
+            images, target = run.mixup(images, target)
+        loss, output = _step(run, index, batches, images, target)
+        for average in (whole, recent):
+            average.add(loss, output, target)
+        if (index + 1) % every == 0 or index + 1 == batches:
+            values = whole.read()
+            _check_finite(values[0], epoch, run.updates)
+            shown = dict(loss=f'{values[0]:.3f}', acc=f'{values[1]:.1f}%')
+        progress.step(len(images) * run.feed.place.world_size, **shown)
+        if (index + 1) % (args.log_interval * args.grad_accum_steps) == 0 or index + 1 == batches:
+            run.points.append([epoch + (index + 1) / batches, *recent.read(), run.lr])
+            recent = Average(device)
+        if after is not None and index + 1 < batches:
+            after(index + 1)
+    run.points = report.thin(run.points)
+    if run.feed.place.distributed:
+        torch.distributed.all_reduce(whole.sums)
+    loss, top1 = whole.read()
+    return dict(loss=loss, top1=top1)
+
+
+@torch.no_grad()
+def evaluate(
+        model: nn.Module, batches: Any, feed: Feed, limit: int | None = None,
+        after: Callable[[int], None] | None = None, head: Callable[[Tensor], Tensor] | None = None) -> dict[str, float]:
+    """Evaluate on all images, exactly once each, also with several processes.
+
+    Args:
+        model: Put into eval mode.
+        batches: Loader without shuffling.
+        feed: Brings batches to the device.
+        limit: Images of this process that count; the sampler pads beyond them.
+        after: Called after every batch with its images.
+        head: Applied to the float32 logits ``[B, classes]`` first.
+
+    Returns:
+        loss, top1 and top5 in percent, and count.
+    """
+    model.eval()
+    device = feed.place.device
+    sums = torch.zeros(4, device=device, dtype=torch.float32 if device.type == 'mps' else torch.float64)
+    seen = 0
+    for images, target in batches:
+        images, target = feed(images, target)
+        with feed.autocast():
+            output = model(images)
+        count = len(target) if limit is None else min(len(target), limit - seen)
+        seen += count
+        output, target = output[:count].float(), target[:count]
+        if head is not None:
+            output = head(output)
+        loss = nn.functional.cross_entropy(output, target, reduction='sum')
+        hits = output.topk(min(5, output.shape[1]), dim=1).indices == target[:, None]
+        sums += torch.stack([loss, hits[:, 0].sum(), hits.sum(), torch.full_like(loss, count)]).to(sums)
+        if after is not None:
+            after(count)
+    if feed.place.distributed:
+        torch.distributed.all_reduce(sums)
+    loss, top1, top5, count = sums.tolist()
+    whole = max(count, 1)
+    return dict(loss=loss / whole, top1=100 * top1 / whole, top5=100 * top5 / whole, count=int(count))
+
+
+def eval_model(task: ClassificationTask, ema: bool = False) -> nn.Module:
+    """The compiled, averaged or bare model for evaluation; no DDP around it, so ranks need not step together."""
+    model = task.get_eval_model(ema=ema)
+    return model.module if isinstance(model, DistributedDataParallel) else model
+
+
+def state_of(run: Run, epoch: int, description: Mapping[str, Any]) -> dict[str, Any]:
+    """All that a checkpoint holds, of plain types and tensors: loadable with ``weights_only=True``."""
+    state = dict(
+        description, epoch=epoch, updates=run.updates, points=run.points, optimizer=run.optimizer.state_dict(),
+        **run.task.get_checkpoint_state())
+    if run.args.sched == 'plateau':  # the others follow from the number of updates
+        state['scheduler'] = run.schedule.state_dict()
+    if run.task.has_ema():
+        state.update(run.task.get_checkpoint_state(ema=True))
+    if run.scaler is not None:
+        state[run.scaler.state_dict_key] = run.scaler.state_dict()
+    return state
+
+
+def _begin_epoch(run: Run, epoch: int) -> None:
+    args, batches = run.args, run.train_batches
+    run.task.get_trainable_module().train()
+    run.optimizer.zero_grad()
+    if hasattr(getattr(batches, 'sampler', None), 'set_epoch'):
+        batches.sampler.set_epoch(epoch)
+    elif hasattr(batches.dataset, 'set_epoch'):  # streamed data
+        batches.dataset.set_epoch(epoch)
+    if run.mixup is not None and args.mixup_off_epoch and epoch >= args.mixup_off_epoch:
+        run.mixup.mixup_enabled = False
+
+
+def _step(run: Run, index: int, batches: int, images: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Forward and backward of one batch, and the update after the last one of a group; its loss and logits."""
+    args, task = run.args, run.task
+    accumulate = args.grad_accum_steps
+    update = (index + 1) % accumulate == 0 or index + 1 == batches
+    rest = batches % accumulate
+    group = rest if rest and index >= batches - rest else accumulate  # the last group may be smaller
+    with contextlib.nullcontext() if update else task.no_sync():
+        with run.feed.autocast():
+            result = task(images, target)
+        _backward(run, result['loss'] / group, update)
+    if update:
+        run.optimizer.zero_grad()
+        run.updates += 1
+        task.update_ema(step=run.updates)
+        if run.schedule is not None:
+            run.schedule.step_update(run.updates)
+    return result['loss'].detach(), result['output'].detach()
+
+
+def _backward(run: Run, loss: Tensor, update: bool) -> None:
+    args, optimizer = run.args, run.optimizer
+    second_order = getattr(optimizer, 'is_second_order', False)
+    clipped = run.task.get_clip_parameters(exclude_head=args.clip_mode == 'agc')
+    if run.scaler is not None:
+        run.scaler(
+            loss, optimizer, clip_grad=args.clip_grad, clip_mode=args.clip_mode, parameters=clipped,
+            create_graph=second_order, need_update=update)
+        return
+    loss.backward(create_graph=second_order)
+    if update:
+        if args.clip_grad is not None:
+            dispatch_clip_grad(clipped, args.clip_grad, mode=args.clip_mode)
+        optimizer.step()
+
+
+def _check_finite(loss: float, epoch: int, updates: int) -> None:
+    if not math.isfinite(loss):
+        raise UserError(
+            f'the loss is {loss} in epoch {epoch} after {updates} updates; lower --lr, clip with --clip-grad, or leave '
+            f'--amp out')

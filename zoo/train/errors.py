@@ -1,0 +1,98 @@
+"""Mistakes that a user can make, said in one line."""
+import difflib
+import importlib.util
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells count
+EXTRA = 'pip install "backbone-zoo[train]"'
+
+
+class UserError(ValueError):
+    """What went wrong and what to do about it, in one line: printed without a traceback, exit code 2."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, with the line that tells how to go on."""
+
+
+class CtrlC:
+    """Within this context the first Ctrl-C is a request that loops read at safe points; the second acts at once.
+
+    A KeyboardInterrupt out of nowhere can be lost (Python drops it in destructors) or fall between two files that
+    belong together.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __enter__(self) -> 'CtrlC':
+        self.asked = False
+        self.before = None
+        if threading.current_thread() is threading.main_thread():  # others cannot handle signals
+            self.before = signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.before is not None:
+            signal.signal(signal.SIGINT, self.before)
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt if Ctrl-C was pressed."""
+        if self.asked:
+            raise KeyboardInterrupt
+
+    def _note(self, *_: object) -> None:
+        self.check()
+        self.asked = True
+        os.write(2, b'\nstopping after this batch; Ctrl-C again stops at once\n')  # print() is not reentrant
+
+
+def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
+    """``; did you mean a, b?`` for the known names that look like ``name``, '' if none does."""
+    close = difflib.get_close_matches(str(name), list(known), n=count, cutoff=0.5)
+    return f'; did you mean {", ".join(close)}?' if close else ''
+
+
+def require(*modules: str) -> None:
+    """Check that the packages of the ``train`` extra are there, before any work is done.
+
+    Raises:
+        UserError: naming the one that is missing and the command that installs it.
+    """
+    for name in modules:
+        if name not in sys.modules and importlib.util.find_spec(name) is None or sys.modules.get(name, True) is None:
+            raise UserError(f'{name} is not installed; {EXTRA}')
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an exception without its line breaks."""
+    return ' '.join(str(error).split()) or type(error).__name__
+
+
+def guarded(program: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
+    """Run a program; turn what users can cause into one line on stderr.
+
+    Args:
+        program: Takes the command line.
+        argv: Command line without the program's name; ``sys.argv[1:]`` by default.
+
+    Returns:
+        Exit code: 0, 2 for a mistake (``--debug`` shows its traceback), 130 for Ctrl-C.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        program(argv)
+    except KeyboardInterrupt as e:
+        print(f'\ninterrupted{": " + one_line(e) if str(e) else ""}', file=sys.stderr)
+        return INTERRUPTED
+    except (ValueError, OSError) as e:  # ours, zoo's and timm's complaints about names, values and files
+        if '--debug' in argv:
+            traceback.print_exc()
+        print(f'error: {one_line(e)}', file=sys.stderr)
+        return 2
+    return 0

@@ -1,0 +1,120 @@
+"""``python -m zoo train``: from a command line to a folder with a trained model."""
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import build, checkpoint, data, fashion_mnist, options
+from .errors import UserError, guarded, nearest, require
+from .session import NOT_CARRIED, Session
+from .table import TRAIN
+
+ABOUT = ('Train an image classifier: any model of the zoo or of timm, on image folders or any data set of timm. Flags '
+         'are those of timm\'s training script. "--config quickstart" needs nothing else.')
+DIGITS_CONFIG = 'quickstart_digits'  # what differs where Fashion-MNIST cannot be had
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train as the command line says; return the exit code (0, 2 for a mistake, 130 for Ctrl-C)."""
+    return guarded(train, argv)
+
+
+def train(argv: Sequence[str]) -> None:
+    """Train as the command line says.
+
+    Raises:
+        UserError: whatever the user can put right.
+        Interrupted: Ctrl-C; the last whole checkpoint stays.
+    """
+    require('tqdm', 'matplotlib')
+    import zoo  # noqa: F401  (registers the models)
+
+    flags, config = options.parse(TRAIN, argv, 'zoo train', ABOUT)
+    content = None
+    if flags.get('resume') or config.get('resume'):
+        content = _read_resumed(flags.get('resume') or config['resume'])
+        if not config:
+            config = _carried(content)
+    args = options.merge(TRAIN, config, flags)
+    _check(args, content)
+    folder = _folder(args, flags, content)
+    place = build.find_place(args.device)
+    try:
+        if args.dataset == data.QUICKSTART or config.get('dataset') == data.QUICKSTART and args.dataset == data.DIGITS:
+            args = _quickstart(args, config, flags, place)
+        Session(args, place, folder, content).fit()
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+def _check(args: argparse.Namespace, content: dict | None) -> None:
+    """What can be said from the options and the resumed checkpoint alone, before anything takes time."""
+    build.check_model_name(args.model)
+    build.check_sizes(args)
+    if content is not None and content['arch'] != args.model:
+        raise UserError(f'{args.resume} is a checkpoint of {content["arch"]}, not of {args.model}; give --model '
+                        f'{content["arch"]}, or another --resume')
+    data.check_folder(args)
+    if args.initial_checkpoint and (args.pretrained or args.pretrained_path):
+        raise UserError('--initial-checkpoint, --pretrained and --pretrained-path exclude each other; give one')
+    for path in (args.initial_checkpoint, args.pretrained_path):
+        if path and not os.path.isfile(path):
+            raise UserError(f'no checkpoint file {path}')
+    if args.model_dtype not in (None, 'float32') and args.amp:
+        raise UserError('--amp works on float32 weights; leave it or --model-dtype out')
+    if args.torchcompile_mode and not args.torchcompile:
+        raise UserError('--torchcompile-mode needs --torchcompile')
+    if args.torchcompile:
+        backends = torch.compiler.list_backends(exclude_tags=())
+        if args.torchcompile not in backends:
+            raise UserError(f'--torchcompile: no backend {args.torchcompile!r}{nearest(args.torchcompile, backends)}')
+    if args.model_ema_decay >= 1 or args.smoothing >= 1:
+        raise UserError('--model-ema-decay and --smoothing must be below 1')
+
+
+def _folder(args: argparse.Namespace, flags: dict[str, Any], content: dict | None) -> Path | None:
+    """The folder of the run, None if its name needs the image size; writable, and not another run's."""
+    resumed = content is not None and not {'output', 'experiment'} & set(flags)
+    folder = Path(args.resume).parent if resumed else Path(args.output) / args.experiment if args.experiment else None
+    checkpoint.check_writable(folder or Path(args.output))
+    if folder is not None and content is None and (folder / checkpoint.LAST).exists():
+        raise UserError(f'{folder} holds a run already: go on with --resume {folder / checkpoint.LAST}, or choose '
+                        f'another --experiment')
+    return folder
+
+
+def _quickstart(
+        args: argparse.Namespace, config: dict[str, Any], flags: dict[str, Any],
+        place: build.Place) -> argparse.Namespace:
+    """Settle the quickstart's data: Fashion-MNIST if it can be had, else the digits, with what they need."""
+    found = [None]
+    if args.dataset == data.QUICKSTART:
+        if place.primary:
+            found = [fashion_mnist.obtain(args.data_dir, lambda line: print(line, flush=True))]
+        if place.distributed:
+            torch.distributed.broadcast_object_list(found)
+        if found[0] is not None:
+            return options.merge(
+                TRAIN, config, flags, dict(dataset='torch/fashion_mnist', data_dir=str(found[0].resolve())))
+        if place.primary:
+            print('Fashion-MNIST cannot be had here; going on with the digits that come with scikit-learn', flush=True)
+    overlay = options.read_config(options.config_path(DIGITS_CONFIG), TRAIN, inherit=False)
+    return options.merge(TRAIN, config, overlay, flags, dict(dataset=data.DIGITS, data_dir=None))
+
+
+def _read_resumed(path: str) -> dict[str, Any]:
+    content, ours = checkpoint.read(path)
+    if not ours or 'optimizer' not in content:
+        raise UserError(f'{path} is no checkpoint of this program; start from its weights with --initial-checkpoint or '
+                        f'--pretrained-path')
+    return content
+
+
+def _carried(content: dict[str, Any]) -> dict[str, Any]:
+    """The options of the run that wrote a checkpoint."""
+    known = {option.dest for option in TRAIN} - set(NOT_CARRIED)
+    return {key: value for key, value in content['args'].items() if key in known}

@@ -1,0 +1,245 @@
+"""From the option tables to a namespace: defaults, then a YAML file, then flags."""
+import argparse
+import ast
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .errors import UserError, nearest, one_line
+from .table import Option
+
+KIND_NAMES = {str: 'a string', int: 'an integer', float: 'a number', bool: 'true or false', 'ints': 'integers',
+              'floats': 'numbers', 'kwargs': 'key=value pairs'}
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse that reports one line instead of its usage text."""
+
+    def error(self, message: str) -> None:
+        raise UserError(f'{message}; see python -m {self.prog} --help')
+
+
+def parse(table: Sequence[Option], argv: Sequence[str], prog: str, about: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read a command line and the config file that it names.
+
+    Args:
+        table: Known options.
+        argv: Words without the program's name.
+        prog: How the program is called after ``python -m``.
+        about: First paragraph of its help.
+
+    Returns:
+        What the flags give and what the file gives, both by dest and checked; :func:`merge` puts them together.
+
+    Raises:
+        UserError: unknown flag or key (with the nearest known one), wrong type, wrong choice, no such file.
+    """
+    parser = _parser(table, prog, about)
+    given, unknown = parser.parse_known_args(list(argv))
+    if unknown:
+        flags = [flag for action in parser._actions for flag in action.option_strings]
+        word = unknown[0].split('=')[0]
+        raise UserError(f'unknown argument {word}{nearest(word, flags)}')
+    flags = {key: value for key, value in vars(given).items() if value is not None}
+    folder = flags.pop('folder', None)
+    if folder is not None:
+        flags.setdefault('data_dir', folder)
+    known = {option.dest: option for option in table}
+    flags = {key: coerce(known[key], value, _flag(known[key])) for key, value in flags.items()}
+    config = flags.get('config')
+    return flags, read_config(config_path(config), table) if config else {}
+
+
+def merge(table: Sequence[Option], *layers: Mapping[str, Any]) -> argparse.Namespace:
+    """Defaults of a table under layers of values, the later the stronger; dicts are merged key by key."""
+    merged = {option.dest: option.default for option in table}
+    for layer in layers:
+        for key, value in layer.items():
+            merged[key] = {**(merged[key] or {}), **value} if isinstance(value, dict) else value
+    return argparse.Namespace(**merged)
+
+
+def coerce(option: Option, value: Any, name: str) -> Any:
+    """The value of an option in its own type.
+
+    Args:
+        option: Row of the table.
+        value: From YAML (any type) or a flag (strings).
+        name: How the option was spelled, for the message.
+
+    Raises:
+        UserError: wrong type, wrong choice, or below the limit.
+    """
+    if value is None and option.default is None:
+        return None
+    if option.const is not None and value is True:
+        value = option.const
+    try:
+        value = _convert(option, value)
+    except (TypeError, ValueError, SyntaxError):
+        raise UserError(f'{name}: expected {_expected(option)}, got {value!r}') from None
+    if option.choices and value not in option.choices and value != option.default:
+        raise UserError(f'{name}: {value!r} is not one of {", ".join(option.choices)}{nearest(value, option.choices)}')
+    numbers = value if isinstance(value, list) else [value]
+    if option.low is not None and any(number < option.low for number in numbers):
+        raise UserError(f'{name}: must be at least {option.low:g}, got {value}')
+    return value
+
+
+def read_config(
+        path: Path, table: Sequence[Option], inherit: bool = True, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Read a flat YAML file; ``base: other.yaml`` takes what it does not say from a file beside it.
+
+    Args:
+        path: The file.
+        table: Known keys.
+        inherit: Follow ``base``.
+        seen: Files that led here.
+
+    Raises:
+        UserError: not readable, no mapping, an unknown key (with the nearest known one), or a wrong value.
+    """
+    path = path.resolve()
+    if path in seen:
+        raise UserError(f'{path}: base files form a circle')
+    try:
+        content = yaml.safe_load(path.read_text(encoding='utf-8')) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
+        raise UserError(f'{path}: cannot be read as YAML ({one_line(e)})') from None
+    if not isinstance(content, dict):
+        raise UserError(f'{path}: expected "key: value" lines')
+    base = content.pop('base', None)
+    values = read_config(path.parent / str(base), table, inherit, (*seen, path)) if base and inherit else {}
+    known = {option.dest: option for option in table if option.dest != 'config'}
+    for key, value in content.items():
+        if key not in known:
+            raise UserError(f'{path}: unknown key {key!r}{nearest(key, known)}')
+        values[key] = coerce(known[key], value, f'{path}: {key}')
+    return values
+
+
+def config_path(name: str) -> Path:
+    """The file of a config: a path, or the bare name of a recipe that comes with the zoo (``quickstart``).
+
+    Raises:
+        UserError: there is none, with the nearest names.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    recipes = {recipe.stem: recipe for folder in _config_folders() for recipe in folder.glob('[!_]*.yaml')}
+    stem = path.stem if path.suffix in ('.yaml', '.yml') else path.name
+    if str(path.parent) == '.' and stem in recipes:
+        return recipes[stem]
+    raise UserError(f'no config {name!r}: neither a file nor a recipe of the zoo{nearest(stem, recipes)}')
+
+
+def plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same as numbers, strings, lists and dicts: what YAML and a weights-only checkpoint can hold."""
+    return {key: _plain(value) for key, value in values.items()}
+
+
+def _parser(table: Iterable[Option], prog: str, about: str) -> Parser:
+    parser = Parser(prog=prog, usage=f'python -m {prog} [DATA_DIR] [options]', description=about, allow_abbrev=False)
+    parser.add_argument('folder', nargs='?', metavar='DATA_DIR', help='the same as --data-dir')
+    for option in table:
+        flags = [*option.short, _flag(option)]
+        text = option.help.replace('%', '%%')
+        if option.kind is bool:
+            # the opposite of a 'no_x' key is --x, of any other --no-x: a flag can always undo a config
+            bare = option.dest.replace('_', '-')
+            opposite = bare[3:] if bare.startswith('no-') else f'no-{bare}'
+            parser.add_argument(*flags, dest=option.dest, action='store_const', const=True, help=text)
+            parser.add_argument(f'--{opposite}', dest=option.dest, action='store_const', const=False,
+                                help=argparse.SUPPRESS)
+            continue
+        extra: dict[str, Any] = {'metavar': option.dest.upper()}
+        if option.kind == 'kwargs':
+            extra.update(nargs='*', metavar='KEY=VALUE')
+        elif option.kind in ('ints', 'floats'):
+            extra.update(nargs=option.count or '+', metavar='N')
+        elif option.const is not None:
+            extra.update(nargs='?', const=option.const)
+        default = '' if option.default in (None, '', {}) else f' (default: {_words(option.default)})'
+        choices = f' [{", ".join(option.choices)}]' if option.choices else ''
+        parser.add_argument(*flags, dest=option.dest, help=text + choices + default, **extra)
+    return parser
+
+
+def _convert(option: Option, value: Any) -> Any:
+    kind = option.kind
+    if kind is bool:
+        if not isinstance(value, bool):
+            raise TypeError
+        return value
+    if kind is str:
+        if not isinstance(value, str):
+            raise TypeError
+        return value
+    if kind == 'kwargs':
+        return _pairs(value)
+    if kind in ('ints', 'floats'):
+        if not isinstance(value, (list, tuple)):
+            if option.count not in (None, 1) or isinstance(value, dict):
+                raise TypeError
+            value = [value]
+        if not value or option.count not in (None, len(value)):
+            raise ValueError
+        return [_number(int if kind == 'ints' else float, item) for item in value]
+    return _number(kind, value)
+
+
+def _number(kind: type, value: Any) -> Any:
+    """YAML 1.1 reads 3e-4 as a string, so strings that are numbers are taken as such."""
+    if isinstance(value, bool):
+        raise TypeError
+    number = kind(value)
+    if kind is int and not isinstance(value, str) and number != value:
+        raise ValueError
+    return number
+
+
+def _pairs(value: Any) -> dict[str, Any]:
+    if isinstance(value, dict):
+        return dict(value)
+    pairs = {}
+    for word in value:
+        key, equals, text = word.partition('=')
+        if not equals:
+            raise ValueError
+        try:
+            pairs[key] = ast.literal_eval(text)
+        except (SyntaxError, ValueError):
+            pairs[key] = text
+    return pairs
+
+
+def _expected(option: Option) -> str:
+    name = KIND_NAMES[option.kind]
+    return f'{option.count} {name}' if option.count else name
+
+
+def _flag(option: Option) -> str:
+    return '--' + option.dest.replace('_', '-')
+
+
+def _words(value: Any) -> str:
+    return ' '.join(f'{item:.4g}' for item in value) if isinstance(value, list) else str(value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return plain(value)
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, (bool, int, float, str)) or value is None else str(value)
+
+
+def _config_folders() -> list[Path]:
+    """Where recipes lie: inside the package when installed, beside it in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    folders = [package / 'configs' / 'train', package.parent / 'configs' / 'train']
+    return [folder for folder in folders if os.path.isdir(folder)]

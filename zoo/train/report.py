@@ -1,0 +1,155 @@
+"""What a run shows and leaves behind: progress, summary.csv, curves.png and the closing table."""
+import csv
+import io
+import shlex
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from .checkpoint import write_atomically
+
+COLUMNS = ('epoch', 'train_loss', 'train_top1', 'eval_loss', 'eval_top1', 'eval_top5', 'raw_top1', 'lr', 'seconds')
+MAX_POINTS = 2000  # of the curves; more are thinned out
+
+
+class Progress:
+    """A progress bar on a terminal, a line now and then elsewhere, nothing on other ranks.
+
+    Args:
+        total: Steps.
+        title: Shown before the bar.
+        shown: False for silence.
+        interval: Steps between lines where there is no terminal.
+        before: For the time left: seconds that the run has spent before, and the share of all its steps done then.
+        share: Of all steps of the run, what this bar covers.
+    """
+
+    def __init__(
+            self, total: int, title: str, shown: bool = True, interval: int = 50,
+            before: tuple[float, float] = (0., 0.), share: float = 1.):
+        from tqdm import tqdm
+
+        self.total, self.title, self.interval = total, title, interval
+        self.before, self.share = before, share
+        self.lines = shown and not sys.stderr.isatty()
+        self.bar = tqdm(
+            total=total, desc=title, disable=not shown or self.lines, leave=False, dynamic_ncols=True,
+            bar_format='{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {postfix}')
+        self.start = time.monotonic()
+        self.images = 0
+        self.steps = 0
+
+    def step(self, images: int, **values: str) -> None:
+        """One step further: its images, and what to show (a string a name)."""
+        self.images += images
+        self.steps += 1
+        due = self.lines and (self.steps % self.interval == 0 or self.steps == self.total)
+        if not (due or not self.bar.disable):
+            return
+        words = [f'{name} {value}' for name, value in values.items()]
+        words += [f'{self.speed():.0f} img/s', f'ETA {duration(self.left())}']
+        if due:
+            print(f'{self.title} {self.steps}/{self.total}  {"  ".join(words)}', file=sys.stderr, flush=True)
+        self.bar.set_postfix_str('  '.join(words), refresh=False)
+        self.bar.update()
+
+    def speed(self) -> float:
+        """Images per second of this process."""
+        return self.images / max(time.monotonic() - self.start, 1e-9)
+
+    def left(self) -> float:
+        """Seconds to the end of the run, if it goes on as so far."""
+        spent, done = self.before
+        done += self.share * self.steps / self.total
+        return (spent + time.monotonic() - self.start) * (1 - done) / max(done, 1e-9)
+
+    def close(self) -> None:
+        self.bar.close()
+
+
+def duration(seconds: float) -> str:
+    """0:42, 3:07, 12:05:00."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f'{hours}:{minutes:02}:{seconds:02}' if hours else f'{minutes}:{seconds:02}'
+
+
+def read_summary(path: Path, before: int) -> list[dict[str, Any]]:
+    """The rows of an earlier run's summary up to the epoch ``before``, numbers as numbers."""
+    if not path.exists():
+        return []
+    with open(path, newline='', encoding='utf-8') as file:
+        rows = [{key: float(value) if value else None for key, value in row.items()} for row in csv.DictReader(file)]
+    return [dict(row, epoch=int(row['epoch'])) for row in rows if row['epoch'] < before]
+
+
+def write_summary(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """One line an epoch, all of them each time: a run that is cut off leaves a whole file."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, restval='', extrasaction='ignore', lineterminator='\n')
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({key: _short(value) for key, value in row.items()})
+    write_atomically(path, lambda file: file.write(text.getvalue().encode()))
+
+
+def thin(points: list) -> list:
+    """Every second point once there are too many."""
+    return points[::2] if len(points) > MAX_POINTS else points
+
+
+def draw_curves(path: Path, points: Sequence[Sequence[float]], rows: Sequence[dict[str, Any]], title: str) -> None:
+    """Draw loss, accuracy and learning rate over epochs.
+
+    Args:
+        path: PNG file.
+        points: [epochs done, loss, accuracy in percent, learning rate] from within the training epochs.
+        rows: Of the summary.
+        title: Above the picture.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 3.6), layout='constrained')
+    FigureCanvasAgg(figure)
+    figure.suptitle(title)
+    panels = figure.subplots(1, 3)
+    x = [point[0] for point in points]
+    for panel, name, column, key in zip(
+            panels, ('loss', 'top-1 accuracy (%)', 'learning rate'), (1, 2, 3), ('eval_loss', 'eval_top1', None)):
+        panel.plot(x, [point[column] for point in points], color='tab:gray', linewidth=1, label='training batches')
+        seen = [(row['epoch'] + 1, row[key]) for row in rows if key and row.get(key) is not None]
+        if seen:
+            panel.plot(*zip(*seen), color='tab:red', marker='o', markersize=3, label='validation')
+            panel.legend()
+        panel.set_xlabel('epoch')
+        panel.set_title(name)
+        panel.grid(alpha=0.3)
+    image = io.BytesIO()
+    figure.savefig(image, format='png', dpi=110)
+    write_atomically(path, lambda file: file.write(image.getvalue()))
+
+
+def table(rows: Sequence[tuple[str, str]]) -> str:
+    """Two columns with rules above and below."""
+    width = max(len(name) for name, _ in rows)
+    lines = [f'  {name:<{width}}  {value}' for name, value in rows]
+    rule = '-' * min(max(map(len, lines)), 100)
+    return '\n'.join([rule, *lines, rule])
+
+
+def command(*words: str) -> str:
+    """A ``python -m zoo`` command line to copy."""
+    return shlex.join([_python(), '-m', 'zoo', *words])
+
+
+def _python() -> str:
+    """The interpreter as typed from here: its path inside this folder (a virtual environment), else ``python``."""
+    path = Path(sys.executable)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else 'python'
+
+
+def _short(value: Any) -> Any:
+    return '' if value is None else f'{value:.6g}' if isinstance(value, float) else value

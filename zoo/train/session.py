@@ -1,0 +1,305 @@
+"""One training run in its folder."""
+import argparse
+import math
+import re
+import time
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from timm.task import ClassificationTask
+from timm.utils import distribute_bn, random_seed
+from torch import nn
+
+from . import build, checkpoint, data, engine, options, report
+from .errors import CtrlC, Interrupted, UserError
+
+NOT_CARRIED = ('config', 'debug', 'resume', 'no_resume_opt', 'start_epoch', 'stop_epoch')  # of one call only
+HYPERPARAMETERS = ('lr', 'initial_lr', 'weight_decay', 'betas', 'eps', 'momentum')
+CURVES_SECONDS = 30  # between two drawings
+
+
+class Session:
+    """One run in its folder: builds the parts, goes through the epochs, keeps the books.
+
+    Args:
+        args: Options.
+        place: Device and rank.
+        folder: Of the run; None to name it by time, model and size.
+        content: Checkpoint to go on from.
+    """
+
+    def __init__(self, args: argparse.Namespace, place: build.Place, folder: Path | None, content: dict | None):
+        self.args, self.place, self.content = args, place, content
+        random_seed(args.seed, place.rank)
+        self.model, self.config = self._build_model()
+        self.run = self._build_run()
+        size = self.config['input_size'][-1]
+        stamp = datetime.now().strftime('%Y%m%d-%H%M%S')
+        self.folder = folder or Path(args.output) / f'{stamp}-{re.sub(r"[^0-9A-Za-z_.-]", "_", args.model)}-{size}'
+        self.keeper = checkpoint.Keeper(self.folder, args.checkpoint_hist, args.eval_metric == 'loss')
+        self.rows: list[dict[str, Any]] = []
+        self.start = self._restore() if content else args.start_epoch or 0
+        self.stop = min(args.stop_epoch or self.run.epochs, self.run.epochs)
+        self._place_schedule()
+        if content:
+            content.clear()  # the caller holds it too, and it is as large as model and optimizer
+        self.spent = 0.
+        self.ctrl_c = CtrlC()
+        self.drawn = time.monotonic()
+
+    # --- building
+
+    def _build_model(self) -> tuple[nn.Module, dict[str, Any]]:
+        args = self.args
+        state, adapt = None, False
+        if self.content:
+            args = argparse.Namespace(**{**vars(args), 'pretrained': False})
+        elif args.initial_checkpoint or args.pretrained_path:
+            adapt = not args.initial_checkpoint
+            state = checkpoint.weights_of(checkpoint.read(args.initial_checkpoint or args.pretrained_path)[0])
+        model = build.create_model(args, state, adapt, drop_rate=args.drop, drop_path_rate=args.drop_path)
+        if self.content:
+            checkpoint.load_exactly(
+                model, checkpoint.weights_of(self.content, use_ema=False), self.args.resume)
+        if args.grad_checkpointing:
+            if not hasattr(model, 'set_grad_checkpointing'):
+                raise UserError(f'{args.model} has no gradient checkpointing; leave --grad-checkpointing out')
+            model.set_grad_checkpointing(True)
+        layout = torch.channels_last if args.channels_last else torch.preserve_format
+        model.to(self.place.device, build.dtype_of(args), memory_format=layout)
+        if args.sync_bn and self.place.distributed:
+            if self.place.device.type == 'cpu':
+                raise UserError('--sync-bn works on GPUs only; leave it out')
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        config = build.data_config_of(args, model)
+        self.unused = build.check_forward(model, config, self.place, build.dtype_of(args))
+        self.classes = getattr(model, 'num_classes', args.num_classes)
+        return model, config
+
+    def _build_run(self) -> engine.Run:
+        args, place = self.args, self.place
+        mixup = data.make_mixup(args, self.classes)
+        train_batches, val_batches = self._build_loaders(mixup)
+        updates = math.ceil(len(train_batches) / args.grad_accum_steps)
+        rates = build.learning_rates(args, place.world_size)
+        optimizer = build.make_optimizer(args, self.model, rates['lr'])
+        schedule, epochs = build.make_schedule(args, optimizer, updates, rates)
+        loss = build.make_loss(args, mixup is not None).to(place.device)
+        task = ClassificationTask(self.model, criterion=loss, device=place.device, verbose=False)
+        if args.model_ema:
+            task.setup_ema(decay=args.model_ema_decay, use_warmup=args.model_ema_warmup)
+        if args.torchcompile:
+            task.compile(backend=args.torchcompile, mode=args.torchcompile_mode)
+        if place.distributed:
+            task.prepare_distributed(
+                device_ids=None if place.device.type == 'cpu' else [place.device], find_unused_parameters=self.unused)
+        return engine.Run(
+            args, engine.Feed.of(args, place), task, optimizer, schedule, build.scaler_of(args, place.device),
+            train_batches, val_batches, mixup, epochs)
+
+    def _build_loaders(self, mixup: Any) -> tuple[Any, Any]:
+        args, place = self.args, self.place
+        channels = self.config['input_size'][0]
+        shared = dict(device=place.device, distributed=place.distributed, img_dtype=build.dtype_of(args))
+        if args.dataset_download and not place.primary:
+            torch.distributed.barrier()  # the first process downloads for all
+        train_set = data.open_dataset(args, args.train_split, channels, training=True)
+        val_set = data.open_dataset(args, args.val_split, channels)
+        if args.dataset_download and place.primary and place.distributed:
+            torch.distributed.barrier()
+        data.check_classes(train_set, self.classes)
+        self.images = len(train_set), len(val_set)
+        return (data.train_loader(args, train_set, self.config, mixup, **shared),
+                data.eval_loader(args, val_set, self.config, args.validation_batch_size or args.batch_size, **shared))
+
+    def _restore(self) -> int:
+        """Take over optimizer, averages, scaler and books of the checkpoint; return the epoch to start with."""
+        args, run, content = self.args, self.run, self.content
+        if run.task.has_ema() and 'state_dict_ema' in content:
+            averaged = run.task.get_trainable_module(ema=True).module
+            checkpoint.load_exactly(averaged, content['state_dict_ema'], args.resume)
+        if not args.no_resume_opt:
+            _restore_optimizer(run.optimizer, content['optimizer'], keep_lr=args.sched == 'plateau')
+            if run.scaler is not None and run.scaler.state_dict_key in content:
+                run.scaler.load_state_dict(content[run.scaler.state_dict_key])
+            if args.sched == 'plateau' and 'scheduler' in content:
+                run.schedule.load_state_dict(content['scheduler'])
+        start = content['epoch'] + 1 if args.start_epoch is None else args.start_epoch
+        run.points = [point for point in content['points'] if point[0] <= start]
+        if self.folder.resolve() == Path(args.resume).parent.resolve():
+            self.rows = report.read_summary(self.folder / 'summary.csv', before=start)
+            metrics = {row['epoch']: row[f'eval_{args.eval_metric}'] for row in self.rows}
+            self.keeper.restore(metrics, tuple(content['best']) if content['best'] else None)
+        return start
+
+    def _place_schedule(self) -> None:
+        """Bring the schedule to the epoch that the run starts with."""
+        run = self.run
+        run.updates = self.start * run.updates_per_epoch
+        if run.schedule is None or not self.start:
+            return
+        if self.args.sched_on_updates:
+            run.schedule.step_update(run.updates)
+        elif self.args.sched != 'plateau':
+            run.schedule.step(self.start)
+
+    # --- running
+
+    def fit(self) -> None:
+        """Go through the epochs; print the closing table."""
+        if self.start >= self.stop:
+            self.say(f'nothing left to do: {self.start} of {self.stop} epochs are done; raise --epochs to go on')
+            return
+        self._open_folder()
+        begin = time.monotonic()
+        with self.ctrl_c:
+            try:
+                for epoch in range(self.start, self.stop):
+                    self.ctrl_c.check()
+                    # what is random in an epoch depends on the seed and its number alone, so a resumed run goes on
+                    # as an unbroken one would
+                    random_seed((self.args.seed + 7919 * epoch) % 2 ** 31, self.place.rank)
+                    self._epoch(epoch, begin)
+                    self.spent = time.monotonic() - begin
+            except (KeyboardInterrupt, RuntimeError) as e:
+                # Ctrl-C reaches loading processes and the other ranks too: what breaks then is part of it
+                if isinstance(e, RuntimeError) and not self.ctrl_c.asked:
+                    raise
+                raise Interrupted(self._farewell()) from None
+        if self.place.primary:
+            self._draw(final=True)
+            self._close()
+
+    def _epoch(self, epoch: int, begin: float) -> None:
+        args, run, start = self.args, self.run, time.monotonic()
+        done = (epoch - self.start) / (self.stop - self.start)
+        progress = report.Progress(
+            len(run.train_batches), f'epoch {epoch + 1}/{self.stop}', self.place.primary,
+            args.log_interval * args.grad_accum_steps, (start - begin, done), 1 / (self.stop - self.start))
+        try:
+            trained = engine.train_epoch(run, epoch, progress, partial(self._after, epoch))
+        finally:
+            progress.close()
+        if self.place.distributed:
+            distribute_bn(self.model, self.place.world_size, args.dist_bn == 'reduce')
+        row = dict(epoch=epoch, train_loss=trained['loss'], train_top1=trained['top1'], lr=run.lr)
+        if (epoch + 1) % args.val_interval == 0 or epoch + 1 == self.stop:
+            row.update(self._validate())
+        metric = row.get(f'eval_{args.eval_metric}')
+        if run.schedule is not None:
+            run.schedule.step(epoch + 1, trained['loss'] if metric is None else metric)
+        row['seconds'] = time.monotonic() - start
+        if self.place.primary:
+            self._keep(row, metric, progress.speed())
+
+    def _validate(self) -> dict[str, float]:
+        run, place = self.run, self.place
+        limit = data.real_samples(run.val_batches, place.rank, place.world_size)
+        shared = run.val_batches, run.feed, limit, lambda images: self.ctrl_c.check()
+        raw = engine.evaluate(engine.eval_model(run.task), *shared)
+        judged = raw
+        if run.task.has_ema():
+            if place.distributed:
+                distribute_bn(run.task.get_trainable_module(ema=True), place.world_size, self.args.dist_bn == 'reduce')
+            judged = engine.evaluate(engine.eval_model(run.task, ema=True), *shared)
+        row = {f'eval_{key}': judged[key] for key in ('loss', 'top1', 'top5')}
+        return dict(row, raw_top1=raw['top1']) if judged is not raw else row
+
+    # --- the books
+
+    def say(self, line: str) -> None:
+        if self.place.primary:
+            print(line, flush=True)
+
+    def _description(self) -> dict[str, Any]:
+        """What it takes to rebuild model and preprocessing from a checkpoint alone."""
+        return dict(
+            arch=self.args.model, version=checkpoint.VERSION, args=_recorded(self.args),
+            data_config=options.plain(self.config), num_classes=self.classes, in_chans=self.config['input_size'][0],
+            model_kwargs=options.plain(self.args.model_kwargs), metric_name=self.args.eval_metric)
+
+    def _open_folder(self) -> None:
+        if self.place.primary:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            text = yaml.safe_dump(_recorded(self.args), sort_keys=False, allow_unicode=True)
+            checkpoint.write_atomically(self.folder / 'args.yaml', lambda file: file.write(text.encode()))
+        parameters = sum(p.numel() for p in self.model.parameters())
+        self.say(f'{self.args.model}: {parameters / 1e6:.2f} M parameters, images {list(self.config["input_size"])}, '
+                 f'{self.images[0]} to train on, {self.images[1]} to validate; {self.place.device}, '
+                 f'{self.place.world_size} process(es); folder {self.folder}')
+
+    def _keep(self, row: dict[str, Any], metric: float | None, speed: float) -> None:
+        epoch = row['epoch']
+        self.rows.append(row)
+        report.write_summary(self.folder / 'summary.csv', self.rows)
+        self.keeper.save(engine.state_of(self.run, epoch, self._description()), epoch, metric)
+        validated = '' if metric is None else (
+            f'  |  validation loss {row["eval_loss"]:.4f}  top-1 {row["eval_top1"]:.2f}%  top-5 {row["eval_top5"]:.2f}%'
+            f'  (best epoch {self.keeper.best[0] + 1})')
+        self.say(f'epoch {epoch + 1}/{self.stop}  loss {row["train_loss"]:.4f}  acc {row["train_top1"]:.2f}%{validated}'
+                 f'  |  lr {row["lr"]:.2e}  {speed:.0f} img/s  {report.duration(row["seconds"])}')
+        self._draw()
+
+    def _after(self, epoch: int, batch: int) -> None:
+        """Between two batches: stop for Ctrl-C, write a recovery checkpoint if one is due."""
+        self.ctrl_c.check()
+        interval = self.args.recovery_interval
+        if interval and batch % interval == 0 and self.place.primary:
+            self.keeper.save_recovery(engine.state_of(self.run, epoch - 1, self._description()), epoch, batch)
+
+    def _draw(self, final: bool = False) -> None:
+        if final or time.monotonic() - self.drawn > CURVES_SECONDS:
+            report.draw_curves(self.folder / 'curves.png', self.run.points, self.rows, self.folder.name)
+            self.drawn = time.monotonic()
+
+    def _farewell(self) -> str:
+        newest = self.keeper.newest()
+        if newest is None:
+            return f'no epoch was finished, so there is nothing to go on from in {self.folder}'
+        return (f'{newest} is the last whole checkpoint; go on with: '
+                f'{report.command("train", "--resume", str(newest))}')
+
+    def _close(self) -> None:
+        args, best = self.args, self.keeper.best
+        judged = checkpoint.BEST if (self.folder / checkpoint.BEST).exists() else checkpoint.LAST
+        unit = '' if args.eval_metric == 'loss' else ' %'
+        files = sorted(path.name for path in self.folder.iterdir() if not path.name.startswith('.'))
+        parameters = sum(p.numel() for p in self.model.parameters())
+        rows = [
+            ('model', f'{args.model}' + (f' {args.model_kwargs}' if args.model_kwargs else '')),
+            ('parameters', f'{parameters / 1e6:.2f} M'),
+            ('data', f'{args.dataset or args.data_dir}: {self.images[0]} images to train on, {self.images[1]} to '
+                     f'validate, at {" x ".join(map(str, self.config["input_size"][1:]))}'),
+            ('epochs', f'{self.stop}' + (f' (this time {self.stop - self.start})' if self.start else '')),
+            ('time', report.duration(self.spent)),
+            (f'best {args.eval_metric}', f'{best[1]:.2f}{unit} (epoch {best[0] + 1})' if best else '-'),
+            ('folder', str(self.folder)),
+            ('files', ', '.join(files)),
+        ]
+        print(report.table(rows))
+        print('validate it:\n  ' + report.command('validate', '--checkpoint', str(self.folder / judged)), flush=True)
+
+
+def _recorded(args: argparse.Namespace) -> dict[str, Any]:
+    """The options worth keeping, as plain types: args.yaml and the checkpoints hold them."""
+    return options.plain({key: value for key, value in vars(args).items() if key not in NOT_CARRIED})
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any], keep_lr: bool) -> None:
+    """Load an optimizer's state, but not its hyper-parameters: those are what this call asks for.
+
+    ``keep_lr`` takes the learning rates over too, where they are not a function of the epoch.
+    """
+    asked = HYPERPARAMETERS[2:] if keep_lr else HYPERPARAMETERS
+    fresh = [{key: group[key] for key in asked if key in group} for group in optimizer.param_groups]
+    try:
+        optimizer.load_state_dict(state)
+    except (ValueError, KeyError) as e:
+        raise UserError(f'the optimizer in the checkpoint does not fit ({e}); give its options again, or '
+                        f'--no-resume-opt') from e
+    for group, values in zip(optimizer.param_groups, fresh):
+        group.update(values)

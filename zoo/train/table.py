@@ -1,0 +1,177 @@
+"""Every option of ``train`` and ``validate``: one row is the flag, the YAML key, the type, the default and the help.
+
+Names and defaults are those of timm's training script, so that its recipes and habits carry over.
+"""
+from dataclasses import dataclass
+from typing import Any
+
+SCHEDULES = ('cosine', 'tanh', 'step', 'multistep', 'poly', 'plateau', 'wsd', 'rsqrt', 'constant', 'none')
+METRICS = ('top1', 'top5', 'loss')
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option.
+
+    Args:
+        dest: YAML key; the flag is ``--`` and the key with dashes.
+        kind: str, int, float, bool, 'ints', 'floats' (lists) or 'kwargs' (a dict; ``key=value`` words as a flag).
+        default: Value without flag and key; None means unset and can be given as null in YAML.
+        help: One line.
+        choices: Allowed values; '' is always allowed where it is the default.
+        count: Length of a list; None for one or more.
+        low: Smallest allowed number.
+        short: One-letter flags.
+        const: Value of the bare flag, for an option whose value may be left out.
+    """
+
+    dest: str
+    kind: Any
+    default: Any
+    help: str
+    choices: tuple = ()
+    count: int | None = None
+    low: float | None = None
+    short: tuple[str, ...] = ()
+    const: Any = None
+
+
+row = Option
+
+COMMON = (
+    row('data_dir', str, None, 'folder of the data set (or give it as the first argument)'),
+    row('dataset', str, '', "'' for image folders, 'digits', 'quickstart', or a name of timm ('torch/cifar10')"),
+    row('dataset_download', bool, False, 'let torch/, tfds/ and hfids/ data sets download themselves'),
+    row('class_map', str, '', 'file that maps class names to indices (image folders)'),
+    row('input_img_mode', str, None, "decode images to this PIL mode; default 'L' for one channel, else 'RGB'"),
+    row('model', str, 'resnet50', 'name of a zoo or timm model'),
+    row('num_classes', int, None, "classes; default: the model's own number", low=1),
+    row('gp', str, None, "global pooling: avg, max, avgmax, ...; default: the model's"),
+    row('img_size', int, None, "square image size in pixels; default: the model's", low=1),
+    row('in_chans', int, None, 'image channels', low=1),
+    row('input_size', 'ints', None, 'channels, height and width, instead of img_size and in_chans', count=3, low=1),
+    row('crop_pct', float, None, 'validation: image size over resize size', low=0),
+    row('crop_mode', str, None, 'validation: how to crop', choices=('center', 'squash', 'border')),
+    row('mean', 'floats', None, 'mean of each channel, of values in [0, 1]'),
+    row('std', 'floats', None, 'standard deviation of each channel, of values in [0, 1]'),
+    row('interpolation', str, '', "resize interpolation in validation; default: the model's",
+      choices=('bilinear', 'bicubic', 'nearest', 'lanczos', 'box', 'hamming')),
+    row('batch_size', int, 128, 'images per process and step', low=1, short=('-b',)),
+    row('channels_last', bool, False, 'channels-last memory layout'),
+    row('model_kwargs', 'kwargs', {}, 'more arguments of the model; flags add to the keys of a config'),
+    row('torchcompile', str, None, 'compile the model with this backend', const='inductor'),
+    row('torchcompile_mode', str, None, 'mode of torch.compile'),
+    row('device', str, 'auto', "'auto' is cuda if there is one, else cpu"),
+    row('amp', bool, False, 'automatic mixed precision'),
+    row('amp_dtype', str, '', "low precision of --amp; default float16 on cuda, bfloat16 elsewhere",
+      choices=('float16', 'bfloat16')),
+    row('model_dtype', str, None, 'precision of the weights themselves', choices=('float32', 'float16', 'bfloat16')),
+    row('workers', int, 4, 'data loading processes', low=0, short=('-j',)),
+    row('pin_mem', bool, False, 'pinned memory for faster copies to the GPU'),
+    row('no_prefetcher', bool, False, 'normalise in the loading processes instead of on the device'),
+    row('debug', bool, False, 'show tracebacks'),
+)
+
+TRAIN = COMMON + (
+    row('config', str, None, 'YAML file, or the name of one that comes with the zoo; flags win over it', short=('-c',)),
+    # --- data
+    row('train_split', str, 'train', 'split to train on'),
+    row('val_split', str, 'validation', 'split to validate on'),
+    # --- weights
+    row('pretrained', bool, False, 'start from the published weights'),
+    row('pretrained_path', str, None, 'start from the weights in this file; size and classes may differ'),
+    row('initial_checkpoint', str, '', 'start from this file, which must fit the model exactly'),
+    row('resume', str, '', "go on from a checkpoint of an earlier run, in that run's folder"),
+    row('no_resume_opt', bool, False, 'with resume: weights only, not the optimizer'),
+    # --- model
+    row('drop', float, 0., 'dropout before the classifier', low=0),
+    row('drop_path', float, None, 'stochastic depth', low=0),
+    row('grad_checkpointing', bool, False, 'recompute activations in the backward pass to save memory'),
+    row('sync_bn', bool, False, 'synchronised batch norm over processes'),
+    row('dist_bn', str, 'reduce', 'what makes batch-norm statistics equal', choices=('broadcast', 'reduce')),
+    # --- optimizer
+    row('validation_batch_size', int, None, 'batch_size in validation', low=1, short=('-vb',)),
+    row('grad_accum_steps', int, 1, 'batches per optimizer step', low=1),
+    row('opt', str, 'sgd', 'name of an optimizer of timm'),
+    row('opt_eps', float, None, 'epsilon', low=0),
+    row('opt_betas', 'floats', None, 'betas'),
+    row('opt_kwargs', 'kwargs', {}, 'more arguments of the optimizer'),
+    row('momentum', float, 0.9, 'momentum, where the optimizer has one'),
+    row('weight_decay', float, 2e-5, 'weight decay', low=0),
+    row('clip_grad', float, None, 'clip gradients at this value', low=0),
+    row('clip_mode', str, 'norm', 'what clip_grad limits', choices=('norm', 'value', 'agc')),
+    row('layer_decay', float, None, 'learning-rate factor per layer from the head down', low=0),
+    # --- schedule
+    row('sched', str, 'cosine', 'learning-rate schedule', choices=SCHEDULES),
+    row('sched_on_updates', bool, False, 'step the schedule on every update, not on every epoch'),
+    row('lr', float, None, 'learning rate; default: lr_base scaled to the global batch', low=0),
+    row('lr_base', float, 0.1, 'learning rate of a global batch of lr_base_size', low=0),
+    row('lr_base_size', int, 256, 'see lr_base', low=1),
+    row('lr_base_scale', str, '', "'linear' or 'sqrt' in the global batch; default by the optimizer",
+      choices=('linear', 'sqrt')),
+    row('lr_scale_ends', bool, False, 'not in timm: lr_base also scales warmup_lr and min_lr'),
+    row('warmup_lr', float, 1e-5, 'learning rate at the start of the warm-up', low=0),
+    row('min_lr', float, 0., 'learning rate at the end', low=0),
+    row('epochs', int, 300, 'epochs, warm-up included, cool-down not', low=1),
+    row('start_epoch', int, None, 'start with this epoch (a resumed run knows its own)', low=0),
+    row('stop_epoch', int, None, 'stop after this many epochs of the schedule', low=1),
+    row('warmup_epochs', float, 5., 'epochs of linear warm-up', low=0),
+    row('cooldown_epochs', int, 0, 'epochs at min_lr afterwards', low=0),
+    row('decay_epochs', float, None, "epochs between steps ('step') or of the final decay ('wsd', 'rsqrt')", low=0),
+    row('decay_milestones', 'ints', [90, 180, 270], "epochs of the steps ('multistep')"),
+    row('decay_rate', float, 0.1, "factor of a step, or power of 'poly'"),
+    row('patience_epochs', int, 10, "epochs without progress before a step ('plateau')", low=0),
+    # --- augmentation
+    row('no_aug', bool, False, 'no augmentation at all'),
+    row('scale', 'floats', [0.08, 1.0], 'area of random crops', count=2),
+    row('ratio', 'floats', [3 / 4, 4 / 3], 'aspect ratio of random crops', count=2),
+    row('hflip', float, 0.5, 'chance of a horizontal flip', low=0),
+    row('vflip', float, 0., 'chance of a vertical flip', low=0),
+    row('color_jitter', 'floats', [0.4], 'brightness, contrast, saturation (, hue); off with aa'),
+    row('aa', str, None, "automatic augmentation: 'v0', 'original', 'rand-m9-mstd0.5', ..."),
+    row('aug_repeats', float, 0., 'copies of an image in a global batch (needs several processes)', low=0),
+    row('reprob', float, 0., 'chance of random erasing', low=0),
+    row('remode', str, 'pixel', 'fill of random erasing', choices=('pixel', 'const', 'rand')),
+    row('recount', int, 1, 'boxes of random erasing', low=1),
+    row('train_interpolation', str, 'random', 'resize interpolation in training',
+      choices=('random', 'bilinear', 'bicubic', 'nearest', 'lanczos', 'box', 'hamming')),
+    row('mixup', float, 0., 'alpha of mixup, 0 for none', low=0),
+    row('cutmix', float, 0., 'alpha of cutmix, 0 for none', low=0),
+    row('mixup_prob', float, 1., 'chance that a batch is mixed', low=0),
+    row('mixup_switch_prob', float, 0.5, 'chance of cutmix where both are on', low=0),
+    row('mixup_mode', str, 'batch', 'what shares one mixing ratio', choices=('batch', 'pair', 'elem')),
+    row('mixup_off_epoch', int, 0, 'stop mixing from this epoch on, 0 for never', low=0),
+    row('smoothing', float, 0.1, 'label smoothing', low=0),
+    row('bce_loss', bool, False, 'binary cross entropy instead of cross entropy'),
+    row('bce_target_thresh', float, None, 'with bce_loss: targets above this are 1, others 0'),
+    # --- averaged weights
+    row('model_ema', bool, False, 'keep an exponential average of the weights and judge by it'),
+    row('model_ema_decay', float, 0.9998, 'decay of the average', low=0),
+    row('model_ema_warmup', bool, False, 'let the decay grow from 0'),
+    # --- run
+    row('seed', int, 42, 'random seed', low=0),
+    row('log_interval', int, 50, 'updates between log lines and points of the curves', low=1),
+    row('val_interval', int, 1, 'epochs between validations', low=1),
+    row('recovery_interval', int, 0, 'batches between recovery checkpoints, 0 for none', low=0),
+    row('checkpoint_hist', int, 10, 'how many checkpoints to keep, the best ones', low=1),
+    row('output', str, 'output/train', 'folder of all runs'),
+    row('experiment', str, '', 'folder of this run; default: time, model and size'),
+    row('eval_metric', str, 'top1', 'what makes a checkpoint the best', choices=METRICS),
+)
+
+VALIDATE = COMMON + (
+    row('config', str, None, 'YAML file with these options; flags win over it', short=('-c',)),
+    row('split', str, 'validation', 'split to validate on'),
+    row('checkpoint', str, '', 'file to validate; one written by train brings its model, preprocessing and data along'),
+    row('pretrained', bool, False, 'validate the published weights'),
+    row('use_ema', bool, True, 'averaged weights where the checkpoint has them'),
+    row('use_train_size', bool, False, "the model's training size where its published test size differs"),
+    row('test_pool', bool, False, 'pool once more over larger maps at test time (timm)'),
+    row('reparam', bool, False, 'fuse the branches of re-parameterisable models first'),
+    row('results_file', str, '', 'write the results here'),
+    row('results_format', str, 'csv', 'format of results_file', choices=('csv', 'json')),
+    row('real_labels', str, '', 'JSON file with the ImageNet ReaL labels'),
+    row('valid_labels', str, '', 'file with one class index a line: only these outputs count'),
+    row('retry', bool, False, 'when memory runs out, try again with smaller batches'),
+    row('log_freq', int, 10, 'batches between log lines', low=1),
+)
