@@ -29,7 +29,7 @@ def inputs(batch=2, tokens=37, keys=53, dim=24, dtype=torch.float64, scale=1.):
 
 
 def relative(x, reference):
-    return float((x.double() - reference).norm() / reference.norm())
+    return ((x.double() - reference).norm() / reference.norm()).item()
 
 
 @pytest.mark.parametrize('heads', [1, 3])
