@@ -3,6 +3,7 @@
 This package knows nothing of ``zoo``; it needs torch alone.
 """
 from .depthwise_conv import depthwise_conv
+from .dispatch import Choice, explain, use
 from .linear_attention import focused_linear_attention
 
-__all__ = ['depthwise_conv', 'focused_linear_attention']
+__all__ = ['Choice', 'depthwise_conv', 'explain', 'focused_linear_attention', 'use']

@@ -1,0 +1,103 @@
+"""Which backend an op takes, and why: one decision for all ops.
+
+``ZOO_KERNELS=off|auto|force`` in the environment, or :func:`use` in code. ``off`` is plain torch everywhere; ``auto``
+takes a Triton kernel where there is one and it pays; ``force`` takes it wherever it can run and raises where it cannot.
+"""
+import functools
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+MODES = ('off', 'auto', 'force')
+INTERPRETING = os.environ.get('TRITON_INTERPRET') == '1'  # Triton runs kernels on CPU tensors then, for tests only
+HALF = (torch.float16, torch.bfloat16)
+
+
+class Choice(NamedTuple):
+    """Backend of a call, ``'triton'`` or ``'torch'``, and the reason for it."""
+
+    backend: str
+    reason: str
+
+
+def _checked(mode: str) -> str:
+    if mode not in MODES:
+        raise ValueError(f'ZOO_KERNELS={mode!r}: use one of {", ".join(MODES)}')
+    return mode
+
+
+_mode = _checked(os.environ.get('ZOO_KERNELS', 'auto'))
+
+
+@contextmanager
+def use(mode: str) -> Iterator[None]:
+    """Run a block with another mode than ``ZOO_KERNELS`` says: ``'off'``, ``'auto'`` or ``'force'``.
+
+    The mode is one for the process. Enter it outside of compiled functions; they are compiled again for it.
+    """
+    global _mode
+    before, _mode = _mode, _checked(mode)
+    try:
+        yield
+    finally:
+        _mode = before
+
+
+def explain(op: Callable, *args: Any, **kwargs: Any) -> Choice:
+    """Which backend ``op(*args, **kwargs)`` would take, and why; nothing is computed.
+
+    >>> zoo_kernels.explain(zoo_kernels.linear_attention, q, k, v)
+    Choice(backend='torch', reason='the input is on cpu; the kernels need CUDA')
+    """
+    return op.choose(*args, **kwargs)
+
+
+@torch.compiler.assume_constant_result
+@functools.cache
+def unavailable() -> str:
+    """Why this process cannot run Triton kernels on CUDA; empty when it can."""
+    try:
+        import triton  # noqa: F401
+    except ImportError:
+        return 'triton is not installed'
+    if torch.version.hip:
+        return 'the kernels are proven on NVIDIA GPUs only'
+    if torch.cuda.is_available() and torch.cuda.get_device_capability() < (8, 0):
+        return 'the GPU is older than compute capability 8.0'
+    return ''
+
+
+def choose(
+        op: str, x: Tensor, limit: str = '', small: str = '', dtypes: tuple[torch.dtype, ...] = HALF) -> Choice:
+    """Decide for a call.
+
+    Args:
+        op: Its name, for the error of ``force``.
+        x: The input whose device and dtype count.
+        limit: Why the kernel cannot take this call (a shape, an option); empty when it can.
+        small: Why the kernel would not pay; ``force`` ignores it.
+        dtypes: Of x, that the kernel takes.
+
+    Raises:
+        RuntimeError: The mode is ``force`` and the kernel cannot run.
+    """
+    if _mode == 'off':
+        return Choice('torch', 'ZOO_KERNELS=off')
+    if torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export():
+        limit = 'the graph is being exported, and other runtimes know no Triton'
+    elif x.dtype not in dtypes:
+        limit = f'{x.dtype} is not one of {", ".join(str(dtype) for dtype in dtypes)}'
+    elif not x.is_cuda and not (INTERPRETING and x.device.type == 'cpu'):
+        limit = f'the input is on {x.device.type}; the kernels need CUDA'
+    limit = limit or unavailable()
+    if _mode == 'force':
+        if limit:
+            raise RuntimeError(f'{op}: ZOO_KERNELS=force, but {limit}')
+        return Choice('triton', 'ZOO_KERNELS=force')
+    if limit or small:
+        return Choice('torch', limit or small)
+    return Choice('triton', 'a kernel takes it')
