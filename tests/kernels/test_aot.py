@@ -8,14 +8,11 @@ from pathlib import Path
 
 import pytest
 
+import zoo_kernels
+
 triton = pytest.importorskip('triton', reason='the kernels need triton')
 pytestmark = pytest.mark.skipif(
     os.environ.get('TRITON_INTERPRET') == '1', reason='interpreted kernels cannot be compiled')
-
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-
-import zoo_kernels
 
 OPS = sorted(path.parent.name for path in Path(zoo_kernels.__file__).parent.glob('*/kernels.py'))
 SHARED = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}  # bytes a block may use
@@ -33,6 +30,9 @@ def shipped():
 
 def compile_for(case, arch):
     """Compile as the launcher would: pointers and strides are multiples of 16, as torch's allocations are."""
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
     signature, divisible = {}, {}
     for i, name in enumerate(case.kernel.arg_names):
         pointer = name.endswith('_ptr')
