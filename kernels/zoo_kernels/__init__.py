@@ -4,6 +4,6 @@ This package knows nothing of ``zoo``; it needs torch alone.
 """
 from .depthwise_conv import depthwise_conv
 from .dispatch import Choice, explain, use
-from .linear_attention import focused_linear_attention
+from .linear_attention import linear_attention
 
-__all__ = ['Choice', 'depthwise_conv', 'explain', 'focused_linear_attention', 'use']
+__all__ = ['Choice', 'depthwise_conv', 'explain', 'linear_attention', 'use']

@@ -1,4 +1,89 @@
-"""Linear attention: O(N) token mixing through a [d, d] summary of keys and values."""
-from .reference import focused_linear_attention
+"""Linear attention: O(N) token mixing through a [D, E] summary of keys and values."""
+import torch
+from torch import Tensor
 
-__all__ = ['focused_linear_attention']
+from ..dispatch import Choice, choose
+from . import reference
+from .reference import FEATURES, OUTPUTS
+
+MAX_DIM = 128  # of a head: its summary has to fit into the registers of a block
+SMALL = 1024  # tokens in a batch: below, a few launches cost as much as all of plain torch
+
+
+def linear_attention(
+        q: Tensor, k: Tensor, v: Tensor, *, feature: str = 'identity', output: str = 'ratio', scale: float = 1.,
+        eps: float = 1e-6, rope: Tensor | None = None, key_weight: Tensor | None = None,
+        focus_scale: Tensor | None = None, power: int = 3) -> Tensor:
+    """Non-causal linear attention of one family, from FLatten to MALA.
+
+    Per head, with ``S = sum_m R_m(w_m phi(k_m)) v_m^T / M``, ``z_n = phi(q_n) . sum_m w_m phi(k_m) / M`` and ``R`` the
+    rotation of position n, the ``output`` is
+
+    ========= ======================================================== ==============================
+    plain     ``scale * R_n(phi(q_n)) S``
+    ratio     ``scale * R_n(phi(q_n)) S / (z_n + eps)``                 FLatten, RALA, NaLaFormer, CARE
+    clamp     ``scale * R_n(phi(q_n)) S / max(z_n, eps)``               L2ViT
+    magnitude ``scale * (1 + 1 / (t + eps)) * R_n(phi(q_n)) S - t u``   MALA; ``t = scale * z_n``
+    inline    ``scale * R_n(phi(q_n)) S + (1 - t) u``                   InLine; ``u = sum_m v_m / M``
+    ========= ======================================================== ==============================
+
+    and ``feature`` gives phi: ``identity``, ``relu``, ``elu`` (ELU + 1), ``focus``
+    (:func:`~zoo_kernels.linear_attention.reference.focus`, over all ``H * D`` channels) or ``norm_aware``
+    (:func:`~zoo_kernels.linear_attention.reference.norm_aware`). What lies between the inputs and the result is
+    computed in float32 for 16-bit inputs, under autocast too: a sum over 66,800 keys loses half its value in bfloat16
+    and overflows float16.
+
+    Args:
+        q: ``[B, N, H, D]``, any strides (views of a packed projection are taken as they are).
+        k: ``[B, M, H, D]``.
+        v: ``[B, M, H, E]``.
+        feature: Feature map.
+        output: Form of the result.
+        scale: See the table.
+        eps: See the table; for ``focus`` also the offset after its ReLU.
+        rope: ``[2, N, D / 2]``, cosines and sines that rotate interleaved pairs of channels in S, not in z; N = M then.
+            A constant: it gets no gradient.
+        key_weight: ``[B, M, H]``, w; ones when None.
+        focus_scale: ``[H * D]``, positive; what ``focus`` divides by.
+        power: Of ``focus`` and ``norm_aware``.
+
+    Returns:
+        ``[B, N, H, E]``, contiguous, in the dtype of v.
+
+    Raises:
+        ValueError: Unknown feature or output, or shapes that do not belong together.
+
+    Sources: FLatten arXiv 2308.00442, RALA 2411.07635, MALA 2507.00698, InLine 2412.06590, NaLaFormer 2506.21137,
+    L2ViT 2501.16182, CARE 2411.16170.
+    """
+    options = dict(
+        feature=feature, output=output, scale=scale, eps=eps, rope=rope, key_weight=key_weight,
+        focus_scale=focus_scale, power=power)
+    if _choose(q, k, v, **options).backend == 'triton':
+        from .op import apply
+        return apply(q, k, v, **options)
+    return reference.linear_attention(q, k, v, **options)
+
+
+def _choose(
+        q: Tensor, k: Tensor, v: Tensor, *, feature: str = 'identity', output: str = 'ratio', scale: float = 1.,
+        eps: float = 1e-6, rope: Tensor | None = None, key_weight: Tensor | None = None,
+        focus_scale: Tensor | None = None, power: int = 3) -> Choice:
+    if feature not in FEATURES:
+        raise ValueError(f'feature {feature!r}: use one of {", ".join(FEATURES)}')
+    if output not in OUTPUTS:
+        raise ValueError(f'output {output!r}: use one of {", ".join(OUTPUTS)}')
+    if (feature == 'focus') != (focus_scale is not None):
+        raise ValueError("feature='focus' and focus_scale come together")
+    if rope is not None and tuple(rope.shape) != (2, q.shape[1], q.shape[3] // 2):
+        raise ValueError(f'rope is [2, N, D / 2]; got {list(rope.shape)} for queries {list(q.shape)}')
+    limit = ''
+    if max(q.shape[3], v.shape[3]) > MAX_DIM:
+        limit = f'heads are wider than {MAX_DIM}'
+    elif not q.dtype == k.dtype == v.dtype:
+        limit = 'q, k and v differ in dtype'
+    small = '' if q.shape[0] * q.shape[1] >= SMALL else f'fewer than {SMALL} tokens in the batch'
+    return choose('linear_attention', v, limit, small)
+
+
+linear_attention.choose = _choose

@@ -4,6 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+FEATURES = ('identity', 'relu', 'elu', 'focus', 'norm_aware')
+OUTPUTS = ('plain', 'ratio', 'clamp', 'magnitude', 'inline')
+
 
 def statistics_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype of norms, sums over tokens and their quotients: float32 for 16-bit inputs, else the input's."""
@@ -33,39 +36,91 @@ def focus(x: Tensor, scale: Tensor, power: int = 3, eps: float = 1e-6) -> tuple[
     return y, length / torch.linalg.vector_norm(y, dim=-1, keepdim=True)
 
 
-def focused_linear_attention(
-        q: Tensor, k: Tensor, v: Tensor, scale: Tensor, num_heads: int, power: int = 3, eps: float = 1e-6) -> Tensor:
-    """Non-causal focused linear attention, ``phi(q) (phi(k)^T v / M) / (phi(q) . mean phi(k) + eps)`` per head.
+def norm_aware(q: Tensor, k: Tensor, power: int = 3) -> tuple[Tensor, Tensor]:
+    """Feature maps of NaLaFormer: positive and negative parts side by side, so that signs are not lost.
 
-    ``phi`` is :func:`focus`. Everything between the projections is computed in float32 for 16-bit inputs, under
-    autocast too: a sum over 66,800 keys loses half its value in bfloat16 and overflows float16.
+    A key becomes ``relu(+-k)**power``; a query ``(relu(+-q) / |q|)**e`` with ``e = power * (0.5 + tanh|q|)``: the
+    longer the query, the sharper. Norms are taken per head.
 
     Args:
-        q: ``[B, N, C]``, any strides.
-        k: ``[B, M, C]``.
-        v: ``[B, M, C]``.
-        scale: ``[C]``, positive: divides q and k before the power is taken.
-        num_heads: Divides C.
-        power: Focusing factor.
-        eps: Both the offset after the ReLU and the one of the denominator.
+        q: ``[..., D]``, floating point, at least float32.
+        k: ``[..., D]``.
+        power: See above.
 
     Returns:
-        ``[B, N, C]`` in the dtype of ``v``.
-
-    Source: Han et al., FLatten Transformer, arXiv 2308.00442; LeapLabTHU/FLatten-Transformer @ abdb115.
+        Two tensors ``[..., 2 D]``.
     """
-    dtype = statistics_dtype(v.dtype)
+    length = torch.linalg.vector_norm(q, dim=-1, keepdim=True)
+    unit = F.relu(torch.cat([q, -q], -1)) / length.clamp_min(torch.finfo(q.dtype).tiny)
+    return unit.pow(power * (0.5 + length.tanh())), F.relu(torch.cat([k, -k], -1)).pow(power)
+
+
+def rotate(x: Tensor, rope: Tensor) -> Tensor:
+    """Rotate interleaved pairs of channels.
+
+    Args:
+        x: ``[B, N, G * D]``: each group of D channels is rotated alike.
+        rope: ``[2, N, D / 2]``, cosines and sines.
+    """
+    cos, sin = rope[:, :, None]
+    even, odd = x.unflatten(-1, (-1, rope.shape[-1], 2)).unbind(-1)
+    return torch.stack([even * cos - odd * sin, odd * cos + even * sin], -1).flatten(2)
+
+
+def linear_attention(
+        q: Tensor, k: Tensor, v: Tensor, *, feature: str = 'identity', output: str = 'ratio', scale: float = 1.,
+        eps: float = 1e-6, rope: Tensor | None = None, key_weight: Tensor | None = None,
+        focus_scale: Tensor | None = None, power: int = 3) -> Tensor:
+    """The reference of :func:`zoo_kernels.linear_attention`, which says what the arguments are."""
+    heads, dtype = q.shape[2], statistics_dtype(v.dtype)
     with torch.autocast('cpu' if v.is_meta else v.device.type, enabled=False):  # there is none for meta
-        scale = scale.to(dtype)
-        q, q_length = focus(q.to(dtype), scale, power, eps)
-        k, k_length = focus(k.to(dtype), scale, power, eps)
-        k = k * k_length
-        k_mean = k.mean(1, keepdim=True)
-        values = v.to(dtype)
-        heads = []
+        q, k, gain = _features(q.to(dtype), k.to(dtype), feature, focus_scale, power, eps)
+        rope = None if rope is None else rope.to(dtype)
+        weights = [None] * heads if key_weight is None else key_weight.to(dtype).split(1, -1)
+        mixed = []
         # one batched product a head on strided slices: no head is ever copied out
-        for qh, kh, vh, mh in zip(*(t.chunk(num_heads, -1) for t in (q, k, values, k_mean))):
+        for qh, kh, vh, weight in zip(q.unbind(2), k.unbind(2), v.to(dtype).unbind(2), weights):
+            kh = kh if weight is None else kh * weight
+            z = qh @ kh.mean(1, keepdim=True).transpose(1, 2) if output != 'plain' else None
+            if rope is not None:
+                qh, kh = rotate(qh, rope), rotate(kh, rope)
             summary = kh.transpose(1, 2) @ vh / k.shape[1]
-            denominator = (qh @ mh.transpose(1, 2)) * q_length + eps
-            heads.append((qh @ summary) * (q_length / denominator))
-        return torch.cat(heads, -1).to(v.dtype)
+            mixed.append(_combine(qh @ summary, z, gain, vh, output, scale, eps))
+        return torch.stack(mixed, 2).to(v.dtype)
+
+
+def _features(
+        q: Tensor, k: Tensor, feature: str, focus_scale: Tensor | None, power: int,
+        eps: float) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Mapped queries and keys ``[B, N, H, F]``, and what rows of queries still have to be multiplied by."""
+    if feature == 'relu':
+        return F.relu(q), F.relu(k), None
+    if feature == 'elu':
+        return F.elu(q) + 1, F.elu(k) + 1, None
+    if feature == 'norm_aware':
+        return *norm_aware(q, k, power), None
+    if feature == 'focus':
+        heads = q.shape[2:]
+        q, gain = focus(q.flatten(2), focus_scale.to(q.dtype), power, eps)
+        k, length = focus(k.flatten(2), focus_scale.to(k.dtype), power, eps)
+        return q.unflatten(-1, heads), (k * length).unflatten(-1, heads), gain
+    return q, k, None
+
+
+def _combine(
+        product: Tensor, z: Tensor | None, gain: Tensor | None, v: Tensor, output: str, scale: float,
+        eps: float) -> Tensor:
+    """Result of a head from ``phi(q) K^T V / M`` and ``z = phi(q) . mean phi(k)``, both still without ``gain``."""
+    gain = 1. if gain is None else gain
+    if output == 'plain':
+        return product * (scale * gain)
+    z = z * gain
+    if output == 'ratio':
+        return product * (scale * gain / (z + eps))
+    if output == 'clamp':
+        return product * (scale * gain / z.clamp_min(eps))
+    mean = v.mean(1, keepdim=True)
+    z = scale * z
+    if output == 'magnitude':
+        return product * (scale * gain * (1 + 1 / (z + eps))) - z * mean
+    return product * (scale * gain) + (1 - z) * mean

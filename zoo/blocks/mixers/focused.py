@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo_kernels import depthwise_conv, focused_linear_attention
+from zoo_kernels import depthwise_conv, linear_attention
 
 from ..depthwise import DepthwiseConv2d
 from ..position import PositionMap
@@ -60,10 +60,9 @@ class FocusedLinearAttention(nn.Module):
         return depthwise_conv(v, weight, bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        batch, height, width, dim = x.shape
         q, k, v = self.qkv(x).chunk(3, dim=-1)
-        k = k + self.positional_encoding(height, width)
+        k = k + self.positional_encoding(*x.shape[1:3])
         scale = F.softplus(self.scale.to(torch.promote_types(self.scale.dtype, torch.float32))).flatten()
-        mixed = focused_linear_attention(
-            q.flatten(1, 2), k.flatten(1, 2), v.flatten(1, 2), scale, self.num_heads, self.power)
-        return self.proj(mixed.view(batch, height, width, dim) + self.local(v))
+        heads = (t.flatten(1, 2).unflatten(-1, (self.num_heads, -1)) for t in (q, k, v))
+        mixed = linear_attention(*heads, feature='focus', focus_scale=scale, power=self.power)
+        return self.proj(mixed.view(x.shape) + self.local(v))
