@@ -5,6 +5,7 @@ from collections.abc import Sequence
 COMMANDS = {
     'train': 'train an image classifier (python -m zoo train --config quickstart)',
     'validate': 'measure the accuracy of a checkpoint',
+    'benchmark': 'measure the time and memory of ops and models (python -m zoo benchmark ops --quick)',
 }
 
 
@@ -21,8 +22,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     if command == 'train':
         from zoo.train.main import main as run
-    else:
+    elif command == 'validate':
         from zoo.train.validate import main as run
+    else:
+        from zoo.bench.main import main as run
     return run(rest)
 
 

@@ -1,0 +1,1 @@
+"""Measuring ops and models: ``python -m zoo benchmark``."""

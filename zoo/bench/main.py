@@ -1,0 +1,172 @@
+"""``python -m zoo benchmark ops`` and ``python -m zoo benchmark models``."""
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..train.checkpoint import check_writable
+from ..train.errors import UserError, guarded, nearest, require
+from ..train.options import Parser
+
+KINDS = ('ops', 'models')
+DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
+SHRUNK = 'a CPU gets one image a batch, and detection-sized images at a quarter of their side'
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure as the command line says; return the exit code (0, 2 for a mistake, 130 for Ctrl-C)."""
+    return guarded(benchmark, argv)
+
+
+def benchmark(argv: Sequence[str]) -> dict[str, Any] | None:
+    """Measure as the command line says, print the table, write ``STEM.json`` and ``STEM.md``; return the content.
+
+    Raises:
+        UserError: Whatever the user can put right.
+    """
+    if argv and argv[0] not in (*KINDS, '-h', '--help'):
+        raise UserError(f'unknown benchmark {argv[0]!r}{nearest(argv[0], KINDS)} (known: {", ".join(KINDS)})')
+    args = _parser().parse_args(argv or ['--help'])
+    if args.plot:
+        require('matplotlib')
+    device = _device(args.device)
+    stem = _stem(args.output, args.kind, device)
+    check_writable(stem.parent)
+    content = (_ops if args.kind == 'ops' else _models)(args, device, list(argv))
+    return _finish(content, stem, args.plot)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser('zoo benchmark', description='Measure ops or whole models; write JSON and a Markdown table.')
+    kinds = parser.add_subparsers(dest='kind', parser_class=Parser)
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument('--device', help='cuda, cuda:1 or cpu (default: a GPU if there is one)')
+    shared.add_argument('--dtype', choices=DTYPES, help='default: bfloat16 on a GPU, float32 on a CPU')
+    shared.add_argument('--repeats', type=_positive, help='timed rounds (default: 20, with --quick 5)')
+    shared.add_argument('--quick', action='store_true', help='small and short: does it work here?')
+    shared.add_argument('--output', help='where to write, without suffix (default: results/KIND-DEVICE)')
+    shared.add_argument('--plot', action='store_true', help='draw a picture too')
+    shared.add_argument('--debug', action='store_true', help='show tracebacks')
+    ops = kinds.add_parser('ops', parents=[shared], help='every op by every provider', prog='zoo benchmark ops')
+    ops.add_argument('ops', nargs='*', metavar='OP', help='names or globs (default: all)')
+    ops.add_argument('--shapes', nargs='+', metavar='SHAPE', help="names or globs, as s1@224, '*@1024', n784")
+    ops.add_argument('--providers', nargs='+', metavar='NAME', help='eager compile sdpa triton natten flash_bla')
+    ops.add_argument('--peer', metavar='PATH', help='folder to import another package from (flash_bla)')
+    models = kinds.add_parser('models', parents=[shared], help='whole models', prog='zoo benchmark models')
+    models.add_argument('models', nargs='+', metavar='MODEL', help="names or globs, as 'flatten_pvt_*'")
+    models.add_argument('--sizes', nargs='+', default=['224'], metavar='SIZE', help='as 224 448 800x1333')
+    models.add_argument('--batch-size', type=_positive, help='default: 128 on a GPU, 1 on a CPU')
+    models.add_argument('--modes', nargs='+', choices=('eager', 'compile'), default=['eager'])
+    models.add_argument('--kernels', nargs='+', choices=('off', 'auto'), help='default: both on a GPU, off on a CPU')
+    models.add_argument('--forward-only', action='store_true', help='leave the backward pass out')
+    return parser
+
+
+def _ops(args: argparse.Namespace, device: torch.device, argv: list[str]) -> dict[str, Any]:
+    from . import ops, plot, providers, report, shapes, timing
+
+    if args.peer:
+        providers.add_peer(args.peer)
+    operators = ops.select(args.ops)
+    names, note = providers.select(args.providers, device.type, args.quick)
+    chosen = shapes.select(device.type, args.shapes, args.quick, sweep=args.plot)
+    dtype = _dtype(args, device)
+    notes = [note] * bool(note) + [SHRUNK] * (device.type != 'cuda')
+    content = report.header('ops', device, dtype, argv, notes)
+    _say(content)
+    content.update(bandwidth=timing.bandwidth(device), rows=[])
+    for operator in operators:
+        for shape in chosen:
+            print(f'{operator.name} {shape.name}', file=sys.stderr, flush=True)
+            content['rows'] += ops.measure(
+                operator, shape, names, dtype, device, content['bandwidth'], _repeats(args))
+    if args.plot:
+        content['crossings'] = plot.crossings(content['rows'])
+    return content
+
+
+def _models(args: argparse.Namespace, device: torch.device, argv: list[str]) -> dict[str, Any]:
+    from . import models, report
+
+    names = models.select(args.models)
+    sizes = [models.parse_size(size) for size in args.sizes]
+    kernels = args.kernels or (['off', 'auto'] if device.type == 'cuda' else ['off'])
+    variants = [models.Variant(mode, kernel) for mode in dict.fromkeys(args.modes) for kernel in dict.fromkeys(kernels)]
+    passes = models.PASSES[:1] if args.forward_only else models.PASSES
+    batch = args.batch_size or (128 if device.type == 'cuda' and not args.quick else 1)
+    dtype = _dtype(args, device)
+    content = report.header('models', device, dtype, argv, [])
+    _say(content)
+    content['rows'] = []
+    for name in names:
+        for size in sizes:
+            print(f'{name} {size[0]} x {size[1]}', file=sys.stderr, flush=True)
+            content['rows'] += models.measure(name, size, batch, variants, dtype, device, _repeats(args), passes)
+    content['growth'] = models.growth(content['rows'])
+    return content
+
+
+def _finish(content: dict[str, Any], stem: Path, plot: bool) -> dict[str, Any]:
+    from . import report
+    from .plot import draw_models, draw_ops
+
+    text = report.markdown(content)
+    report.save(stem, content, text)
+    print(text)
+    written = [f'{stem}.json', f'{stem}.md']
+    if plot:
+        (draw_ops if content['kind'] == 'ops' else draw_models)(stem.with_name(stem.name + '.png'), content)
+        written.append(f'{stem}.png')
+    print(f'written: {", ".join(written)}')
+    return content
+
+
+def _say(content: dict[str, Any]) -> None:
+    for note in content['notes']:
+        print(f'note: {note}', file=sys.stderr, flush=True)
+
+
+def _device(name: str | None) -> torch.device:
+    try:
+        device = torch.device(name or ('cuda' if torch.cuda.is_available() else 'cpu'))
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ('cuda', 'cpu'):
+        raise UserError(f'--device: {name!r} is none that this measures on; use cuda, cuda:N or cpu')
+    if device.type == 'cuda':
+        if not torch.cuda.is_available():
+            raise UserError('--device: there is no CUDA device here; use cpu')
+        if (device.index or 0) >= torch.cuda.device_count():
+            raise UserError(f'--device: there is no {name}; there are {torch.cuda.device_count()}')
+        torch.cuda.set_device(device)
+    return device
+
+
+def _dtype(args: argparse.Namespace, device: torch.device) -> torch.dtype:
+    return DTYPES[args.dtype or ('bfloat16' if device.type == 'cuda' else 'float32')]
+
+
+def _repeats(args: argparse.Namespace) -> int:
+    return args.repeats or (5 if args.quick else 20)
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
+
+
+_positive.__name__ = 'positive number'  # argparse says "invalid positive number value"
+
+
+def _stem(output: str | None, kind: str, device: torch.device) -> Path:
+    from .report import device_name
+
+    if output:
+        return Path(re.sub(r'\.(json|md)$', '', output))
+    return Path('results', f'{kind}-{re.sub(r"[^a-z0-9]+", "-", device_name(device).lower()).strip("-")}')

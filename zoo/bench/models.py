@@ -1,0 +1,164 @@
+"""``zoo benchmark models``: throughput, memory and FLOPs of whole models, and how they grow with the image."""
+import fnmatch
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import timm
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import zoo_kernels
+
+from ..registry import list_models
+from ..train.errors import UserError, nearest, one_line
+from . import timing
+
+PASSES = ('forward', 'forward+backward')
+KERNELS = ('off', 'auto')
+MODES = ('eager', 'compile')
+
+
+class Variant(NamedTuple):
+    """How a model is run: eager or compiled, with the kernels or without."""
+
+    mode: str
+    kernels: str
+
+
+def select(globs: Sequence[str]) -> list[str]:
+    """Models by names (any of timm's) or globs (of the zoo's models; of timm's where none of ours fits).
+
+    Raises:
+        UserError: A name or glob that fits none.
+    """
+    chosen: dict[str, None] = {}
+    for glob in globs:
+        if timm.is_model(glob):
+            fitting = [glob]
+        else:
+            fitting = list_models(glob) or fnmatch.filter(timm.list_models(), glob)
+        if not fitting:
+            raise UserError(f'unknown model {glob!r}{nearest(glob, timm.list_models())}')
+        chosen.update(dict.fromkeys(fitting))
+    return list(chosen)
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """``224`` or ``800x1333`` as height and width.
+
+    Raises:
+        UserError: Neither.
+    """
+    words = text.lower().split('x')
+    if len(words) > 2 or not all(word.isdecimal() and int(word) > 0 for word in words):
+        raise UserError(f'--sizes: {text!r} is no size; write 224, or 800x1333 for height x width')
+    return int(words[0]), int(words[-1])
+
+
+def measure(
+        name: str, size: tuple[int, int], batch: int, variants: Sequence[Variant], dtype: torch.dtype,
+        device: torch.device, repeats: int, passes: Sequence[str] = PASSES) -> list[dict[str, Any]]:
+    """Rows of one model at one size: a row a pass and variant; one that fails has a ``reason`` instead of figures."""
+    height, width = size
+    row = {'model': name, 'height': height, 'width': width, 'batch': batch}
+    try:
+        model = _build(name, size, dtype, device)
+        row.update(parameters=sum(p.numel() for p in model.parameters()), flops=_flops(model, size, dtype, device))
+    except Exception as e:  # a size that the model does not take, or memory
+        reason = f'{type(e).__name__}: {one_line(e)}'[:200]
+        return [{**row, **v._asdict(), 'pass': title, 'reason': reason} for title in passes for v in variants]
+    images = torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(0)).to(device, dtype)
+    rows = []
+    for title in passes:
+        backward = title != 'forward'
+        model.train(backward)
+        calls, found = {}, {}
+        for variant in variants:
+            found[variant] = {**row, **variant._asdict(), 'pass': title}
+            call = _prepare(model, variant, images, backward)
+            try:
+                call()
+            except Exception as e:
+                found[variant]['reason'] = f'{type(e).__name__}: {one_line(e)}'[:200]
+            else:
+                calls[variant] = call
+        for variant, times in timing.interleaved(calls, device, repeats, warmup=1).items():
+            found[variant].update(
+                ms=times._asdict(), throughput=1e3 * batch / times.median,
+                peak_bytes=timing.peak_bytes(calls[variant], device))
+        rows += found.values()
+    return rows
+
+
+def growth(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For every model, variant and pass that was measured at several sizes: exponents of time and memory over pixels.
+
+    The slope of the logarithms by least squares, per image, over all sizes: 1 is linear, 2 quadratic.
+    """
+    groups: dict[tuple, list[dict]] = {}
+    for row in rows:
+        if 'ms' in row:
+            groups.setdefault((row['model'], row['mode'], row['kernels'], row['pass']), []).append(row)
+    found = []
+    for (model, mode, kernels, title), group in groups.items():
+        pixels = [row['height'] * row['width'] for row in group]
+        if len(set(pixels)) < 2:
+            continue
+        smallest, largest = (pick(group, key=lambda r: r['height'] * r['width']) for pick in (min, max))
+        found.append({
+            'model': model, 'mode': mode, 'kernels': kernels, 'pass': title,
+            'time': slope(pixels, [row['ms']['median'] / row['batch'] for row in group]),
+            'memory': slope(pixels, [row['peak_bytes'] / row['batch'] for row in group]),
+            'smallest': f'{smallest["height"]}x{smallest["width"]}',
+            'largest': f'{largest["height"]}x{largest["width"]}'})
+    return found
+
+
+def slope(x: Sequence[float], y: Sequence[float]) -> float:
+    """Exponent of a power law through points, by least squares of the logarithms."""
+    x, y = [math.log(value) for value in x], [math.log(value) for value in y]
+    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
+    return sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y)) / sum((a - mean_x) ** 2 for a in x)
+
+
+def _build(name: str, size: tuple[int, int], dtype: torch.dtype, device: torch.device) -> nn.Module:
+    """A model with random weights that takes images of a size, by itself or built for it."""
+    torch.manual_seed(0)
+    model = timm.create_model(name).to(device, dtype).eval()
+    try:
+        with torch.no_grad():
+            model(torch.zeros(1, 3, *size, device=device, dtype=dtype))
+    except (AssertionError, RuntimeError):
+        model = timm.create_model(name, img_size=size).to(device, dtype).eval()
+    return model
+
+
+@torch.no_grad()
+def _flops(model: nn.Module, size: tuple[int, int], dtype: torch.dtype, device: torch.device) -> int:
+    """Of matrix products, convolutions and softmax attention for one image; a multiplication and addition are two."""
+    with zoo_kernels.use('off'), FlopCounterMode(display=False) as counter:  # it cannot look into our kernels
+        model(torch.zeros(1, 3, *size, device=device, dtype=dtype))
+    return counter.get_total_flops()
+
+
+def _prepare(model: nn.Module, variant: Variant, images: Tensor, backward: bool) -> Callable[[], None]:
+    function = model
+    if variant.mode == 'compile':
+        # a function of its own for each variant: one cache of compiled code would be guarded, and limited, for both
+        def function(images: Tensor) -> Any:
+            return model(images)
+        function = torch.compile(function, dynamic=False)
+    return partial(_call, function, model, variant.kernels, images, backward)
+
+
+def _call(
+        function: Callable[[Tensor], Any], model: nn.Module, kernels: str, images: Tensor, backward: bool) -> None:
+    with zoo_kernels.use(kernels), torch.set_grad_enabled(backward):
+        out = function(images)
+        if backward:
+            model.zero_grad(set_to_none=True)
+            outputs = out if isinstance(out, (tuple, list)) else [out]
+            torch.autograd.backward(outputs, [x.detach() for x in outputs])

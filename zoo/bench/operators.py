@@ -1,0 +1,99 @@
+"""The ops of ``zoo_kernels`` as the benchmark calls them: the inputs of each at a shape, and what compares to it."""
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+import zoo_kernels
+
+from .shapes import Shape
+
+AGENTS = 49
+Make = Callable[..., Tensor]  # make(*shape): normally distributed
+
+
+class Operator(NamedTuple):
+    """An op with fixed options.
+
+    ``inputs`` makes its tensors; gradients are asked for all that are floating point. ``softmax``: q, k and v are
+    ``[B, N, H, D]``, so softmax attention computes another function of them that the op competes with. ``peer``: other
+    packages' name for the very same function.
+    """
+
+    name: str
+    function: Callable[..., Tensor]
+    inputs: Callable[[Shape, Make], dict[str, Tensor]]
+    options: dict[str, Any] = {}
+    softmax: bool = True
+    peer: str = ''
+
+    def __call__(self, inputs: dict[str, Tensor]) -> Tensor:
+        return self.function(**inputs, **self.options)
+
+
+def _qkv(shape: Shape, make: Make) -> dict[str, Tensor]:
+    """Views of a packed projection, as models have them."""
+    packed = make(shape.batch, shape.tokens, 3, shape.heads, shape.dim // shape.heads)
+    return dict(zip('qkv', packed.unbind(2)))
+
+
+def _mapped(shape: Shape, make: Make) -> dict[str, Tensor]:
+    """Queries and keys that a feature map has made positive."""
+    inputs = _qkv(shape, make)
+    return dict(inputs, q=inputs['q'].abs(), k=inputs['k'].abs())
+
+
+def _focused(shape: Shape, make: Make) -> dict[str, Tensor]:
+    return dict(_qkv(shape, make), focus_scale=make(shape.dim).abs() + 0.5)
+
+
+def _rala(shape: Shape, make: Make) -> dict[str, Tensor]:
+    return dict(_qkv(shape, make), key_weight=make(shape.batch, shape.tokens, shape.heads).abs())
+
+
+def _depthwise(size: int) -> Callable[[Shape, Make], dict[str, Tensor]]:
+    def inputs(shape: Shape, make: Make) -> dict[str, Tensor]:
+        return dict(
+            x=make(shape.batch, shape.height, shape.width, shape.dim),
+            weight=make(shape.dim, 1, size, size) / size, bias=make(shape.dim))
+    return inputs
+
+
+_LINEAR = zoo_kernels.linear_attention
+OPERATORS = {operator.name: operator for operator in (
+    Operator('linear_attention', _LINEAR, _mapped, dict(feature='identity'), peer='linear_attention'),
+    Operator('focused_attention', _LINEAR, _focused, dict(feature='focus')),
+    Operator('weighted_attention', _LINEAR, _rala, dict(feature='elu')),
+    Operator('magnitude_attention', _LINEAR, _qkv, dict(feature='elu', output='magnitude')),
+    Operator('depthwise_conv_3', zoo_kernels.depthwise_conv, _depthwise(3), softmax=False),
+    Operator('depthwise_conv_5', zoo_kernels.depthwise_conv, _depthwise(5), softmax=False),
+)}
+
+
+def make_inputs(
+        operator: Operator, shape: Shape, dtype: torch.dtype, device: torch.device | str,
+        seed: int = 0) -> dict[str, Tensor]:
+    """Inputs of an op; floating ones are leaves that want gradients."""
+    generator = None if str(device) == 'meta' else torch.Generator(device).manual_seed(seed)
+
+    def make(*sizes: int) -> Tensor:
+        return torch.randn(*sizes, generator=generator, device=device, dtype=torch.float32).to(dtype)
+
+    with torch.no_grad():
+        inputs = operator.inputs(shape, make)
+    return {name: x.detach().requires_grad_() if x.is_floating_point() else x for name, x in inputs.items()}
+
+
+def moved_bytes(inputs: dict[str, Tensor], out: Tensor, backward: bool) -> int:
+    """Bytes that an op cannot but move: each input read once and the output written once.
+
+    The backward pass reads the inputs again and the output's gradient, and writes a gradient for every floating input.
+    """
+    def size(*tensors: Tensor) -> int:
+        return sum(t.numel() * t.element_size() for t in tensors)
+
+    forward = size(*inputs.values(), out)
+    if not backward:
+        return forward
+    return 2 * forward + size(*(x for x in inputs.values() if x.is_floating_point()))

@@ -1,0 +1,140 @@
+"""Who computes an op: its reference, the compiler's version of that, its kernel, and what others offer instead."""
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import zoo_kernels
+
+from ..train.errors import UserError, nearest
+from .operators import Operator
+
+Function = Callable[[dict[str, Tensor]], Tensor]
+
+
+class Unavailable(Exception):
+    """Why a provider does not take part."""
+
+
+class Provider(NamedTuple):
+    """A way to compute an op.
+
+    ``prepare`` returns the function to time, for an op and its inputs, or raises :class:`Unavailable`. ``same``: it is
+    the op's own function, so it has an error against float64; otherwise it is another attention on the same q, k and v.
+    """
+
+    title: str
+    prepare: Callable[[Operator, dict[str, Tensor]], Function]
+    mode: str = 'off'  # of zoo_kernels, while it runs
+    same: bool = True
+
+
+def _eager(operator: Operator, inputs: dict[str, Tensor]) -> Function:
+    return operator
+
+
+def _compiled(operator: Operator, inputs: dict[str, Tensor]) -> Function:
+    torch.compiler.reset()  # else a limit on recompilations is reached after a few shapes
+    compiled = torch.compile(operator.function, dynamic=False, fullgraph=True)
+    return lambda inputs: compiled(**inputs, **operator.options)
+
+
+def _triton(operator: Operator, inputs: dict[str, Tensor]) -> Function:
+    if not hasattr(operator.function, 'choose'):
+        raise Unavailable('there is no kernel for it')
+    try:
+        with zoo_kernels.use('force'):
+            choice = zoo_kernels.explain(operator.function, **inputs, **operator.options)
+    except RuntimeError as e:
+        raise Unavailable(str(e).partition('but ')[2] or str(e)) from None
+    if choice.backend != 'triton':
+        raise Unavailable(choice.reason)
+    return operator
+
+
+def _sdpa(operator: Operator, inputs: dict[str, Tensor]) -> Function:
+    if not operator.softmax:
+        raise Unavailable('it is no attention')
+
+    def attend(inputs: dict[str, Tensor]) -> Tensor:
+        q, k, v = (inputs[name].transpose(1, 2) for name in 'qkv')
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+    return attend
+
+
+def _natten(operator: Operator, inputs: dict[str, Tensor]) -> Function:
+    if not operator.softmax:
+        raise Unavailable('it is no attention')
+    attend = _imported('natten', 'na2d')
+
+    def neighbours(inputs: dict[str, Tensor]) -> Tensor:
+        q = inputs['q']
+        side = round(q.shape[1] ** 0.5)
+        maps = (inputs[name].unflatten(1, (side, -1)) for name in 'qkv')
+        return attend(*maps, kernel_size=7).flatten(1, 2)
+
+    if round(inputs['q'].shape[1] ** 0.5) ** 2 != inputs['q'].shape[1]:
+        raise Unavailable('only square maps are compared')
+    return neighbours
+
+
+def _flash_bla(operator: Operator, inputs: dict[str, Tensor]) -> Function:
+    if not operator.peer:
+        raise Unavailable('it has no such function')
+    attend = _imported('flash_bla.ops.linear_attn.fused', operator.peer)
+
+    def heads_first(inputs: dict[str, Tensor]) -> Tensor:
+        # it takes contiguous [B, H, N, D] alone; who has a packed projection pays for these copies
+        q, k, v = (inputs[name].transpose(1, 2).contiguous() for name in 'qkv')
+        return attend(q, k, v).transpose(1, 2)
+    return heads_first
+
+
+def _imported(module: str, name: str) -> Callable[..., Tensor]:
+    try:
+        return getattr(importlib.import_module(module), name)
+    except Exception as e:  # of whatever kind: it is not our code
+        raise Unavailable(f'{module.partition(".")[0]} cannot be imported ({type(e).__name__}: {e})') from None
+
+
+PROVIDERS = {
+    'eager': Provider('reference eager', _eager),
+    'compile': Provider('torch.compile', _compiled),
+    'sdpa': Provider('SDPA', _sdpa, same=False),
+    'triton': Provider('triton', _triton, mode='force'),
+    'natten': Provider('NATTEN 7 x 7', _natten, same=False),
+    'flash_bla': Provider('flash-bidirectional-linear-attention', _flash_bla),
+}
+
+
+def select(names: Sequence[str] | None, device: str, quick: bool) -> tuple[list[str], str]:
+    """The providers that take part, and a note on who is left out.
+
+    Raises:
+        UserError: An unknown name.
+    """
+    if names:
+        for name in names:
+            if name not in PROVIDERS:
+                raise UserError(f'unknown provider {name!r}{nearest(name, PROVIDERS)} (known: {", ".join(PROVIDERS)})')
+        return list(dict.fromkeys(names)), ''
+    if device == 'cuda' and not quick:
+        return list(PROVIDERS), ''
+    return [name for name in PROVIDERS if name != 'compile'], (
+        'torch.compile is left out: compiling takes minutes; --providers compile eager measures it')
+
+
+def add_peer(path: str) -> None:
+    """Make the packages in a folder importable.
+
+    Raises:
+        UserError: There is no such folder.
+    """
+    if not Path(path).is_dir():
+        raise UserError(f'--peer: no folder {path}')
+    sys.path.insert(0, str(Path(path).resolve()))

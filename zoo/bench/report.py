@@ -1,0 +1,167 @@
+"""What a benchmark leaves behind: a JSON file with everything, and a Markdown table of it."""
+import datetime
+import json
+import math
+import platform
+import re
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+
+from ..train.checkpoint import write_atomically
+from .providers import PROVIDERS
+
+CPU_NOTE = 'measured on a CPU: times of the torch references, which say nothing about the speed of the kernels'
+
+
+def header(kind: str, device: torch.device, dtype: torch.dtype, argv: Sequence[str], notes: Sequence[str]) -> dict:
+    """What was measured where: device, versions, commit, command."""
+    return {
+        'kind': kind, 'device': device_name(device), 'device_type': device.type,
+        'dtype': str(dtype).removeprefix('torch.'), 'threads': torch.get_num_threads(), 'versions': versions(),
+        'commit': _commit(), 'date': datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'),
+        'command': ['benchmark', *argv], 'notes': [*notes, *([CPU_NOTE] if device.type != 'cuda' else [])]}
+
+
+def device_name(device: torch.device) -> str:
+    """The name of a GPU, or of the processor."""
+    if device.type == 'cuda':
+        return torch.cuda.get_device_name(device)
+    try:
+        names = re.findall(r'^model name\s*: (.*)$', Path('/proc/cpuinfo').read_text(), re.MULTILINE)
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def versions() -> dict[str, str | None]:
+    """Of everything that a time depends on; None for what is not there."""
+    from .. import __version__
+
+    try:
+        from triton import __version__ as triton
+    except ImportError:
+        triton = None
+    return {
+        'zoo': __version__, 'python': platform.python_version(), 'torch': torch.__version__, 'triton': triton,
+        'timm': timm.__version__, 'cuda': torch.version.cuda}
+
+
+def _commit() -> str | None:
+    """The commit of the checkout, with + if files differ from it; None outside of one."""
+    folder = Path(__file__).resolve().parents[2]
+    if not (folder / '.git').exists():
+        return None
+    try:
+        run = subprocess.run(
+            ['git', '-C', str(folder), 'describe', '--always', '--dirty=+', '--exclude=*'],
+            capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return run.stdout.strip()
+
+
+def save(stem: Path, content: dict[str, Any], text: str) -> None:
+    """Write ``stem.json`` and ``stem.md``, each whole or not at all."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    for suffix, data in (('.json', json.dumps(content, indent=1) + '\n'), ('.md', text)):
+        write_atomically(stem.with_name(stem.name + suffix), lambda file, data=data: file.write(data.encode()))
+
+
+def markdown(content: dict[str, Any]) -> str:
+    """The text of a result: where it was measured, then its tables."""
+    known = {name: version for name, version in content['versions'].items() if version}
+    lines = [
+        f'# Benchmark of {content["kind"]}', '',
+        f'{content["device"]}, {content["dtype"]}, ' + ', '.join(f'{n} {v}' for n, v in known.items())
+        + (f', commit {content["commit"]}' if content['commit'] else '') + f', {content["date"]}.']
+    if 'bandwidth' in content:
+        lines[-1] += f' A copy moves {content["bandwidth"] / 1e9:.0f} GB/s.'
+    lines += [f'\nNote: {note}.' for note in content['notes']]
+    tables = {'ops': _op_tables, 'models': _model_tables}[content['kind']](content)
+    return '\n'.join([*lines, '', *tables]) + '\n'
+
+
+def _op_tables(content: dict[str, Any]) -> list[str]:
+    lines = []
+    for op in dict.fromkeys(row['op'] for row in content['rows']):
+        rows = [row for row in content['rows'] if row['op'] == op]
+        lines += [f'## {op}', '', *table(OP_COLUMNS, [row for row in rows if 'ms' in row]), '']
+        reasons = dict.fromkeys((row['provider'], row['reason']) for row in rows if 'reason' in row)
+        lines += [f'* {PROVIDERS[name].title} took no part: {reason}' for name, reason in reasons]
+        lines += [''] * bool(reasons)
+    return lines
+
+
+def _model_tables(content: dict[str, Any]) -> list[str]:
+    lines = [*table(MODEL_COLUMNS, [row for row in content['rows'] if 'ms' in row]), '']
+    failed = [row for row in content['rows'] if 'reason' in row]
+    lines += [f'* {row["model"]} at {size(row)}, {variant(row)}, {row["pass"]}: {row["reason"]}' for row in failed]
+    lines += [''] * bool(failed)
+    if content.get('growth'):
+        lines += ['## Growth', '', 'Time and memory grow with this power of the pixels:', '',
+                  *table(GROWTH_COLUMNS, content['growth']), '']
+    return lines
+
+
+def table(columns: dict[str, Callable[[dict], str]], rows: Sequence[dict]) -> list[str]:
+    """Lines of a Markdown table."""
+    body = [[text(row) for text in columns.values()] for row in rows]
+    return ['| ' + ' | '.join(cells) + ' |' for cells in ([*columns], ['---'] * len(columns), *body)]
+
+
+def milliseconds(ms: dict[str, float]) -> str:
+    """Median and quartiles."""
+    return f'{number(ms["median"])} ({number(ms["low"])}-{number(ms["high"])})'
+
+
+def number(x: float) -> str:
+    """Three digits without an exponent."""
+    if x == 0 or not math.isfinite(x):
+        return str(x)
+    return f'{x:.{max(0, 2 - math.floor(math.log10(abs(x))))}f}'
+
+
+def size(row: dict) -> str:
+    return f'{row["height"]} x {row["width"]}'
+
+
+def variant(row: dict) -> str:
+    return f'{row["mode"]}, kernels {row["kernels"]}'
+
+
+OP_COLUMNS: dict[str, Callable[[dict], str]] = {
+    'shape': lambda r: f'{r["shape"]}: {r["batch"]} x {r["tokens"]} x {r["dim"]}',
+    'pass': lambda r: r['pass'],
+    'provider': lambda r: PROVIDERS[r['provider']].title,
+    'ms (quartiles)': lambda r: milliseconds(r['ms']),
+    'MB': lambda r: number(r['bytes'] / 1e6),
+    'floor ms': lambda r: number(r['floor_ms']),
+    '% of floor': lambda r: f'{100 * r["of_floor"]:.0f}',
+    'peak MB': lambda r: number(r['peak_bytes'] / 1e6),
+    'error': lambda r: 'other function' if r['error'] is None else f'{r["error"]:.1e}',
+}
+MODEL_COLUMNS: dict[str, Callable[[dict], str]] = {
+    'model': lambda r: r['model'],
+    'pixels': size,
+    'batch': lambda r: str(r['batch']),
+    'variant': variant,
+    'pass': lambda r: r['pass'],
+    'images/s': lambda r: number(r['throughput']),
+    'ms (quartiles)': lambda r: milliseconds(r['ms']),
+    'peak MB': lambda r: number(r['peak_bytes'] / 1e6),
+    'GFLOP/image': lambda r: number(r['flops'] / 1e9),
+    'M parameters': lambda r: number(r['parameters'] / 1e6),
+}
+GROWTH_COLUMNS: dict[str, Callable[[dict], str]] = {
+    'model': lambda r: r['model'],
+    'variant': variant,
+    'pass': lambda r: r['pass'],
+    'time': lambda r: f'{r["time"]:.2f}',
+    'memory': lambda r: f'{r["memory"]:.2f}',
+    'pixels': lambda r: f'{r["smallest"]} to {r["largest"]}',
+}
