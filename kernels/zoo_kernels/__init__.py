@@ -2,9 +2,19 @@
 
 This package knows nothing of ``zoo``; it needs torch alone.
 """
+from .agent_attention import agent_attention
 from .depthwise_conv import depthwise_conv
 from .dispatch import Choice, explain, use
 from .linear_attention import linear_attention
 from .routed_attention import route, routed_attention
 
-__all__ = ['Choice', 'depthwise_conv', 'explain', 'linear_attention', 'route', 'routed_attention', 'use']
+__all__ = [
+    'Choice',
+    'agent_attention',
+    'depthwise_conv',
+    'explain',
+    'linear_attention',
+    'route',
+    'routed_attention',
+    'use',
+]

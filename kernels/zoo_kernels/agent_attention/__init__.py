@@ -1,0 +1,52 @@
+"""Agent attention: a few agent tokens gather from all tokens, and all tokens read from them."""
+from torch import Tensor
+
+from ..dispatch import Choice
+from . import reference
+
+
+def agent_attention(
+        q: Tensor, k: Tensor, v: Tensor, agents: Tensor, agent_bias: Tensor | None = None,
+        query_bias: Tensor | None = None, scale: float | None = None) -> Tensor:
+    """Agent attention, two softmax attentions in a row through A agents; linear in the number of tokens.
+
+    Per head, with agents ``a``: ``g = softmax(scale * a k^T + agent_bias) v``, then
+    ``out = softmax(scale * q a^T + query_bias) g``. Both are torch's own, with its kernels; a Triton kernel would have
+    to prove that it beats them, so there is none, and ``ZOO_KERNELS`` changes nothing here.
+
+    Args:
+        q: ``[B, N, H, D]``, any strides (views of a packed projection are not copied).
+        k: ``[B, M, H, D]``.
+        v: ``[B, M, H, E]``.
+        agents: ``[B, A, H, D]``; the paper pools them from the queries.
+        agent_bias: ``[H, A, M]`` or None; shared by the batch and never repeated for it.
+        query_bias: ``[H, N, A]`` or None.
+        scale: Of both products; ``D ** -0.5`` when None.
+
+    Returns:
+        ``[B, N, H, E]`` in the dtype of v.
+
+    Raises:
+        ValueError: Shapes that do not belong together.
+
+    Source: Han et al., Agent Attention, arXiv 2312.08874.
+    """
+    _choose(q, k, v, agents, agent_bias, query_bias, scale)
+    return reference.agent_attention(q, k, v, agents, agent_bias, query_bias, scale)
+
+
+def _choose(
+        q: Tensor, k: Tensor, v: Tensor, agents: Tensor, agent_bias: Tensor | None = None,
+        query_bias: Tensor | None = None, scale: float | None = None) -> Choice:
+    expected = {
+        'agent_bias': (agent_bias, (q.shape[2], agents.shape[1], k.shape[1]), '[H, A, M]'),
+        'query_bias': (query_bias, (q.shape[2], q.shape[1], agents.shape[1]), '[H, N, A]')}
+    for name, (bias, shape, text) in expected.items():
+        if bias is not None and tuple(bias.shape) != shape:
+            raise ValueError(f'{name} is {text} = {list(shape)}; got {list(bias.shape)}')
+    return Choice('torch', 'two calls of scaled_dot_product_attention; there is no kernel of ours, forced or not')
+
+
+agent_attention.choose = _choose
+
+__all__ = ['agent_attention']
