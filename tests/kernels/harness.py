@@ -1,5 +1,5 @@
 """How every kernel is proven: outputs and all gradients against float64, and never worse than 2x plain torch."""
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -33,9 +33,9 @@ class Case(NamedTuple):
         return self.name
 
 
-def expand(cases: list[Case]) -> Iterator[tuple[Case, torch.dtype]]:
+def expand(cases: list[Case]) -> list[tuple[Case, torch.dtype]]:
     """Every case in every dtype."""
-    return ((case, dtype) for case in cases for dtype in case.dtypes)
+    return [(case, dtype) for case in cases for dtype in case.dtypes]
 
 
 def names(cases: list[Case]) -> list[str]:
@@ -82,9 +82,11 @@ def check(case: Case, dtype: torch.dtype, device: str = 'cpu') -> None:
     oracle = run(case, leaves, 'off', torch.float64)
     assert kernel.keys() == oracle.keys()
     for name, expected in oracle.items():
-        assert kernel[name].shape == expected.shape and kernel[name].dtype == leaves.get(name.removeprefix('grad '), kernel['out']).dtype, name
+        assert kernel[name].shape == expected.shape
+        assert kernel[name].dtype == leaves.get(name.removeprefix('grad '), kernel['out']).dtype
         assert torch.isfinite(kernel[name]).all(), f'{case.name}: {name} is not finite'
         error, plain = relative(kernel[name], expected), relative(eager[name], expected)
         bound = case.tolerance * TOLERANCES[dtype][name != 'out']
         assert error <= bound, f'{case.name}: {name} is off by {error:.1e}, more than {bound:.0e}'
-        assert error <= 2 * plain + FLOOR, f'{case.name}: {name} is off by {error:.1e}, plain torch by {plain:.1e}'
+        # plain torch may be NaN where the kernel is right
+        assert not error > 2 * plain + FLOOR, f'{case.name}: {name} is off by {error:.1e}, plain torch by {plain:.1e}'

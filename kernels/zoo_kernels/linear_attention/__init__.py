@@ -80,6 +80,8 @@ def _choose(
     limit = ''
     if max(q.shape[3], v.shape[3]) > MAX_DIM:
         limit = f'heads are wider than {MAX_DIM}'
+    elif feature == 'norm_aware' and max(q.shape[3], v.shape[3]) > MAX_DIM // 2:
+        limit = f'heads are wider than {MAX_DIM // 2}, with two parts'
     elif not q.dtype == k.dtype == v.dtype:
         limit = 'q, k and v differ in dtype'
     small = '' if q.shape[0] * q.shape[1] >= SMALL else f'fewer than {SMALL} tokens in the batch'
