@@ -7,18 +7,19 @@ from torch import Tensor
 
 import zoo_kernels
 
-from .shapes import Shape
+from .shapes import WIDTH, Shape
 
-AGENTS = 49
+AGENTS = 49  # 7 x 7, as in the models' later stages
+REGIONS = (7, 7)
 Make = Callable[..., Tensor]  # make(*shape): normally distributed
 
 
 class Operator(NamedTuple):
     """An op with fixed options.
 
-    ``inputs`` makes its tensors; gradients are asked for all that are floating point. ``softmax``: q, k and v are
-    ``[B, N, H, D]``, so softmax attention computes another function of them that the op competes with. ``peer``: other
-    packages' name for the very same function.
+    ``inputs`` makes its tensors; gradients are asked for all that are floating point. ``softmax``: there are q, k and v,
+    ``[B, N, H, D]`` or ``[B, H, W, heads, D]``, so softmax attention is another function of them that the op competes
+    with. ``peer``: another package's name for the very same function.
     """
 
     name: str
@@ -52,6 +53,22 @@ def _rala(shape: Shape, make: Make) -> dict[str, Tensor]:
     return dict(_qkv(shape, make), key_weight=make(shape.batch, shape.tokens, shape.heads).abs())
 
 
+def _agents(shape: Shape, make: Make) -> dict[str, Tensor]:
+    heads, tokens = shape.heads, shape.tokens
+    return dict(
+        _qkv(shape, make), agents=make(shape.batch, AGENTS, heads, shape.dim // heads),
+        agent_bias=make(heads, AGENTS, tokens), query_bias=make(heads, tokens, AGENTS))
+
+
+def _routed(shape: Shape, make: Make) -> dict[str, Tensor]:
+    """A map padded to whole regions, and as many routes as the paper takes at this width."""
+    height, width = (-(-side // count) * count for side, count in zip((shape.height, shape.width), REGIONS))
+    padded = shape._replace(height=height, width=width)
+    inputs = {name: x.unflatten(1, (height, width)) for name, x in _qkv(padded, make).items()}
+    topk = min(REGIONS[0] * REGIONS[1], (shape.dim // WIDTH) ** 2)
+    return dict(inputs, routes=zoo_kernels.route(inputs['q'], inputs['k'], REGIONS, topk))
+
+
 def _depthwise(size: int) -> Callable[[Shape, Make], dict[str, Tensor]]:
     def inputs(shape: Shape, make: Make) -> dict[str, Tensor]:
         return dict(
@@ -66,6 +83,8 @@ OPERATORS = {operator.name: operator for operator in (
     Operator('focused_attention', _LINEAR, _focused, dict(feature='focus')),
     Operator('weighted_attention', _LINEAR, _rala, dict(feature='elu')),
     Operator('magnitude_attention', _LINEAR, _qkv, dict(feature='elu', output='magnitude')),
+    Operator('agent_attention', zoo_kernels.agent_attention, _agents),
+    Operator('routed_attention', zoo_kernels.routed_attention, _routed, dict(regions=REGIONS)),
     Operator('depthwise_conv_3', zoo_kernels.depthwise_conv, _depthwise(3), softmax=False),
     Operator('depthwise_conv_5', zoo_kernels.depthwise_conv, _depthwise(5), softmax=False),
 )}

@@ -62,8 +62,10 @@ def _sdpa(operator: Operator, inputs: dict[str, Tensor]) -> Function:
         raise Unavailable('it is no attention')
 
     def attend(inputs: dict[str, Tensor]) -> Tensor:
-        q, k, v = (inputs[name].transpose(1, 2) for name in 'qkv')
-        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+        q, k, v = (inputs[name] for name in 'qkv')
+        if q.dim() == 5:
+            q, k, v = (x.flatten(1, 2) for x in (q, k, v))
+        return F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v))).transpose(1, 2)
     return attend
 
 
@@ -72,15 +74,12 @@ def _natten(operator: Operator, inputs: dict[str, Tensor]) -> Function:
         raise Unavailable('it is no attention')
     attend = _imported('natten', 'na2d')
 
-    def neighbours(inputs: dict[str, Tensor]) -> Tensor:
-        q = inputs['q']
-        side = round(q.shape[1] ** 0.5)
-        maps = (inputs[name].unflatten(1, (side, -1)) for name in 'qkv')
-        return attend(*maps, kernel_size=7).flatten(1, 2)
-
-    if round(inputs['q'].shape[1] ** 0.5) ** 2 != inputs['q'].shape[1]:
-        raise Unavailable('only square maps are compared')
-    return neighbours
+    if inputs['q'].dim() == 5:
+        return lambda inputs: attend(*(inputs[name] for name in 'qkv'), kernel_size=7)
+    side = round(inputs['q'].shape[1] ** 0.5)
+    if side * side != inputs['q'].shape[1]:
+        raise Unavailable('of maps without rows and columns, only square ones are compared')
+    return lambda inputs: attend(*(inputs[name].unflatten(1, (side, side)) for name in 'qkv'), kernel_size=7)
 
 
 def _flash_bla(operator: Operator, inputs: dict[str, Tensor]) -> Function:
