@@ -33,7 +33,7 @@ def routed_attention(
         qr, kr, vr = (_partition(x.to(dtype), regions) for x in (q, k, v))
         kr, vr = (x.index_select(1, chosen).unflatten(1, (batch * count, -1)).flatten(2, 3) for x in (kr, vr))
         out = (scale * qr @ kr.transpose(2, 3)).softmax(-1) @ vr
-    return _merge(out, q.shape, regions).to(v.dtype)
+    return _merge(out.to(v.dtype), q.shape, regions)
 
 
 def _partition(x: Tensor, regions: tuple[int, int]) -> Tensor:
@@ -46,4 +46,4 @@ def _merge(x: Tensor, shape: torch.Size, regions: tuple[int, int]) -> Tensor:
     """What :func:`_partition` did, undone."""
     batch, height, width = shape[:3]
     x = x.unflatten(2, (height // regions[0], width // regions[1])).unflatten(1, (batch, *regions))
-    return x.permute(1, 2, 4, 3, 5, 0, 6).reshape(batch, height, width, *x.shape[::6])
+    return x.permute(1, 2, 4, 3, 5, 0, 6).reshape(batch, height, width, *x.shape[::6]).contiguous()
