@@ -26,7 +26,7 @@ FEW = 16
 CONFIGS_FEW = {
     ('forward', 32): (FEW, 64, 2), ('forward', 64): (FEW, 64, 2), ('forward', 128): (FEW, 64, 4),
     ('backward_q', 32): (FEW, 64, 2), ('backward_q', 64): (FEW, 64, 4), ('backward_q', 128): (FEW, 32, 4),
-    ('backward_kv', 32): (FEW, 64, 2), ('backward_kv', 64): (FEW, 64, 4), ('backward_kv', 128): (FEW, 32, 4),
+    ('backward_kv', 32): (FEW, 64, 2), ('backward_kv', 64): (FEW, 32, 4), ('backward_kv', 128): (FEW, 32, 8),
 }
 
 

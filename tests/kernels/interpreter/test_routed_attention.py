@@ -29,6 +29,14 @@ def test_operators():
     torch.library.opcheck(op.routed_attention_backward, [out, *args[:4], out, lse, *args[4:]])
 
 
+def test_compiles_without_graph_breaks():
+    case = next(case for case in CASES if case.name == '81 tokens')
+    leaves = make_leaves(case, torch.float16)
+    compiled = run(case, leaves, 'force', op=torch.compile(case.op, fullgraph=True, backend='aot_eager'))
+    eager = run(case, leaves, 'force')
+    assert all(torch.equal(compiled[name], eager[name]) for name in eager)
+
+
 def test_saves_no_more_than_its_inputs_and_a_float_a_query():
     *tensors, rows, columns, scale = inputs()
     saved = []
