@@ -14,6 +14,7 @@ from torch import Tensor
 
 MODES = ('off', 'auto', 'force')
 INTERPRETING = os.environ.get('TRITON_INTERPRET') == '1'  # Triton runs kernels on CPU tensors then, for tests only
+SMALL = 1024  # tokens in a batch: below, a few launches cost as much as all of plain torch
 HALF = (torch.float16, torch.bfloat16)
 
 
@@ -72,7 +73,7 @@ def unavailable() -> str:
 
 
 def choose(
-        op: str, x: Tensor, limit: str = '', small: str = '', dtypes: tuple[torch.dtype, ...] = HALF) -> Choice:
+        op: str, x: Tensor, limit: str = '', small: str = '', tokens: int = SMALL, dtypes: tuple[torch.dtype, ...] = HALF) -> Choice:
     """Decide for a call.
 
     Args:
@@ -80,6 +81,7 @@ def choose(
         x: The input whose device and dtype count.
         limit: Why the kernel cannot take this call (a shape, an option); empty when it can.
         small: Why the kernel would not pay; ``force`` ignores it.
+        tokens: In the batch; fewer than SMALL do not pay. Compared last, so that no exported graph is tied to it.
         dtypes: Of x, that the kernel takes.
 
     Raises:
@@ -100,4 +102,6 @@ def choose(
         return Choice('triton', 'ZOO_KERNELS=force')
     if limit or small:
         return Choice('torch', limit or small)
+    if tokens < SMALL:
+        return Choice('torch', f'fewer than {SMALL} tokens in the batch')
     return Choice('triton', 'a kernel takes it')

@@ -1,9 +1,15 @@
 """Linear attention in decomposed torch: the papers' formulas, and its numerics where the papers' code breaks."""
+import subprocess
+import sys
+from unittest import mock
+
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from zoo_kernels import explain, linear_attention, use
+from zoo_kernels.linear_attention import reference
 from zoo_kernels.linear_attention.reference import FEATURES, OUTPUTS
 
 
@@ -194,3 +200,63 @@ def test_bad_arguments(options, message):
     q, k, v = torch.randn(3, 2, 64, 2, 16).unbind(0)
     with pytest.raises(ValueError, match=message):
         linear_attention(q, k, v, **options)
+
+
+class Mixed(torch.nn.Module):
+    """A use of the op with everything on, for the compilers."""
+
+    def forward(self, qkv, scale, rope):
+        q, k, v = qkv.unbind(2)
+        turned = linear_attention(q, k, v, feature='elu', rope=rope, key_weight=v.square().mean(-1))
+        return turned + linear_attention(q, k, v, feature='focus', focus_scale=scale)
+
+
+def mixed_inputs(tokens):
+    return torch.randn(2, tokens, 3, 2, 8), torch.rand(16) + 0.5, torch.rand(2, tokens, 4)
+
+
+def test_compiled_whole():
+    args = mixed_inputs(33)
+    torch.testing.assert_close(torch.compile(Mixed(), fullgraph=True, backend='aot_eager')(*args), Mixed()(*args))
+
+
+def test_exported_for_any_number_of_tokens(tmp_path):
+    tokens = torch.export.Dim('tokens', min=2)
+    exported = torch.export.export(
+        Mixed(), mixed_inputs(33), dynamic_shapes=({1: tokens}, None, {1: tokens}))
+    path = tmp_path / 'mixed.onnx'
+    torch.onnx.export(exported, (), path, dynamo=True, verbose=False)
+    session = pytest.importorskip('onnxruntime').InferenceSession(path)
+    for count in (33, 50):
+        args = mixed_inputs(count)
+        torch.testing.assert_close(exported.module()(*args), Mixed()(*args))
+        feed = {place.name: x.numpy() for place, x in zip(session.get_inputs(), args)}
+        torch.testing.assert_close(torch.from_numpy(session.run(None, feed)[0]), Mixed()(*args), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('feature', FEATURES)
+def test_dispatched_to_the_kernel_on_cuda(feature):
+    """On pretended CUDA tensors: the op is taken, and tells the right shapes and strides."""
+    pytest.importorskip('triton')
+    with FakeTensorMode():
+        qkv = torch.empty(2, 4096, 3, 2, 32, device='cuda', dtype=torch.bfloat16)
+        q, k, v = qkv.unbind(2)
+        scale = torch.empty(64, device='cuda') if feature == 'focus' else None
+        assert explain(linear_attention, q, k, v, feature=feature, focus_scale=scale).backend == 'triton'
+        with torch.no_grad(), mock.patch.object(reference, 'linear_attention', side_effect=AssertionError):
+            out = linear_attention(q, k, v, feature=feature, focus_scale=scale)
+        assert out.shape == q.shape and out.dtype == torch.bfloat16 and out.is_contiguous()
+        few = explain(linear_attention, q[:, :64], k, v, feature=feature, focus_scale=scale)
+        assert few == ('torch', 'fewer than 1024 tokens in the batch')
+        wide = torch.empty(2, 4096, 1, 256, device='cuda', dtype=torch.bfloat16)
+        assert explain(linear_attention, wide, wide, wide).reason == 'heads are wider than 128'
+
+
+def test_runs_without_triton():
+    script = (
+        'import sys; sys.modules["triton"] = None\n'
+        'import torch, zoo_kernels\n'
+        'q = torch.ones(1, 4, 1, 4)\n'
+        'assert zoo_kernels.linear_attention(q, q, q).shape == q.shape\n'
+        'assert zoo_kernels.dispatch.unavailable() == "triton is not installed"\n')
+    subprocess.run([sys.executable, '-c', script], check=True)

@@ -7,7 +7,6 @@ from . import reference
 from .reference import FEATURES, OUTPUTS
 
 MAX_DIM = 128  # of a head: its summary has to fit into the registers of a block
-SMALL = 1024  # tokens in a batch: below, a few launches cost as much as all of plain torch
 
 
 def linear_attention(
@@ -84,8 +83,7 @@ def _choose(
         limit = f'heads are wider than {MAX_DIM // 2}, with two parts'
     elif not q.dtype == k.dtype == v.dtype:
         limit = 'q, k and v differ in dtype'
-    small = '' if q.shape[0] * q.shape[1] >= SMALL else f'fewer than {SMALL} tokens in the batch'
-    return choose('linear_attention', v, limit, small)
+    return choose('linear_attention', v, limit, tokens=q.shape[0] * q.shape[1])
 
 
 linear_attention.choose = _choose

@@ -36,7 +36,12 @@ TABLE = {
     for kernel in ('accumulate', 'read', 'query_gradient', 'key_gradient', 'focus_gradient')
     for half in (True, False) for width in (16, 32, 64, 128)
 }
-TWO_PARTS = {(kernel, 64): (16, 4, 2) for kernel in ('query_gradient', 'key_gradient')}  # else registers spill
+# what would spill registers otherwise; with two parts ('norm_aware') sooner
+TABLE |= {('key_gradient', half, 64): (32, 4, 2) for half in (True, False)}
+TABLE |= {(f'{x}_gradient', half, 128): (16, 8, 2) for x in ('query', 'key') for half in (True, False)}
+TWO_PARTS = {
+    ('query_gradient', 32): (16, 4, 2), ('query_gradient', 64): (16, 4, 2), ('key_gradient', 64): (16, 4, 2),
+    ('read', 64): (32, 4, 2)}
 
 
 @triton.jit

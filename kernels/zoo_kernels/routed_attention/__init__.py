@@ -6,7 +6,6 @@ from ..dispatch import Choice, choose
 from . import reference
 
 MAX_DIM = 128  # of a head: a tile of 64 wider ones spills
-SMALL = 1024  # tokens in a batch: below, a few launches cost as much as all of plain torch
 
 
 def route(q: Tensor, k: Tensor, regions: tuple[int, int], topk: int, scale: float | None = None) -> Tensor:
@@ -52,8 +51,8 @@ def routed_attention(
             are); H and W are multiples of ``regions``.
         k: As q.
         v: ``[B, H, W, heads, E]``.
-        routes: ``[B, rows * columns, topk]``, int64 or int32, of :func:`route`: numbers of regions, row by row. Their
-            range is not checked on a GPU.
+        routes: ``[B, rows * columns, topk]``, int64 or int32, of :func:`route`: numbers of regions, row by row. Not
+            checked to be below ``rows * columns``.
         regions: Rows and columns of the grid of regions.
         scale: None for ``(heads * D) ** -0.5``, the released code's: it counts the channels of all heads.
 
@@ -88,10 +87,9 @@ def _choose(
         limit = f'heads are wider than {MAX_DIM}'
     elif not q.dtype == k.dtype == v.dtype:
         limit = 'q, k and v differ in dtype'
-    elif max(x.stride(1) * x.shape[1] for x in (q, k, v)) > 2 ** 31:
+    elif max(sum(x.stride(i) * (x.shape[i] - 1) for i in range(1, 5)) for x in (q, k, v)) >= 2 ** 31:
         limit = 'a sample spans more than 2 ** 31 elements'
-    small = '' if q.shape[0] * q.shape[1] * q.shape[2] >= SMALL else f'fewer than {SMALL} tokens in the batch'
-    return choose('routed_attention', v, limit, small)
+    return choose('routed_attention', v, limit, tokens=q.shape[0] * q.shape[1] * q.shape[2])
 
 
 def _check_grid(q: Tensor, regions: tuple[int, int]) -> None:
