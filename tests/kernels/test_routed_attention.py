@@ -59,6 +59,10 @@ def test_routed_to_all_regions_is_full_attention():
     torch.testing.assert_close(routed_attention(q, k, v, routes, regions, 0.7), full.transpose(1, 2).view(v.shape))
 
 
+def test_no_sample():
+    assert routed_attention(*inputs('odd', 3, batch=0)).shape == (0, 14, 9, 2, 3)
+
+
 def test_views_of_a_packed_projection():
     packed = torch.randn(2, 6, 4, 3 * 8, dtype=torch.float64)
     q, k, v = (x.unflatten(-1, (2, 4)) for x in packed.chunk(3, -1))

@@ -24,14 +24,14 @@ def route(q: Tensor, k: Tensor, regions: tuple[int, int], topk: int, scale: floa
 def routed_attention(
         q: Tensor, k: Tensor, v: Tensor, routes: Tensor, regions: tuple[int, int], scale: float) -> Tensor:
     """The reference of :func:`zoo_kernels.routed_attention`; it gathers, so its memory grows with topk."""
-    batch, count, _ = routes.shape
+    batch, count, topk = routes.shape
     dtype = statistics_dtype(v.dtype)
     first = torch.arange(batch, device=routes.device)[:, None, None] * count
     chosen = (routes + first).flatten()
     with _autocast_off(v):
         # heads come first: what the matrix products read is then contiguous as it leaves the gather
         qr, kr, vr = (_partition(x.to(dtype), regions) for x in (q, k, v))
-        kr, vr = (x.index_select(1, chosen).unflatten(1, (batch * count, -1)).flatten(2, 3) for x in (kr, vr))
+        kr, vr = (x.index_select(1, chosen).unflatten(1, (batch * count, topk)).flatten(2, 3) for x in (kr, vr))
         out = (scale * qr @ kr.transpose(2, 3)).softmax(-1) @ vr
     return _merge(out.to(v.dtype), q.shape, regions)
 
@@ -44,6 +44,5 @@ def _partition(x: Tensor, regions: tuple[int, int]) -> Tensor:
 
 def _merge(x: Tensor, shape: torch.Size, regions: tuple[int, int]) -> Tensor:
     """What :func:`_partition` did, undone."""
-    batch, height, width = shape[:3]
-    x = x.unflatten(2, (height // regions[0], width // regions[1])).unflatten(1, (batch, *regions))
-    return x.permute(1, 2, 4, 3, 5, 0, 6).reshape(batch, height, width, *x.shape[::6]).contiguous()
+    x = x.unflatten(2, (shape[1] // regions[0], shape[2] // regions[1])).unflatten(1, (shape[0], *regions))
+    return x.permute(1, 2, 4, 3, 5, 0, 6).flatten(3, 4).flatten(1, 2).contiguous()
