@@ -5,8 +5,8 @@ PYTHON ?= python3
 VENV ?= .venv
 OLDEST_VENV ?= .venv-oldest
 ARGS ?=
-# The lower bounds of pyproject.toml, and the torchvision of that torch.
-OLDEST := 'torch==2.11.*' 'torchvision==0.26.*' 'timm==1.0.27'
+# The lower bounds of pyproject.toml, and what fits to them: its torchvision, and a numpy that triton 3.6 interprets with.
+OLDEST := 'torch==2.11.*' 'torchvision==0.26.*' 'timm==1.0.27' 'numpy<2.4'
 QUICK := -m 'not slow and not full'
 PIP := -m pip install --quiet --disable-pip-version-check
 

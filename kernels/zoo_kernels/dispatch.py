@@ -58,9 +58,13 @@ def explain(op: Callable, *args: Any, **kwargs: Any) -> Choice:
 
 
 @torch.compiler.assume_constant_result
-@functools.cache
 def unavailable() -> str:
     """Why this process cannot run Triton kernels on CUDA; empty when it can."""
+    return _probe()
+
+
+@functools.cache
+def _probe() -> str:
     try:
         import triton  # noqa: F401
     except ImportError:

@@ -13,6 +13,11 @@ def statistics_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 
+def in_place() -> bool:
+    """True in plain inference: memory is used again then, which on a CPU saves more time than the arithmetic takes."""
+    return not (torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export())
+
+
 def focus(x: Tensor, scale: Tensor, power: int = 3, eps: float = 1e-6) -> tuple[Tensor, Tensor]:
     """Focusing map of FLatten: sharpen the direction of each row, keep its length.
 
@@ -30,9 +35,14 @@ def focus(x: Tensor, scale: Tensor, power: int = 3, eps: float = 1e-6) -> tuple[
         Direction ``[..., C]`` and row length ``[..., 1]``; their product is the mapped feature.
     """
     inverse = scale.reciprocal()
-    y = torch.addcmul(eps * inverse, F.relu(x), inverse)
-    length = torch.linalg.vector_norm(y, dim=-1, keepdim=True)
-    y = (y / length).pow(power)
+    if in_place():
+        y = F.relu(x).add_(eps).mul_(inverse)
+        length = torch.linalg.vector_norm(y, dim=-1, keepdim=True)
+        y.div_(length).pow_(power)
+    else:
+        y = torch.addcmul(eps * inverse, F.relu(x), inverse)
+        length = torch.linalg.vector_norm(y, dim=-1, keepdim=True)
+        y = (y / length).pow(power)
     return y, length / torch.linalg.vector_norm(y, dim=-1, keepdim=True)
 
 
@@ -77,16 +87,22 @@ def linear_attention(
         q, k, gain = _features(q.to(dtype), k.to(dtype), feature, focus_scale, power, eps)
         rope = None if rope is None else rope.to(dtype)
         weights = [None] * heads if key_weight is None else key_weight.to(dtype).split(1, -1)
+        out = v.new_empty(*q.shape[:3], v.shape[3], dtype=dtype) if in_place() else None
         mixed = []
         # one batched product a head on strided slices: no head is ever copied out
-        for qh, kh, vh, weight in zip(q.unbind(2), k.unbind(2), v.to(dtype).unbind(2), weights):
+        for h, (qh, kh, vh, weight) in enumerate(zip(q.unbind(2), k.unbind(2), v.to(dtype).unbind(2), weights)):
             kh = kh if weight is None else kh * weight
             z = qh @ kh.mean(1, keepdim=True).transpose(1, 2) if output != 'plain' else None
             if rope is not None:
                 qh, kh = rotate(qh, rope), rotate(kh, rope)
             summary = kh.transpose(1, 2) @ vh / k.shape[1]
-            mixed.append(_combine(qh @ summary, z, gain, vh, output, scale, eps))
-        return torch.stack(mixed, 2).to(v.dtype)
+            a, c = _factors(z, gain, output, scale, eps)
+            y = torch.mul(qh @ summary, a, out=None if out is None else out[:, :, h])
+            if c is not None:
+                mean = vh.mean(1, keepdim=True)
+                y = torch.addcmul(y, c, mean, out=None if out is None else y)
+            mixed.append(y)
+        return (torch.stack(mixed, 2) if out is None else out).to(v.dtype)
 
 
 def _features(
@@ -103,24 +119,28 @@ def _features(
         heads = q.shape[2:]
         q, gain = focus(q.flatten(2), focus_scale.to(q.dtype), power, eps)
         k, length = focus(k.flatten(2), focus_scale.to(k.dtype), power, eps)
-        return q.unflatten(-1, heads), (k * length).unflatten(-1, heads), gain
+        k = k.mul_(length) if in_place() else k * length
+        return q.unflatten(-1, heads), k.unflatten(-1, heads), gain
     return q, k, None
 
 
-def _combine(
-        product: Tensor, z: Tensor | None, gain: Tensor | None, v: Tensor, output: str, scale: float,
-        eps: float) -> Tensor:
-    """Result of a head from ``phi(q) K^T V / M`` and ``z = phi(q) . mean phi(k)``, both still without ``gain``."""
+def _factors(
+        z: Tensor | None, gain: Tensor | None, output: str, scale: float,
+        eps: float) -> tuple[Tensor | float, Tensor | None]:
+    """What ``phi(q) S`` and the mean of the values are multiplied by.
+
+    Args:
+        z: ``phi(q) . mean phi(k)`` ``[B, N, 1]``, like ``phi(q) S`` still without ``gain``; None for 'plain'.
+    """
     gain = 1. if gain is None else gain
     if output == 'plain':
-        return product * (scale * gain)
+        return scale * gain, None
     z = z * gain
     if output == 'ratio':
-        return product * (scale * gain / (z + eps))
+        return scale * gain / (z + eps), None
     if output == 'clamp':
-        return product * (scale * gain / z.clamp_min(eps))
-    mean = v.mean(1, keepdim=True)
+        return scale * gain / z.clamp_min(eps), None
     z = scale * z
     if output == 'magnitude':
-        return product * (scale * gain * (1 + 1 / (z + eps))) - z * mean
-    return product * (scale * gain) + (1 - z) * mean
+        return scale * gain * (1 + 1 / (z + eps)), -z
+    return scale * gain, 1 - z

@@ -61,7 +61,7 @@ class FocusedLinearAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(x).chunk(3, dim=-1)
-        k = k + self.positional_encoding(*x.shape[1:3])
+        k = k + self.positional_encoding(*x.shape[1:3]).to(k.dtype)  # autocast would widen the sum
         scale = F.softplus(self.scale.to(torch.promote_types(self.scale.dtype, torch.float32))).flatten()
         heads = (t.flatten(1, 2).unflatten(-1, (self.num_heads, -1)) for t in (q, k, v))
         mixed = linear_attention(*heads, feature='focus', focus_scale=scale, power=self.power)
