@@ -86,6 +86,7 @@ def measure(
             else:
                 calls[variant] = call
         for variant, times in timing.interleaved(calls, device, repeats, warmup=1).items():
+            model.zero_grad(set_to_none=True)  # what a call frees would be taken off its peak
             found[variant].update(
                 ms=times._asdict(), throughput=1e3 * batch / times.median,
                 peak_bytes=timing.peak_bytes(calls[variant], device))
@@ -157,8 +158,9 @@ def _prepare(model: nn.Module, variant: Variant, images: Tensor, backward: bool)
 def _call(
         function: Callable[[Tensor], Any], model: nn.Module, kernels: str, images: Tensor, backward: bool) -> None:
     with zoo_kernels.use(kernels), torch.set_grad_enabled(backward):
-        out = function(images)
         if backward:
             model.zero_grad(set_to_none=True)
+        out = function(images)
+        if backward:
             outputs = out if isinstance(out, (tuple, list)) else [out]
             torch.autograd.backward(outputs, [x.detach() for x in outputs])

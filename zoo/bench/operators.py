@@ -17,7 +17,7 @@ Make = Callable[..., Tensor]  # make(*shape): normally distributed
 class Operator(NamedTuple):
     """An op with fixed options.
 
-    ``inputs`` makes its tensors; gradients are asked for all that are floating point. ``softmax``: there are q, k and v,
+    ``inputs`` makes its tensors; gradients are asked for all floating ones. ``softmax``: there are q, k and v,
     ``[B, N, H, D]`` or ``[B, H, W, heads, D]``, so softmax attention is another function of them that the op competes
     with. ``peer``: another package's name for the very same function.
     """

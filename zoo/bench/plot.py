@@ -74,8 +74,9 @@ def draw_ops(path: Path, content: dict[str, Any]) -> None:
                 if mark:
                     panel.axvline(mark, color=COLOURS[name], linestyle=':', linewidth=1)
             panel.set(xscale='log', yscale='log', xlabel='tokens of an image', ylabel='ms', title=f'{op}, {title}')
-            panel.legend(fontsize=7)
             panel.grid(alpha=0.3)
+            if panel.lines:
+                panel.legend(fontsize=7)
     _write(path, figure)
 
 

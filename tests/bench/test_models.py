@@ -1,0 +1,113 @@
+"""``zoo benchmark models``: selection, FLOPs, growth, and a run at a tiny size."""
+import json
+
+import pytest
+import torch
+
+from zoo.bench import main, models, report
+from zoo.train.errors import UserError
+
+CPU = torch.device('cpu')
+
+
+def test_selection():
+    assert models.select(['flatten_pvt_v2_b[01]', 'resnet18']) == ['flatten_pvt_v2_b0', 'flatten_pvt_v2_b1', 'resnet18']
+    assert 'pvt_v2_b2_li' in models.select(['pvt_v2_*'])
+    with pytest.raises(UserError, match='resnet18'):
+        models.select(['resnet_18'])
+
+
+@pytest.mark.parametrize('text, size', [('224', (224, 224)), ('800x1333', (800, 1333))])
+def test_sizes(text, size):
+    assert models.parse_size(text) == size
+
+
+@pytest.mark.parametrize('power', [1., 1.5, 2.])
+def test_slope_of_a_power_law(power):
+    pixels = [224 ** 2, 448 ** 2, 896 ** 2]
+    assert models.slope(pixels, [3e-5 * n ** power for n in pixels]) == pytest.approx(power)
+
+
+def row(side, ms, peak, **more):
+    return {
+        'model': 'm', 'height': side, 'width': side, 'batch': 2, 'mode': 'eager', 'kernels': 'off', 'pass': 'forward',
+        'parameters': 1_230_000, 'flops': 2_000_000_000, 'throughput': 2e3 / ms, 'peak_bytes': peak,
+        'ms': {'median': ms, 'low': ms, 'high': ms, 'samples': 1}, **more}
+
+
+def test_growth():
+    rows = [row(10, 1., 100), row(20, 16., 400), row(10, 1., 1, mode='compile')]
+    found, = models.growth(rows)
+    assert (found['time'], found['memory']) == (pytest.approx(2.), pytest.approx(1.))
+    assert (found['smallest'], found['largest']) == ('10x10', '20x20')
+
+
+def test_table():
+    failed = {k: v for k, v in row(30, 1., 1).items() if k not in ('ms', 'throughput')}
+    rows = [row(10, 1., 1_000_000), row(20, 16., 4_000_000), {**failed, 'reason': 'out of memory'}]
+    text = report.markdown({
+        'kind': 'models', 'device': 'a device', 'dtype': 'float32', 'commit': None, 'date': 'today',
+        'versions': {'torch': '2.0'}, 'notes': [], 'rows': rows, 'growth': models.growth(rows)})
+    assert text == '''# Benchmark of models
+
+a device, float32, torch 2.0, today.
+
+| model | pixels | batch | variant | pass | images/s | ms (quartiles) | peak MB | GFLOP/image | M parameters |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
+| m | 10 x 10 | 2 | eager, kernels off | forward | 2000 | 1.00 (1.00-1.00) | 1.00 | 2.00 | 1.23 |
+| m | 20 x 20 | 2 | eager, kernels off | forward | 125 | 16.0 (16.0-16.0) | 4.00 | 2.00 | 1.23 |
+
+* m at 30 x 30, eager, kernels off, forward: out of memory
+
+## Growth
+
+Time and memory grow with this power of the pixels:
+
+| model | variant | pass | time | memory | pixels |
+| --- | --- | --- | --- | --- | --- |
+| m | eager, kernels off | forward | 2.00 | 1.00 | 10x10 to 20x20 |
+
+'''
+
+
+def test_a_model():
+    """resnet18 at 64 pixels: it has 1.814 GMACs at 224, so 2 * 1.814 / 12.25 GFLOP here."""
+    rows = models.measure('resnet18', (64, 64), 2, [models.Variant('eager', 'off')], torch.float32, CPU, repeats=2)
+    forward, both = rows
+    assert (forward['pass'], both['pass']) == models.PASSES
+    assert forward['parameters'] == 11_689_512
+    assert forward['flops'] == pytest.approx(2 * 1.814e9 / 12.25, rel=5e-3)
+    assert forward['throughput'] == pytest.approx(2e3 / forward['ms']['median'])
+    # the first map and its norm, [2, 64, 32, 32] each, and the library's scratch; backward also a gradient for every parameter
+    assert 2 * 524_288 <= forward['peak_bytes'] < 2 ** 24
+    assert both['peak_bytes'] > 4 * 11_689_512
+
+
+def test_a_model_that_is_built_for_its_size():
+    """timm's Swin takes no other size by itself."""
+    row, = models.measure(
+        'swin_tiny_patch4_window7_224', (64, 64), 1, [models.Variant('eager', 'off')], torch.float32, CPU, 1,
+        passes=['forward'])
+    assert row['ms']['samples'] == 1
+
+
+def test_one_that_fails_says_why(monkeypatch):
+    def fail(*args):
+        raise RuntimeError('out of\nmemory')
+
+    monkeypatch.setattr(models, '_build', fail)
+    rows = models.measure('resnet18', (64, 64), 1, [models.Variant('eager', 'off')], torch.float32, CPU, 1)
+    assert [row['reason'] for row in rows] == ['RuntimeError: out of memory'] * 2
+
+
+def test_command_line(tmp_path):
+    stem = tmp_path / 'here'
+    argv = ['models', 'flatten_pvt_v2_b0', '--sizes', '32', '64x32', '--repeats', '1', '--device', 'cpu', '--plot',
+            '--forward-only', '--output', str(stem)]
+    assert main.main(argv) == 0
+    saved = json.loads((tmp_path / 'here.json').read_text())
+    assert [(r['height'], r['width'], r['kernels'], r['pass']) for r in saved['rows']] == [
+        (32, 32, 'off', 'forward'), (64, 32, 'off', 'forward')]
+    assert len(saved['growth']) == 1
+    assert (tmp_path / 'here.md').read_text() == report.markdown(saved)
+    assert (tmp_path / 'here.png').read_bytes()[:4] == b'\x89PNG'

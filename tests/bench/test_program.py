@@ -1,0 +1,17 @@
+"""``tools/benchmark.py`` from a bare checkout."""
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_runs_from_a_checkout_that_is_not_installed(tmp_path):
+    env = {k: v for k, v in os.environ.items() if k != 'PYTHONPATH'}
+    done = subprocess.run(
+        [sys.executable, str(ROOT / 'tools' / 'benchmark.py'), 'ops', 'depthwise_conv_3', '--quick', '--device', 'cpu',
+         '--shapes', 's4@224', '--repeats', '1'], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert [p.suffix for p in sorted((tmp_path / 'results').iterdir())] == ['.json', '.md']
+    assert '## depthwise_conv_3' in done.stdout
