@@ -12,12 +12,15 @@ def raised(x, POWER: tl.constexpr):
 
 
 @triton.jit
-def dot(a, b, HALF: tl.constexpr):
-    """16-bit operands for bfloat16 inputs; tf32 for float16, whose range neither summaries nor quotients respect."""
-    if HALF:
+def dot(a, b, BF16: tl.constexpr):
+    """Product of float32 tiles through 16-bit operands; float16 has no room for sums and quotients, so rows of ``a``
+    and columns of ``b`` are brought to at most 1 first."""
+    if BF16:
         return tl.dot(a.to(tl.bfloat16), b.to(tl.bfloat16))
     else:
-        return tl.dot(a, b, input_precision='tf32')
+        rows = tl.maximum(tl.max(tl.abs(a), 1), 1e-30)[:, None]
+        columns = tl.maximum(tl.max(tl.abs(b), 0), 1e-30)[None, :]
+        return tl.dot((a / rows).to(tl.float16), (b / columns).to(tl.float16)) * rows * columns
 
 
 @triton.jit

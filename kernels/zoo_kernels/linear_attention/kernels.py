@@ -30,15 +30,15 @@ from .features import (
     store,
 )
 
-# (kernel, 16-bit operands, widest of D and E as a power of two) -> rows of a block, warps, stages
+# (kernel, bfloat16, widest of D and E as a power of two) -> rows of a block, warps, stages
 TABLE = {
-    (kernel, half, width): (64 if width == 32 or width == 64 and half else 32, 4 if width <= 64 else 8, 2)
+    (kernel, bf16, width): (64 if width == 32 or width == 64 and bf16 else 32, 4 if width <= 64 else 8, 2)
     for kernel in ('accumulate', 'read', 'query_gradient', 'key_gradient', 'focus_gradient')
-    for half in (True, False) for width in (16, 32, 64, 128)
+    for bf16 in (True, False) for width in (16, 32, 64, 128)
 }
 # what would spill registers otherwise; with two parts ('norm_aware') sooner
-TABLE |= {('key_gradient', half, 64): (32, 4, 2) for half in (True, False)}
-TABLE |= {(f'{x}_gradient', half, 128): (16, 8, 2) for x in ('query', 'key') for half in (True, False)}
+TABLE |= {(f'{x}_gradient', bf16, 64): (32, 4, 2) for x in ('query', 'key') for bf16 in (True, False)}
+TABLE |= {(f'{x}_gradient', bf16, 128): (16, 8, 2) for x in ('query', 'key') for bf16 in (True, False)}
 TWO_PARTS = {
     ('query_gradient', 32): (16, 4, 2), ('query_gradient', 64): (16, 4, 2), ('key_gradient', 64): (16, 4, 2),
     ('read', 64): (32, 4, 2)}
@@ -48,7 +48,7 @@ TWO_PARTS = {
 def accumulate(
         x_ptr, y_ptr, scale_ptr, rope_ptr, weight_ptr, state_ptr, stride_xb, stride_xn, stride_xh, stride_yb,
         stride_yn, stride_yh, count, heads, split, eps, factor, FEATURE: tl.constexpr, POWER: tl.constexpr,
-        PARTS: tl.constexpr, ROPE: tl.constexpr, WEIGHTS: tl.constexpr, HALF: tl.constexpr, D: tl.constexpr,
+        PARTS: tl.constexpr, ROPE: tl.constexpr, WEIGHTS: tl.constexpr, BF16: tl.constexpr, D: tl.constexpr,
         E: tl.constexpr, BD: tl.constexpr, BE: tl.constexpr, BN: tl.constexpr):
     """States ``[splits, B * H * PARTS, D * E + D + E]`` of x ``[B, count, H, D]`` and y ``[B, count, H, E]``.
 
@@ -91,7 +91,7 @@ def accumulate(
             total += tl.sum(y, 0)
         if ROPE:
             f = rotate(f, rope_ptr, rows, count, False, D, BD, BN)
-        matrix += dot(tl.trans(f), y, HALF)
+        matrix += dot(tl.trans(f), y, BF16)
     state_ptr += (tl.program_id(0) * tl.num_programs(1) + program).to(tl.int64) * (D * E + D + E)
     d, e = tl.arange(0, BD), tl.arange(0, BE)
     tl.store(state_ptr + d[:, None] * E + e[None, :], matrix * factor, mask=(d < D)[:, None] & (e < E)[None, :])
@@ -102,18 +102,18 @@ def accumulate(
 @triton.jit
 def _product(
         x, state_ptr, rope_ptr, rows, count, unit, gain, inverse, eps, FEATURE: tl.constexpr, POWER: tl.constexpr,
-        PARTS: tl.constexpr, ROPE: tl.constexpr, HALF: tl.constexpr, D: tl.constexpr, E: tl.constexpr,
+        PARTS: tl.constexpr, ROPE: tl.constexpr, BF16: tl.constexpr, D: tl.constexpr, E: tl.constexpr,
         BD: tl.constexpr, BE: tl.constexpr, BN: tl.constexpr):
     """``R(phi(x)) S`` ``[BN, BE]`` and ``z = phi(x) . s`` ``[BN]``."""
     product, z = tl.zeros([BN, BE], tl.float32), tl.zeros([BN], tl.float32)
     for part in tl.static_range(PARTS):
         f = feature(x, 1. - 2. * part, unit, gain, inverse, eps, FEATURE, POWER)
-        if HALF and not ROPE:  # the quotient forgives a rounding that its two sides share
+        if BF16 and not ROPE:  # the quotient forgives a rounding that its two sides share
             f = f.to(tl.bfloat16).to(tl.float32)
         z += tl.sum(f * load_vector(state_ptr + D * E, D, BD)[None, :], 1)
         if ROPE:
             f = rotate(f, rope_ptr, rows, count, False, D, BD, BN)
-        product += dot(f, load_matrix(state_ptr, D, E, BD, BE), HALF)
+        product += dot(f, load_matrix(state_ptr, D, E, BD, BE), BF16)
         state_ptr += D * E + D + E
     return product, z
 
@@ -122,7 +122,7 @@ def _product(
 def read(
         q_ptr, out_ptr, scale_ptr, rope_ptr, state_ptr, stride_qb, stride_qn, stride_qh, count, heads, scale, eps,
         FEATURE: tl.constexpr, OUTPUT: tl.constexpr, POWER: tl.constexpr, PARTS: tl.constexpr, ROPE: tl.constexpr,
-        HALF: tl.constexpr, D: tl.constexpr, E: tl.constexpr, BD: tl.constexpr, BE: tl.constexpr, BN: tl.constexpr):
+        BF16: tl.constexpr, D: tl.constexpr, E: tl.constexpr, BD: tl.constexpr, BE: tl.constexpr, BN: tl.constexpr):
     """Result ``[B, count, H, E]`` of queries ``[B, count, H, D]``. Grid: (blocks of rows, B * H)."""
     bh = tl.program_id(1)
     b, h = bh // heads, bh % heads
@@ -135,7 +135,7 @@ def read(
         inverse = inverse_scale(scale_ptr, h, D, BD)
     unit, gain = scales(x, q_ptr, scale_ptr, rows, stride_qn, stride_qh, count, heads, eps, FEATURE, POWER, D, BD, BN)
     product, z = _product(
-        x, state_ptr, rope_ptr, rows, count, unit, gain, inverse, eps, FEATURE, POWER, PARTS, ROPE, HALF, D, E, BD,
+        x, state_ptr, rope_ptr, rows, count, unit, gain, inverse, eps, FEATURE, POWER, PARTS, ROPE, BF16, D, E, BD,
         BE, BN)
     a, c, _, _ = form(z, scale, eps, OUTPUT)
     product *= a[:, None]
@@ -149,7 +149,7 @@ def read(
 def query_gradient(
         q_ptr, grad_ptr, dq_ptr, rows_ptr, scale_ptr, rope_ptr, state_ptr, stride_qb, stride_qn, stride_qh, stride_gb,
         stride_gn, stride_gh, count, heads, scale, eps, FEATURE: tl.constexpr, OUTPUT: tl.constexpr,
-        POWER: tl.constexpr, PARTS: tl.constexpr, ROPE: tl.constexpr, HALF: tl.constexpr, D: tl.constexpr,
+        POWER: tl.constexpr, PARTS: tl.constexpr, ROPE: tl.constexpr, BF16: tl.constexpr, D: tl.constexpr,
         E: tl.constexpr, BD: tl.constexpr, BE: tl.constexpr, BN: tl.constexpr):
     """dq ``[B, count, H, D]``, and a, dz, c of all rows, ``[3, B * H, count]``. Grid: (blocks of rows, B * H)."""
     bh = tl.program_id(1)
@@ -163,7 +163,7 @@ def query_gradient(
         inverse = inverse_scale(scale_ptr, h, D, BD)
     unit, gain = scales(x, q_ptr, scale_ptr, rows, stride_qn, stride_qh, count, heads, eps, FEATURE, POWER, D, BD, BN)
     product, z = _product(
-        x, state_ptr, rope_ptr, rows, count, unit, gain, inverse, eps, FEATURE, POWER, PARTS, ROPE, HALF, D, E, BD,
+        x, state_ptr, rope_ptr, rows, count, unit, gain, inverse, eps, FEATURE, POWER, PARTS, ROPE, BF16, D, E, BD,
         BE, BN)
     grad = load(grad_ptr + b.to(tl.int64) * stride_gb + h * stride_gh, rows, stride_gn, count, E, BE)
     a, c, da, dc = form(z, scale, eps, OUTPUT)
@@ -177,7 +177,7 @@ def query_gradient(
     tl.store(rows_ptr + 2 * slab, c, mask=rows < count)
     dx = tl.zeros([BN, BD], tl.float32)
     for part in tl.static_range(PARTS):
-        df = dot(grad, tl.trans(load_matrix(state_ptr, D, E, BD, BE)), HALF) * a[:, None]
+        df = dot(grad, tl.trans(load_matrix(state_ptr, D, E, BD, BE)), BF16) * a[:, None]
         if ROPE:
             df = rotate(df, rope_ptr, rows, count, True, D, BD, BN)
         df += dz[:, None] * load_vector(state_ptr + D * E, D, BD)[None, :]
@@ -190,7 +190,7 @@ def query_gradient(
 def key_gradient(
         k_ptr, v_ptr, dk_ptr, dv_ptr, dw_ptr, weight_ptr, scale_ptr, rope_ptr, state_ptr, stride_kb, stride_kn,
         stride_kh, stride_vb, stride_vn, stride_vh, count, heads, eps, FEATURE: tl.constexpr, POWER: tl.constexpr,
-        PARTS: tl.constexpr, ROPE: tl.constexpr, WEIGHTS: tl.constexpr, HALF: tl.constexpr, D: tl.constexpr,
+        PARTS: tl.constexpr, ROPE: tl.constexpr, WEIGHTS: tl.constexpr, BF16: tl.constexpr, D: tl.constexpr,
         E: tl.constexpr, BD: tl.constexpr, BE: tl.constexpr, BN: tl.constexpr):
     """dk ``[B, count, H, D]``, dv ``[B, count, H, E]`` and dw ``[B * H, count]`` from the gradient of the state."""
     bh = tl.program_id(1)
@@ -213,7 +213,7 @@ def key_gradient(
     for part in tl.static_range(PARTS):
         matrix = load_matrix(state_ptr, D, E, BD, BE)
         f = feature(x, 1. - 2. * part, unit, gain, inverse, eps, FEATURE, POWER)
-        df = dot(v, tl.trans(matrix), HALF)
+        df = dot(v, tl.trans(matrix), BF16)
         if ROPE:
             df = rotate(df, rope_ptr, rows, count, True, D, BD, BN)
         df += load_vector(state_ptr + D * E, D, BD)[None, :]
@@ -223,7 +223,7 @@ def key_gradient(
         f *= weight[:, None]
         if ROPE:
             f = rotate(f, rope_ptr, rows, count, False, D, BD, BN)
-        dv += dot(f, matrix, HALF)
+        dv += dot(f, matrix, BF16)
         state_ptr += D * E + D + E
     store(dk_ptr + (b.to(tl.int64) * count * heads + h) * D, dx, rows, heads * D, count, D, BD)
     store(dv_ptr + (b.to(tl.int64) * count * heads + h) * E, dv, rows, heads * E, count, E, BE)
@@ -266,10 +266,10 @@ def focus_gradient(
         tl.store(dscale_ptr + h * D + columns, -tl.sum(dy * y * inverse / unit[:, None], 0), mask=columns < D)
 
 
-def settings(kernel: str, half: bool, parts: int, d: int, e: int) -> tuple[dict[str, int], dict[str, int]]:
+def settings(kernel: str, bf16: bool, parts: int, d: int, e: int) -> tuple[dict[str, int], dict[str, int]]:
     """Block sizes and launch options of a kernel for heads of D and E channels."""
     bd, be = pow2(d), pow2(e)
-    rows, warps, stages = TABLE[kernel, half, max(bd, be)]
+    rows, warps, stages = TABLE[kernel, bf16, max(bd, be)]
     if parts == 2:
         rows, warps, stages = TWO_PARTS.get((kernel, max(bd, be)), (rows, warps, stages))
     sizes = dict(D=d, BD=bd, BN=rows) | ({} if kernel == 'focus_gradient' else dict(E=e, BE=be))
@@ -292,19 +292,19 @@ FLOATS = (
 
 def shipped() -> Iterator[Shipped]:
     """Every entry of the table with the family that asks most of it, and every family at a head of 64."""
-    for half in (True, False):
+    for bf16 in (True, False):
         for width in (16, 32, 64, 128):
-            yield from _shipped('nalaformer' if width <= 64 else 'ravlt', half, width)
-            yield from (case for case in _shipped('flatten', half, width) if case.kernel is focus_gradient)
+            yield from _shipped('nalaformer' if width <= 64 else 'ravlt', bf16, width)
+            yield from (case for case in _shipped('flatten', bf16, width) if case.kernel is focus_gradient)
     for family in FAMILIES:
         if family != 'nalaformer':
             yield from _shipped(family, True, 64)
 
 
-def _shipped(family: str, half: bool, width: int) -> Iterator[Shipped]:
+def _shipped(family: str, bf16: bool, width: int) -> Iterator[Shipped]:
     query, key, output, parts, rope, weights = FAMILIES[family]
     floats = dict.fromkeys(FLOATS, '*fp32') | dict.fromkeys(('eps', 'factor', 'scale'), 'fp32')
-    common = dict(POWER=3, PARTS=parts, ROPE=rope, HALF=half)
+    common = dict(POWER=3, PARTS=parts, ROPE=rope, BF16=bf16)
     passes = [
         (accumulate, common | dict(FEATURE=key, WEIGHTS=weights)),
         (accumulate, common | dict(FEATURE=query, WEIGHTS=3)),
@@ -313,5 +313,5 @@ def _shipped(family: str, half: bool, width: int) -> Iterator[Shipped]:
         (key_gradient, common | dict(FEATURE=key, WEIGHTS=weights)),
     ] + ([(focus_gradient, dict(POWER=3))] if query == 'focus' else [])
     for kernel, constants in passes:
-        sizes, options = settings(kernel.fn.__name__, half, parts, width, width)
-        yield Shipped(kernel, constants | sizes, 'bf16' if half else 'fp16', floats, **options)
+        sizes, options = settings(kernel.fn.__name__, bf16, parts, width, width)
+        yield Shipped(kernel, constants | sizes, 'bf16' if bf16 else 'fp16', floats, **options)

@@ -19,7 +19,7 @@ class _Call:
     def __init__(self, q, k, v, focus_scale, rope, key_weight, feature, output, scale, eps, power):
         self.q, self.k, self.v = (t if t.stride(-1) == 1 else t.contiguous() for t in (q, k, v))
         (self.batch, self.tokens, self.heads, self.d), self.keys, self.e = q.shape, k.shape[1], v.shape[3]
-        self.half = q.dtype == torch.bfloat16
+        self.bf16 = q.dtype == torch.bfloat16
         self.parts = 2 if feature == 'norm_aware' else 1
         self.query = 'norm_aware_query' if feature == 'norm_aware' else feature
         self.key = 'norm_aware_key' if feature == 'norm_aware' else feature
@@ -32,8 +32,8 @@ class _Call:
 
     def _sizes(self, kernel) -> dict:
         from .kernels import settings
-        sizes, options = settings(kernel.fn.__name__, self.half, self.parts, self.d, self.e)
-        return dict(POWER=self.power, PARTS=self.parts, ROPE=self.rotated, HALF=self.half, **sizes, **options)
+        sizes, options = settings(kernel.fn.__name__, self.bf16, self.parts, self.d, self.e)
+        return dict(POWER=self.power, PARTS=self.parts, ROPE=self.rotated, BF16=self.bf16, **sizes, **options)
 
     def accumulate(self, x: Tensor, y: Tensor, feature: str, weight: Tensor, weights: int, factor: float) -> Tensor:
         """State ``[B * H * PARTS, D * E + D + E]`` over the rows of x; its splits are summed in a fixed order."""
@@ -89,7 +89,7 @@ class _Call:
     def focus_gradient(self, x: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients of a focused input and of the scale."""
         from .kernels import focus_gradient, settings
-        sizes, options = settings('focus_gradient', self.half, 1, self.d, self.e)
+        sizes, options = settings('focus_gradient', self.bf16, 1, self.d, self.e)
         blocks, dx = -(-x.shape[1] // sizes['BN']), x.new_empty(x.shape)
         dscale = x.new_empty(blocks * self.batch, self.heads * self.d, dtype=torch.float32)
         focus_gradient[blocks, self.batch](
