@@ -1,5 +1,4 @@
 """Linear attention: O(N) token mixing through a [D, E] summary of keys and values."""
-import torch
 from torch import Tensor
 
 from ..dispatch import Choice, choose

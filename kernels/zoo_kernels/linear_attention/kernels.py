@@ -39,6 +39,9 @@ TABLE = {
 # what would spill registers otherwise; with two parts ('norm_aware') sooner
 TABLE |= {(f'{x}_gradient', bf16, 64): (32, 4, 2) for x in ('query', 'key') for bf16 in (True, False)}
 TABLE |= {(f'{x}_gradient', bf16, 128): (16, 8, 2) for x in ('query', 'key') for bf16 in (True, False)}
+TABLE |= {
+    ('accumulate', True, 64): (32, 4, 2), ('accumulate', False, 64): (16, 4, 2),
+    ('accumulate', False, 16): (32, 4, 1)}
 TWO_PARTS = {
     ('query_gradient', 32): (16, 4, 2), ('query_gradient', 64): (16, 4, 2), ('key_gradient', 64): (16, 4, 2),
     ('read', 64): (32, 4, 2)}
