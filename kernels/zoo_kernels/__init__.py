@@ -3,8 +3,9 @@
 This package knows nothing of ``zoo``; it needs torch alone.
 """
 from .agent_attention import agent_attention
-from .depthwise_conv import depthwise_conv
+from .depthwise_conv import depthwise_conv, focal_level
 from .dispatch import Choice, explain, use
+from .focal_modulation import focal_modulation
 from .linear_attention import linear_attention
 from .routed_attention import route, routed_attention
 
@@ -13,6 +14,8 @@ __all__ = [
     'agent_attention',
     'depthwise_conv',
     'explain',
+    'focal_level',
+    'focal_modulation',
     'linear_attention',
     'route',
     'routed_attention',

@@ -34,14 +34,13 @@ class ConvMlp(nn.Module):
         dd = dict(device=device, dtype=dtype)
         self.fc1 = nn.Linear(dim, hidden, **dd)
         self.dwconv = DepthwiseConv2d(hidden, 3, **dd)
-        self.act = nn.GELU()
         self.fc2 = nn.Linear(hidden, dim, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
         return in_chunks(self._maps, x, self.fc1.out_features * x.shape[1] * x.shape[2])
 
     def _maps(self, x: Tensor) -> Tensor:
-        return self.fc2(self.act(self.dwconv(self.fc1(x))))
+        return self.fc2(self.dwconv(self.fc1(x), activation='gelu'))
 
 
 def in_chunks(layer: Callable[[Tensor], Tensor], x: Tensor, hidden: int) -> Tensor:

@@ -1,4 +1,108 @@
-"""Depthwise convolution of a token map."""
-from .reference import depthwise_conv
+"""Depthwise convolution of a token map, with what models do to its result in the same pass."""
+import torch
+from torch import Tensor
 
-__all__ = ['depthwise_conv']
+from ..dispatch import HALF, Choice, choose
+from . import reference
+
+DTYPES = (*HALF, torch.float32)
+SIZES = (3, 5)  # of the kernels that Triton has; a larger one is bound by arithmetic, which the library is as good at
+
+
+def depthwise_conv(
+        x: Tensor, weight: Tensor, bias: Tensor | None = None, *, activation: str | None = None,
+        residual: Tensor | None = None, gate: Tensor | None = None) -> Tensor:
+    """``(activation(conv(x) + bias) + residual) * gate``, every channel with its own k x k kernel, stride 1.
+
+    The map is padded with k // 2 zeros. Sums are kept in float32 for 16-bit inputs. Under autocast x is cast as
+    ``conv2d`` casts it.
+
+    Args:
+        x: ``[B, H, W, C]``; any strides (a slice of a packed projection is fine).
+        weight: ``[C, 1, k, k]``, k odd.
+        bias: ``[C]`` or None.
+        activation: ``'gelu'`` (exact, by the error function) or None.
+        residual: ``[B, H, W, C]`` or None.
+        gate: ``[B, H, W, C]``, ``[B, H, W, 1]`` or None.
+
+    Returns:
+        ``[B, H, W, C]``, contiguous.
+
+    Raises:
+        ValueError: An even k or an unknown activation.
+    """
+    options = dict(activation=activation, residual=residual, gate=gate)
+    if _choose(x, weight, bias, **options).backend == 'triton':
+        from .op import forward
+        return forward(x.to(_dtype(x)), weight, bias, activation, residual, gate, False)
+    return reference.depthwise_conv(x, weight, bias, **options)
+
+
+def focal_level(x: Tensor, weight: Tensor, gate: Tensor, total: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """A level of focal modulation: ``y = gelu(conv(x))`` and ``total + y * gate``, in one pass.
+
+    Args:
+        x: ``[B, H, W, C]``, the previous level's y; any strides.
+        weight: ``[C, 1, k, k]``, k odd.
+        gate: ``[B, H, W, 1]``.
+        total: ``[B, H, W, C]``, the sum of the levels before; None for none.
+
+    Returns:
+        y and the sum, both ``[B, H, W, C]`` and contiguous.
+
+    Raises:
+        ValueError: An even k.
+
+    Source: Yang et al., Focal Modulation Networks, arXiv 2203.11926.
+    """
+    if _choose_level(x, weight, gate, total).backend == 'triton':
+        from .op import level
+        return level(x.to(_dtype(x)), weight, gate, total)
+    return reference.focal_level(x, weight, gate, total)
+
+
+def _dtype(x: Tensor) -> torch.dtype:
+    """Of the result: autocast's where it is on."""
+    device = 'cpu' if x.is_meta else x.device.type  # there is none for meta
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
+def _limit(x: Tensor, weight: Tensor, **maps: Tensor | None) -> str:
+    size = weight.shape[-1]
+    if size not in SIZES:
+        return f'a {size} x {size} window is bound by arithmetic: the library convolves it as fast'
+    for name, t in dict(x=x, **maps).items():
+        if t is None:
+            continue
+        if t.dtype != (x.dtype if name == 'x' else _dtype(x)):
+            return f'{name} is {t.dtype}, the result {_dtype(x)}'
+        if t.stride(-1) != 1 and t.shape[-1] != 1:
+            return f'the channels of {name} are not neighbours in memory'
+        if t.shape[-1] not in (x.shape[-1], 1 if name == 'gate' else x.shape[-1]):
+            return f'{name} has {t.shape[-1]} channels'
+    return ''
+
+
+def _choose(
+        x: Tensor, weight: Tensor, bias: Tensor | None = None, *, activation: str | None = None,
+        residual: Tensor | None = None, gate: Tensor | None = None) -> Choice:
+    if activation not in (None, 'gelu'):
+        raise ValueError(f"activation {activation!r}: use 'gelu' or None")
+    return _decide('depthwise_conv', x, weight, residual=residual, gate=gate)
+
+
+def _choose_level(x: Tensor, weight: Tensor, gate: Tensor, total: Tensor | None = None) -> Choice:
+    return _decide('focal_level', x, weight, gate=gate, total=total)
+
+
+def _decide(op: str, x: Tensor, weight: Tensor, **maps: Tensor | None) -> Choice:
+    if not weight.shape[-1] % 2:
+        raise ValueError(f'a kernel is [C, 1, k, k] with an odd k; got {list(weight.shape)}')
+    limit = _limit(x, weight, **maps) if x.dtype in DTYPES else ''
+    return choose(op, x, limit, tokens=x.shape[0] * x.shape[1] * x.shape[2], dtypes=DTYPES)
+
+
+depthwise_conv.choose = _choose
+focal_level.choose = _choose_level
+
+__all__ = ['depthwise_conv', 'focal_level']

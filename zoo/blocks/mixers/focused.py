@@ -50,14 +50,14 @@ class FocusedLinearAttention(nn.Module):
         """Build for a block of a host."""
         return cls(site.dim, site.num_heads, site.grid, site.qkv_bias, site.lepe, device=device, dtype=dtype)
 
-    def local(self, v: Tensor) -> Tensor:
-        """Depthwise convolution(s) of the values ``[B, H, W, C]``."""
+    def add_local(self, mixed: Tensor, v: Tensor) -> Tensor:
+        """``mixed`` plus the depthwise convolution(s) of the values, both ``[B, H, W, C]``."""
         weight, bias = self.dwc.kernel()
         if self.lepe is not None:  # a 3x3 is a 5x5 with a zero rim: one pass over the map instead of two
             rim = (weight.shape[-1] - 3) // 2
             weight = weight + F.pad(self.lepe.weight, (rim, rim, rim, rim))
             bias = bias + self.lepe.bias
-        return depthwise_conv(v, weight, bias)
+        return depthwise_conv(v, weight, bias, residual=mixed)
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(x).chunk(3, dim=-1)
@@ -65,4 +65,4 @@ class FocusedLinearAttention(nn.Module):
         scale = F.softplus(self.scale.to(torch.promote_types(self.scale.dtype, torch.float32))).flatten()
         heads = (t.flatten(1, 2).unflatten(-1, (self.num_heads, -1)) for t in (q, k, v))
         mixed = linear_attention(*heads, feature='focus', focus_scale=scale, power=self.power)
-        return self.proj(mixed.view(x.shape) + self.local(v))
+        return self.proj(self.add_local(mixed.view(x.shape), v))
