@@ -4,7 +4,8 @@
 >>> model = timm.create_model('flatten_pvt_tiny', num_classes=10)
 """
 from . import models
+from .accelerate import accelerate
 from .registry import list_models
 
 __version__ = '0.1.0'
-__all__ = ['list_models', 'models']
+__all__ = ['accelerate', 'list_models', 'models']

@@ -78,7 +78,7 @@ def test_a_model():
     assert forward['parameters'] == 11_689_512
     assert forward['flops'] == pytest.approx(2 * 1.814e9 / 12.25, rel=5e-3)
     assert forward['throughput'] == pytest.approx(2e3 / forward['ms']['median'])
-    # the first map and its norm, [2, 64, 32, 32] each, and the library's scratch; backward also a gradient for every parameter
+    # the first map and its norm, [2, 64, 32, 32] each, and scratch; backward also a gradient for every parameter
     assert 2 * 524_288 <= forward['peak_bytes'] < 2 ** 24
     assert both['peak_bytes'] > 4 * 11_689_512
 

@@ -69,15 +69,35 @@ def _routed(shape: Shape, make: Make) -> dict[str, Tensor]:
     return dict(inputs, routes=zoo_kernels.route(inputs['q'], inputs['k'], REGIONS, topk))
 
 
-def _depthwise(size: int) -> Callable[[Shape, Make], dict[str, Tensor]]:
+def _map(shape: Shape, make: Make) -> Tensor:
+    return make(shape.batch, shape.height, shape.width, shape.dim)
+
+
+def _depthwise(size: int, residual: bool = False) -> Callable[[Shape, Make], dict[str, Tensor]]:
     def inputs(shape: Shape, make: Make) -> dict[str, Tensor]:
-        return dict(
-            x=make(shape.batch, shape.height, shape.width, shape.dim),
-            weight=make(shape.dim, 1, size, size) / size, bias=make(shape.dim))
+        found = dict(x=_map(shape, make), weight=make(shape.dim, 1, size, size) / size, bias=make(shape.dim))
+        return dict(found, residual=_map(shape, make)) if residual else found
     return inputs
 
 
-_LINEAR = zoo_kernels.linear_attention
+def _focal(shape: Shape, make: Make) -> dict[str, Tensor]:
+    """Context and gates as slices of a packed projection, and levels of 3 x 3 and 5 x 5."""
+    packed = make(shape.batch, shape.height, shape.width, 2 * shape.dim + 3)
+    return dict(
+        ctx=packed[..., shape.dim:2 * shape.dim], gates=packed[..., 2 * shape.dim:],
+        first=make(shape.dim, 1, 3, 3) / 3, second=make(shape.dim, 1, 5, 5) / 5)
+
+
+def focal_modulation(ctx: Tensor, gates: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """The op at two levels, with tensors alone for arguments."""
+    return zoo_kernels.focal_modulation(ctx, gates, [first, second])
+
+
+focal_modulation.choose = lambda ctx, gates, first, second: zoo_kernels.explain(
+    zoo_kernels.focal_modulation, ctx, gates, [first, second])
+
+
+_LINEAR, _CONV = zoo_kernels.linear_attention, zoo_kernels.depthwise_conv
 OPERATORS = {operator.name: operator for operator in (
     Operator('linear_attention', _LINEAR, _mapped, dict(feature='identity'), peer='linear_attention'),
     Operator('focused_attention', _LINEAR, _focused, dict(feature='focus')),
@@ -85,8 +105,11 @@ OPERATORS = {operator.name: operator for operator in (
     Operator('magnitude_attention', _LINEAR, _qkv, dict(feature='elu', output='magnitude')),
     Operator('agent_attention', zoo_kernels.agent_attention, _agents),
     Operator('routed_attention', zoo_kernels.routed_attention, _routed, dict(regions=REGIONS)),
-    Operator('depthwise_conv_3', zoo_kernels.depthwise_conv, _depthwise(3), softmax=False),
-    Operator('depthwise_conv_5', zoo_kernels.depthwise_conv, _depthwise(5), softmax=False),
+    Operator('depthwise_conv_3', _CONV, _depthwise(3), softmax=False),
+    Operator('depthwise_conv_3_gelu', _CONV, _depthwise(3), dict(activation='gelu'), softmax=False),
+    Operator('depthwise_conv_5', _CONV, _depthwise(5), softmax=False),
+    Operator('depthwise_conv_5_residual', _CONV, _depthwise(5, residual=True), softmax=False),
+    Operator('focal_modulation', focal_modulation, _focal, softmax=False),
 )}
 
 

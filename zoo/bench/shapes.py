@@ -9,7 +9,7 @@ from ..train.errors import UserError, nearest
 WIDTH, HEAD_DIM = 64, 32  # channels of the first stage (they double from stage to stage), and of a head
 IMAGES = {'224': (224, 224, 128), '800x1333': (800, 1333, 2), '1024': (1024, 1024, 1)}  # height, width, batch
 LENGTHS = (49, 196, 784, 3136, 12544)
-SWEEP_TOKENS = {'cuda': 64 * 12544, 'cpu': 12544}  # in a batch of the sweep, whatever the length
+SWEEP_TOKENS = {'cuda': 64 * 12544, 'cpu': 3136}  # in a batch of the sweep, whatever the length
 SWEEP = 'n*'
 
 
@@ -47,9 +47,11 @@ def shapes(device: str) -> dict[str, Shape]:
             found.append(Shape(
                 f's{stage + 1}@{image}', 1 if small else batch, ceil(height / stride), ceil(width / stride),
                 WIDTH * 2 ** stage))
+    tokens = SWEEP_TOKENS['cpu' if small else 'cuda']
     for length in LENGTHS:
         side = round(length ** 0.5)
-        found.append(Shape(f'n{length}', SWEEP_TOKENS['cpu' if small else 'cuda'] // length, side, side, WIDTH))
+        if length <= tokens:
+            found.append(Shape(f'n{length}', tokens // length, side, side, WIDTH))
     return {shape.name: shape for shape in found}
 
 
