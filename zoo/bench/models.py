@@ -17,8 +17,6 @@ from ..train.errors import UserError, nearest, one_line
 from . import timing
 
 PASSES = ('forward', 'forward+backward')
-KERNELS = ('off', 'auto')
-MODES = ('eager', 'compile')
 
 
 class Variant(NamedTuple):
