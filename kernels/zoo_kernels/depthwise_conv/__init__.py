@@ -80,6 +80,8 @@ def _limit(x: Tensor, weight: Tensor, **maps: Tensor | None) -> str:
             return f'the channels of {name} are not neighbours in memory'
         if t.shape[-1] not in (x.shape[-1], 1 if name == 'gate' else x.shape[-1]):
             return f'{name} has {t.shape[-1]} channels'
+        if sum(stride * (n - 1) for n, stride in zip(t.shape[1:], t.stride()[1:])) >= 2 ** 31:
+            return f'an image of {name} spans more than 2 ** 31 elements'
     return ''
 
 
@@ -98,7 +100,8 @@ def _choose_level(x: Tensor, weight: Tensor, gate: Tensor, total: Tensor | None 
 def _decide(op: str, x: Tensor, weight: Tensor, **maps: Tensor | None) -> Choice:
     if not weight.shape[-1] % 2:
         raise ValueError(f'a kernel is [C, 1, k, k] with an odd k; got {list(weight.shape)}')
-    limit = _limit(x, weight, **maps) if x.dtype in DTYPES else ''
+    # sizes are not compared under export: that would tie the graph to them
+    limit = '' if torch.compiler.is_exporting() or x.dtype not in DTYPES else _limit(x, weight, **maps)
     return choose(op, x, limit, tokens=x.shape[0] * x.shape[1] * x.shape[2], dtypes=DTYPES)
 
 

@@ -4,6 +4,7 @@ import torch
 
 from tests.kernels.cases.depthwise_conv import CASES
 from tests.kernels.harness import check, expand, make_leaves, names
+from zoo_kernels import depthwise_conv, use
 from zoo_kernels.depthwise_conv import op
 
 
@@ -44,6 +45,21 @@ def test_a_level_of_which_one_result_is_used(unused):
     assert grads[2].abs().max() == 0 if unused else grads[2].abs().max() > 0
 
 
+def test_autocast_casts_as_a_convolution():
+    x, weight = torch.randn(1, 5, 6, 8, requires_grad=True), torch.randn(8, 1, 3, 3, requires_grad=True)
+    residual = torch.randn(1, 5, 6, 8).bfloat16()
+    with use('force'), torch.autocast('cpu', dtype=torch.bfloat16):
+        out = depthwise_conv(x, weight, residual=residual)
+        with pytest.raises(RuntimeError, match='residual is torch.float32, the result torch.bfloat16'):
+            depthwise_conv(x, weight, residual=residual.float())
+    assert out.dtype == torch.bfloat16
+    with use('off'):
+        expected = depthwise_conv(x.bfloat16().double(), weight.double(), residual=residual.double())
+    torch.testing.assert_close(out.double(), expected, rtol=1e-2, atol=1e-2)
+    out.float().square().sum().backward()
+    assert x.grad.dtype == weight.grad.dtype == torch.float32
+
+
 def test_expanded_gradients():
     """The gradient of a sum has no strides."""
     x, weight = torch.randn(1, 4, 6, 16, requires_grad=True), torch.randn(16, 1, 3, 3, requires_grad=True)
@@ -53,7 +69,7 @@ def test_expanded_gradients():
 
 
 def test_gradients_do_not_depend_on_the_run():
-    x, weight = torch.randn(3, 9, 17, 8, requires_grad=True), torch.randn(8, 1, 3, 3, requires_grad=True)
+    x, weight = torch.randn(2, 5, 17, 8, requires_grad=True), torch.randn(8, 1, 3, 3, requires_grad=True)
     grads = []
     for _ in range(2):
         out = op.forward(x, weight, None, 'gelu', None, None, False)
