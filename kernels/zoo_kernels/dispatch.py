@@ -77,15 +77,16 @@ def _probe() -> str:
 
 
 def choose(
-        op: str, x: Tensor, limit: str = '', small: str = '', tokens: int = SMALL, dtypes: tuple[torch.dtype, ...] = HALF) -> Choice:
+        op: str, x: Tensor, limit: str = '', tokens: int = SMALL,
+        dtypes: tuple[torch.dtype, ...] = HALF) -> Choice:
     """Decide for a call.
 
     Args:
         op: Its name, for the error of ``force``.
         x: The input whose device and dtype count.
         limit: Why the kernel cannot take this call (a shape, an option); empty when it can.
-        small: Why the kernel would not pay; ``force`` ignores it.
-        tokens: In the batch; fewer than SMALL do not pay. Compared last, so that no exported graph is tied to it.
+        tokens: In the batch; fewer than SMALL do not pay, which ``force`` ignores. Compared last, so that no exported
+            graph is tied to it.
         dtypes: Of x, that the kernel takes.
 
     Raises:
@@ -104,8 +105,8 @@ def choose(
         if limit:
             raise RuntimeError(f'{op}: ZOO_KERNELS=force, but {limit}')
         return Choice('triton', 'ZOO_KERNELS=force')
-    if limit or small:
-        return Choice('torch', limit or small)
+    if limit:
+        return Choice('torch', limit)
     if tokens < SMALL:
         return Choice('torch', f'fewer than {SMALL} tokens in the batch')
     return Choice('triton', 'a kernel takes it')

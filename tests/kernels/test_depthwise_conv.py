@@ -9,7 +9,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from zoo_kernels import depthwise_conv, explain, focal_level, use
 
 OPTIONS = [
-    {}, {'activation'}, {'residual'}, {'gate'}, {'pixel'}, {'activation', 'residual'}, {'activation', 'residual', 'gate'}]
+    {}, {'activation'}, {'residual'}, {'gate'}, {'pixel'}, {'activation', 'residual'},
+    {'activation', 'residual', 'gate'}]
 
 
 def names(options):

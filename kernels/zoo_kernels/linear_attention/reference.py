@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 FEATURES = ('identity', 'relu', 'elu', 'focus', 'norm_aware')
+FEW = 2 ** 15  # numbers of a head's queries: heads are mixed together then, since calls cost more than copies
 OUTPUTS = ('plain', 'ratio', 'clamp', 'magnitude', 'inline')
 
 
@@ -69,12 +70,12 @@ def rotate(x: Tensor, rope: Tensor) -> Tensor:
     """Rotate interleaved pairs of channels.
 
     Args:
-        x: ``[B, N, G * D]``: each group of D channels is rotated alike.
+        x: ``[..., N, G * D]``: each group of D channels is rotated alike.
         rope: ``[2, N, D / 2]``, cosines and sines.
     """
     cos, sin = rope[:, :, None]
     even, odd = x.unflatten(-1, (-1, rope.shape[-1], 2)).unbind(-1)
-    return torch.stack([even * cos - odd * sin, odd * cos + even * sin], -1).flatten(2)
+    return torch.stack([even * cos - odd * sin, odd * cos + even * sin], -1).flatten(-3)
 
 
 def linear_attention(
@@ -82,27 +83,37 @@ def linear_attention(
         eps: float = 1e-6, rope: Tensor | None = None, key_weight: Tensor | None = None,
         focus_scale: Tensor | None = None, power: int = 3) -> Tensor:
     """The reference of :func:`zoo_kernels.linear_attention`, which says what the arguments are."""
-    heads, dtype = q.shape[2], statistics_dtype(v.dtype)
+    heads, dtype, result = q.shape[2], statistics_dtype(v.dtype), v.dtype
     with torch.autocast('cpu' if v.is_meta else v.device.type, enabled=False):  # there is none for meta
         q, k, gain = _features(q.to(dtype), k.to(dtype), feature, focus_scale, power, eps)
         rope = None if rope is None else rope.to(dtype)
+        rows = dict(rope=rope, output=output, scale=scale, eps=eps)
+        v = v.to(dtype)
+        if in_place() and heads > 1 and q[:, :, 0].numel() <= FEW:
+            weight = None if key_weight is None else key_weight.to(dtype).transpose(1, 2)[..., None]
+            gain = None if gain is None else gain[:, None]
+            q, k, v = (x.transpose(1, 2).contiguous() for x in (q, k, v))
+            return _attend(q, k, v, weight, gain, **rows).transpose(1, 2).contiguous().to(result)
         weights = [None] * heads if key_weight is None else key_weight.to(dtype).split(1, -1)
-        out = v.new_empty(*q.shape[:3], v.shape[3], dtype=dtype) if in_place() else None
-        mixed = []
+        out = v.new_empty(*q.shape[:3], v.shape[3]) if in_place() else None
         # one batched product a head on strided slices: no head is ever copied out
-        for h, (qh, kh, vh, weight) in enumerate(zip(q.unbind(2), k.unbind(2), v.to(dtype).unbind(2), weights)):
-            kh = kh if weight is None else kh * weight
-            z = qh @ kh.mean(1, keepdim=True).transpose(1, 2) if output != 'plain' else None
-            if rope is not None:
-                qh, kh = rotate(qh, rope), rotate(kh, rope)
-            summary = kh.transpose(1, 2) @ vh / k.shape[1]
-            a, c = _factors(z, gain, output, scale, eps)
-            y = torch.mul(qh @ summary, a, out=None if out is None else out[:, :, h])
-            if c is not None:
-                mean = vh.mean(1, keepdim=True)
-                y = torch.addcmul(y, c, mean, out=None if out is None else y)
-            mixed.append(y)
-        return (torch.stack(mixed, 2) if out is None else out).to(v.dtype)
+        mixed = [
+            _attend(*slices, gain, **rows, out=None if out is None else out[:, :, h])
+            for h, slices in enumerate(zip(q.unbind(2), k.unbind(2), v.unbind(2), weights))]
+        return (torch.stack(mixed, 2) if out is None else out).to(result)
+
+
+def _attend(
+        q: Tensor, k: Tensor, v: Tensor, weight: Tensor | None, gain: Tensor | None, rope: Tensor | None, output: str,
+        scale: float, eps: float, out: Tensor | None = None) -> Tensor:
+    """The formula of a head, ``[..., N, F]`` and ``[..., M, E]`` to ``[..., N, E]``, written to ``out`` if given."""
+    k = k if weight is None else k * weight
+    z = q @ k.mean(-2, keepdim=True).transpose(-2, -1) if output != 'plain' else None
+    if rope is not None:
+        q, k = rotate(q, rope), rotate(k, rope)
+    a, c = _factors(z, gain, output, scale, eps)
+    y = torch.mul(q @ (k.transpose(-2, -1) @ v / k.shape[-2]), a, out=out)
+    return y if c is None else torch.addcmul(y, c, v.mean(-2, keepdim=True), out=out)
 
 
 def _features(
