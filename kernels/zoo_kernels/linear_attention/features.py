@@ -94,6 +94,19 @@ def scales(
 
 
 @triton.jit
+def load_head(
+        x_ptr, scale_ptr, rows, h, stride_n, stride_h, count, heads, eps, FEATURE: tl.constexpr, POWER: tl.constexpr,
+        D: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr):
+    """Rows of head h and what :func:`feature` wants beside them; ``x_ptr`` points at the first head."""
+    x = load(x_ptr + h * stride_h, rows, stride_n, count, D, BD)
+    inverse = tl.zeros([BD], tl.float32)
+    if FEATURE == 'focus':
+        inverse = inverse_scale(scale_ptr, h, D, BD)
+    unit, gain = scales(x, x_ptr, scale_ptr, rows, stride_n, stride_h, count, heads, eps, FEATURE, POWER, D, BD, BN)
+    return x, inverse, unit, gain
+
+
+@triton.jit
 def feature(x, sign, unit, gain, inverse, eps, FEATURE: tl.constexpr, POWER: tl.constexpr):
     """phi of rows ``[BN, BD]``; ``sign`` is the part."""
     if FEATURE == 'relu':

@@ -22,6 +22,7 @@ from .features import (
     form,
     inverse_scale,
     load,
+    load_head,
     load_matrix,
     load_vector,
     raised,
@@ -132,11 +133,8 @@ def read(
     q_ptr += b.to(tl.int64) * stride_qb
     state_ptr += bh.to(tl.int64) * PARTS * (D * E + D + E)
     rows = tl.program_id(0) * BN + tl.arange(0, BN)
-    x = load(q_ptr + h * stride_qh, rows, stride_qn, count, D, BD)
-    inverse = tl.zeros([BD], tl.float32)
-    if FEATURE == 'focus':
-        inverse = inverse_scale(scale_ptr, h, D, BD)
-    unit, gain = scales(x, q_ptr, scale_ptr, rows, stride_qn, stride_qh, count, heads, eps, FEATURE, POWER, D, BD, BN)
+    x, inverse, unit, gain = load_head(
+        q_ptr, scale_ptr, rows, h, stride_qn, stride_qh, count, heads, eps, FEATURE, POWER, D, BD, BN)
     product, z = _product(
         x, state_ptr, rope_ptr, rows, count, unit, gain, inverse, eps, FEATURE, POWER, PARTS, ROPE, BF16, D, E, BD,
         BE, BN)
@@ -160,11 +158,8 @@ def query_gradient(
     q_ptr += b.to(tl.int64) * stride_qb
     state_ptr += bh.to(tl.int64) * PARTS * (D * E + D + E)
     rows = tl.program_id(0) * BN + tl.arange(0, BN)
-    x = load(q_ptr + h * stride_qh, rows, stride_qn, count, D, BD)
-    inverse = tl.zeros([BD], tl.float32)
-    if FEATURE == 'focus':
-        inverse = inverse_scale(scale_ptr, h, D, BD)
-    unit, gain = scales(x, q_ptr, scale_ptr, rows, stride_qn, stride_qh, count, heads, eps, FEATURE, POWER, D, BD, BN)
+    x, inverse, unit, gain = load_head(
+        q_ptr, scale_ptr, rows, h, stride_qn, stride_qh, count, heads, eps, FEATURE, POWER, D, BD, BN)
     product, z = _product(
         x, state_ptr, rope_ptr, rows, count, unit, gain, inverse, eps, FEATURE, POWER, PARTS, ROPE, BF16, D, E, BD,
         BE, BN)
@@ -201,12 +196,9 @@ def key_gradient(
     k_ptr += b.to(tl.int64) * stride_kb
     state_ptr += bh.to(tl.int64) * PARTS * (D * E + D + E)
     rows = tl.program_id(0) * BN + tl.arange(0, BN)
-    x = load(k_ptr + h * stride_kh, rows, stride_kn, count, D, BD)
+    x, inverse, unit, gain = load_head(
+        k_ptr, scale_ptr, rows, h, stride_kn, stride_kh, count, heads, eps, FEATURE, POWER, D, BD, BN)
     v = load(v_ptr + b.to(tl.int64) * stride_vb + h * stride_vh, rows, stride_vn, count, E, BE)
-    inverse = tl.zeros([BD], tl.float32)
-    if FEATURE == 'focus':
-        inverse = inverse_scale(scale_ptr, h, D, BD)
-    unit, gain = scales(x, k_ptr, scale_ptr, rows, stride_kn, stride_kh, count, heads, eps, FEATURE, POWER, D, BD, BN)
     weight = tl.zeros([BN], tl.float32) + 1.
     if WEIGHTS:
         weight = tl.load(weight_ptr + bh.to(tl.int64) * count + rows, mask=rows < count, other=0.)
