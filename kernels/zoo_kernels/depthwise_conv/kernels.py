@@ -16,22 +16,17 @@ from ..launch import Shipped
 
 
 class Tile(NamedTuple):
-    """Pixels and channels that a program holds at a time. A thread has two channels of a pixel a row: their 2 x 25 taps
-    at most and eight rows of sums fit into its registers, four channels' would spill."""
+    """Pixels and channels that a program holds at a time."""
 
     ROWS: int
     COLS: int
     CHANNELS: int
 
 
-WARPS = 8
-NARROW = 8  # columns: a map as wide as this or less wastes half of a wide tile
-TILES = {True: Tile(4, 8, 64), False: Tile(4, 16, 32)}  # by: narrow
-
-
-def tile(width: int) -> Tile:
-    """The tile for maps of a width."""
-    return TILES[width <= NARROW]
+# A thread has four channels of a pixel a row for 3 x 3 and two for 5 x 5: beside the sums there is no room for more
+# taps than 9 * 4 or 25 * 2. Neighbouring sizes spill on one architecture or another.
+TILES = {3: Tile(4, 8, 64), 5: Tile(3, 8, 32)}
+WARPS = 4
 
 
 @triton.jit
@@ -256,17 +251,14 @@ FORMS = {  # of what follows the convolution, as models use it
 
 
 def shipped() -> Iterator[Shipped]:
-    """For ahead-of-time compilation: every form; in float32 and for narrow maps those that need the most registers."""
-    for size in (3, 5):
-        for narrow, dtype in ((False, 'bf16'), (True, 'bf16'), (False, 'fp32')):
-            common = dict(K=size, **TILES[narrow]._asdict())
-            for name, form in FORMS.items():
-                if narrow or (dtype == 'fp32' and name in ('plain', 'gelu')):
-                    continue
+    """For ahead-of-time compilation: every form, in float32 those that need the most registers."""
+    for size, tile in TILES.items():
+        for dtype, names in (('bf16', FORMS), ('fp32', ('gated', 'level'))):
+            common = dict(K=size, **tile._asdict())
+            for name in names:
+                form = FORMS[name]
                 yield Shipped(forward, dict(FLIP=name == 'plain', **form, **common), dtype, num_warps=WARPS)
                 if name != 'plain':
                     types = {'dgate_ptr': '*fp32'} if form['GATE'] == 'pixel' else {}
                     yield Shipped(backward_epilogue, form | common, dtype, types, WARPS)
             yield Shipped(backward_weight, common, dtype, {'sums_ptr': '*fp32'}, WARPS)
-            if narrow:
-                yield Shipped(forward, dict(FLIP=False, **FORMS['gated'], **common), dtype, num_warps=WARPS)

@@ -12,10 +12,10 @@ class _Call:
     """A map and its taps as the kernels want them."""
 
     def __init__(self, x: Tensor, size: int):
-        from .kernels import WARPS, tile
+        from .kernels import TILES, WARPS
         self.x, self.shape = _packed(x), x.shape
         batch, height, width, channels = x.shape
-        self.tile = tile(width)
+        self.tile = TILES[size]
         self.blocks = -(-channels // self.tile.CHANNELS)
         self.strips = -(-width // self.tile.COLS) * self.blocks
         self.pieces = -(-height // self.tile.ROWS)

@@ -66,8 +66,8 @@ def _modulation_arguments(leaves):
 
 
 CASES = [
-    conv_case('3', 3, (2, 6, 18, 40), bias=False),
-    conv_case('3-gelu', 3, (1, 9, 17, 33), activation='gelu'),
+    conv_case('3', 3, (2, 6, 9, 72), bias=False),
+    conv_case('3-gelu', 3, (1, 9, 10, 33), activation='gelu'),
     conv_case('3-residual', 3, (2, 5, 7, 24), residual=True),
     conv_case('3-gelu-residual', 3, (1, 4, 9, 16), activation='gelu', residual=True, dtypes=(torch.float16,)),
     conv_case('3-all', 3, (1, 5, 6, 20), activation='gelu', residual=True, gate=20, dtypes=(torch.bfloat16,)),
@@ -75,8 +75,8 @@ CASES = [
     conv_case('3-large', 3, (1, 5, 6, 16), activation='gelu', scale=20.),
     conv_case('3-one-pixel', 3, (1, 1, 1, 8), residual=True, dtypes=(torch.float16,)),
     conv_case('3-one-channel', 3, (1, 3, 5, 1), gate=1, dtypes=(torch.float32,)),
-    conv_case('5', 5, (1, 6, 18, 34)),
-    conv_case('5-rala', 5, (2, 5, 6, 16), residual=True, gate=16, strided=True),
+    conv_case('5', 5, (1, 4, 10, 34)),
+    conv_case('5-rala', 5, (2, 4, 6, 16), residual=True, gate=16, strided=True),
     conv_case('5-gelu', 5, (1, 3, 9, 8), bias=False, activation='gelu', dtypes=(torch.bfloat16,)),
     level_case('3', 3, (2, 5, 6, 16)),
     level_case('5-first', 5, (1, 5, 9, 40), total=False),
