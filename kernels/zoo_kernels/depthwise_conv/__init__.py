@@ -15,7 +15,8 @@ def depthwise_conv(
     """``(activation(conv(x) + bias) + residual) * gate``, every channel with its own k x k kernel, stride 1.
 
     The map is padded with k // 2 zeros. Sums are kept in float32 for 16-bit inputs. Under autocast x is cast as
-    ``conv2d`` casts it.
+    ``conv2d`` casts it. The kernels have no second derivatives: asking for them raises, ``zoo_kernels.use('off')`` has
+    them.
 
     Args:
         x: ``[B, H, W, C]``; any strides (a slice of a packed projection is fine).
