@@ -5,7 +5,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 FEATURES = ('identity', 'relu', 'elu', 'focus', 'norm_aware')
-FEW = 2 ** 15  # numbers of a head's queries: heads are mixed together then, since calls cost more than copies
 OUTPUTS = ('plain', 'ratio', 'clamp', 'magnitude', 'inline')
 
 
@@ -16,15 +15,15 @@ def statistics_dtype(dtype: torch.dtype) -> torch.dtype:
 
 def in_place() -> bool:
     """True in plain inference: memory is used again then, which on a CPU saves more time than the arithmetic takes."""
-    return not (torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export())
+    return not (torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing())
 
 
 def focus(x: Tensor, scale: Tensor, power: int = 3, eps: float = 1e-6) -> tuple[Tensor, Tensor]:
     """Focusing map of FLatten: sharpen the direction of each row, keep its length.
 
     With ``y = (relu(x) + eps) / scale`` the map is ``|y| * y**power / |y**power|``, norms over all of C (not per
-    head). The row is brought to unit length before the power is taken, so neither large nor tiny rows leave the
-    range of float32: ``(y / |y|)**power`` has a norm of at least ``C**((1 - power) / 2)``.
+    head). The row is brought to a root mean square of 1 before the power is taken, so neither large nor tiny rows
+    leave the range of float32, and the powers of eps are no denormals, which are slow.
 
     Args:
         x: ``[..., C]``, floating point, at least float32.
@@ -35,15 +34,16 @@ def focus(x: Tensor, scale: Tensor, power: int = 3, eps: float = 1e-6) -> tuple[
     Returns:
         Direction ``[..., C]`` and row length ``[..., 1]``; their product is the mapped feature.
     """
-    inverse = scale.reciprocal()
+    inverse, rms = scale.reciprocal(), x.shape[-1] ** 0.5
     if in_place():
-        y = F.relu(x).add_(eps).mul_(inverse)
+        y = F.relu(x)
+        torch.addcmul(eps * inverse, y, inverse, out=y)
         length = torch.linalg.vector_norm(y, dim=-1, keepdim=True)
-        y.div_(length).pow_(power)
+        y.mul_(rms / length).pow_(power)  # multiplied by the inverse: dividing costs five times as much
     else:
         y = torch.addcmul(eps * inverse, F.relu(x), inverse)
         length = torch.linalg.vector_norm(y, dim=-1, keepdim=True)
-        y = (y / length).pow(power)
+        y = (y * (rms / length)).pow(power)
     return y, length / torch.linalg.vector_norm(y, dim=-1, keepdim=True)
 
 
@@ -83,37 +83,28 @@ def linear_attention(
         eps: float = 1e-6, rope: Tensor | None = None, key_weight: Tensor | None = None,
         focus_scale: Tensor | None = None, power: int = 3) -> Tensor:
     """The reference of :func:`zoo_kernels.linear_attention`, which says what the arguments are."""
-    heads, dtype, result = q.shape[2], statistics_dtype(v.dtype), v.dtype
+    dtype, result = statistics_dtype(v.dtype), v.dtype
     with torch.autocast('cpu' if v.is_meta else v.device.type, enabled=False):  # there is none for meta
         q, k, gain = _features(q.to(dtype), k.to(dtype), feature, focus_scale, power, eps)
-        rope = None if rope is None else rope.to(dtype)
-        rows = dict(rope=rope, output=output, scale=scale, eps=eps)
         v = v.to(dtype)
-        if in_place() and heads > 1 and q[:, :, 0].numel() <= FEW:
-            weight = None if key_weight is None else key_weight.to(dtype).transpose(1, 2)[..., None]
-            gain = None if gain is None else gain[:, None]
-            q, k, v = (x.transpose(1, 2).contiguous() for x in (q, k, v))
-            return _attend(q, k, v, weight, gain, **rows).transpose(1, 2).contiguous().to(result)
-        weights = [None] * heads if key_weight is None else key_weight.to(dtype).split(1, -1)
-        out = v.new_empty(*q.shape[:3], v.shape[3]) if in_place() else None
-        # one batched product a head on strided slices: no head is ever copied out
-        mixed = [
-            _attend(*slices, gain, **rows, out=None if out is None else out[:, :, h])
-            for h, slices in enumerate(zip(q.unbind(2), k.unbind(2), v.unbind(2), weights))]
-        return (torch.stack(mixed, 2) if out is None else out).to(result)
+        if key_weight is not None:
+            k = k * key_weight.to(dtype)[..., None]
+        # a product and a sum over all heads at once: a matrix product a head would cost more in calls than in work
+        z = None if output == 'plain' else (q * k.mean(1, keepdim=True)).sum(-1, keepdim=True)
+        a, c = _factors(z, gain, output, scale, eps)
+        if rope is not None:
+            rope = rope.to(dtype)
+            q, k = (rotate(x.flatten(2), rope).view(x.shape) for x in (q, k))
+        return _mix(q, k, v, a, c).to(result)
 
 
-def _attend(
-        q: Tensor, k: Tensor, v: Tensor, weight: Tensor | None, gain: Tensor | None, rope: Tensor | None, output: str,
-        scale: float, eps: float, out: Tensor | None = None) -> Tensor:
-    """The formula of a head, ``[..., N, F]`` and ``[..., M, E]`` to ``[..., N, E]``, written to ``out`` if given."""
-    k = k if weight is None else k * weight
-    z = q @ k.mean(-2, keepdim=True).transpose(-2, -1) if output != 'plain' else None
-    if rope is not None:
-        q, k = rotate(q, rope), rotate(k, rope)
-    a, c = _factors(z, gain, output, scale, eps)
-    y = torch.mul(q @ (k.transpose(-2, -1) @ v / k.shape[-2]), a, out=out)
-    return y if c is None else torch.addcmul(y, c, v.mean(-2, keepdim=True), out=out)
+def _mix(q: Tensor, k: Tensor, v: Tensor, a: Tensor | float, c: Tensor | None) -> Tensor:
+    """``a * q (k^T v) / N + c * mean(v)``, one batched product a head on strided slices: no head is ever copied out."""
+    heads = zip(q.unbind(2), k.unbind(2), v.unbind(2))
+    mixed = [qh @ (kh.transpose(1, 2) @ vh / k.shape[1]) for qh, kh, vh in heads]
+    y = torch.stack(mixed, 2) if len(mixed) > 1 else mixed[0].unsqueeze(2)
+    y = y.mul_(a) if in_place() else y * a
+    return y if c is None else torch.addcmul(y, c, v.mean(1, keepdim=True))
 
 
 def _features(
@@ -131,7 +122,7 @@ def _features(
         q, gain = focus(q.flatten(2), focus_scale.to(q.dtype), power, eps)
         k, length = focus(k.flatten(2), focus_scale.to(k.dtype), power, eps)
         k = k.mul_(length) if in_place() else k * length
-        return q.unflatten(-1, heads), k.unflatten(-1, heads), gain
+        return q.unflatten(-1, heads), k.unflatten(-1, heads), gain[..., None]
     return q, k, None
 
 
@@ -141,7 +132,7 @@ def _factors(
     """What ``phi(q) S`` and the mean of the values are multiplied by.
 
     Args:
-        z: ``phi(q) . mean phi(k)`` ``[B, N, 1]``, like ``phi(q) S`` still without ``gain``; None for 'plain'.
+        z: ``phi(q) . mean phi(k)`` ``[B, N, H, 1]``, like ``phi(q) S`` still without ``gain``; None for 'plain'.
     """
     gain = 1. if gain is None else gain
     if output == 'plain':
