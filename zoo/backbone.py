@@ -82,6 +82,9 @@ class Backbone(nn.Module):
         global_pool: Pooling of the head, '' for none.
         drop_rate: Dropout before the classifier.
         norm: Final norm over channels, on ``[B, H, W, C]``; None for none.
+        num_features: Channels behind ``norm`` where it changes them; the last of ``dims`` by default.
+        feature_norms: One norm a stage for the maps that are handed out as features (dense prediction); the last one
+            takes the place of ``norm``.
         conv_init: Initialisation of convolutions, 'default' (torch's) or 'fan_out' (normal, per group; PVTv2).
         no_decay: Endings of parameter names that take no weight decay besides biases and 1-d parameters.
 
@@ -89,25 +92,29 @@ class Backbone(nn.Module):
         ValueError: in ``forward`` for a wrong channel count or an image below 32 pixels.
     """
 
+    out_indices: int | tuple[int, ...] = (0, 1, 2, 3)  # of the maps that features_only=True gives by default
+
     def __init__(
             self, stem: nn.Module, stages: Sequence[nn.Module], dims: Sequence[int], strides: Sequence[int],
             in_chans: int = 3, num_classes: int = 1000, global_pool: str = 'avg', drop_rate: float = 0.,
-            norm: nn.Module | None = None, conv_init: str = 'default', no_decay: tuple[str, ...] = (),
-            device=None, dtype=None):
+            norm: nn.Module | None = None, num_features: int | None = None,
+            feature_norms: Sequence[nn.Module] | None = None, conv_init: str = 'default',
+            no_decay: tuple[str, ...] = (), device=None, dtype=None):
         super().__init__()
         self.in_chans = in_chans
         self.num_classes = num_classes
+        self.global_pool = global_pool
         self.drop_rate = drop_rate
         self.no_decay = no_decay
-        self.num_features = self.head_hidden_size = dims[-1]
+        self.num_features = self.head_hidden_size = num_features or dims[-1]
         self.feature_info = [
             dict(num_chs=dim, reduction=stride, module=f'stages.{i}')
             for i, (dim, stride) in enumerate(zip(dims, strides))]
         self.stem = stem
         self.stages = nn.ModuleList(stages)
-        self.norm = nn.Identity() if norm is None else norm
-        self.head = ClassifierHead(
-            dims[-1], num_classes, pool_type=global_pool, drop_rate=drop_rate, device=device, dtype=dtype)
+        self.feature_norms = None if feature_norms is None else nn.ModuleList(feature_norms)
+        self.norm = nn.Identity() if norm is None or feature_norms is not None else norm
+        self.head = self.make_head(num_classes, global_pool, device=device, dtype=dtype)
         for module in self.modules():
             init_weights(module, conv_init)
 
@@ -124,12 +131,22 @@ class Backbone(nn.Module):
                              f'{x.shape[2]} x {x.shape[3]}; resize or pad them')
         return self.stem(to_nhwc(x.contiguous(memory_format=torch.channels_last)))
 
+    def _close(self, x: Tensor, stage: int) -> Tensor:
+        """The map of the last stage that runs, normed where the model norms it."""
+        if self.feature_norms is not None:
+            return self.feature_norms[stage](x)
+        return self.norm(x) if stage == len(self.stages) - 1 else x
+
+    def _hand_out(self, x: Tensor, output_fmt: str | None = None) -> Tensor:
+        """A map as the user gets it; None for what ``forward_features`` returns."""
+        return x if output_fmt == 'NHWC' else to_nchw(x)
+
     def forward_features(self, x: Tensor) -> Tensor:
         """Images ``[B, in_chans, H, W]`` to the last map ``[B, num_features, H / 32, W / 32]``, normed, unpooled."""
         x = self._enter(x)
         for stage in self.stages:
             x = stage(x)
-        return to_nchw(self.norm(x))
+        return self._hand_out(self._close(x, len(self.stages) - 1))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Last map to logits ``[B, num_classes]``, or to pooled features with ``pre_logits``."""
@@ -147,25 +164,24 @@ class Backbone(nn.Module):
         Args:
             x: Images ``[B, in_chans, H, W]``.
             indices: Stages: the last n for an int, all for None.
-            norm: Apply the final norm to the last stage's map.
+            norm: Apply the final norm to the last stage's map. A model with ``feature_norms`` always norms its maps.
             stop_early: Do not run stages after the last one asked for.
             output_fmt: 'NCHW' or 'NHWC'.
             intermediates_only: Return the maps alone, not the final features too.
         """
         if output_fmt not in ('NCHW', 'NHWC'):
             raise ValueError(f"output_fmt must be 'NCHW' or 'NHWC', not {output_fmt!r}")
-        leave = to_nchw if output_fmt == 'NCHW' else (lambda x: x)
         take, last = feature_take_indices(len(self.stages), indices)
-        final = len(self.stages) - 1
         maps = []
         x = self._enter(x)
         for i, stage in enumerate(self.stages[:last + 1] if stop_early else self.stages):
             x = stage(x)
             if i in take:
-                maps.append(leave(self.norm(x) if norm and i == final else x))
+                normed = norm or self.feature_norms is not None
+                maps.append(self._hand_out(self._close(x, i) if normed else x, output_fmt))
         if intermediates_only:
             return maps
-        return leave(self.norm(x) if i == final else x), maps
+        return self._hand_out(self._close(x, i)), maps
 
     # --- structure
 
@@ -175,11 +191,13 @@ class Backbone(nn.Module):
         take, last = feature_take_indices(len(self.stages), indices)
         cut = last < len(self.stages) - 1
         self.stages = self.stages[:last + 1]
+        if self.feature_norms is not None:
+            self.feature_norms = self.feature_norms[:last + 1]
+        width = self.num_features
         if prune_norm or cut:
             self.norm = nn.Identity()  # sized for the last stage only
-        if cut:
             self.num_features = self.head_hidden_size = self.feature_info[last]['num_chs']
-        if prune_head or cut:
+        if prune_head or cut or width != self.num_features:
             self.reset_classifier(0, '')
         return take
 
@@ -187,14 +205,19 @@ class Backbone(nn.Module):
         """The final linear layer."""
         return self.head.fc
 
+    def make_head(self, num_classes: int, global_pool: str, device=None, dtype=None) -> nn.Module:
+        """A new head for ``num_features`` channels: pooling, dropout, a linear layer ``fc`` (0 classes: none)."""
+        return ClassifierHead(
+            self.num_features, num_classes, pool_type=global_pool, drop_rate=self.drop_rate, device=device,
+            dtype=dtype)
+
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the classifier by a new one (0: none), and the pooling if one is named."""
         self.num_classes = num_classes
+        if global_pool is not None:
+            self.global_pool = global_pool
         weight = next(self.parameters())
-        pool = self.head.global_pool.pool_type if global_pool is None else global_pool
-        head = ClassifierHead(
-            self.num_features, num_classes, pool_type=pool, drop_rate=self.drop_rate,
-            device=weight.device, dtype=weight.dtype)
+        head = self.make_head(num_classes, self.global_pool, device=weight.device, dtype=weight.dtype)
         for module in head.modules():
             init_weights(module, 'default')
         self.head = head.train(self.training)
@@ -205,8 +228,10 @@ class Backbone(nn.Module):
         Needed only to fine-tune at that size: every size runs without it.
         """
         size = to_pair(img_size)
-        for stage, grid, window in zip(self.stages, self.grids(size), self.windows(size)):
-            for module in stage.modules():
+        grids, windows = self.grids(size), self.windows(size)
+        parts = [(self.stem, grids[0], None), *zip(self.stages, grids, windows)]
+        for part, grid, window in parts:
+            for module in part.modules():
                 if hasattr(module, 'set_grid'):
                     module.set_grid(grid)
                 if window is not None and hasattr(module, 'set_window'):
@@ -235,12 +260,12 @@ class Backbone(nn.Module):
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Regular expressions that order parameters from stem to head (layer decay, staged freezing)."""
         if coarse:
-            return dict(stem=r'^stem', blocks=[(r'^stages\.(\d+)', None), (r'^norm', (99999,))])
+            return dict(stem=r'^stem', blocks=[(r'^stages\.(\d+)', None), (r'^(?:norm|feature_norms)', (99999,))])
         return dict(stem=r'^stem', blocks=[
             (r'^stages\.(\d+)\.(?:downsample|pos_embed)', (0,)),
             (r'^stages\.(\d+)\.blocks\.(\d+)', None),
             (r'^stages\.(\d+)\.norm', (99998,)),
-            (r'^norm', (99999,)),
+            (r'^(?:norm|feature_norms)', (99999,)),
         ])
 
 

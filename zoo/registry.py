@@ -1,6 +1,7 @@
 """From a table of variants to models that timm knows by name."""
 import dataclasses
 import fnmatch
+import functools
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -119,6 +120,8 @@ def _entrypoint(
 
     def entrypoint(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         args = {'mixer': mixer, **variant.args, **kwargs}
+        if options := args.pop('mixer_kwargs', None):
+            args['mixer'] = functools.partial(args['mixer'], **options)
         return _build(host, variant.name, key_map, pretrained, **args)
 
     entrypoint.__module__ = module
@@ -148,7 +151,7 @@ def _build(
 
     return build_model_with_cfg(
         host, name, pretrained, pretrained_cfg_overlay=overlay, pretrained_filter_fn=fit,
-        feature_cfg=dict(out_indices=(0, 1, 2, 3), feature_cls='getter'), **kwargs)
+        feature_cfg=dict(out_indices=host.out_indices, feature_cls='getter'), **kwargs)
 
 
 def _settle_classifier(state: dict[str, Tensor], model: nn.Module, headless: bool) -> None:

@@ -15,17 +15,17 @@ class PatchConv(nn.Module):
         stride: Of the convolution.
         padding: Of the convolution, on all sides; 0 gives separate patches.
         pad_to_stride: Zero-pad right and bottom so that the last rows and columns are not dropped (Swin).
-        eps: Of the LayerNorm.
+        eps: Of the LayerNorm; None for no norm (ViT).
     """
 
     def __init__(
             self, in_dim: int, dim: int, kernel_size: int, stride: int, padding: int = 0,
-            pad_to_stride: bool = False, eps: float = 1e-5, device=None, dtype=None):
+            pad_to_stride: bool = False, eps: float | None = 1e-5, device=None, dtype=None):
         super().__init__()
         dd = dict(device=device, dtype=dtype)
         self.pad_to_stride = pad_to_stride
         self.proj = nn.Conv2d(in_dim, dim, kernel_size, stride=stride, padding=padding, **dd)
-        self.norm = nn.LayerNorm(dim, eps=eps, **dd)
+        self.norm = nn.Identity() if eps is None else nn.LayerNorm(dim, eps=eps, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, H, W, in_dim]`` -> ``[B, H / stride, W / stride, dim]``."""

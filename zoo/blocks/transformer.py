@@ -36,7 +36,8 @@ class TransformerBlock(nn.Module):
 
 def build_blocks(
         sites: Sequence[Site], rates: Sequence[float], mixer: MixerFactory, mlp: Callable[..., nn.Module],
-        mlp_ratio: float, eps: float = 1e-5, device=None, dtype=None) -> list[TransformerBlock]:
+        mlp_ratio: float, eps: float = 1e-5, block: type[TransformerBlock] = TransformerBlock, device=None,
+        dtype=None) -> list[TransformerBlock]:
     """Blocks of a stage.
 
     Args:
@@ -46,8 +47,9 @@ def build_blocks(
         mlp: Called with (channels, hidden channels).
         mlp_ratio: Hidden over channels.
         eps: Of the LayerNorms.
+        block: Class of the blocks.
     """
     dd = dict(device=device, dtype=dtype)
     return [
-        TransformerBlock(site.dim, mixer(site, **dd), mlp(site.dim, int(site.dim * mlp_ratio), **dd), rate, eps, **dd)
+        block(site.dim, mixer(site, **dd), mlp(site.dim, int(site.dim * mlp_ratio), **dd), rate, eps, **dd)
         for site, rate in zip(sites, rates)]

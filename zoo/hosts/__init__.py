@@ -3,5 +3,6 @@ from .cswin import CSwin
 from .pvt import PVT
 from .pvt_v2 import PVTv2
 from .swin import Swin
+from .vit import ViT
 
-__all__ = ['CSwin', 'PVT', 'PVTv2', 'Swin']
+__all__ = ['CSwin', 'PVT', 'PVTv2', 'Swin', 'ViT']

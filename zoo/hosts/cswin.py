@@ -11,6 +11,12 @@ from ..blocks.mlp import Mlp
 from ..blocks.patch import PatchConv
 from ..blocks.transformer import build_blocks
 
+SIZES = dict(
+    tiny=dict(depths=(2, 4, 18, 1)),
+    small=dict(depths=(2, 4, 32, 2)),
+    base=dict(embed_dim=96, depths=(3, 6, 29, 2), num_heads=(4, 8, 16, 32)),
+)
+
 
 class CSwin(Backbone):
     """CSWin: overlapping stem of stride 4, cross-shaped windows with LePE, convolutions between stages, a final norm.

@@ -11,6 +11,13 @@ from ..blocks.patch import PatchConv
 from ..blocks.position import PositionMap
 from ..blocks.transformer import build_blocks
 
+SIZES = dict(
+    tiny=dict(depths=(2, 2, 2, 2)),
+    small=dict(depths=(3, 4, 6, 3)),
+    medium=dict(depths=(3, 4, 18, 3)),
+    large=dict(depths=(3, 8, 27, 3)),
+)
+
 
 class PVT(Backbone):
     """PVT: separate patches, a position table in each stage, pre-norm blocks, no final norm, mean pooling.

@@ -12,6 +12,15 @@ from ..blocks.mlp import ConvMlp
 from ..blocks.patch import PatchConv
 from ..blocks.transformer import build_blocks
 
+SIZES = dict(
+    b0=dict(embed_dims=(32, 64, 160, 256)),
+    b1=dict(),
+    b2=dict(depths=(3, 4, 6, 3)),
+    b3=dict(depths=(3, 4, 18, 3)),
+    b4=dict(depths=(3, 8, 27, 3)),
+    b5=dict(depths=(3, 6, 40, 3), mlp_ratios=(4, 4, 4, 4)),
+)
+
 
 class PVTv2(Backbone):
     """PVTv2: overlapping patches, depthwise convolution in the feed-forward layer, a norm after each stage.

@@ -1,5 +1,5 @@
 """Swin Transformer."""
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from timm.layers import calculate_drop_path_rates
@@ -11,6 +11,24 @@ from ..blocks.mixers import MixerFactory, Site, WindowAttention
 from ..blocks.mlp import Mlp
 from ..blocks.patch import PatchConv, PatchMerging
 from ..blocks.transformer import build_blocks
+
+SIZES = dict(
+    tiny=dict(),
+    small=dict(depths=(2, 2, 18, 2)),
+    base=dict(embed_dim=128, depths=(2, 2, 18, 2), num_heads=(4, 8, 16, 32)),
+)
+
+WindowRule = Callable[[tuple[int, int]], int]
+
+
+def published_window(img_size: tuple[int, int]) -> int:
+    """Side of Swin's windows for an image size: 7 up to 224 pixels, 12 above (published for 384)."""
+    return 7 if max(img_size) <= 224 else 12
+
+
+def window_of(rule: int | WindowRule, img_size: tuple[int, int]) -> int:
+    """Side of the windows for an image size, if it depends on that."""
+    return rule(img_size) if callable(rule) else rule
 
 
 class Swin(Backbone):
@@ -24,9 +42,10 @@ class Swin(Backbone):
         embed_dim: Channels of the first stage; each further stage doubles them.
         depths: Blocks of the stages.
         num_heads: Heads of the stages.
-        window_size: Side of the windows in tokens; None: 7 for images up to 224 pixels, 12 above (as published).
+        window_size: Side of the windows in tokens, or a rule that gives it for an image size (height, width).
         mlp_ratio: Hidden width of the feed-forward layers over channels.
         qkv_bias: Bias of the mixers' projections.
+        feature_norms: Build for dense prediction: each stage's map is normed as it is handed out, the last one too.
         drop_path_rate: Stochastic depth of the last block, rising linearly from 0.
         **backbone: num_classes, global_pool, drop_rate of :class:`~zoo.backbone.Backbone`.
 
@@ -36,12 +55,13 @@ class Swin(Backbone):
     def __init__(
             self, mixer: MixerFactory = WindowAttention.for_site, img_size: int | Sequence[int] = 224,
             embed_dim: int = 96, depths: Sequence[int] = (2, 2, 6, 2), num_heads: Sequence[int] = (3, 6, 12, 24),
-            window_size: int | None = None, mlp_ratio: float = 4., qkv_bias: bool = True,
-            drop_path_rate: float = 0., in_chans: int = 3, device=None, dtype=None, **backbone: Any):
+            window_size: int | WindowRule = published_window, mlp_ratio: float = 4., qkv_bias: bool = True,
+            feature_norms: bool = False, drop_path_rate: float = 0., in_chans: int = 3, device=None, dtype=None,
+            **backbone: Any):
         dd = dict(device=device, dtype=dtype)
         dims = [embed_dim * 2 ** s for s in range(len(depths))]
         rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
-        window = window_size or self.window(to_pair(img_size))
+        window = window_of(window_size, to_pair(img_size))
         stages = []
         for s, (dim, grid) in enumerate(zip(dims, self.grids(to_pair(img_size)))):
             sites = [
@@ -52,16 +72,12 @@ class Swin(Backbone):
                 downsample=PatchMerging(dims[s - 1], dim, **dd) if s else None))
         super().__init__(
             PatchConv(in_chans, embed_dim, 4, 4, pad_to_stride=True, **dd), stages, dims, strides=(4, 8, 16, 32),
-            in_chans=in_chans, norm=nn.LayerNorm(dims[-1], **dd), no_decay=('rel_pos.table',), **dd, **backbone)
+            in_chans=in_chans, norm=nn.LayerNorm(dims[-1], **dd), no_decay=('rel_pos.table',),
+            feature_norms=[nn.LayerNorm(dim, **dd) for dim in dims] if feature_norms else None, **dd, **backbone)
         self.window_size = window_size
 
     def grids(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
         return halve((ceil_div(img_size[0], 4), ceil_div(img_size[1], 4)), 4)
 
-    @staticmethod
-    def window(img_size: tuple[int, int]) -> int:
-        """Published side of the windows for an image size."""
-        return 7 if max(img_size) <= 224 else 12
-
     def windows(self, img_size: tuple[int, int]) -> list[int | None]:
-        return [self.window_size or self.window(img_size)] * len(self.stages)
+        return [window_of(self.window_size, img_size)] * len(self.stages)

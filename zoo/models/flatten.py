@@ -19,7 +19,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from ..blocks.mixers import FocusedLinearAttention, Site, StripeAttention, WindowAttention
-from ..hosts import PVT, CSwin, PVTv2, Swin
+from ..hosts import PVT, CSwin, PVTv2, Swin, cswin, pvt, pvt_v2, swin
 from ..registry import Variant, register_family
 from ..weights.convert import concatenate, rename
 
@@ -49,38 +49,34 @@ CFG = dict(
 AT_384 = dict(input_size=(3, 384, 384), pool_size=(12, 12), fixed_input_size=True)
 WHOLE_384 = dict(AT_384, crop_pct=1.0)  # Resize((384, 384)), TEST.CROP False
 
-PVT_DEPTHS = dict(tiny=(2, 2, 2, 2), small=(3, 4, 6, 3), medium=(3, 4, 18, 3), large=(3, 8, 27, 3))
-
 PVT_VARIANTS = (
-    Variant('flatten_pvt_tiny', dict(depths=PVT_DEPTHS['tiny']), drop_path=0.1, top1=dict(in1k=77.8)),
-    Variant('flatten_pvt_small', dict(depths=PVT_DEPTHS['small']), drop_path=0.1),
-    Variant('flatten_pvt_medium', dict(depths=PVT_DEPTHS['medium']), drop_path=0.3),
-    Variant('flatten_pvt_large', dict(depths=PVT_DEPTHS['large']), drop_path=0.3),
+    Variant('flatten_pvt_tiny', pvt.SIZES['tiny'], drop_path=0.1, top1=dict(in1k=77.8)),
+    Variant('flatten_pvt_small', pvt.SIZES['small'], drop_path=0.1),
+    Variant('flatten_pvt_medium', pvt.SIZES['medium'], drop_path=0.3),
+    Variant('flatten_pvt_large', pvt.SIZES['large'], drop_path=0.3),
 )
 
 PVT_V2_VARIANTS = (
-    Variant('flatten_pvt_v2_b0', dict(embed_dims=(32, 64, 160, 256)), drop_path=0.1, top1=dict(in1k=71.1)),
-    Variant('flatten_pvt_v2_b1', dict(depths=PVT_DEPTHS['tiny']), drop_path=0.1),
-    Variant('flatten_pvt_v2_b2', dict(depths=PVT_DEPTHS['small']), drop_path=0.1),
-    Variant('flatten_pvt_v2_b3', dict(depths=PVT_DEPTHS['medium']), drop_path=0.3),
-    Variant('flatten_pvt_v2_b4', dict(depths=PVT_DEPTHS['large']), drop_path=0.3),
-    Variant('flatten_pvt_v2_b5', dict(depths=(3, 6, 40, 3), mlp_ratios=(4, 4, 4, 4)), drop_path=0.3),
+    Variant('flatten_pvt_v2_b0', pvt_v2.SIZES['b0'], drop_path=0.1, top1=dict(in1k=71.1)),
+    Variant('flatten_pvt_v2_b1', pvt_v2.SIZES['b1'], drop_path=0.1),
+    Variant('flatten_pvt_v2_b2', pvt_v2.SIZES['b2'], drop_path=0.1),
+    Variant('flatten_pvt_v2_b3', pvt_v2.SIZES['b3'], drop_path=0.3),
+    Variant('flatten_pvt_v2_b4', pvt_v2.SIZES['b4'], drop_path=0.3),
+    Variant('flatten_pvt_v2_b5', pvt_v2.SIZES['b5'], drop_path=0.3),
 )
 
 SWIN_VARIANTS = (
-    Variant('flatten_swin_tiny', dict(), drop_path=0.2, top1=dict(in1k=82.1)),
-    Variant('flatten_swin_small', dict(depths=(2, 2, 18, 2)), drop_path=0.3, top1=dict(in1k=83.5)),
+    Variant('flatten_swin_tiny', swin.SIZES['tiny'], drop_path=0.2, top1=dict(in1k=82.1)),
+    Variant('flatten_swin_small', swin.SIZES['small'], drop_path=0.3, top1=dict(in1k=83.5)),
     Variant(
-        'flatten_swin_base', dict(embed_dim=128, depths=(2, 2, 18, 2), num_heads=(4, 8, 16, 32)), drop_path=0.5,
-        top1=dict(in1k=83.8, in1k_384=85.0), cfgs=dict(in1k={}, in1k_384=WHOLE_384)),
+        'flatten_swin_base', swin.SIZES['base'], drop_path=0.5, top1=dict(in1k=83.8, in1k_384=85.0),
+        cfgs=dict(in1k={}, in1k_384=WHOLE_384)),
 )
 
 CSWIN_VARIANTS = (
-    Variant('flatten_cswin_tiny', dict(depths=(2, 4, 18, 1)), drop_path=0.2, top1=dict(in1k=83.1)),
-    Variant('flatten_cswin_small', dict(depths=(2, 4, 32, 2)), drop_path=0.4),
-    Variant(
-        'flatten_cswin_base', dict(embed_dim=96, depths=(3, 6, 29, 2), num_heads=(4, 8, 16, 32)), drop_path=0.5,
-        cfgs=dict(in1k={}, in1k_384=AT_384)),
+    Variant('flatten_cswin_tiny', cswin.SIZES['tiny'], drop_path=0.2, top1=dict(in1k=83.1)),
+    Variant('flatten_cswin_small', cswin.SIZES['small'], drop_path=0.4),
+    Variant('flatten_cswin_base', cswin.SIZES['base'], drop_path=0.5, cfgs=dict(in1k={}, in1k_384=AT_384)),
 )
 
 

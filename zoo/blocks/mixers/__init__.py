@@ -5,10 +5,13 @@ Every mixer has a ``for_site`` constructor that is such a factory.
 """
 from .focused import FocusedLinearAttention
 from .reduction import SpatialReductionAttention
+from .sequence import GlobalMixer
 from .site import MixerFactory, Site
+from .softmax import SoftmaxAttention
 from .stripes import StripeAttention
 from .window import WindowAttention
 
 __all__ = [
-    'FocusedLinearAttention', 'MixerFactory', 'Site', 'SpatialReductionAttention', 'StripeAttention', 'WindowAttention',
+    'FocusedLinearAttention', 'GlobalMixer', 'MixerFactory', 'Site', 'SoftmaxAttention', 'SpatialReductionAttention',
+    'StripeAttention', 'WindowAttention',
 ]

@@ -4,14 +4,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo_kernels import depthwise_conv, linear_attention
+from zoo_kernels import linear_attention
 
 from ..depthwise import DepthwiseConv2d
 from ..position import PositionMap
+from .sequence import GlobalMixer, add_local
 from .site import Site
 
 
-class FocusedLinearAttention(nn.Module):
+class FocusedLinearAttention(GlobalMixer):
     """Linear attention over the whole map with a focusing feature map and a depthwise convolution of the values.
 
     ``out = proj(phi(q) (phi(k + p)^T v) / (phi(q) . sum phi(k + p)) + dwc(v))``: ``phi`` sharpens the direction of
@@ -50,19 +51,20 @@ class FocusedLinearAttention(nn.Module):
         """Build for a block of a host."""
         return cls(site.dim, site.num_heads, site.grid, site.qkv_bias, site.lepe, device=device, dtype=dtype)
 
-    def add_local(self, mixed: Tensor, v: Tensor) -> Tensor:
-        """``mixed`` plus the depthwise convolution(s) of the values, both ``[B, H, W, C]``."""
+    def local_kernel(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the depthwise convolution(s) of the values."""
         weight, bias = self.dwc.kernel()
         if self.lepe is not None:  # a 3x3 is a 5x5 with a zero rim: one pass over the map instead of two
             rim = (weight.shape[-1] - 3) // 2
             weight = weight + F.pad(self.lepe.weight, (rim, rim, rim, rim))
             bias = bias + self.lepe.bias
-        return depthwise_conv(v, weight, bias, residual=mixed)
+        return weight, bias
 
-    def forward(self, x: Tensor) -> Tensor:
+    def mix(self, x: Tensor, grid: tuple[int, int], prefix: int = 0) -> Tensor:
         q, k, v = self.qkv(x).chunk(3, dim=-1)
-        k = k + self.positional_encoding(*x.shape[1:3]).to(k.dtype)  # autocast would widen the sum
+        position = self.positional_encoding(*grid).to(k.dtype).flatten(1, 2)  # autocast would widen the sum
+        k = torch.cat([k[:, :prefix], k[:, prefix:] + position], dim=1) if prefix else k + position
         scale = F.softplus(self.scale.to(torch.promote_types(self.scale.dtype, torch.float32))).flatten()
-        heads = (t.flatten(1, 2).unflatten(-1, (self.num_heads, -1)) for t in (q, k, v))
+        heads = (t.unflatten(-1, (self.num_heads, -1)) for t in (q, k, v))
         mixed = linear_attention(*heads, feature='focus', focus_scale=scale, power=self.power)
-        return self.proj(self.add_local(mixed.view(x.shape), v))
+        return self.proj(add_local(mixed.flatten(2), v, *self.local_kernel(), grid, prefix))

@@ -13,7 +13,7 @@ class WindowAttention(nn.Module):
     """Softmax attention inside square windows with a relative position bias; the windows of odd blocks are shifted.
 
     A map that is no multiple of the window is zero-padded right and bottom, and the padding takes part in the
-    attention (Swin's own dense-prediction code). Along a side that one window covers there is no shift.
+    attention (Swin's own dense-prediction code). There is no shift where one window covers the map.
 
     Args:
         dim: Channels C.
@@ -62,11 +62,11 @@ class WindowAttention(nn.Module):
         return crop_map(x, 0, height, 0, width)
 
     def _shifts(self, counts: tuple[int, int]) -> tuple[int, int] | None:
-        """Shift along each side: half a window, none where one window covers the side; None when neither."""
+        """Shift along both sides: half a window, unless one window covers the map; None when there is none."""
         if not self.shift:
             return None
-        rows, columns = (self.window // 2 * torch.sym_min(count - 1, 1) for count in counts)
-        return (rows, columns) if exporting() or rows or columns else None
+        shift = self.window // 2 * torch.sym_min(counts[0] * counts[1] - 1, 1)
+        return (shift, shift) if exporting() or shift else None
 
     def _mask(self, counts: tuple[int, int], shifts: tuple[int, int], x: Tensor) -> Tensor:
         """-100 between tokens that the shift brought from opposite edges: ``[windows, 1, w * w, w * w]``."""

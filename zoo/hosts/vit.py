@@ -1,0 +1,144 @@
+"""Plain Vision Transformer with a class token (ViT, DeiT)."""
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from timm.layers import calculate_drop_path_rates, trunc_normal_
+from torch import Tensor, nn
+
+from ..backbone import Backbone, Stage, to_pair
+from ..blocks.layout import ceil_div, to_nchw
+from ..blocks.mixers import MixerFactory, Site, SoftmaxAttention
+from ..blocks.mlp import Mlp
+from ..blocks.patch import PatchConv
+from ..blocks.position import PositionMap
+from ..blocks.transformer import TransformerBlock, build_blocks
+
+PATCH = 16  # pixels
+SIZES = dict(
+    tiny=dict(embed_dim=192, num_heads=3),
+    small=dict(embed_dim=384, num_heads=6),
+    base=dict(embed_dim=768, num_heads=12),
+)
+
+
+class Tokens(NamedTuple):
+    """A class token before those of a map, in one sequence: one matrix product and one fate in stochastic depth.
+
+    ``x`` is ``[B, 1 + H * W, C]``, ``grid`` (H, W).
+    """
+
+    x: Tensor
+    grid: tuple[int, int]
+
+
+class TokenEmbedding(nn.Module):
+    """Patches with position, behind a class token with its own position."""
+
+    def __init__(self, in_chans: int, dim: int, grid: tuple[int, int], device=None, dtype=None):
+        super().__init__()
+        dd = dict(device=device, dtype=dtype)
+        self.patches = PatchConv(in_chans, dim, PATCH, PATCH, pad_to_stride=True, eps=None, **dd)
+        self.pos_embed = PositionMap(grid, dim, mode='bicubic', std=0.02, **dd)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim, **dd))
+        self.cls_pos = nn.Parameter(torch.zeros(1, 1, dim, **dd))
+        trunc_normal_(self.cls_token, std=0.02)
+        trunc_normal_(self.cls_pos, std=0.02)
+
+    def forward(self, x: Tensor) -> Tokens:
+        """``[B, H, W, in_chans]`` -> tokens."""
+        x = self.patches(x)
+        grid = x.shape[1:3]
+        x = (x + self.pos_embed(*grid)).flatten(1, 2)
+        return Tokens(torch.cat([(self.cls_token + self.cls_pos).to(x.dtype).expand(x.shape[0], -1, -1), x], 1), grid)
+
+
+class TokenBlock(TransformerBlock):
+    """The pre-norm block on a sequence whose first token is no pixel; its mixer is global."""
+
+    def forward(self, tokens: Tokens) -> Tokens:
+        x, grid = tokens
+        x = x + self.drop_path1(self.mixer.mix(self.norm1(x), grid, prefix=1))
+        return Tokens(x + self.drop_path2(self.mlp(self.norm2(x))), grid)
+
+
+class TokenHead(nn.Module):
+    """Linear classifier of the class token ('token'), of the mean of the others ('avg'), or of all ('')."""
+
+    def __init__(
+            self, dim: int, num_classes: int, global_pool: str = 'token', drop_rate: float = 0., device=None,
+            dtype=None):
+        super().__init__()
+        if global_pool not in ('token', 'avg', ''):
+            raise ValueError(f"global_pool {global_pool!r}: use 'token', 'avg' or ''")
+        self.global_pool = global_pool
+        self.drop = nn.Dropout(drop_rate)
+        self.fc = nn.Linear(dim, num_classes, device=device, dtype=dtype) if num_classes else nn.Identity()
+
+    def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """``[B, 1 + N, C]`` -> ``[B, num_classes]``."""
+        if self.global_pool:
+            x = x[:, 0] if self.global_pool == 'token' else x[:, 1:].mean(1)
+        x = self.drop(x)
+        return x if pre_logits else self.fc(x)
+
+
+class ViT(Backbone):
+    """ViT as DeiT trains it: patches of 16 pixels, a class token, one position table, pre-norm blocks, a final norm.
+
+    Every block is a stage, so feature maps can be taken behind each, all at stride 16. Images that are no multiple of
+    16 are zero-padded right and bottom. ``forward_features`` returns the sequence ``[B, 1 + N, C]``.
+
+    Args:
+        mixer: Factory of the token mixers, which have to be global ones; softmax attention by default.
+        img_size: Size in pixels that position tables are built for; every size from 32 runs.
+        embed_dim: Channels.
+        depth: Blocks.
+        num_heads: Heads.
+        mlp_ratio: Hidden width of the feed-forward layers over channels.
+        qkv_bias: Bias of the mixers' projections.
+        global_pool: 'token', 'avg' or ''.
+        drop_path_rate: Stochastic depth of the last block, rising linearly from 0.
+        **backbone: num_classes, drop_rate of :class:`~zoo.backbone.Backbone`.
+
+    Source: Dosovitskiy et al., arXiv 2010.11929; Touvron et al., DeiT, arXiv 2012.12877; as used in
+    LeapLabTHU/Agent-Attention @ 207ce3e, models/agent_deit.py.
+    """
+
+    out_indices = 3  # the last ones
+
+    def __init__(
+            self, mixer: MixerFactory = SoftmaxAttention.for_site, img_size: int | Sequence[int] = 224,
+            embed_dim: int = 192, depth: int = 12, num_heads: int = 3, mlp_ratio: float = 4., qkv_bias: bool = True,
+            global_pool: str = 'token', drop_path_rate: float = 0., in_chans: int = 3, device=None, dtype=None,
+            **backbone: Any):
+        dd = dict(device=device, dtype=dtype)
+        rates = calculate_drop_path_rates(drop_path_rate, depth)
+        grid = self._grid(to_pair(img_size))
+        sites = [Site(0, i, embed_dim, num_heads, grid, qkv_bias) for i in range(depth)]
+        blocks = build_blocks(sites, rates, mixer, Mlp, mlp_ratio, eps=1e-6, block=TokenBlock, **dd)
+        super().__init__(
+            TokenEmbedding(in_chans, embed_dim, grid, **dd), [Stage([block]) for block in blocks],
+            dims=[embed_dim] * depth, strides=[PATCH] * depth, in_chans=in_chans, global_pool=global_pool,
+            norm=nn.LayerNorm(embed_dim, eps=1e-6, **dd), no_decay=('cls_token', 'cls_pos', 'pos_embed.weight'), **dd,
+            **backbone)
+
+    @staticmethod
+    def _grid(img_size: tuple[int, int]) -> tuple[int, int]:
+        return ceil_div(img_size[0], PATCH), ceil_div(img_size[1], PATCH)
+
+    def grids(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
+        return [self._grid(img_size)] * len(self.stages)
+
+    def make_head(self, num_classes: int, global_pool: str, device=None, dtype=None) -> TokenHead:
+        return TokenHead(self.num_features, num_classes, global_pool, self.drop_rate, device=device, dtype=dtype)
+
+    def _close(self, x: Tokens, stage: int) -> Tokens:
+        return Tokens(super()._close(x.x, stage), x.grid)
+
+    def _hand_out(self, x: Tokens, output_fmt: str | None = None) -> Tensor:
+        """The sequence, or the map in a named format."""
+        if output_fmt is None:
+            return x.x
+        y = x.x[:, 1:].unflatten(1, x.grid)
+        return to_nchw(y) if output_fmt == 'NCHW' else y
