@@ -92,8 +92,6 @@ class Backbone(nn.Module):
         ValueError: in ``forward`` for a wrong channel count or an image below 32 pixels.
     """
 
-    out_indices: int | tuple[int, ...] = (0, 1, 2, 3)  # of the maps that features_only=True gives by default
-
     def __init__(
             self, stem: nn.Module, stages: Sequence[nn.Module], dims: Sequence[int], strides: Sequence[int],
             in_chans: int = 3, num_classes: int = 1000, global_pool: str = 'avg', drop_rate: float = 0.,

@@ -1,7 +1,6 @@
 """From a table of variants to models that timm knows by name."""
 import dataclasses
 import fnmatch
-import functools
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +11,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from torch import Tensor, nn
 
 from .backbone import Backbone
-from .blocks.mixers import MixerFactory
+from .blocks.mixers import MixerFactory, mixer_factory
 from .weights import fit_state_dict, read_checkpoint, state_dict_of
 from .weights.convert import KeyMap
 
@@ -41,7 +40,7 @@ class Family:
     """A mixer in a host: what is shared by the rows of one table, smallest model first."""
 
     module: str
-    host: type[Backbone]
+    host: Callable[..., Backbone]
     variants: Sequence[Variant]
 
 
@@ -50,7 +49,7 @@ _OURS: dict[str, Variant] = {}
 
 
 def register_family(
-        module: str, host: type[Backbone], mixer: MixerFactory, variants: Sequence[Variant], key_map: KeyMap,
+        module: str, host: Callable[..., Backbone], mixer: MixerFactory, variants: Sequence[Variant], key_map: KeyMap,
         cfg: Mapping[str, Any]) -> None:
     """Make every variant a timm model, filed under ``module``.
 
@@ -115,13 +114,12 @@ class _Carried:
 
 
 def _entrypoint(
-        module: str, host: type[Backbone], mixer: MixerFactory, variant: Variant, key_map: KeyMap) -> Callable:
+        module: str, host: Callable[..., Backbone], mixer: MixerFactory, variant: Variant, key_map: KeyMap) -> Callable:
     """A function as timm registers it: named, filed and documented like one that is written out."""
 
     def entrypoint(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         args = {'mixer': mixer, **variant.args, **kwargs}
-        if options := args.pop('mixer_kwargs', None):
-            args['mixer'] = functools.partial(args['mixer'], **options)
+        args['mixer'] = mixer_factory(args['mixer'], args.pop('mixer_kwargs', None))
         return _build(host, variant.name, key_map, pretrained, **args)
 
     entrypoint.__module__ = module
@@ -132,7 +130,7 @@ def _entrypoint(
 
 
 def _build(
-        host: type[Backbone], name: str, key_map: KeyMap, pretrained: bool,
+        host: Callable[..., Backbone], name: str, key_map: KeyMap, pretrained: bool,
         pretrained_cfg_overlay: dict[str, Any] | None = None, **kwargs: Any) -> nn.Module:
     """timm's builder, with local weights (``file``, ``state_dict`` of the overlay) read and fitted by us."""
     overlay = dict(pretrained_cfg_overlay or {})
@@ -151,7 +149,7 @@ def _build(
 
     return build_model_with_cfg(
         host, name, pretrained, pretrained_cfg_overlay=overlay, pretrained_filter_fn=fit,
-        feature_cfg=dict(out_indices=host.out_indices, feature_cls='getter'), **kwargs)
+        feature_cfg=dict(out_indices=4, feature_cls='getter'), **kwargs)
 
 
 def _settle_classifier(state: dict[str, Tensor], model: nn.Module, headless: bool) -> None:

@@ -32,13 +32,12 @@ class Tokens(NamedTuple):
     grid: tuple[int, int]
 
 
-class TokenEmbedding(nn.Module):
+class TokenEmbedding(PatchConv):
     """Patches with position, behind a class token with its own position."""
 
     def __init__(self, in_chans: int, dim: int, grid: tuple[int, int], device=None, dtype=None):
-        super().__init__()
         dd = dict(device=device, dtype=dtype)
-        self.patches = PatchConv(in_chans, dim, PATCH, PATCH, pad_to_stride=True, eps=None, **dd)
+        super().__init__(in_chans, dim, PATCH, PATCH, pad_to_stride=True, eps=None, **dd)
         self.pos_embed = PositionMap(grid, dim, mode='bicubic', std=0.02, **dd)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim, **dd))
         self.cls_pos = nn.Parameter(torch.zeros(1, 1, dim, **dd))
@@ -47,7 +46,7 @@ class TokenEmbedding(nn.Module):
 
     def forward(self, x: Tensor) -> Tokens:
         """``[B, H, W, in_chans]`` -> tokens."""
-        x = self.patches(x)
+        x = super().forward(x)
         grid = x.shape[1:3]
         x = (x + self.pos_embed(*grid)).flatten(1, 2)
         return Tokens(torch.cat([(self.cls_token + self.cls_pos).to(x.dtype).expand(x.shape[0], -1, -1), x], 1), grid)
@@ -104,8 +103,6 @@ class ViT(Backbone):
     Source: Dosovitskiy et al., arXiv 2010.11929; Touvron et al., DeiT, arXiv 2012.12877; as used in
     LeapLabTHU/Agent-Attention @ 207ce3e, models/agent_deit.py.
     """
-
-    out_indices = 3  # the last ones
 
     def __init__(
             self, mixer: MixerFactory = SoftmaxAttention.for_site, img_size: int | Sequence[int] = 224,

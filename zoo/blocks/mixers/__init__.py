@@ -1,8 +1,12 @@
 """Token mixers, one mechanism a file. A mixer maps ``[B, H, W, C]`` to the same shape, projections included.
 
 A host asks a ``MixerFactory`` for the mixer of each of its blocks and tells it where the block stands (``Site``).
-Every mixer has a ``for_site`` constructor that is such a factory.
+Every mixer has a ``for_site`` constructor that is such a factory. ``MIXERS`` names those that run in every host.
 """
+import functools
+from collections.abc import Mapping
+from typing import Any
+
 from .focused import FocusedLinearAttention
 from .reduction import SpatialReductionAttention
 from .sequence import GlobalMixer
@@ -11,7 +15,30 @@ from .softmax import SoftmaxAttention
 from .stripes import StripeAttention
 from .window import WindowAttention
 
+MIXERS = dict(
+    focused=FocusedLinearAttention,
+    softmax=SoftmaxAttention,
+)
+
+
+def mixer_factory(mixer: str | MixerFactory, options: Mapping[str, Any] | None = None) -> MixerFactory:
+    """The factory of a mixer.
+
+    Args:
+        mixer: A name from ``MIXERS``, or a factory.
+        options: More keyword arguments for it.
+
+    Raises:
+        ValueError: An unknown name.
+    """
+    if isinstance(mixer, str):
+        if mixer not in MIXERS:
+            raise ValueError(f'mixer {mixer!r}: use one of {", ".join(MIXERS)}')
+        mixer = MIXERS[mixer].for_site
+    return functools.partial(mixer, **options) if options else mixer
+
+
 __all__ = [
-    'FocusedLinearAttention', 'GlobalMixer', 'MixerFactory', 'Site', 'SoftmaxAttention', 'SpatialReductionAttention',
-    'StripeAttention', 'WindowAttention',
+    'MIXERS', 'FocusedLinearAttention', 'GlobalMixer', 'MixerFactory', 'Site', 'SoftmaxAttention', 'SpatialReductionAttention',
+    'StripeAttention', 'WindowAttention', 'mixer_factory',
 ]
