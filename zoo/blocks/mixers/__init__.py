@@ -39,6 +39,6 @@ def mixer_factory(mixer: str | MixerFactory, options: Mapping[str, Any] | None =
 
 
 __all__ = [
-    'MIXERS', 'FocusedLinearAttention', 'GlobalMixer', 'MixerFactory', 'Site', 'SoftmaxAttention', 'SpatialReductionAttention',
-    'StripeAttention', 'WindowAttention', 'mixer_factory',
+    'MIXERS', 'FocusedLinearAttention', 'GlobalMixer', 'MixerFactory', 'Site', 'SoftmaxAttention',
+    'SpatialReductionAttention', 'StripeAttention', 'WindowAttention', 'mixer_factory',
 ]
