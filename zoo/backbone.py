@@ -85,7 +85,8 @@ class Backbone(nn.Module):
         num_features: Channels behind ``norm`` where it changes them; the last of ``dims`` by default.
         feature_norms: One norm a stage for the maps that are handed out as features (dense prediction); the last one
             takes the place of ``norm``.
-        conv_init: Initialisation of convolutions, 'default' (torch's) or 'fan_out' (normal, per group; PVTv2).
+        conv_init: Initialisation of convolutions: 'default' (torch's), 'fan_out' (normal, per group; PVTv2) or 'linear'
+            (that of linear layers).
         no_decay: Endings of parameter names that take no weight decay besides biases and 1-d parameters.
 
     Raises:
@@ -278,7 +279,7 @@ def record_input_size(model: nn.Module, img_size: tuple[int, int]) -> None:
 
 def init_weights(module: nn.Module, conv_init: str) -> None:
     """Initialise one layer: Linear truncated normal 0.02, norms one and zero, convolutions as named."""
-    if isinstance(module, nn.Linear):
+    if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and conv_init == 'linear'):
         trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)

@@ -25,6 +25,6 @@ class DepthwiseConv2d(nn.Conv2d):
         bias = None if self.bias is None else self.bias.repeat(self.heads)
         return self.weight.repeat(self.heads, 1, 1, 1), bias
 
-    def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
-        """Convolve a map; ``activation`` is the op's, in the same pass."""
-        return depthwise_conv(x, *self.kernel(), activation=activation)
+    def forward(self, x: Tensor, activation: str | None = None, residual: Tensor | None = None) -> Tensor:
+        """Convolve a map; ``activation`` and ``residual`` are the op's, in the same pass."""
+        return depthwise_conv(x, *self.kernel(), activation=activation, residual=residual)

@@ -255,5 +255,7 @@ def make_schedule(
 def _classes_in(name: str, state: Mapping[str, Tensor]) -> int:
     """Outputs of the classifier that ``state`` carries under the model's own names, -1 if that cannot be told."""
     classifier = (timm.models.get_pretrained_cfg_value(name, 'classifier') if timm.is_model(name) else None) or ''
-    weight = state.get(f'{classifier}.weight') if isinstance(classifier, str) else None
+    if not isinstance(classifier, str):  # two heads have the same classes
+        classifier = classifier[0]
+    weight = state.get(f'{classifier}.weight')
     return -1 if weight is None else weight.shape[0]

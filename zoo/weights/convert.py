@@ -26,7 +26,7 @@ def fit_state_dict(state: dict[str, Tensor], model: nn.Module, key_map: KeyMap |
         ValueError: the weights are not those of this model; one line naming the first differences.
     """
     target = model.state_dict()
-    free = {f'{name}.{kind}' for name in _names(model, 'classifier') for kind in ('weight', 'bias')}
+    free = {f'{name}.{kind}' for name in classifier_names(model) for kind in ('weight', 'bias')}
     if key_map is not None and not set(target) - free <= set(state):
         try:
             state = key_map(dict(state), model)
@@ -39,8 +39,15 @@ def fit_state_dict(state: dict[str, Tensor], model: nn.Module, key_map: KeyMap |
             for key, _ in module.named_parameters(prefix=name):
                 if key in state:
                     state[key] = module.resample(state[key])
+    if not model.num_classes:  # a head without classifier has fewer parts
+        state = {key: value for key, value in state.items() if key in target or key in free or key[:5] != 'head.'}
     _check(state, target, free, {f'{name}.weight' for name in _names(model, 'first_conv')}, model)
     return state
+
+
+def classifier_names(model: nn.Module) -> tuple[str, ...]:
+    """Names of a model's final linear layers: one, or two where a second head learns from a teacher."""
+    return _names(model, 'classifier')
 
 
 def rename(
@@ -65,9 +72,9 @@ def concatenate(state: dict[str, Tensor], first: str, second: str, whole: str) -
     return state
 
 
-def _names(model: nn.Module, kind: str):
+def _names(model: nn.Module, kind: str) -> tuple[str, ...]:
     names = model.pretrained_cfg.get(kind) or ()
-    return (names,) if isinstance(names, str) else names
+    return (names,) if isinstance(names, str) else tuple(names)
 
 
 def _check(state, target, free, stems, model) -> None:

@@ -10,7 +10,7 @@ from .site import Site
 
 
 class WindowAttention(nn.Module):
-    """Softmax attention inside square windows with a relative position bias; the windows of odd blocks are shifted.
+    """Softmax attention inside square windows, with a relative position bias and shifted as far as asked for.
 
     A map that is no multiple of the window is zero-padded right and bottom, and the padding takes part in the
     attention (Swin's own dense-prediction code). There is no shift where one window covers the map.
@@ -21,30 +21,33 @@ class WindowAttention(nn.Module):
         window: Side of a window in tokens.
         shift: Shift the windows by half their side.
         qkv_bias: Bias of the q, k, v projection.
+        rel_pos: Add a relative position bias to the logits.
 
     Source: Liu et al., Swin Transformer, arXiv 2103.14030.
     """
 
     def __init__(
             self, dim: int, num_heads: int, window: int = 7, shift: bool = False, qkv_bias: bool = True,
-            device=None, dtype=None):
+            rel_pos: bool = True, device=None, dtype=None):
         super().__init__()
         dd = dict(device=device, dtype=dtype)
         self.num_heads = num_heads
         self.window = window
         self.shift = shift
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias, **dd)
-        self.rel_pos = RelativePositionBias(window, num_heads, **dd)
+        self.rel_pos = RelativePositionBias(window, num_heads, **dd) if rel_pos else None
         self.proj = nn.Linear(dim, dim, **dd)
 
     @classmethod
-    def for_site(cls, site: Site, device=None, dtype=None) -> 'WindowAttention':
+    def for_site(cls, site: Site, rel_pos: bool = True, device=None, dtype=None) -> 'WindowAttention':
         """Build for a block of a host with windows."""
-        return cls(site.dim, site.num_heads, site.window, site.shift, site.qkv_bias, device=device, dtype=dtype)
+        return cls(
+            site.dim, site.num_heads, site.window, site.shift, site.qkv_bias, rel_pos, device=device, dtype=dtype)
 
     def set_window(self, window: int) -> None:
         """Use windows of another side from now on; the bias table is resampled."""
-        self.rel_pos.set_window(window)
+        if self.rel_pos is not None:
+            self.rel_pos.set_window(window)
         self.window = window
 
     def forward(self, x: Tensor) -> Tensor:
@@ -53,10 +56,12 @@ class WindowAttention(nn.Module):
         rows, columns = counts[0] * self.window, counts[1] * self.window
         x = pad_map(x, 0, rows - height, 0, columns - width)
         shifts = self._shifts(counts)
+        bias = None if self.rel_pos is None else self.rel_pos()
         if shifts is None:
-            x = self._attend(x, counts, self.rel_pos(), folds=1)
+            x = self._attend(x, counts, bias, folds=1)
         else:
-            bias = self.rel_pos() + self._mask(counts, shifts, x)
+            mask = self._mask(counts, shifts, x)
+            bias = mask.expand(-1, self.num_heads, -1, -1) if bias is None else bias + mask
             x = self._attend(_roll(x, *shifts), counts, bias.flatten(0, 1), folds=counts[0] * counts[1])
             x = _roll(x, rows - shifts[0], columns - shifts[1])
         return crop_map(x, 0, height, 0, width)
@@ -79,13 +84,13 @@ class WindowAttention(nn.Module):
         region = partition(region, counts, self.window).flatten(1)
         return torch.where(region[:, None, :] == region[:, :, None], 0., -100.).to(x.dtype)[:, None]
 
-    def _attend(self, x: Tensor, counts: tuple[int, int], bias: Tensor, folds: int) -> Tensor:
+    def _attend(self, x: Tensor, counts: tuple[int, int], bias: Tensor | None, folds: int) -> Tensor:
         """Attention inside the windows of a map.
 
         Args:
             x: Padded and shifted map ``[B, H, W, C]``.
             counts: Windows along its sides.
-            bias: ``[folds * heads, w * w, w * w]``.
+            bias: ``[folds * heads, w * w, w * w]`` or None.
             folds: 1, or the windows of an image, each with a bias of its own: they are folded into the heads, so that
                 the bias broadcasts over the batch without a copy.
         """
@@ -93,7 +98,7 @@ class WindowAttention(nn.Module):
         qkv = self.qkv(partition(x, counts, self.window))
         qkv = qkv.view(-1, folds, self.window ** 2, 3, self.num_heads, dim // self.num_heads)
         q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).flatten(2, 3).unbind(0)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None].to(q.dtype))
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=None if bias is None else bias[None].to(q.dtype))
         y = settle(y.unflatten(1, (folds, self.num_heads)).transpose(2, 3)).view(-1, self.window, self.window, dim)
         return merge(self.proj(y), counts, self.window)
 
