@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .backbone import Backbone
 from .blocks.mixers import MixerFactory, mixer_factory
 from .weights import fit_state_dict, read_checkpoint, state_dict_of
-from .weights.convert import KeyMap
+from .weights.convert import KeyMap, classifier_names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Variant:
         drop_path: Stochastic depth of the published ImageNet recipe (models are built with 0 unless asked).
         top1: ImageNet-1k accuracy in percent by pretrained tag, as the paper or its repository states it.
         cfgs: timm pretrained-cfg entries by tag, beside those that the family shares. The first tag is the default.
+        linear: Whether the work grows linearly with the number of pixels: no softmax over the map or its rows.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Variant:
     drop_path: float = 0.
     top1: Mapping[str, float] = dataclasses.field(default_factory=dict)
     cfgs: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=lambda: {'in1k': {}})
+    linear: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,9 +95,19 @@ def list_models(filter: str | Sequence[str] = '', pretrained: bool = False) -> l
         and (not any(globs) or any(fnmatch.fnmatch(name, glob) for glob in globs))]
 
 
-def smallest_models() -> list[str]:
-    """The smallest model of every family and host: what a quick test covers."""
-    return [family.variants[0].name for family in FAMILIES if family.variants]
+def smallest_models(each_host: bool = True) -> list[str]:
+    """The smallest model of every family in every host.
+
+    Args:
+        each_host: False for fewer: a family's further hosts are left out where another family has covered them.
+    """
+    names, modules, hosts = [], set(), set()
+    for family in filter(lambda f: f.variants, FAMILIES):
+        if each_host or family.module not in modules or family.host not in hosts:
+            names.append(family.variants[0].name)
+        modules.add(family.module)
+        hosts.add(family.host)
+    return names
 
 
 def variant(name: str) -> Variant:
@@ -154,7 +166,7 @@ def _build(
 
 def _settle_classifier(state: dict[str, Tensor], model: nn.Module, headless: bool) -> None:
     """Tell timm how many classes the weights have; refuse a mismatch that the user did not ask for."""
-    bias = state.get(f"{model.pretrained_cfg['classifier']}.bias")
+    bias = state.get(f'{classifier_names(model)[0]}.bias')
     if bias is None or headless:
         return
     classes, declared = bias.shape[0], model.pretrained_cfg['num_classes']

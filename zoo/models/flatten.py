@@ -16,12 +16,12 @@ without a recipe.
 from typing import Any
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from torch import Tensor, nn
+from torch import nn
 
 from ..blocks.mixers import FocusedLinearAttention, Site, StripeAttention, WindowAttention
 from ..hosts import PVT, CSwin, PVTv2, Swin, cswin, pvt, pvt_v2, swin
 from ..registry import Variant, register_family
-from ..weights.convert import concatenate, rename
+from ..weights.leaplab import cswin_keys, pvt_keys, swin_keys
 
 __all__ = []  # the entrypoints: filled by the registration
 
@@ -74,61 +74,11 @@ SWIN_VARIANTS = (
 )
 
 CSWIN_VARIANTS = (
-    Variant('flatten_cswin_tiny', cswin.SIZES['tiny'], drop_path=0.2, top1=dict(in1k=83.1)),
-    Variant('flatten_cswin_small', cswin.SIZES['small'], drop_path=0.4),
-    Variant('flatten_cswin_base', cswin.SIZES['base'], drop_path=0.5, cfgs=dict(in1k={}, in1k_384=AT_384)),
+    Variant('flatten_cswin_tiny', cswin.SIZES['tiny'], drop_path=0.2, top1=dict(in1k=83.1), linear=False),
+    Variant('flatten_cswin_small', cswin.SIZES['small'], drop_path=0.4, linear=False),
+    Variant(
+        'flatten_cswin_base', cswin.SIZES['base'], drop_path=0.5, cfgs=dict(in1k={}, in1k_384=AT_384), linear=False),
 )
-
-
-# --- checkpoints: keys of the reference to ours
-
-COMMON = (
-    (r'\.attn\.', '.mixer.'),
-    (r'positional_encoding$', 'positional_encoding.weight'),
-    (r'^head\.', 'head.fc.'),
-)
-PVT_RULES = (
-    (r'^patch_embed1\.', 'stem.'),
-    *((fr'^patch_embed{i + 1}\.', f'stages.{i}.downsample.') for i in range(1, 4)),
-    *((fr'^pos_embed{i + 1}$', f'stages.{i}.pos_embed.weight') for i in range(4)),
-    *((fr'^block{i + 1}\.', f'stages.{i}.blocks.') for i in range(4)),
-    *((fr'^norm{i + 1}\.', f'stages.{i}.norm.') for i in range(4)),
-    (r'\.dwconv\.dwconv\.', '.dwconv.'),
-)
-SWIN_RULES = (
-    (r'^patch_embed\.', 'stem.'),
-    *((fr'^layers\.{i}\.downsample\.', f'stages.{i + 1}.downsample.') for i in range(3)),
-    (r'^layers\.', 'stages.'),
-    (r'relative_position_bias_table$', 'rel_pos.table'),
-)
-CSWIN_RULES = (
-    (r'^stage1_conv_embed\.0\.', 'stem.proj.'),
-    (r'^stage1_conv_embed\.2\.', 'stem.norm.'),
-    *((fr'^merge{i}\.conv\.', f'stages.{i}.downsample.proj.') for i in range(1, 4)),
-    *((fr'^merge{i}\.norm\.', f'stages.{i}.downsample.norm.') for i in range(1, 4)),
-    *((fr'^stage{i + 1}\.', f'stages.{i}.blocks.') for i in range(4)),
-    (r'(blocks\.\d+)\.(qkv|proj)\.', r'\1.mixer.\2.'),
-    (r'\.attns\.0\.get_v\.', '.mixer.lepe.'),
-    (r'\.attns\.0\.', '.mixer.'),
-)
-
-
-def pvt_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """FLatten-PVT and -PVTv2: separate q and kv become one projection; PVT's final norm is never used."""
-    state = rename(state, PVT_RULES + COMMON, drop=r'^norm\.')
-    return concatenate(state, '.q.', '.kv.', '.qkv.')
-
-
-def swin_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """FLatten-Swin: index and mask tables are computed here."""
-    return rename(state, SWIN_RULES + COMMON, drop=r'(relative_position_index|attn_mask)$')
-
-
-def cswin_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """FLatten-CSwin: the LePE convolutions of the two halves become one."""
-    state = rename(state, CSWIN_RULES + COMMON)
-    return concatenate(state, '.mixer.lepe.', '.attns.1.get_v.', '.mixer.lepe.')
-
 
 register_family(__name__, PVT, FocusedLinearAttention.for_site, PVT_VARIANTS, pvt_keys, CFG)
 register_family(__name__, PVTv2, FocusedLinearAttention.for_site, PVT_V2_VARIANTS, pvt_keys, CFG)
