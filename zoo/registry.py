@@ -53,7 +53,14 @@ _OURS: dict[str, Variant] = {}
 def register_family(
         module: str, host: Callable[..., Backbone], mixer: MixerFactory, variants: Sequence[Variant], key_map: KeyMap,
         cfg: Mapping[str, Any]) -> None:
-    """Make every variant a timm model, filed under ``module``.
+    """Make every variant a timm model, and the table a family; arguments as in :func:`register_variants`."""
+    FAMILIES.append(Family(module, host, register_variants(module, host, mixer, variants, key_map, cfg)))
+
+
+def register_variants(
+        module: str, host: Callable[..., Backbone], mixer: MixerFactory, variants: Sequence[Variant],
+        key_map: KeyMap | None, cfg: Mapping[str, Any]) -> tuple[Variant, ...]:
+    """Make every variant a timm model, filed under ``module``; return those that are.
 
     A name that another package has registered already is skipped with a warning: theirs stays.
 
@@ -62,7 +69,7 @@ def register_family(
         host: Called with the mixer, a variant's arguments and those of the user.
         mixer: Factory of the family's token mixers.
         variants: The table, smallest first.
-        key_map: Renames the reference's checkpoint keys to ours.
+        key_map: Renames the reference's checkpoint keys to ours; None if there is no reference.
         cfg: Pretrained-cfg entries that all variants share.
     """
     owner = sys.modules[module]
@@ -78,7 +85,7 @@ def register_family(
         setattr(owner, variant.name, entrypoint)
         register_model(entrypoint)
         _OURS[variant.name] = variant
-    FAMILIES.append(Family(module, host, tuple(variants)))
+    return tuple(variants)
 
 
 def list_models(filter: str | Sequence[str] = '', pretrained: bool = False) -> list[str]:
