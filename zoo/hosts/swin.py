@@ -26,6 +26,11 @@ def published_window(img_size: tuple[int, int]) -> int:
     return 7 if max(img_size) <= 224 else 12
 
 
+def shared_window(img_size: tuple[int, int]) -> int:
+    """Side of the softmax windows beside whole-map attention (Agent, InLine): the last stage's map, but at least 7."""
+    return max(7, max(img_size) // 32)
+
+
 def window_of(rule: int | WindowRule, img_size: tuple[int, int]) -> int:
     """Side of the windows for an image size, if it depends on that."""
     return rule(img_size) if callable(rule) else rule
