@@ -144,7 +144,8 @@ def _entrypoint(
     entrypoint.__module__ = module
     entrypoint.__name__ = entrypoint.__qualname__ = variant.name
     top1 = ', '.join(f'{value} ({tag})' for tag, value in variant.top1.items()) or 'not published'
-    entrypoint.__doc__ = f'{variant.name}: {host.__name__} with {dict(variant.args)}. Top-1 of the paper: {top1}.'
+    args = {key: value for key, value in variant.args.items() if not callable(value)}
+    entrypoint.__doc__ = f'{variant.name}: {host.__name__} with {args}. Top-1 of the paper: {top1}.'
     return entrypoint
 
 

@@ -112,7 +112,7 @@ class ViT(Backbone):
         dd = dict(device=device, dtype=dtype)
         rates = calculate_drop_path_rates(drop_path_rate, depth)
         grid = self._grid(to_pair(img_size))
-        sites = [Site(0, i, embed_dim, num_heads, grid, qkv_bias) for i in range(depth)]
+        sites = [Site(0, i, embed_dim, num_heads, grid, qkv_bias, prefix=1) for i in range(depth)]
         blocks = build_blocks(sites, rates, mixer, Mlp, mlp_ratio, eps=1e-6, block=TokenBlock, **dd)
         super().__init__(
             TokenEmbedding(in_chans, embed_dim, grid, **dd), [Stage([block]) for block in blocks],

@@ -1,4 +1,4 @@
 """One family a file; importing a file registers its models."""
-from . import flatten
+from . import agent, flatten
 
-__all__ = ['flatten']
+__all__ = ['agent', 'flatten']

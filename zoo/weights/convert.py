@@ -5,8 +5,6 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from ..blocks.position import PositionMap, RelativePositionBias
-
 # renames the keys of the paper's own code to ours: convert(state, model) -> state
 KeyMap = Callable[[dict[str, Tensor], nn.Module], dict[str, Tensor]]
 
@@ -35,7 +33,7 @@ def fit_state_dict(state: dict[str, Tensor], model: nn.Module, key_map: KeyMap |
     else:
         state = dict(state)
     for name, module in model.named_modules():
-        if isinstance(module, (PositionMap, RelativePositionBias)):
+        if hasattr(module, 'resample'):
             for key, _ in module.named_parameters(prefix=name):
                 if key in state:
                     state[key] = module.resample(state[key])

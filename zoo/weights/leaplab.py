@@ -12,7 +12,7 @@ COMMON = (
     (r'^head\.', 'head.fc.'),
 )
 DEIT_RULES = (
-    (r'^patch_embed\.', 'stem.patches.'),
+    (r'^patch_embed\.', 'stem.'),
     (r'^cls_token$', 'stem.cls_token'),
     (r'^blocks\.(\d+)\.', r'stages.\1.blocks.0.'),
 )

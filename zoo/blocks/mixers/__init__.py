@@ -7,6 +7,7 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
+from .agent import AgentAttention
 from .focused import FocusedLinearAttention
 from .reduction import SpatialReductionAttention
 from .sequence import GlobalMixer
@@ -16,6 +17,7 @@ from .stripes import StripeAttention
 from .window import WindowAttention
 
 MIXERS = dict(
+    agent=AgentAttention,
     focused=FocusedLinearAttention,
     softmax=SoftmaxAttention,
 )
@@ -39,6 +41,6 @@ def mixer_factory(mixer: str | MixerFactory, options: Mapping[str, Any] | None =
 
 
 __all__ = [
-    'MIXERS', 'FocusedLinearAttention', 'GlobalMixer', 'MixerFactory', 'Site', 'SoftmaxAttention',
+    'MIXERS', 'AgentAttention', 'FocusedLinearAttention', 'GlobalMixer', 'MixerFactory', 'Site', 'SoftmaxAttention',
     'SpatialReductionAttention', 'StripeAttention', 'WindowAttention', 'mixer_factory',
 ]

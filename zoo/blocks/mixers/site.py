@@ -20,6 +20,7 @@ class Site:
         window: Side of the host's windows (Swin) or width of its stripes (CSwin); None for the whole map.
         shift: Whether the windows of this block are shifted by half their side (Swin).
         lepe: Whether the host's mixers add a depthwise 3x3 convolution of the values (CSwin).
+        prefix: Tokens before those of the map: 1 beside a class token (ViT).
     """
 
     stage: int
@@ -32,6 +33,7 @@ class Site:
     window: int | None = None
     shift: bool = False
     lepe: bool = False
+    prefix: int = 0
 
 
 MixerFactory = Callable[..., nn.Module]  # factory(site, device=..., dtype=...) -> mixer

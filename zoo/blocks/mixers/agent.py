@@ -1,0 +1,197 @@
+"""Agent attention."""
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from timm.layers import trunc_normal_
+from torch import Tensor, nn
+
+from zoo_kernels import agent_attention
+
+from ..depthwise import DepthwiseConv2d
+from ..layout import exporting, settle, to_nchw, to_nhwc
+from .sequence import GlobalMixer, add_local
+from .site import Site
+
+SQUARE = 7  # side of the coarse bias maps, at every image size
+STORED = (3, 4, 7, 7)  # side of the grid of agents in stages of stride 4, 8, 16, 32: 9, 16, 49 and 49 agents
+
+
+class AgentAttention(GlobalMixer):
+    """Attention through a few agents, which are the queries pooled over a grid; linear in the number of tokens.
+
+    ``out = proj(softmax(q a^T / sqrt(d) + query_bias) softmax(a k^T / sqrt(d) + agent_bias) v + dwc(v))`` per head,
+    with agents ``a = pool(q)``. The depthwise 3x3 convolution of the values restores the variety that few agents lack;
+    in CSwin hosts it is the LePE, so there is no second one.
+
+    The biases belong to the stored grid of agents. For dense prediction the paper runs more agents than it stores: the
+    biases are then resized bilinearly over the grid of agents. That is the same before and after they are resized over
+    the map; here it is done before, on the small tables.
+
+    Args:
+        dim: Channels C.
+        num_heads: Heads; divides C.
+        grid: Height and width in tokens that the biases are stored for.
+        stored: Side of the grid of agents that the biases are stored for.
+        agents: Side of the grid of agents at run time; ``stored`` when None.
+        prefix: Tokens before those of the map, each with a bias of its own.
+        qkv_bias: Bias of the q, k, v projection.
+
+    Source: Han et al., arXiv 2312.08874; LeapLabTHU/Agent-Attention @ 207ce3e, agent_transformer/models/agent_*.py and
+    downstream/detection/mmdet/models/backbones/agent_*.py.
+    """
+
+    def __init__(
+            self, dim: int, num_heads: int, grid: tuple[int, int], stored: int = 7, agents: int | None = None,
+            prefix: int = 0, qkv_bias: bool = True, device=None, dtype=None):
+        super().__init__()
+        dd = dict(device=device, dtype=dtype)
+        self.num_heads = num_heads
+        self.agents = agents or stored
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias, **dd)
+        self.agent_bias = AgentBias(num_heads, stored, grid, prefix, **dd)
+        self.query_bias = AgentBias(num_heads, stored, grid, prefix, **dd)
+        self.dwc = DepthwiseConv2d(dim, 3, **dd)
+        self.proj = nn.Linear(dim, dim, **dd)
+
+    @classmethod
+    def for_site(
+            cls, site: Site, agents: int | Sequence[int] | None = None, stored: int | Sequence[int] | None = None,
+            device=None, dtype=None) -> 'AgentAttention':
+        """Build for a block of a host.
+
+        Args:
+            site: The block's place.
+            agents: Side of the grid of agents at run time, one for all stages or one a stage; as stored when None.
+            stored: Side of the grid of agents that the biases are stored for, likewise; the paper's when None.
+        """
+        if stored is None:
+            stored = STORED[-1] if site.prefix else STORED  # a plain host has one stride, 16
+        return cls(
+            site.dim, site.num_heads, site.grid, _of_stage(stored, site), _of_stage(agents, site), site.prefix,
+            site.qkv_bias, device=device, dtype=dtype)
+
+    def mix(self, x: Tensor, grid: tuple[int, int], prefix: int = 0) -> Tensor:
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        agents = pool_to_grid(q[:, prefix:].unflatten(1, grid), self.agents)
+        heads = (t.unflatten(-1, (self.num_heads, -1)) for t in (q, k, v, agents))
+        agent_bias = self.agent_bias(grid, self.agents)
+        query_bias = settle(self.query_bias(grid, self.agents).transpose(1, 2))
+        mixed = settle(agent_attention(*heads, agent_bias, query_bias)).flatten(2)
+        return self.proj(add_local(mixed, v, self.dwc.weight, self.dwc.bias, grid, prefix))
+
+
+class AgentBias(nn.Module):
+    """Bias between every agent and every token, a coarse map plus a value a row and one a column.
+
+    ``bias[a, y, x] = resize(square)[a, y, x] + rows[a, y] + columns[a, x]``; rows and columns are stored for a size and
+    resampled linearly to others, which is what the paper does to their sum.
+
+    Args:
+        num_heads: Heads.
+        stored: Side of the grid of agents.
+        grid: Height and width in tokens that rows and columns are stored for.
+        prefix: Tokens before those of the map, with a value each.
+    """
+
+    def __init__(self, num_heads: int, stored: int, grid: tuple[int, int], prefix: int = 0, device=None, dtype=None):
+        super().__init__()
+        dd = dict(device=device, dtype=dtype)
+        self.stored = stored
+        self.square = nn.Parameter(torch.zeros(num_heads, stored ** 2, SQUARE, SQUARE, **dd))
+        self.rows = AxisBias(num_heads, stored ** 2, grid, 0, **dd)
+        self.columns = AxisBias(num_heads, stored ** 2, grid, 1, **dd)
+        self.prefix = nn.Parameter(torch.zeros(num_heads, stored ** 2, prefix, **dd)) if prefix else None
+        trunc_normal_(self.square, std=0.02)
+        if prefix:
+            trunc_normal_(self.prefix, std=0.02)
+
+    def forward(self, grid: tuple[int, int], agents: int) -> Tensor:
+        """Return ``[num_heads, agents**2, prefix + H * W]`` for a map of size ``grid``."""
+        square, prefix = self.square, self.prefix
+        rows, columns = self.rows(grid[0]), self.columns(grid[1])
+        if agents != self.stored:
+            square, rows, columns = (self._regrid(table, agents) for table in (square, rows, columns))
+            prefix = None if prefix is None else self._regrid(prefix, agents)
+        bias = F.interpolate(square, size=grid, mode='bilinear', align_corners=False)
+        bias = (bias + (rows[:, :, :, None] + columns[:, :, None, :])).flatten(2)
+        return bias if prefix is None else torch.cat([prefix, bias], dim=2)
+
+    def _regrid(self, table: Tensor, agents: int) -> Tensor:
+        """Resize ``[num_heads, stored**2, ...]`` to ``[num_heads, agents**2, ...]``."""
+        flat = table.flatten(2).transpose(1, 2).unflatten(2, (self.stored, self.stored))
+        flat = F.interpolate(flat, size=(agents, agents), mode='bilinear', align_corners=False)
+        return flat.flatten(2).transpose(1, 2).unflatten(2, table.shape[2:])
+
+
+class AxisBias(nn.Module):
+    """One value an agent and row, or column, of a map: ``[num_heads, agents, length]``, resampled linearly.
+
+    Args:
+        num_heads: Heads.
+        agents: Number of agents.
+        grid: Height and width in tokens that the table is stored for.
+        axis: 0 for rows, 1 for columns.
+    """
+
+    def __init__(
+            self, num_heads: int, agents: int, grid: tuple[int, int], axis: int, device=None, dtype=None):
+        super().__init__()
+        self.axis = axis
+        self.weight = nn.Parameter(torch.zeros(num_heads, agents, grid[axis], device=device, dtype=dtype))
+        trunc_normal_(self.weight, std=0.02)
+
+    def forward(self, length: int) -> Tensor:
+        """Return ``[num_heads, agents, length]``; the parameter itself at its own length."""
+        if not exporting() and length == self.weight.shape[2]:  # resampling to the same length is exact
+            return self.weight
+        return _resample(self.weight, length)
+
+    def resample(self, table: Tensor) -> Tensor:
+        """Bring a checkpoint's table ``[num_heads, agents, any length]`` to this module's length."""
+        if table.shape == self.weight.shape or table.shape[:2] != self.weight.shape[:2]:
+            return table
+        return _resample(table, self.weight.shape[2])
+
+    @torch.no_grad()
+    def set_grid(self, grid: tuple[int, int]) -> None:
+        """Store the table for another size of the map from now on."""
+        if grid[self.axis] != self.weight.shape[2]:
+            weight = _resample(self.weight, grid[self.axis])
+            self.weight = nn.Parameter(weight, requires_grad=self.weight.requires_grad)
+
+
+def pool_to_grid(x: Tensor, side: int) -> Tensor:
+    """Means over a ``side x side`` grid of cells that cover a map (adaptive average pooling).
+
+    Cells of a map that the grid does not divide overlap; those of a map smaller than the grid repeat.
+
+    Args:
+        x: ``[B, H, W, C]``, any strides.
+        side: Of the grid.
+
+    Returns:
+        ``[B, side**2, C]``.
+    """
+    if not exporting():
+        return to_nhwc(F.adaptive_avg_pool2d(to_nchw(x), side)).flatten(1, 2)
+    # torch's own is recorded for one size only
+    rows, columns = (_cells(size, side, x) for size in x.shape[1:3])
+    return torch.einsum('yh,bhwc,xw->byxc', rows, x, columns).flatten(1, 2)
+
+
+def _cells(size: int, side: int, like: Tensor) -> Tensor:
+    """Weights ``[side, size]`` of the means over the cells of one axis."""
+    cell = torch.arange(side, device=like.device)[:, None]
+    place = torch.arange(size, device=like.device)[None, :]
+    first, last = cell * size // side, ((cell + 1) * size + side - 1) // side
+    return ((place >= first) & (place < last)).to(like.dtype) / (last - first).to(like.dtype)
+
+
+def _resample(table: Tensor, length: int) -> Tensor:
+    return F.interpolate(table, size=length, mode='linear', align_corners=False)
+
+
+def _of_stage(value: int | Sequence[int] | None, site: Site) -> int | None:
+    """An argument that is given for all stages or for each."""
+    return value if value is None or isinstance(value, int) else value[site.stage]

@@ -1,0 +1,173 @@
+"""Agent Attention: softmax attention through a few agents in DeiT, PVT, Swin and CSwin.
+
+Han et al., "Agent Attention: On the Integration of Softmax and Linear Attention", ECCV 2024, arXiv 2312.08874.
+Reference: LeapLabTHU/Agent-Attention @ 207ce3eb357b22ef8a15f8fa21cd1f14697bbaba (no licence file).
+
+A few agent tokens, the queries pooled over a grid, gather the values by softmax attention, and every query reads from
+them by another: ``out = softmax(Q A^T) softmax(A K^T) V + DWC(V)``, linear in the number of tokens. PVT has it in all
+stages without spatial reduction, DeiT in all blocks (Base in the first four), Swin and CSwin in the first two or three
+stages with the whole map as one window; the other blocks keep softmax.
+
+Departures of the released code from the paper: agents are pooled before queries are scaled; each of the two products
+has a learned bias, a 7 x 7 map plus a row and a column, with a value for DeiT's class token, which takes part in the
+attention but neither in the pooling nor in the convolution. CSwin's convolution of the values is its LePE. CSwin-S has
+the depths 3, 6, 29, 2.
+
+Dense prediction runs more agents than are stored, plain data like everything else here; each stage's number is the
+square of the side given, and Swin norms each map that it hands out::
+
+    timm.create_model('agent_pvt_tiny', features_only=True, mixer_kwargs=dict(agents=(12, 16, 28, 28)))
+    timm.create_model(
+        'agent_swin_tiny', features_only=True, feature_norms=True, mixer_kwargs=dict(agents=(9, 12, 14, 7)))
+
+Position tables of PVT are resampled bilinearly as in its forward pass; the reference resamples them bicubically when it
+loads a checkpoint for another size.
+"""
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor, nn
+
+from ..blocks.mixers import AgentAttention, MixerFactory, Site, SoftmaxAttention, StripeAttention, WindowAttention
+from ..hosts import PVT, CSwin, Swin, ViT, cswin, pvt, swin, vit
+from ..registry import Variant, register_family
+from ..weights import leaplab
+from ..weights.convert import rename
+
+__all__ = []  # the entrypoints: filled by the registration
+
+
+def leading(
+        site: Site, other: MixerFactory, blocks: Sequence[int | None], device=None, dtype=None,
+        **options: Any) -> nn.Module:
+    """Agents in the first blocks of each stage, another mixer in the rest.
+
+    Args:
+        site: The block's place.
+        other: Factory of the other mixer.
+        blocks: Blocks with agents, a number a stage; None for all.
+        **options: Of :meth:`AgentAttention.for_site`.
+    """
+    count = blocks[site.stage]
+    factory = functools.partial(AgentAttention.for_site, **options) if count is None or site.index < count else other
+    return factory(site, device=device, dtype=dtype)
+
+
+SWIN = functools.partial(leading, other=WindowAttention.for_site, blocks=(None, None, 0, 0))
+CSWIN = functools.partial(leading, other=StripeAttention.for_site, blocks=(None, None, 0, 0))
+DEIT_BASE = functools.partial(leading, other=SoftmaxAttention.for_site, blocks=(4,), stored=9)
+
+
+# --- variants: smallest first; accuracies are those of the repository's README at the reference commit
+
+CFG = dict(
+    num_classes=1000, input_size=(3, 224, 224), pool_size=(7, 7), interpolation='bicubic',
+    crop_pct=0.875, crop_mode='squash',  # Resize((256, 256)) and CenterCrop(224), data/build.py
+    mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD, first_conv='stem.proj', classifier='head.fc',
+    origin_url='https://github.com/LeapLabTHU/Agent-Attention', paper_ids='arXiv:2312.08874',
+    paper_name='Agent Attention: On the Integration of Softmax and Linear Attention')
+DEIT_CFG = dict(CFG, pool_size=None)
+
+
+def at(size: int, **cfg: Any) -> dict[str, Any]:
+    """Cfg of weights that belong to another image size."""
+    return dict(input_size=(3, size, size), pool_size=(size // 32, size // 32), fixed_input_size=True, **cfg)
+
+
+DEIT_VARIANTS = (
+    Variant('agent_deit_tiny', vit.SIZES['tiny'], drop_path=0., top1=dict(in1k=74.9)),
+    Variant(
+        'agent_deit_small', vit.SIZES['small'], drop_path=0.1, top1=dict(in1k=80.5, in1k_448=83.1),
+        cfgs=dict(in1k={}, in1k_448=dict(at(448), pool_size=None))),
+    Variant(
+        'agent_deit_base', dict(vit.SIZES['base'], mixer=DEIT_BASE), drop_path=0.3, top1=dict(in1k=82.0),
+        linear=False),
+)
+
+PVT_VARIANTS = (
+    Variant('agent_pvt_tiny', pvt.SIZES['tiny'], drop_path=0.1, top1=dict(in1k=78.4)),
+    Variant('agent_pvt_small', pvt.SIZES['small'], drop_path=0.1, top1=dict(in1k=82.2)),
+    Variant(
+        'agent_pvt_medium', pvt.SIZES['medium'], drop_path=0.3, top1=dict(in1k=83.4, in1k_256=83.8),
+        cfgs=dict(in1k={}, in1k_256=at(256))),
+    Variant('agent_pvt_large', pvt.SIZES['large'], drop_path=0.3, top1=dict(in1k=83.7)),
+)
+
+
+SWIN_ARGS = dict(window_size=swin.shared_window)
+SWIN_VARIANTS = (
+    Variant(
+        'agent_swin_tiny',
+        dict(swin.SIZES['tiny'], **SWIN_ARGS, mixer=functools.partial(SWIN, blocks=(None, None, None, 0))),
+        drop_path=0.2, top1=dict(in1k=82.6)),
+    Variant(
+        'agent_swin_small', dict(swin.SIZES['small'], **SWIN_ARGS), drop_path=0.3,
+        top1=dict(in1k=83.7, in1k_288=84.1), cfgs=dict(in1k={}, in1k_288=at(288, crop_pct=1.0))),
+    Variant(
+        'agent_swin_base',
+        dict(swin.SIZES['base'], **SWIN_ARGS, mixer=functools.partial(SWIN, blocks=(None, None, 2, 0))),
+        drop_path=0.5, top1=dict(in1k=84.0, in1k_384=84.9), cfgs=dict(in1k={}, in1k_384=at(384, crop_pct=1.0))),
+)
+
+CSWIN_VARIANTS = (
+    Variant('agent_cswin_tiny', cswin.SIZES['tiny'], drop_path=0.2, top1=dict(in1k=83.1), linear=False),
+    Variant(
+        'agent_cswin_small', dict(cswin.SIZES['small'], depths=(3, 6, 29, 2)), drop_path=0.4, top1=dict(in1k=83.9),
+        linear=False),
+    Variant(
+        'agent_cswin_base', cswin.SIZES['base'], drop_path=0.5, top1=dict(in1k=84.7, in1k_384=85.8),
+        cfgs=dict(in1k={}, in1k_384=at(384)), linear=False),
+)
+
+
+# --- checkpoints: keys of the reference to ours
+
+BIASES = (
+    (r'\.an_bias$', '.agent_bias.square'), (r'\.na_bias$', '.query_bias.square'),
+    (r'\.ah_bias$', '.agent_bias.rows.weight'), (r'\.ha_bias$', '.query_bias.rows.weight'),
+    (r'\.aw_bias$', '.agent_bias.columns.weight'), (r'\.wa_bias$', '.query_bias.columns.weight'),
+    (r'\.ac_bias$', '.agent_bias.prefix'), (r'\.ca_bias$', '.query_bias.prefix'),
+)
+
+
+def biases(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Bring the biases to one layout, ``[heads, agents, ...]``; those of queries are stored behind the tokens."""
+    state = dict(state)
+    for key, table in state.items():
+        if key.endswith(('.ah_bias', '.aw_bias', '.ac_bias')):
+            state[key] = table[0].flatten(2)
+        elif key.endswith(('.ha_bias', '.wa_bias', '.ca_bias')):
+            state[key] = table[0].flatten(1, -2).transpose(1, 2)
+    return rename(state, BIASES)
+
+
+def deit_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Agent-DeiT."""
+    return leaplab.deit_keys(biases(state), model)
+
+
+def pvt_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Agent-PVT."""
+    return leaplab.pvt_keys(biases(state), model)
+
+
+def swin_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Agent-Swin; the backbones for dense prediction have a norm a stage."""
+    return rename(leaplab.swin_keys(biases(state), model), ((r'^norm(\d)\.', r'feature_norms.\1.'),))
+
+
+def cswin_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Agent-CSwin: beside agents, LePE is the mixer's convolution."""
+    state = leaplab.cswin_keys(biases(state), model)
+    mixers = {key.removesuffix('.agent_bias.square') for key in state if key.endswith('.agent_bias.square')}
+    return {
+        key.replace('.lepe.', '.dwc.') if key.split('.lepe.')[0] in mixers else key: value
+        for key, value in state.items()}
+
+
+register_family(__name__, ViT, AgentAttention.for_site, DEIT_VARIANTS, deit_keys, DEIT_CFG)
+register_family(__name__, PVT, AgentAttention.for_site, PVT_VARIANTS, pvt_keys, CFG)
+register_family(__name__, Swin, SWIN, SWIN_VARIANTS, swin_keys, CFG)
+register_family(__name__, CSwin, CSWIN, CSWIN_VARIANTS, cswin_keys, CFG)
