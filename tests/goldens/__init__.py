@@ -42,6 +42,8 @@ def reference_state(golden, dtype=torch.float64):
     state = {}
     for key, shape, kind in golden['manifest']:
         value = fill(key, shape, kind)
+        if key.endswith('num_batches_tracked'):
+            state[key] = torch.tensor(0)
         if value is None:
             continue
         for pattern, factor in golden.get('post_fill', ()):
