@@ -10,6 +10,8 @@ from .mixers import MixerFactory, Site
 class TransformerBlock(nn.Module):
     """``x + mixer(norm1(x))``, then ``x + mlp(norm2(x))``, on ``[B, H, W, C]`` maps.
 
+    A mixer whose ``sees_input`` is true is called with x as a second argument.
+
     Args:
         dim: Channels C.
         mixer: Token mixer, shape-preserving.
@@ -30,7 +32,9 @@ class TransformerBlock(nn.Module):
         self.drop_path2 = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path1(self.mixer(self.norm1(x)))
+        y = self.norm1(x)
+        y = self.mixer(y, x) if getattr(self.mixer, 'sees_input', False) else self.mixer(y)
+        x = x + self.drop_path1(y)
         return x + self.drop_path2(self.mlp(self.norm2(x)))
 
 

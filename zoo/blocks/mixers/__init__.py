@@ -8,7 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from .agent import AgentAttention
+from .clamped import ClampedLinearAttention
 from .focused import FocusedLinearAttention
+from .inline import InLineAttention
+from .leading import leading
+from .linear import LinearAttention
 from .reduction import SpatialReductionAttention
 from .sequence import GlobalMixer
 from .site import MixerFactory, Site
@@ -19,6 +23,8 @@ from .window import WindowAttention
 MIXERS = dict(
     agent=AgentAttention,
     focused=FocusedLinearAttention,
+    inline=InLineAttention,
+    linear=LinearAttention,
     softmax=SoftmaxAttention,
 )
 
@@ -41,6 +47,7 @@ def mixer_factory(mixer: str | MixerFactory, options: Mapping[str, Any] | None =
 
 
 __all__ = [
-    'MIXERS', 'AgentAttention', 'FocusedLinearAttention', 'GlobalMixer', 'MixerFactory', 'Site', 'SoftmaxAttention',
-    'SpatialReductionAttention', 'StripeAttention', 'WindowAttention', 'mixer_factory',
+    'MIXERS', 'AgentAttention', 'ClampedLinearAttention', 'FocusedLinearAttention', 'GlobalMixer',
+    'InLineAttention', 'LinearAttention', 'MixerFactory', 'Site', 'SoftmaxAttention', 'SpatialReductionAttention',
+    'StripeAttention', 'WindowAttention', 'leading', 'mixer_factory',
 ]

@@ -1,0 +1,135 @@
+"""Injective linear attention (InLine)."""
+import torch
+from torch import Tensor, nn
+
+from zoo_kernels import depthwise_conv, linear_attention
+
+from ..depthwise import DepthwiseConv2d
+from ..layout import exporting, pad_map
+from .sequence import GlobalMixer
+from .site import Site
+
+SIZE = 3  # of the predicted kernels
+CHUNK_BYTES = 2 ** 20  # of values that are convolved at a time: with the result they stay in the cache of a CPU core
+
+
+class InLineAttention(GlobalMixer):
+    """Linear attention whose weights sum to 1 by a subtraction, and a depthwise 3x3 that is predicted for each image.
+
+    ``out = proj(q S / sqrt(d) + (1 - q . mean(k) / sqrt(d)) mean(v) + conv(v))`` per head with ``S = k^T v / N``:
+    different queries never get the same weights, as they may where weights are divided by their sum. The kernels of
+    ``conv``, one a channel, come from the mean of the tokens through two linear layers in each head.
+
+    In CSwin hosts the LePE is added too, and the mean is that of the block's input before its norm, as in the released
+    code: ``sees_input`` asks the block for it.
+
+    Args:
+        dim: Channels C.
+        num_heads: Heads; divides C.
+        qkv_bias: Bias of the q, k, v projection.
+        lepe: Build for a CSwin host.
+
+    Source: Han et al., arXiv 2412.06590; LeapLabTHU/InLine @ e463a6f, models/inline_*.py.
+    """
+
+    def __init__(
+            self, dim: int, num_heads: int, qkv_bias: bool = True, lepe: bool = False, device=None, dtype=None):
+        super().__init__()
+        dd = dict(device=device, dtype=dtype)
+        self.num_heads = num_heads
+        self.sees_input = lepe
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias, **dd)
+        self.residual = nn.Sequential(  # the paper's modules: keys, shapes and initialisation
+            nn.Conv1d(dim, dim, 1, groups=num_heads, **dd), nn.GELU(),
+            nn.Conv1d(dim, SIZE ** 2 * dim, 1, groups=num_heads, **dd))
+        self.lepe = DepthwiseConv2d(dim, SIZE, **dd) if lepe else None
+        self.proj = nn.Linear(dim, dim, **dd)
+
+    @classmethod
+    def for_site(cls, site: Site, device=None, dtype=None) -> 'InLineAttention':
+        """Build for a block of a host."""
+        return cls(site.dim, site.num_heads, site.qkv_bias, site.lepe, device=device, dtype=dtype)
+
+    def local_kernel(self, pooled: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Weight ``[B, C, 1, 3, 3]`` and bias ``[C]`` of the convolution(s) of the values.
+
+        Args:
+            pooled: ``[B, C]``, mean of the tokens.
+        """
+        weight = self.residual(pooled[..., None]).view(*pooled.shape, 1, SIZE, SIZE)
+        if self.lepe is None:
+            return weight, None
+        return weight + self.lepe.weight, self.lepe.bias  # one pass over the map instead of two
+
+    def mix(self, x: Tensor, grid: tuple[int, int], prefix: int = 0, source: Tensor | None = None) -> Tensor:
+        """As :meth:`GlobalMixer.mix`; ``source`` is what kernels are predicted from, x by default."""
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        heads = (t.unflatten(-1, (self.num_heads, -1)) for t in (q, k, v))
+        scale = (x.shape[-1] // self.num_heads) ** -0.5
+        mixed = linear_attention(*heads, output='inline', scale=scale).flatten(2)
+        kernel = self.local_kernel((x if source is None else source).mean(1))
+        return self.proj(add_own_local(mixed, v, *kernel, grid, prefix))
+
+    def forward(self, x: Tensor, source: Tensor | None = None) -> Tensor:
+        """``[B, H, W, C]`` -> ``[B, H, W, C]``; ``source`` is the block's input before its norm."""
+        source = None if source is None else source.flatten(1, 2)
+        return self.mix(x.flatten(1, 2), x.shape[1:3], source=source).view(x.shape)
+
+
+def add_own_local(
+        mixed: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, grid: tuple[int, int],
+        prefix: int = 0) -> Tensor:
+    """``mixed`` plus a depthwise convolution of the values with kernels of each sample's own.
+
+    Tokens that are no pixels get nothing. In inference ``mixed`` is overwritten.
+
+    Args:
+        mixed: ``[B, prefix + H * W, C]``.
+        v: Same shape, any strides with neighbouring channels.
+        weight: ``[B, C, 1, k, k]``.
+        bias: ``[C]`` or None.
+        grid: (H, W).
+        prefix: Tokens before those of the map.
+    """
+    maps = v[:, prefix:].unflatten(1, grid)
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or exporting():
+        local = mixed[:, prefix:] + convolve_own(maps, weight, bias).flatten(1, 2)
+        return torch.cat([mixed[:, :prefix], local], dim=1) if prefix else local
+    samples = mixed.shape[0]
+    if mixed.device.type == 'cpu':
+        samples = max(1, CHUNK_BYTES // (mixed[0].numel() * mixed.element_size()))
+    for part, values, own in zip(mixed[:, prefix:].split(samples), maps.split(samples), weight.split(samples)):
+        part.add_(convolve_own(values, own, bias).flatten(1, 2))
+    return mixed
+
+
+def convolve_own(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Depthwise convolution with kernels of each sample's own, zero padding.
+
+    Args:
+        x: ``[B, H, W, C]``, any strides.
+        weight: ``[B, C, 1, k, k]``, k odd.
+        bias: ``[C]`` or None.
+
+    Returns:
+        ``[B, H, W, C]``, not contiguous.
+    """
+    batch, height, width, dim = x.shape
+    if exporting():
+        return _sum_shifted(x, weight, bias)
+    # samples side by side are channels of one map
+    x = x.permute(1, 2, 0, 3).reshape(1, height, width, batch * dim)
+    y = depthwise_conv(x, weight.flatten(0, 1), None if bias is None else bias.repeat(batch))
+    return y.view(height, width, batch, dim).permute(2, 0, 1, 3)
+
+
+def _sum_shifted(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """:func:`convolve_own` tap by tap: a recorded convolution has a fixed number of groups, and so of samples."""
+    size = weight.shape[-1]
+    x = pad_map(x, size // 2, size // 2, size // 2, size // 2)
+    parts = [slice(start, start - size + 1 or None) for start in range(size)]  # counted from both ends at any size
+    y = 0 if bias is None else bias
+    for row, rows in enumerate(parts):
+        for column, columns in enumerate(parts):
+            y = y + x[:, rows, columns] * weight[:, None, None, :, 0, row, column]
+    return y

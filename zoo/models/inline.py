@@ -1,0 +1,97 @@
+"""InLine: injective linear attention in DeiT, PVT, Swin and CSwin.
+
+Han et al., "Bridging the Divide: Reconsidering Softmax and Linear Attention", NeurIPS 2024, arXiv 2412.06590.
+Reference: LeapLabTHU/InLine @ e463a6f4dbb95893726b294ff83f61a58644bf6e (no licence file).
+
+Weights that are divided by their sum may be the same for different queries. InLine makes them sum to 1 by subtracting
+their mean instead, ``weight(i, j) = phi(q_i) . phi(k_j) - mean_s phi(q_i) . phi(k_s) + 1 / N``, and adds a depthwise
+3x3 convolution of the values whose kernels are predicted from the mean token. PVT and DeiT have it everywhere (PVT
+without spatial reduction), Swin and CSwin in the first two or three stages with the whole map as one window.
+
+Departures of the released code from the paper: phi is the identity in every published model, and products are scaled
+by 1 / sqrt(d). DeiT's class token takes part in the attention and in the mean, not in the convolution. CSwin predicts
+its kernels from the block's input, the others behind the norm, and keeps its LePE. DeiT and PVT have twice as many
+heads as usual, DeiT-S and -B are narrower than DeiT's and published at 288 and 448 pixels; CSwin-S has the depths
+3, 6, 29, 2.
+
+Only position tables and softmax windows depend on the image size. PVT's tables are resampled bilinearly as in its
+forward pass; the reference resamples them bicubically when it loads a checkpoint for another size.
+"""
+import functools
+from typing import Any
+
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+from ..blocks.mixers import InLineAttention, StripeAttention, WindowAttention, leading
+from ..hosts import PVT, CSwin, Swin, ViT, cswin, pvt, swin
+from ..registry import Variant, register_family
+from ..weights.leaplab import cswin_keys, deit_keys, pvt_keys, swin_keys
+
+__all__ = []  # the entrypoints: filled by the registration
+
+EVERYWHERE = InLineAttention.for_site
+SWIN = functools.partial(leading, first=EVERYWHERE, other=WindowAttention.for_site, blocks=(None, None, 0, 0))
+CSWIN = functools.partial(leading, first=EVERYWHERE, other=StripeAttention.for_site, blocks=(None, None, 0, 0))
+
+
+# --- variants: smallest first; accuracies are those of the repository's README and figure at the reference commit
+
+CFG = dict(
+    num_classes=1000, input_size=(3, 224, 224), pool_size=(7, 7), interpolation='bicubic',
+    crop_pct=0.875, crop_mode='squash',  # Resize((256, 256)) and CenterCrop(224), data/build.py
+    mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD, first_conv='stem.proj', classifier='head.fc',
+    origin_url='https://github.com/LeapLabTHU/InLine', paper_ids='arXiv:2412.06590',
+    paper_name='Bridging the Divide: Reconsidering Softmax and Linear Attention')
+DEIT_CFG = dict(CFG, pool_size=None, first_conv='stem.patches.proj')
+
+
+def at(size: int, **cfg: Any) -> dict[str, Any]:
+    """Cfg of weights that belong to another image size."""
+    return dict(dict(input_size=(3, size, size), pool_size=(size // 32, size // 32), fixed_input_size=True), **cfg)
+
+
+DEIT_VARIANTS = (
+    Variant('inline_deit_tiny', dict(embed_dim=192, num_heads=6), drop_path=0.1, top1=dict(in1k=74.5)),
+    Variant(
+        'inline_deit_small', dict(embed_dim=320, num_heads=10), drop_path=0.1, top1=dict(in1k_288=80.2),
+        cfgs=dict(in1k={}, in1k_288=at(288, pool_size=None))),
+    Variant(
+        'inline_deit_base', dict(embed_dim=384, num_heads=12), drop_path=0.1, top1=dict(in1k_448=82.3),
+        cfgs=dict(in1k={}, in1k_448=at(448, pool_size=None))),
+)
+
+HEADS = dict(num_heads=(2, 4, 10, 16))
+PVT_VARIANTS = (
+    Variant('inline_pvt_tiny', dict(pvt.SIZES['tiny'], **HEADS), drop_path=0.1, top1=dict(in1k=78.2)),
+    Variant('inline_pvt_small', dict(pvt.SIZES['small'], **HEADS), drop_path=0.1, top1=dict(in1k=82.0)),
+    Variant('inline_pvt_medium', dict(pvt.SIZES['medium'], **HEADS), drop_path=0.3, top1=dict(in1k=83.2)),
+    Variant('inline_pvt_large', dict(pvt.SIZES['large'], **HEADS), drop_path=0.3, top1=dict(in1k=83.6)),
+)
+
+WINDOWS = dict(window_size=swin.shared_window)
+SWIN_VARIANTS = (
+    Variant(
+        'inline_swin_tiny',
+        dict(swin.SIZES['tiny'], **WINDOWS, mixer=functools.partial(SWIN, blocks=(None, None, None, 0))),
+        drop_path=0.2, top1=dict(in1k=82.4)),
+    Variant('inline_swin_small', dict(swin.SIZES['small'], **WINDOWS), drop_path=0.3, top1=dict(in1k=83.6)),
+    Variant(
+        'inline_swin_base',
+        dict(swin.SIZES['base'], **WINDOWS, mixer=functools.partial(SWIN, blocks=(None, None, 2, 0))),
+        drop_path=0.5, top1=dict(in1k=84.1), cfgs=dict(in1k={}, in1k_384=at(384, crop_pct=1.0))),  # TEST.CROP False
+)
+
+CSWIN_VARIANTS = (
+    Variant('inline_cswin_tiny', cswin.SIZES['tiny'], drop_path=0.2, top1=dict(in1k=83.2), linear=False),
+    Variant(
+        'inline_cswin_small', dict(cswin.SIZES['small'], depths=(3, 6, 29, 2)), drop_path=0.4, top1=dict(in1k=83.8),
+        linear=False),
+    Variant(
+        'inline_cswin_base', cswin.SIZES['base'], drop_path=0.5, top1=dict(in1k=84.5, in1k_384=85.7),
+        cfgs=dict(in1k={}, in1k_384=at(384)), linear=False),
+)
+
+register_family(__name__, ViT, EVERYWHERE, DEIT_VARIANTS, deit_keys, DEIT_CFG)
+register_family(__name__, PVT, EVERYWHERE, PVT_VARIANTS, pvt_keys, CFG)
+register_family(__name__, Swin, SWIN, SWIN_VARIANTS, swin_keys, CFG)
+register_family(__name__, CSwin, CSWIN, CSWIN_VARIANTS, cswin_keys, CFG)
