@@ -20,6 +20,13 @@ def exporting() -> bool:
     return torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export()
 
 
+def passing(x: Tensor) -> bool:
+    """True where nothing computed for x may be kept for later calls: while a graph is recorded, or x is pretended."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(x) is not Tensor:
+        return True
+    return x.is_cuda and torch.cuda.is_current_stream_capturing()
+
+
 def settle(x: Tensor) -> Tensor:
     """Contiguous; while recording always by a copy, since another backend may lay out what came before differently."""
     return x.clone(memory_format=torch.contiguous_format) if exporting() else x.contiguous()

@@ -2,6 +2,7 @@
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .depthwise import DepthwiseConv2d
@@ -41,6 +42,14 @@ class ConvMlp(nn.Module):
 
     def _maps(self, x: Tensor) -> Tensor:
         return self.fc2(self.dwconv(self.fc1(x), activation='gelu'))
+
+
+class ResidualConvMlp(ConvMlp):
+    """Feed-forward layer of RAVLT: expand, GELU, add a depthwise 3x3 of that, project; on ``[B, H, W, C]`` maps."""
+
+    def _maps(self, x: Tensor) -> Tensor:
+        x = F.gelu(self.fc1(x))
+        return self.fc2(self.dwconv(x, residual=x))
 
 
 def in_chunks(layer: Callable[[Tensor], Tensor], x: Tensor, hidden: int) -> Tensor:

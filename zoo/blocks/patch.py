@@ -55,3 +55,23 @@ class PatchMerging(nn.Module):
         return self.reduction(self.norm(x))
 
 
+class ConvNorm(nn.Module):
+    """3x3 convolution, BatchNorm and, if asked for, GELU.
+
+    Args:
+        in_dim: Channels in.
+        dim: Channels out.
+        stride: Of the convolution.
+        activation: Close with GELU.
+    """
+
+    def __init__(self, in_dim: int, dim: int, stride: int, activation: bool = False, device=None, dtype=None):
+        super().__init__()
+        dd = dict(device=device, dtype=dtype)
+        self.conv = nn.Conv2d(in_dim, dim, 3, stride=stride, padding=1, **dd)
+        self.norm = nn.BatchNorm2d(dim, **dd)
+        self.act = nn.GELU() if activation else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, H, W, in_dim]`` -> ``[B, ceil(H / stride), ceil(W / stride), dim]``."""
+        return to_nhwc(self.act(self.norm(self.conv(to_nchw(x)))))

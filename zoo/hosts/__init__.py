@@ -2,7 +2,8 @@
 from .cswin import CSwin
 from .pvt import PVT
 from .pvt_v2 import PVTv2
+from .pyramid import Pyramid
 from .swin import Swin
 from .vit import ViT
 
-__all__ = ['CSwin', 'PVT', 'PVTv2', 'Swin', 'ViT']
+__all__ = ['CSwin', 'PVT', 'PVTv2', 'Pyramid', 'Swin', 'ViT']

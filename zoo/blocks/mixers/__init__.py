@@ -13,7 +13,11 @@ from .focused import FocusedLinearAttention
 from .inline import InLineAttention
 from .leading import leading
 from .linear import LinearAttention
+from .mala import MagnitudeAwareLinearAttention
+from .norm_aware import NormAwareLinearAttention
+from .rala import RankAugmentedLinearAttention
 from .reduction import SpatialReductionAttention
+from .rotary import GatedMixer, RotaryAttention
 from .sequence import GlobalMixer
 from .site import MixerFactory, Site
 from .softmax import SoftmaxAttention
@@ -25,6 +29,9 @@ MIXERS = dict(
     focused=FocusedLinearAttention,
     inline=InLineAttention,
     linear=LinearAttention,
+    mala=MagnitudeAwareLinearAttention,
+    norm_aware=NormAwareLinearAttention,
+    rala=RankAugmentedLinearAttention,
     softmax=SoftmaxAttention,
 )
 
@@ -47,7 +54,8 @@ def mixer_factory(mixer: str | MixerFactory, options: Mapping[str, Any] | None =
 
 
 __all__ = [
-    'MIXERS', 'AgentAttention', 'ClampedLinearAttention', 'FocusedLinearAttention', 'GlobalMixer',
-    'InLineAttention', 'LinearAttention', 'MixerFactory', 'Site', 'SoftmaxAttention', 'SpatialReductionAttention',
+    'MIXERS', 'AgentAttention', 'ClampedLinearAttention', 'FocusedLinearAttention', 'GatedMixer', 'GlobalMixer',
+    'InLineAttention', 'LinearAttention', 'MagnitudeAwareLinearAttention', 'MixerFactory', 'NormAwareLinearAttention',
+    'RankAugmentedLinearAttention', 'RotaryAttention', 'Site', 'SoftmaxAttention', 'SpatialReductionAttention',
     'StripeAttention', 'WindowAttention', 'leading', 'mixer_factory',
 ]

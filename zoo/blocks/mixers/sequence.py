@@ -31,8 +31,9 @@ class GlobalMixer(nn.Module):
 
 
 def add_local(
-        mixed: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, grid: tuple[int, int], prefix: int = 0) -> Tensor:
-    """``mixed`` plus a depthwise convolution of the values; tokens that are no pixels get nothing.
+        mixed: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, grid: tuple[int, int], prefix: int = 0,
+        gate: Tensor | None = None) -> Tensor:
+    """``mixed`` plus a depthwise convolution of the values, and that times a gate; all but pixels get no convolution.
 
     Args:
         mixed: ``[B, prefix + H * W, C]``, contiguous.
@@ -41,7 +42,11 @@ def add_local(
         bias: ``[C]`` or None.
         grid: (H, W).
         prefix: Tokens before those of the map.
+        gate: Shaped like v, or None.
     """
-    local = depthwise_conv(
-        v[:, prefix:].unflatten(1, grid), weight, bias, residual=mixed[:, prefix:].unflatten(1, grid)).flatten(1, 2)
-    return torch.cat([mixed[:, :prefix], local], dim=1) if prefix else local
+    x, residual, factor = (None if t is None else t[:, prefix:].unflatten(1, grid) for t in (v, mixed, gate))
+    local = depthwise_conv(x, weight, bias, residual=residual, gate=factor).flatten(1, 2)
+    if not prefix:
+        return local
+    others = mixed[:, :prefix] if gate is None else mixed[:, :prefix] * gate[:, :prefix]
+    return torch.cat([others, local], dim=1)

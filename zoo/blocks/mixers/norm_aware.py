@@ -1,0 +1,24 @@
+"""Norm-aware linear attention (NaLa)."""
+from torch import Tensor
+
+from zoo_kernels import linear_attention
+
+from .rotary import GatedMixer
+
+
+class NormAwareLinearAttention(GatedMixer):
+    """Linear attention whose feature map sharpens a query by its length and keeps the signs of all channels.
+
+    ``phi(q) = (relu(+-q) / |q|) ** (3 (1/2 + tanh |q|))`` and ``phi(k) = relu(+-k) ** 3`` with the positive and the
+    negative part side by side (:func:`zoo_kernels.linear_attention.reference.norm_aware`). In the frame of
+    :class:`~.rotary.GatedMixer`, with the LayerNorm and the SiLU.
+
+    Source: Meng et al., "Norm x Direction: Restoring the Missing Query Norm in Vision Linear Attention",
+    arXiv 2506.21137; ZacharyMeng/NaLaFormer @ 1f1c10a, NaLaformer/NALA.py.
+    """
+
+    def __init__(self, dim: int, num_heads: int, qkv_bias: bool = True, device=None, dtype=None):
+        super().__init__(dim, num_heads, qkv_bias, normed=True, device=device, dtype=dtype)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, rope: Tensor) -> Tensor:
+        return linear_attention(q, k, v, feature='norm_aware', rope=rope)

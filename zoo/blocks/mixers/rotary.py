@@ -1,0 +1,126 @@
+"""Gated attention with rotary positions: the frame of RALA, MALA and NaLa, and its softmax form."""
+import functools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zoo_kernels.linear_attention.reference import rotate
+
+from ..depthwise import DepthwiseConv2d
+from ..layout import passing, settle
+from .sequence import GlobalMixer, add_local
+from .site import Site
+
+BASE = 10000.
+KEPT = 16  # tables: the stages of a model at a few sizes
+
+
+def rotary_table(grid: tuple[int, int], head_dim: int, like: Tensor, prefix: int = 0) -> Tensor:
+    """Cosines and sines that rotate interleaved pairs of channels by the place of their token.
+
+    The first half of a head turns with the row, the second with the column, both counted from 0, by frequencies that
+    fall geometrically from 1 to 1 / 10000. Tokens that are no pixels are not turned.
+
+    Args:
+        grid: (H, W).
+        head_dim: Channels of a head, a multiple of 4.
+        like: Gives the device, and the dtype if that is wider than float32.
+        prefix: Tokens before those of the map.
+
+    Returns:
+        ``[2, prefix + H * W, head_dim / 2]``. It may be shared: not to be written to.
+
+    Source: qhfan/RALA @ a86314f, classfication/RALA.py.
+    """
+    args = (*grid, head_dim, prefix, torch.promote_types(like.dtype, torch.float32), like.device)
+    return _table(*args) if passing(like) else _kept_table(*args)
+
+
+@functools.lru_cache(maxsize=KEPT)
+def _kept_table(*args) -> Tensor:
+    with torch.inference_mode(False):  # training may need it later
+        return _table(*args)
+
+
+def _table(height: int, width: int, head_dim: int, prefix: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    # frequencies are rounded to float32 in every precision, as in the paper's code
+    frequency = 1. / BASE ** torch.linspace(0, 1, head_dim // 4, dtype=torch.float32, device=device)
+    rows, columns = (torch.arange(n, device=device).to(dtype)[:, None] * frequency.to(dtype) for n in (height, width))
+    angles = torch.cat([rows[:, None].expand(-1, width, -1), columns[None].expand(height, -1, -1)], -1).flatten(0, 1)
+    if prefix:
+        angles = F.pad(angles, (0, 0, prefix, 0))
+    return torch.stack([angles.cos(), angles.sin()])
+
+
+class GatedMixer(GlobalMixer):
+    """Attention of some kind with rotary positions, a depthwise 5x5 of the values, and a gate.
+
+    ``proj((attend(q, k, v) + dwc(v)) * g)`` with q, k, v and g from one projection. The 5x5 does what the 3x3 of
+    CSwin's own mixers does, so nothing is added for it in that host.
+
+    Args:
+        dim: Channels C.
+        num_heads: Heads; divides C into multiples of 4.
+        qkv_bias: Bias of the q, k, v, g projection.
+        normed: LayerNorm before the gate, and SiLU on the gate (NaLaFormer).
+
+    Raises:
+        ValueError: heads that are no multiple of 4 wide.
+    """
+
+    def __init__(
+            self, dim: int, num_heads: int, qkv_bias: bool = True, normed: bool = False, device=None, dtype=None):
+        super().__init__()
+        if dim % (4 * num_heads):
+            raise ValueError(
+                f'{dim} channels in {num_heads} heads: rotary positions in two directions want heads of a multiple '
+                f'of 4 channels; choose another num_heads')
+        dd = dict(device=device, dtype=dtype)
+        self.num_heads = num_heads
+        self.head_dim = dim // num_heads
+        self.qkvg = nn.Linear(dim, 4 * dim, bias=qkv_bias, **dd)
+        self.lepe = DepthwiseConv2d(dim, 5, **dd)
+        self.norm = nn.LayerNorm(dim, **dd) if normed else None
+        self.proj = nn.Linear(dim, dim, **dd)
+
+    @classmethod
+    def for_site(cls, site: Site, device=None, dtype=None, **options) -> 'GatedMixer':
+        """Build for a block of a host; ``options`` are the constructor's."""
+        return cls(site.dim, site.num_heads, site.qkv_bias, device=device, dtype=dtype, **options)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, rope: Tensor) -> Tensor:
+        """Mix the tokens of each head.
+
+        Args:
+            q: ``[B, N, H, D]``, as k and v; any strides with neighbouring channels.
+            k: See q.
+            v: See q.
+            rope: ``[2, N, D / 2]``, cosines and sines.
+
+        Returns:
+            ``[B, N, H, D]``, contiguous.
+        """
+        raise NotImplementedError
+
+    def mix(self, x: Tensor, grid: tuple[int, int], prefix: int = 0) -> Tensor:
+        q, k, v, gate = self.qkvg(x).chunk(4, dim=-1)
+        rope = rotary_table(grid, self.head_dim, q, prefix)
+        mixed = self.attend(*(t.unflatten(-1, (self.num_heads, -1)) for t in (q, k, v)), rope).flatten(2)
+        if self.norm is None:
+            return self.proj(add_local(mixed, v, *self.lepe.kernel(), grid, prefix, gate))
+        mixed = add_local(mixed, v, *self.lepe.kernel(), grid, prefix)
+        return self.proj(self.norm(mixed) * F.silu(gate))
+
+
+class RotaryAttention(GatedMixer):
+    """Softmax attention in the frame of :class:`GatedMixer`; quadratic in the number of tokens.
+
+    Source: stages 3 and 4 of RAVLT (arXiv 2411.07635), MAViT (2507.00698) and NaLaFormer (2506.21137);
+    qhfan/RALA @ a86314f, classfication/RALA.py.
+    """
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, rope: Tensor) -> Tensor:
+        q, k = (rotate(t.flatten(2), rope).view(t.shape).to(v.dtype) for t in (q, k))
+        y = F.scaled_dot_product_attention(*(t.transpose(1, 2) for t in (q, k, v)))
+        return settle(y.transpose(1, 2))

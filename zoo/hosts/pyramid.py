@@ -1,0 +1,133 @@
+"""The pyramid of RAVLT, MAViT and NaLaFormer: convolutions wherever positions count."""
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from timm.layers import calculate_drop_path_rates
+from torch import Tensor, nn
+
+from ..backbone import Backbone, Stage, halve, to_pair
+from ..blocks.depthwise import DepthwiseConv2d
+from ..blocks.layout import ceil_div, to_nchw, to_nhwc
+from ..blocks.mixers import MixerFactory, RotaryAttention, Site
+from ..blocks.mlp import ResidualConvMlp
+from ..blocks.patch import ConvNorm
+from ..blocks.transformer import TransformerBlock, build_blocks
+
+SIZES = dict(
+    t=dict(),
+    s=dict(embed_dims=(64, 128, 320, 512), depths=(3, 5, 9, 3), num_heads=(1, 2, 5, 8)),
+    b=dict(
+        embed_dims=(96, 192, 384, 512), depths=(4, 6, 12, 6), num_heads=(1, 2, 6, 8), layer_scale=(1, 1, 1e-6, 1e-6)),
+    l=dict(
+        embed_dims=(96, 192, 448, 640), depths=(4, 7, 19, 8), num_heads=(1, 2, 7, 10),
+        layer_scale=(1e-6, 1e-6, 1e-6, 1e-6)),
+)
+
+
+class PyramidBlock(TransformerBlock):
+    """The pre-norm block with layer scales, and a depthwise 3x3 of the map added before it (conditional position).
+
+    Args:
+        dim: Channels C.
+        mixer: Token mixer, shape-preserving.
+        mlp: Feed-forward layer, shape-preserving.
+        drop_path: Rate of stochastic depth in training.
+        eps: Of both LayerNorms.
+        layer_scale: Initial value of the scales of mixer and feed-forward layer.
+        mid_position: Add another depthwise 3x3 between the two (NaLaFormer).
+    """
+
+    def __init__(
+            self, dim: int, mixer: nn.Module, mlp: nn.Module, drop_path: float = 0., eps: float = 1e-5,
+            layer_scale: float = 1., mid_position: bool = False, device=None, dtype=None):
+        dd = dict(device=device, dtype=dtype)
+        super().__init__(dim, mixer, mlp, drop_path, eps, **dd)
+        self.pos1 = DepthwiseConv2d(dim, 3, **dd)
+        self.pos2 = DepthwiseConv2d(dim, 3, **dd) if mid_position else None
+        self.gamma1 = nn.Parameter(torch.full((1, 1, 1, dim), float(layer_scale), **dd))  # 4-d as the papers': decayed
+        self.gamma2 = nn.Parameter(torch.full((1, 1, 1, dim), float(layer_scale), **dd))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pos1(x, residual=x)
+        x = torch.addcmul(x, self.gamma1, self.drop_path1(self.mixer(self.norm1(x))))
+        if self.pos2 is not None:
+            x = self.pos2(x, residual=x)
+        return torch.addcmul(x, self.gamma2, self.drop_path2(self.mlp(self.norm2(x))))
+
+
+class Projection(nn.Module):
+    """What closes the pyramid: more channels, BatchNorm, SiLU."""
+
+    def __init__(self, dim: int, out_dim: int, device=None, dtype=None):
+        super().__init__()
+        self.proj = nn.Linear(dim, out_dim, device=device, dtype=dtype)
+        self.norm = nn.BatchNorm2d(out_dim, device=device, dtype=dtype)
+        self.act = nn.SiLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, H, W, dim]`` -> ``[B, H, W, out_dim]``."""
+        return self.act(to_nhwc(self.norm(to_nchw(self.proj(x)))))
+
+
+class Pyramid(Backbone):
+    """Four 3x3 convolutions to stride 4, 3x3 convolutions of stride 2 between stages, positions from depthwise 3x3.
+
+    Args:
+        mixer: Factory of the token mixers; gated rotary softmax attention by default.
+        img_size: Size in pixels that mixers with position tables are built for; every size from 32 runs.
+        embed_dims: Channels of the stages.
+        depths: Blocks of the stages.
+        num_heads: Heads of the stages.
+        mlp_ratio: Hidden width of the feed-forward layers over channels.
+        layer_scale: Initial layer scales of the stages.
+        mid_position: Whether a block adds a second position convolution before its feed-forward layer.
+        projection: Channels behind the last stage.
+        linear_init: Initialisation of linear layers but the classifier, 'trunc_normal' or torch's 'default'.
+        qkv_bias: Bias of the mixers' projections.
+        feature_norms: Build for dense prediction: each stage's map is normed as it is handed out, without projection.
+        drop_path_rate: Stochastic depth of the last block, rising linearly from 0.
+        **backbone: num_classes, global_pool, drop_rate of :class:`~zoo.backbone.Backbone`.
+
+    Source: Fan et al., RAVLT, arXiv 2411.07635; qhfan/RALA @ a86314f, classfication/RALA.py and
+    detection/mmdet/models/backbones/RALA.py.
+    """
+
+    def __init__(
+            self, mixer: MixerFactory = RotaryAttention.for_site, img_size: int | Sequence[int] = 224,
+            embed_dims: Sequence[int] = (64, 128, 256, 512), depths: Sequence[int] = (2, 2, 6, 2),
+            num_heads: Sequence[int] = (1, 2, 4, 8), mlp_ratio: float = 3.5,
+            layer_scale: Sequence[float] = (1, 1, 1, 1), mid_position: bool = False, projection: int = 1024,
+            linear_init: str = 'trunc_normal', qkv_bias: bool = True, feature_norms: bool = False,
+            drop_path_rate: float = 0., in_chans: int = 3, device=None, dtype=None, **backbone: Any):
+        dd = dict(device=device, dtype=dtype)
+        rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
+        stages = []
+        for s, (dim, grid) in enumerate(zip(embed_dims, self.grids(to_pair(img_size)))):
+            sites = [Site(s, i, dim, num_heads[s], grid, qkv_bias) for i in range(depths[s])]
+            block = functools.partial(PyramidBlock, layer_scale=layer_scale[s], mid_position=mid_position)
+            stages.append(Stage(
+                build_blocks(sites, rates[s], mixer, ResidualConvMlp, mlp_ratio, eps=1e-6, block=block, **dd),
+                downsample=ConvNorm(embed_dims[s - 1], dim, 2, **dd) if s else None))
+        if feature_norms:
+            ends = dict(feature_norms=[nn.LayerNorm(dim, eps=1e-6, **dd) for dim in embed_dims])
+        else:
+            ends = dict(norm=Projection(embed_dims[-1], projection, **dd), num_features=projection)
+        super().__init__(
+            self._stem(in_chans, embed_dims[0], **dd), stages, embed_dims, strides=(4, 8, 16, 32), in_chans=in_chans,
+            conv_init='linear', **ends, **dd, **backbone)
+        if linear_init == 'default':
+            for module in (*self.stages.modules(), *self.norm.modules()):
+                if isinstance(module, nn.Linear):
+                    module.reset_parameters()
+
+    @staticmethod
+    def _stem(in_chans: int, dim: int, **dd: Any) -> nn.Module:
+        layers, half = [], dim // 2
+        for width, out, stride in ((in_chans, half, 2), (half, half, 1), (half, half, 1), (half, dim, 2)):
+            layers.append(ConvNorm(width, out, stride, activation=out < dim, **dd))
+        return nn.Sequential(*layers)
+
+    def grids(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
+        return halve((ceil_div(img_size[0], 4), ceil_div(img_size[1], 4)), 4)

@@ -1,0 +1,49 @@
+"""MAViT: magnitude-aware linear attention (MALA) in the pyramid of RAVLT.
+
+Fan et al., "Rectifying Magnitude Neglect in Linear Attention", ICCV 2025, arXiv 2507.00698.
+Reference: qhfan/MALA @ 7114e6391e16a79e52382cbbcaa7f035705f3449 (no licence file).
+
+The division of linear attention cancels the length of a query, which in softmax decides how sharp its scores are. MALA
+scales and shifts the scores instead: ``out = (1 + 1 / z) phi(Q) phi(K)^T V - z sum(V)`` with
+``z = phi(Q) . sum phi(K)``, in the frame and gate of RALA.
+
+Departures of the released code from the paper: stages 3 and 4 have softmax attention, so the models are not linear in
+pixels. z and the sums are taken over N and scaled by 1 / sqrt(D), and z is without rotary positions. ``--drop-path``
+of the training script has no effect: the rates below are those of the model functions. The detection code drops the
+projection and norms each stage's map, as that of RAVLT::
+
+    timm.create_model('mavit_t', features_only=True, feature_norms=True)
+"""
+import functools
+
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+from ..blocks.mixers import MagnitudeAwareLinearAttention, RotaryAttention, leading
+from ..hosts import Pyramid
+from ..hosts.pyramid import SIZES
+from ..registry import Variant, register_family
+from ..weights.pyramid import pyramid_keys
+
+__all__ = []  # the entrypoints: filled by the registration
+
+# linear attention in stages 1 and 2, softmax in the same frame after
+MIXER = functools.partial(
+    leading, first=MagnitudeAwareLinearAttention.for_site, other=RotaryAttention.for_site,
+    blocks=(None, None, 0, 0))
+
+CFG = dict(
+    num_classes=1000, input_size=(3, 224, 224), pool_size=(7, 7), interpolation='bicubic',
+    crop_pct=0.875,  # Resize(256) and CenterCrop(224), classfication_release/datasets.py
+    mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD, first_conv='stem.0.conv', classifier='head.fc',
+    origin_url='https://github.com/qhfan/MALA', paper_ids='arXiv:2507.00698',
+    paper_name='Rectifying Magnitude Neglect in Linear Attention')
+
+# smallest first; the accuracy is that of the paper's abstract, the repository has none
+VARIANTS = (
+    Variant('mavit_t', dict(SIZES['t'], projection=2048), drop_path=0.1, linear=False),
+    Variant('mavit_s', dict(SIZES['s'], projection=2048), drop_path=0.15, top1=dict(in1k=84.7), linear=False),
+    Variant('mavit_b', dict(SIZES['b'], projection=2048), drop_path=0.4, linear=False),
+    Variant('mavit_l', dict(SIZES['l'], projection=2560), drop_path=0.55, linear=False),
+)
+
+register_family(__name__, Pyramid, MIXER, VARIANTS, pyramid_keys, CFG)

@@ -1,0 +1,56 @@
+"""NaLaFormer: norm-aware linear attention (NaLa) in the pyramid of RAVLT.
+
+Meng et al., "Norm x Direction: Restoring the Missing Query Norm in Vision Linear Attention", arXiv 2506.21137.
+Reference: ZacharyMeng/NaLaFormer @ 1f1c10aeab8cd9a665bf74cbc589b4737d23d5ca, MIT.
+
+The division of linear attention cancels the norm of a query. NaLa puts it into the feature map, as the power to which
+the query's direction is taken, ``(relu(+-q) / |q|) ** (3 (1/2 + tanh |q|))`` against ``relu(+-k) ** 3``, and keeps
+positive and negative parts side by side, so that no sign is lost. A LayerNorm and a SiLU gate follow.
+
+Departures of the released code from the paper: stages 3 and 4 have softmax attention, so the models are not linear in
+pixels. Rotary positions turn the numerator only. Linear layers keep torch's initialisation. XT has 6.1 M parameters and
+0.65 GMACs where the README says 8 M and 1.0. ``--drop-path`` of the training script has no effect: the rates below are
+those of the model functions.
+"""
+import functools
+from typing import Any
+
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+from ..blocks.mixers import NormAwareLinearAttention, RotaryAttention, leading
+from ..hosts import Pyramid
+from ..hosts.pyramid import SIZES
+from ..registry import Variant, register_family
+from ..weights.pyramid import pyramid_keys
+
+__all__ = []  # the entrypoints: filled by the registration
+
+# linear attention in stages 1 and 2, softmax in the same frame after
+MIXER = functools.partial(
+    leading, first=NormAwareLinearAttention.for_site, other=functools.partial(RotaryAttention.for_site, normed=True),
+    blocks=(None, None, 0, 0))
+
+CFG = dict(
+    num_classes=1000, input_size=(3, 224, 224), pool_size=(7, 7), interpolation='bicubic',
+    crop_pct=0.875,  # Resize(256) and CenterCrop(224), NaLaformer/datasets.py
+    mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD, first_conv='stem.0.conv', classifier='head.fc',
+    origin_url='https://github.com/ZacharyMeng/NaLaFormer', paper_ids='arXiv:2506.21137',
+    paper_name='Norm x Direction: Restoring the Missing Query Norm in Vision Linear Attention')
+COMMON = dict(mid_position=True, linear_init='default')
+
+
+def _variant(name: str, size: dict[str, Any], drop_path: float, top1: float) -> Variant:
+    return Variant(name, {**size, **COMMON}, drop_path=drop_path, top1=dict(in1k=top1), linear=False)
+
+
+# smallest first; accuracies are those of the repository's README at the reference commit
+VARIANTS = (
+    _variant(
+        'nalaformer_xt', dict(embed_dims=(32, 64, 128, 384), depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 12)), 0.1, 79.1),
+    _variant('nalaformer_t', dict(SIZES['t'], mlp_ratio=4.), 0.1, 82.6),
+    _variant('nalaformer_s', SIZES['s'], 0.15, 84.3),
+    _variant('nalaformer_b', dict(SIZES['b'], mlp_ratio=4.), 0.4, 85.2),
+    _variant('nalaformer_l', SIZES['l'], 0.55, 85.7),
+)
+
+register_family(__name__, Pyramid, MIXER, VARIANTS, pyramid_keys, CFG)

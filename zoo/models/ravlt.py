@@ -1,0 +1,49 @@
+"""RAVLT: rank-augmented linear attention (RALA) in a convolutional pyramid.
+
+Fan et al., "Breaking the Low-Rank Dilemma of Linear Attention", CVPR 2025, arXiv 2411.07635.
+Reference: qhfan/RALA @ a86314f62103c21a1c7e6d826fe4cb0f5586e7b0 (no licence file; the weights' card says MIT).
+
+The summary that linear attention reads, ``sum_m phi(k_m) v_m^T``, has a low rank, and so have its outputs. RALA weights
+the keys by how much the mean query wants them, and gates the outputs:
+``out = g * (phi(Q) sum_m w_m phi(k_m) v_m^T / (phi(Q) . sum_m w_m phi(k_m)) + DWC(V))``.
+
+Departures of the released code from the paper: stages 3 and 4 have softmax attention, so the models are not linear in
+pixels. Rotary positions turn queries and keys in the numerator, not in the denominator. ``--drop-path`` of the training
+script has no effect: the rates below are those of the model functions. The detection code calls the model GLTA, drops
+the projection and norms each stage's map::
+
+    timm.create_model('ravlt_t', features_only=True, feature_norms=True)
+"""
+import functools
+
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+from ..blocks.mixers import RankAugmentedLinearAttention, RotaryAttention, leading
+from ..hosts import Pyramid
+from ..hosts.pyramid import SIZES
+from ..registry import Variant, register_family
+from ..weights.pyramid import pyramid_keys
+
+__all__ = []  # the entrypoints: filled by the registration
+
+# linear attention in stages 1 and 2, softmax in the same frame after
+MIXER = functools.partial(
+    leading, first=RankAugmentedLinearAttention.for_site, other=RotaryAttention.for_site,
+    blocks=(None, None, 0, 0))
+
+CFG = dict(
+    num_classes=1000, input_size=(3, 224, 224), pool_size=(7, 7), interpolation='bicubic',
+    crop_pct=0.875,  # Resize(256) and CenterCrop(224), classfication/datasets.py
+    mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD, first_conv='stem.0.conv', classifier='head.fc',
+    origin_url='https://github.com/qhfan/RALA', paper_ids='arXiv:2411.07635',
+    paper_name='Breaking the Low-Rank Dilemma of Linear Attention')
+
+# smallest first; the accuracy is that of the repository's README at the reference commit, which has no other
+VARIANTS = (
+    Variant('ravlt_t', SIZES['t'], drop_path=0.1, linear=False),
+    Variant('ravlt_s', SIZES['s'], drop_path=0.15, top1=dict(in1k=84.4), linear=False),
+    Variant('ravlt_b', SIZES['b'], drop_path=0.4, linear=False),
+    Variant('ravlt_l', SIZES['l'], drop_path=0.55, linear=False),
+)
+
+register_family(__name__, Pyramid, MIXER, VARIANTS, pyramid_keys, CFG)
