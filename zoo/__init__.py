@@ -5,7 +5,8 @@
 """
 from . import models
 from .accelerate import accelerate
+from .models.hybrid import create_hybrid
 from .registry import list_models
 
 __version__ = '0.1.0'
-__all__ = ['accelerate', 'list_models', 'models']
+__all__ = ['accelerate', 'create_hybrid', 'list_models', 'models']

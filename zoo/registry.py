@@ -150,7 +150,7 @@ def _entrypoint(
 
 
 def _build(
-        host: Callable[..., Backbone], name: str, key_map: KeyMap, pretrained: bool,
+        host: Callable[..., Backbone], name: str, key_map: KeyMap | None, pretrained: bool, /,
         pretrained_cfg_overlay: dict[str, Any] | None = None, **kwargs: Any) -> nn.Module:
     """timm's builder, with local weights (``file``, ``state_dict`` of the overlay) read and fitted by us."""
     overlay = dict(pretrained_cfg_overlay or {})

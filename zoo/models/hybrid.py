@@ -1,0 +1,85 @@
+"""Any mixer in any host: fair comparisons, and models that no paper has.
+
+``zoo_hybrid`` is a model like any other, so every tool takes it:
+``--model zoo_hybrid --model-kwargs host=swin_tiny mixer=rala``. All of the mixers in
+:data:`zoo.blocks.mixers.MIXERS` run in all of the hosts in :data:`HOSTS`, with gradients, at every image size.
+In the host of its own family, in the stages where the family has it, a mixer makes the family's model:
+``host='pvt_tiny', mixer='focused'`` is ``flatten_pvt_tiny``.
+"""
+import functools
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import timm
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import nn
+
+from ..backbone import Backbone
+from ..blocks.mixers import MixerFactory, leading, mixer_factory
+from ..hosts import PVT, CSwin, PVTv2, Pyramid, Swin, ViT, cswin, pvt, pvt_v2, pyramid, swin, vit
+from ..registry import Variant, register_variants
+
+__all__ = ['HOSTS', 'create_hybrid']
+
+HOSTS = {
+    f'{name}_{size}': (host, args)
+    for name, host, sizes in (
+        ('vit', ViT, vit.SIZES), ('pvt', PVT, pvt.SIZES), ('pvt_v2', PVTv2, pvt_v2.SIZES),
+        ('swin', Swin, swin.SIZES), ('cswin', CSwin, cswin.SIZES), ('pyramid', Pyramid, pyramid.SIZES))
+    for size, args in sizes.items()}
+
+CFG = dict(
+    num_classes=1000, input_size=(3, 224, 224), interpolation='bicubic', crop_pct=0.875,
+    mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD, first_conv='stem.proj', classifier='head.fc')
+
+
+def build(
+        mixer: str | MixerFactory, host: str = 'pvt_v2_b0', stages: Sequence[int] | None = None,
+        **kwargs: Any) -> Backbone:
+    """A host with a mixer in some of its stages, and the host's own mixer in the others.
+
+    Args:
+        mixer: A name from ``MIXERS``, or a factory.
+        host: A name from ``HOSTS``.
+        stages: Stages that take ``mixer``, from 0; all when None. ViT hosts have one.
+        **kwargs: Of the host: img_size, depths, num_classes, drop_path_rate, ...
+
+    Raises:
+        ValueError: An unknown name, or a stage that the host has not.
+    """
+    if host not in HOSTS:
+        raise ValueError(f'host {host!r}: use one of {", ".join(HOSTS)}')
+    cls, args = HOSTS[host]
+    chosen = mixer_factory(mixer)
+    if stages is not None:
+        chosen = _in_stages(chosen, cls, stages)
+    return cls(mixer=chosen, **{**args, **kwargs})
+
+
+def _in_stages(chosen: MixerFactory, cls: type[Backbone], stages: Sequence[int]) -> MixerFactory:
+    """``chosen`` in the stages named, the default of the host elsewhere."""
+    own = inspect.signature(cls).parameters['mixer'].default
+    count = 1 if cls is ViT else 4
+    if not set(stages) <= set(range(count)):
+        raise ValueError(f'stages {list(stages)}: {cls.__name__} has stages 0 to {count - 1}')
+    blocks = [None if stage in stages else 0 for stage in range(count)]
+    return functools.partial(leading, first=chosen, other=own, blocks=blocks)
+
+
+def create_hybrid(host: str, mixer: str | MixerFactory, **kwargs: Any) -> nn.Module:
+    """``timm.create_model('zoo_hybrid', host=host, mixer=mixer, **kwargs)`` in one call.
+
+    Args:
+        host: A name from :data:`HOSTS`, e.g. ``'swin_tiny'``.
+        mixer: A name from :data:`zoo.blocks.mixers.MIXERS`, e.g. ``'rala'``, or a factory.
+        **kwargs: ``stages`` and ``mixer_kwargs``, and all that ``timm.create_model`` takes.
+
+    Raises:
+        ValueError: An unknown name.
+    """
+    return timm.create_model('zoo_hybrid', host=host, mixer=mixer, **kwargs)
+
+
+register_variants(
+    __name__, build, mixer_factory('linear'), [Variant('zoo_hybrid', dict(host='pvt_v2_b0'))], None, CFG)
