@@ -66,15 +66,26 @@ def norm_aware(q: Tensor, k: Tensor, power: int = 3) -> tuple[Tensor, Tensor]:
     return unit.pow(power * (0.5 + length.tanh())), F.relu(torch.cat([k, -k], -1)).pow(power)
 
 
+def positive(x: Tensor) -> Tensor:
+    """``ELU(x) + 1``, which is ``exp(min(x, 0)) + max(x, 0)``: quicker so, and never rounded to zero."""
+    y, linear = x.clamp_max(0), F.relu(x)
+    return y.exp_().add_(linear) if in_place() else y.exp() + linear
+
+
 def rotate(x: Tensor, rope: Tensor) -> Tensor:
     """Rotate interleaved pairs of channels.
 
     Args:
         x: ``[..., N, G * D]``: each group of D channels is rotated alike.
-        rope: ``[2, N, D / 2]``, cosines and sines.
+        rope: ``[2, N, D / 2]``, cosines and sines, in the dtype of x.
     """
     cos, sin = rope[:, :, None]
-    even, odd = x.unflatten(-1, (-1, rope.shape[-1], 2)).unbind(-1)
+    pairs = x.unflatten(-1, (-1, rope.shape[-1], 2))
+    if in_place() and x.device.type == 'cpu':  # one pass over memory: ten times as fast
+        if x.storage_offset() % 2 or x.stride(-1) != 1 or any(stride % 2 for stride in x.stride()[:-1]):
+            pairs = pairs.clone(memory_format=torch.contiguous_format)
+        return torch.view_as_real(torch.view_as_complex(pairs) * torch.complex(cos, sin)).flatten(-3)
+    even, odd = pairs.unbind(-1)
     return torch.stack([even * cos - odd * sin, odd * cos + even * sin], -1).flatten(-3)
 
 
@@ -89,6 +100,8 @@ def linear_attention(
         v = v.to(dtype)
         if key_weight is not None:
             k = k * key_weight.to(dtype)[..., None]
+        if output == 'inline' and rope is None and gain is None:
+            return _affine(q, k, v, scale).to(result)
         # a product and a sum over all heads at once: a matrix product a head would cost more in calls than in work
         z = None if output == 'plain' else (q * k.mean(1, keepdim=True)).sum(-1, keepdim=True)
         a, c = _factors(z, gain, output, scale, eps)
@@ -107,6 +120,16 @@ def _mix(q: Tensor, k: Tensor, v: Tensor, a: Tensor | float, c: Tensor | None) -
     return y if c is None else torch.addcmul(y, c, v.mean(1, keepdim=True))
 
 
+def _affine(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """The result 'inline' in one pass over the queries, which z is linear in: ``scale * q (S - mean(k) u^T) + u``."""
+    mean_k, mean_v = k.mean(1, keepdim=True), v.mean(1, keepdim=True)
+    mixed = []
+    for qh, kh, vh, mk, mv in zip(*(t.unbind(2) for t in (q, k, v, mean_k, mean_v))):
+        state = kh.transpose(1, 2) @ vh / k.shape[1] - mk.transpose(1, 2) * mv
+        mixed.append(torch.baddbmm(mv, qh, state, alpha=scale))
+    return torch.stack(mixed, 2) if len(mixed) > 1 else mixed[0].unsqueeze(2)
+
+
 def _features(
         q: Tensor, k: Tensor, feature: str, focus_scale: Tensor | None, power: int,
         eps: float) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -114,7 +137,7 @@ def _features(
     if feature == 'relu':
         return F.relu(q), F.relu(k), None
     if feature == 'elu':
-        return F.elu(q) + 1, F.elu(k) + 1, None
+        return positive(q), positive(k), None
     if feature == 'norm_aware':
         return *norm_aware(q, k, power), None
     if feature == 'focus':

@@ -56,7 +56,8 @@ class InLineAttention(GlobalMixer):
         Args:
             pooled: ``[B, C]``, mean of the tokens.
         """
-        weight = self.residual(pooled[..., None]).view(*pooled.shape, 1, SIZE, SIZE)
+        weight = grouped(self.residual[2], self.residual[1](grouped(self.residual[0], pooled)))
+        weight = weight.view(*pooled.shape, 1, SIZE, SIZE)
         if self.lepe is None:
             return weight, None
         return weight + self.lepe.weight, self.lepe.bias  # one pass over the map instead of two
@@ -74,6 +75,14 @@ class InLineAttention(GlobalMixer):
         """``[B, H, W, C]`` -> ``[B, H, W, C]``; ``source`` is the block's input before its norm."""
         source = None if source is None else source.flatten(1, 2)
         return self.mix(x.flatten(1, 2), x.shape[1:3], source=source).view(x.shape)
+
+
+def grouped(layer: nn.Conv1d, x: Tensor) -> Tensor:
+    """A grouped 1x1 convolution of ``[B, C]``; on a CPU the library would call a convolution for every group."""
+    weight = layer.weight.squeeze(-1).unflatten(0, (layer.groups, -1))
+    bias = layer.bias.view(layer.groups, 1, -1)
+    y = torch.baddbmm(bias, x.unflatten(-1, (layer.groups, -1)).transpose(0, 1), weight.transpose(1, 2))
+    return y.transpose(0, 1).flatten(1)
 
 
 def add_own_local(
