@@ -1,0 +1,304 @@
+"""CARE Transformer: a quarter of the channels attends, two are convolved, the rest remembers.
+
+Zhou et al., "CARE Transformer: Mobile-Friendly Linear Visual Transformer via Decoupled Dual Interaction", CVPR 2025,
+arXiv 2411.16170. Reference: zhouyuan888888/CARE-Transformer @ 400bf946479d8058a798233349facbe0b4f12897 (no licence
+file).
+
+Channels are split into a memory and three features of the same width. One feature takes part in linear attention,
+``out = phi(Q) (phi(K)^T X) / (phi(Q) . sum phi(K))`` with ``phi = ELU + 1``, whose values are the feature itself; the
+others pass a depthwise 3x3 and 7x7. Two convolutional feed-forward layers then mix the features, and the features with
+the memory. Batch norm everywhere, no position tables: any size runs as it is, the last rows and columns of odd maps
+are dropped.
+
+Departures of the released code from the paper: stages 1 and 2 have no attention but an 11x1 and a 1x11 depthwise
+convolution. The last block does not project back: it has no shortcut, and stochastic depth drops all that it computes.
+The classifier sees four times as many channels, after GELU and LayerNorm; there are two, the second for a teacher's
+labels, and their mean counts.
+"""
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import DropPath, SelectAdaptivePool2d, calculate_drop_path_rates
+from torch import Tensor, nn
+
+from zoo_kernels import linear_attention
+
+from ..backbone import Backbone, Stage, to_pair
+from ..blocks.depthwise import DepthwiseConv2d
+from ..blocks.layout import to_nchw, to_nhwc
+from ..blocks.mixers import GlobalMixer, MixerFactory, Site
+from ..blocks.mlp import in_chunks
+from ..registry import Variant, register_family
+from ..weights.convert import rename
+
+__all__ = []  # the entrypoints: filled by the registration
+
+ATTENTION_STAGE = 2  # the first stage with attention
+
+
+class RawValueAttention(GlobalMixer):
+    """Linear attention (ELU + 1) whose values are its input; no projection but that of queries and keys."""
+
+    def __init__(self, dim: int, num_heads: int, device=None, dtype=None):
+        super().__init__()
+        self.num_heads = num_heads
+        self.qk = nn.Linear(dim, 2 * dim, device=device, dtype=dtype)
+
+    def mix(self, x: Tensor, grid: tuple[int, int], prefix: int = 0) -> Tensor:
+        q, k = self.qk(x).chunk(2, dim=-1)
+        heads = (t.unflatten(-1, (self.num_heads, -1)) for t in (q, k, x.to(q.dtype)))
+        return linear_attention(*heads, feature='elu', eps=1e-6).flatten(2)
+
+
+class CrossConv(nn.Module):
+    """Sum of a depthwise column and a depthwise row convolution, on ``[B, H, W, C]``."""
+
+    def __init__(self, dim: int, kernel_size: int = 11, device=None, dtype=None):
+        super().__init__()
+        dd = dict(device=device, dtype=dtype)
+        rim = kernel_size // 2
+        self.column = nn.Conv2d(dim, dim, (kernel_size, 1), padding=(rim, 0), groups=dim, **dd)
+        self.row = nn.Conv2d(dim, dim, (1, kernel_size), padding=(0, rim), groups=dim, **dd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = to_nchw(x)
+        return to_nhwc(self.column(x) + self.row(x))
+
+
+def care_mixer(site: Site, device=None, dtype=None) -> nn.Module:
+    """Attention from stage 3 on, a cross of convolutions before."""
+    if site.stage >= ATTENTION_STAGE:
+        return RawValueAttention(site.dim, site.num_heads, device=device, dtype=dtype)
+    return CrossConv(site.dim, device=device, dtype=dtype)
+
+
+class Interaction(nn.Module):
+    """Batch norm, expand, GELU, depthwise 3x3, project and add; on ``[B, H, W, C]``.
+
+    Args:
+        dim: Channels C.
+        hidden: Channels of the expansion.
+        project: Bring them back to C and add the input; otherwise the output has ``hidden`` channels.
+    """
+
+    def __init__(self, dim: int, hidden: int, project: bool = True, device=None, dtype=None):
+        super().__init__()
+        dd = dict(device=device, dtype=dtype)
+        self.norm = nn.BatchNorm2d(dim, **dd)
+        self.fc1 = nn.Linear(dim, hidden, **dd)
+        self.conv = DepthwiseConv2d(hidden, 3, **dd)
+        self.fc2 = nn.Linear(hidden, dim, **dd) if project else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = in_chunks(self._maps, to_nhwc(self.norm(to_nchw(x))), self.fc1.out_features * x.shape[1] * x.shape[2])
+        return y if self.fc2 is None else x + y
+
+    def _maps(self, x: Tensor) -> Tensor:
+        x = self.conv(F.gelu(self.fc1(x)))
+        return x if self.fc2 is None else self.fc2(x)
+
+
+class CAREBlock(nn.Module):
+    """Mix the three features apart, then with one another, then with the memory; on ``[B, H, W, C]``.
+
+    Args:
+        dim: Channels C, the memory's and three times the width of the mixer.
+        width: Channels of each feature.
+        mixer: Token mixer of the first feature, shape-preserving.
+        ratios: Expansion of the two interactions.
+        drop_path: Rate of stochastic depth in training.
+        last: Leave the result expanded, without shortcut.
+    """
+
+    def __init__(
+            self, dim: int, width: int, mixer: nn.Module, ratios: tuple[int, int], drop_path: float = 0.,
+            last: bool = False, device=None, dtype=None):
+        super().__init__()
+        dd = dict(device=device, dtype=dtype)
+        self.widths = dim - 3 * width, width, width, width
+        self.mixer = mixer
+        self.conv3 = DepthwiseConv2d(width, 3, **dd)
+        self.conv7 = DepthwiseConv2d(width, 7, **dd)
+        self.inter1 = Interaction(3 * width, ratios[0] * 3 * width, **dd)
+        self.inter2 = Interaction(dim, ratios[1] * dim, project=not last, **dd)
+        self.gamma = None if last else nn.Parameter(torch.full((dim,), 1e-6, **dd))
+        self.drop_path1 = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        memory, first, second, third = x.split(self.widths, dim=-1)
+        features = torch.cat([self.mixer(first), self.conv3(second), self.conv7(third)], dim=-1)
+        y = self.inter2(torch.cat([memory, self.inter1(features)], dim=-1))
+        return self.drop_path1(y) if self.gamma is None else x + self.drop_path1(y * self.gamma)
+
+
+class Stem(nn.Module):
+    """Separate patches of 4 pixels, then batch norm; ``[B, H, W, in_chans]`` -> 1 / 4 of the size."""
+
+    def __init__(self, in_chans: int, dim: int, device=None, dtype=None):
+        super().__init__()
+        self.proj = nn.Conv2d(in_chans, dim, 4, stride=4, device=device, dtype=dtype)
+        self.norm = nn.BatchNorm2d(dim, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return to_nhwc(self.norm(self.proj(to_nchw(x))))
+
+
+class Downsample(nn.Module):
+    """Batch norm, then one convolution a 2 x 2 square; ``[B, H, W, C]`` -> half the size, rounded down."""
+
+    def __init__(self, in_dim: int, dim: int, device=None, dtype=None):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(in_dim, device=device, dtype=dtype)
+        self.proj = nn.Conv2d(in_dim, dim, 2, stride=2, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return to_nhwc(self.proj(self.norm(to_nchw(x))))
+
+
+class TwoHeads(nn.Module):
+    """Pooling, GELU, and two classifiers of LayerNorm, dropout and a linear layer each.
+
+    Args:
+        dim: Channels of the map.
+        num_classes: Outputs of each classifier; 0 for none: both outputs are the normed features.
+        global_pool: Pooling, '' for none, which leaves the map as it is and needs ``num_classes=0``.
+        drop_rate: Dropout before the classifiers.
+    """
+
+    def __init__(
+            self, dim: int, num_classes: int, global_pool: str = 'avg', drop_rate: float = 0., device=None,
+            dtype=None):
+        super().__init__()
+        if num_classes and not global_pool:
+            raise ValueError("global_pool='' leaves nothing to classify: use it with num_classes=0")
+        dd = dict(device=device, dtype=dtype)
+        self.pool = SelectAdaptivePool2d(pool_type=global_pool, flatten=True) if global_pool else None
+        self.drop = nn.Dropout(drop_rate)
+        for suffix in ('', '_dist'):
+            if global_pool:
+                setattr(self, 'norm' + suffix, nn.LayerNorm(dim * self.pool.feat_mult(), eps=1e-6, **dd))
+            fc = nn.Linear(dim * self.pool.feat_mult(), num_classes, **dd) if num_classes else nn.Identity()
+            setattr(self, 'fc' + suffix, fc)
+
+    def forward(self, x: Tensor, pre_logits: bool = False) -> tuple[Tensor, Tensor]:
+        """``[B, C, H, W]`` -> ``[B, num_classes]`` twice."""
+        if self.pool is None:
+            return x, x
+        x = F.gelu(self.pool(x))
+        x, dist = self.drop(self.norm(x)), self.drop(self.norm_dist(x))
+        return (x, dist) if pre_logits else (self.fc(x), self.fc_dist(dist))
+
+
+class CARE(Backbone):
+    """CARE Transformer. The last map has ``ratios[-1][1]`` times the channels of its stage, as the paper's has.
+
+    The logits are the mean of two classifiers. After ``set_distilled_training()``, which
+    ``timm.task.TokenDistillationTask`` calls, a model in training returns both: the second is the teacher's.
+
+    Args:
+        mixer: Factory of the token mixers of the first feature.
+        img_size: Size in pixels that the mixers are told; every size from 32 runs.
+        dims: Channels of the stages.
+        widths: Channels of each of the three features, by stage.
+        depths: Blocks of the stages.
+        num_heads: Heads of the stages' mixers.
+        ratios: Expansions of the two interactions, by stage.
+        drop_path_rate: Stochastic depth of the last block, rising linearly from 0.
+        **backbone: num_classes, global_pool, drop_rate of :class:`~zoo.backbone.Backbone`.
+
+    Source: zhouyuan888888/CARE-Transformer @ 400bf94, models/CARETrans.py.
+    """
+
+    distilled_training = False
+
+    def __init__(
+            self, mixer: MixerFactory = care_mixer, img_size: int | Sequence[int] = 224,
+            dims: Sequence[int] = (32, 64, 128, 256), widths: Sequence[int] = (8, 16, 32, 64),
+            depths: Sequence[int] = (2, 4, 8, 4), num_heads: Sequence[int] = (1, 1, 2, 2),
+            ratios: Sequence[tuple[int, int]] = ((2, 2), (2, 4), (4, 4), (4, 4)), drop_path_rate: float = 0.,
+            in_chans: int = 3, device=None, dtype=None, **backbone: Any):
+        dd = dict(device=device, dtype=dtype)
+        rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
+        stages = []
+        for s, (dim, width, grid) in enumerate(zip(dims, widths, self.grids(to_pair(img_size)))):
+            sites = [Site(s, i, width, num_heads[s], grid) for i in range(depths[s])]
+            blocks = [
+                CAREBlock(dim, width, mixer(site, **dd), ratios[s], rates[s][site.index],
+                          last=s == len(dims) - 1 and site.index == depths[s] - 1, **dd) for site in sites]
+            stages.append(Stage(blocks, downsample=Downsample(dims[s - 1], dim, **dd) if s else None))
+        super().__init__(
+            Stem(in_chans, dims[0], **dd), stages, (*dims[:-1], dims[-1] * ratios[-1][1]), strides=(4, 8, 16, 32),
+            in_chans=in_chans, conv_init='linear', **dd, **backbone)
+
+    def grids(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
+        return [(img_size[0] // stride, img_size[1] // stride) for stride in (4, 8, 16, 32)]
+
+    def make_head(self, num_classes: int, global_pool: str, device=None, dtype=None) -> TwoHeads:
+        return TwoHeads(self.num_features, num_classes, global_pool, self.drop_rate, device=device, dtype=dtype)
+
+    def get_classifier(self) -> tuple[nn.Module, nn.Module]:
+        """Both final linear layers; the second is the teacher's."""
+        return self.head.fc, self.head.fc_dist
+
+    def set_distilled_training(self, enable: bool = True) -> None:
+        """Return the logits of both classifiers in training instead of their mean."""
+        self.distilled_training = enable
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        """Last map to logits ``[B, num_classes]``, or to normed features with ``pre_logits``; see the class for two."""
+        x, dist = self.head(x, pre_logits=pre_logits)
+        if self.distilled_training and self.training and not pre_logits:
+            return x, dist
+        return (x + dist) / 2
+
+
+# --- variants: smallest first; accuracies are those of the repository's README at the reference commit
+
+CFG = dict(
+    num_classes=1000, input_size=(3, 224, 224), pool_size=(7, 7), interpolation='bicubic', crop_pct=0.875,
+    mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD, first_conv='stem.proj',
+    classifier=('head.fc', 'head.fc_dist'),
+    origin_url='https://github.com/zhouyuan888888/CARE-Transformer', paper_ids='arXiv:2411.16170',
+    paper_name='CARE Transformer: Mobile-Friendly Linear Visual Transformer via Decoupled Dual Interaction')
+
+VARIANTS = (
+    Variant('care_s0', {}, drop_path=0.1, top1=dict(in1k=78.4)),
+    Variant(
+        'care_s1', dict(depths=(3, 6, 10, 6), ratios=((2, 4), (2, 4), (4, 4), (4, 4))), drop_path=0.1,
+        top1=dict(in1k=80.1)),
+    Variant(
+        'care_s2', dict(
+            dims=(32, 64, 192, 384), widths=(8, 16, 48, 96), depths=(3, 6, 10, 6), num_heads=(1, 1, 3, 3),
+            ratios=((4, 4),) * 4), drop_path=0.1, top1=dict(in1k=82.1)),
+)
+
+
+# --- checkpoints: keys of the reference to ours
+
+RULES = (
+    (r'^stem\.0\.', 'stem.proj.'),
+    (r'^stem\.1\.', 'stem.norm.'),
+    (r'\.downsample\.0\.', '.downsample.norm.'),
+    (r'\.downsample\.1\.', '.downsample.proj.'),
+    (r'\.token_mixer\.dwconvatt_1\.', '.mixer.column.'),
+    (r'\.token_mixer\.dwconvatt_2\.', '.mixer.row.'),
+    (r'\.token_mixer\.dwconv1\.', '.conv3.'),
+    (r'\.token_mixer\.dwconv2\.', '.conv7.'),
+    (r'\.token_mixer\.qk\.', '.mixer.qk.'),
+    (r'\.inter_layer\.(inter\d)_', r'.\1.'),
+    (r'^dist_head\.(norm|fc)\.', r'head.\1_dist.'),
+)
+
+
+def care_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """1x1 convolutions become linear layers."""
+    state = rename(state, RULES)
+    return {
+        key: value.flatten(1) if key.endswith(('.qk.weight', '.fc1.weight', '.fc2.weight')) else value
+        for key, value in state.items()}
+
+
+register_family(__name__, CARE, care_mixer, VARIANTS, care_keys, CFG)

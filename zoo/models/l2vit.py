@@ -1,0 +1,210 @@
+"""L2ViT: linear attention over the whole map and softmax attention in windows, by turns.
+
+Zheng, "The Linear Attention Resurrection in Vision Transformer", arXiv 2501.16182.
+Reference: ChuanyangZheng/L2ViT @ fad0341cf0c31464482d0550fb3127001b4b921b (MIT).
+
+Even blocks attend in windows of 7 x 7 tokens (12 x 12 in ``l2vit_base_384``), without shift and without a relative
+bias: convolutions ahead of each branch tell positions. Odd blocks attend to the whole map by
+``t relu(Q) (relu(K)^T V) / max(relu(Q) . sum relu(K), 100)`` and win back the concentration that linear attention
+lacks by two depthwise 7 x 7 convolutions.
+
+Departures of the released code from the paper: the floor of 100 is one of the sum over all tokens and does not follow
+the image size. Maps are padded with zeros, right and bottom, to whole patches and windows; nothing is masked. The
+detection code norms all four maps, drops the final norm and has windows of 7 in every variant.
+
+The weights released on the repository's page (v1.0) are averaged ones for ``in1k``. The ImageNet-22k class order is the
+authors' own.
+"""
+from collections.abc import Sequence
+from typing import Any
+
+import torch.nn.functional as F
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import DropPath, calculate_drop_path_rates
+from torch import Tensor, nn
+
+from ..backbone import Backbone, Stage, halve, to_pair
+from ..blocks.depthwise import DepthwiseConv2d
+from ..blocks.layout import ceil_div, pad_map, to_nchw, to_nhwc
+from ..blocks.mixers import ClampedLinearAttention, MixerFactory, Site, WindowAttention
+from ..blocks.mlp import Mlp
+from ..blocks.transformer import TransformerBlock
+from ..registry import Variant, register_family
+from ..weights.convert import rename
+
+__all__ = []  # the entrypoints: filled by the registration
+
+
+def l2vit_mixer(site: Site, **dd: Any) -> nn.Module:
+    """Windows in even blocks, the whole map in odd ones."""
+    if site.index % 2:
+        return ClampedLinearAttention.for_site(site, **dd)
+    return WindowAttention.for_site(site, rel_pos=False, **dd)
+
+
+class ConvStem(nn.Module):
+    """Two 3x3 convolutions of stride 2 with batch norm, then LayerNorm; ``[B, H, W, in_chans]`` -> a quarter."""
+
+    def __init__(self, in_chans: int, dim: int, device=None, dtype=None):
+        super().__init__()
+        dd = dict(device=device, dtype=dtype)
+        self.conv1 = nn.Conv2d(in_chans, dim // 2, 3, stride=2, padding=1, **dd)
+        self.bn1 = nn.BatchNorm2d(dim // 2, **dd)
+        self.conv2 = nn.Conv2d(dim // 2, dim, 3, stride=2, padding=1, **dd)
+        self.bn2 = nn.BatchNorm2d(dim, **dd)
+        self.norm = nn.LayerNorm(dim, **dd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = to_nchw(pad_map(x, 0, -x.shape[1] % 4, 0, -x.shape[2] % 4))
+        x = F.relu(self.bn1(self.conv1(x)))
+        return self.norm(to_nhwc(self.bn2(self.conv2(x))))
+
+
+class Downsample(nn.Module):
+    """LayerNorm, then one convolution a 2 x 2 square; odd sizes are zero-padded right and bottom."""
+
+    def __init__(self, in_dim: int, dim: int, device=None, dtype=None):
+        super().__init__()
+        self.norm = nn.LayerNorm(in_dim, device=device, dtype=dtype)
+        self.proj = nn.Conv2d(in_dim, dim, 2, stride=2, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = pad_map(self.norm(x), 0, -x.shape[1] % 2, 0, -x.shape[2] % 2)
+        return to_nhwc(self.proj(to_nchw(x)))
+
+
+class LocalConcentration(nn.Module):
+    """Depthwise 7x7, GELU, batch norm, depthwise 7x7, on ``[B, H, W, C]``."""
+
+    def __init__(self, dim: int, device=None, dtype=None):
+        super().__init__()
+        dd = dict(device=device, dtype=dtype)
+        self.conv1 = DepthwiseConv2d(dim, 7, **dd)
+        self.bn = nn.BatchNorm2d(dim, **dd)
+        self.conv2 = DepthwiseConv2d(dim, 7, **dd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv1(x, activation='gelu')
+        return self.conv2(to_nhwc(self.bn(to_nchw(x))))
+
+
+class LocalBlock(TransformerBlock):
+    """The pre-norm block with a depthwise 3x3 convolution added ahead of each branch."""
+
+    def __init__(self, dim: int, mixer: nn.Module, mlp: nn.Module, drop_path: float = 0., device=None, dtype=None):
+        dd = dict(device=device, dtype=dtype)
+        super().__init__(dim, mixer, mlp, drop_path, **dd)
+        self.cpe1 = DepthwiseConv2d(dim, 3, **dd)
+        self.cpe2 = DepthwiseConv2d(dim, 3, **dd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.cpe1(x, residual=x)
+        x = x + self.drop_path1(self.mixer(self.norm1(x)))
+        x = self.cpe2(x, residual=x)
+        return x + self.drop_path2(self.mlp(self.norm2(x)))
+
+
+class GlobalBlock(TransformerBlock):
+    """The pre-norm block behind a depthwise 3x3 convolution, with local concentration between its branches."""
+
+    def __init__(self, dim: int, mixer: nn.Module, mlp: nn.Module, drop_path: float = 0., device=None, dtype=None):
+        dd = dict(device=device, dtype=dtype)
+        super().__init__(dim, mixer, mlp, drop_path, **dd)
+        self.cpe1 = DepthwiseConv2d(dim, 3, **dd)
+        self.norm3 = nn.LayerNorm(dim, **dd)
+        self.lcm = LocalConcentration(dim, **dd)
+        self.drop_path3 = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.cpe1(x, residual=x)
+        x = x + self.drop_path1(self.mixer(self.norm1(x)))
+        x = x + self.drop_path3(self.lcm(self.norm3(x)))
+        return x + self.drop_path2(self.mlp(self.norm2(x)))
+
+
+class L2ViT(Backbone):
+    """Convolutional stem, four stages of local and global blocks by turns, a final norm, mean pooling.
+
+    Args:
+        mixer: Factory of the token mixers, for both kinds of block; even ones are local.
+        img_size: Size in pixels that the mixers are told; every size from 32 runs, and windows do not depend on it.
+        dims: Channels of the stages.
+        depths: Blocks of the stages.
+        num_heads: Heads of the stages.
+        window_size: Side of the windows in tokens.
+        feature_norms: Build for dense prediction: each stage's map is normed as it is handed out, the last one too.
+        drop_path_rate: Stochastic depth of the last block, rising linearly from 0.
+        **backbone: num_classes, global_pool, drop_rate of :class:`~zoo.backbone.Backbone`.
+
+    Source: ChuanyangZheng/L2ViT @ fad0341, classification/models/l2vit.py; object_detection/mmdet/models/backbones.
+    """
+
+    def __init__(
+            self, mixer: MixerFactory = l2vit_mixer, img_size: int | Sequence[int] = 224,
+            dims: Sequence[int] = (96, 192, 384, 768), depths: Sequence[int] = (2, 2, 6, 2),
+            num_heads: Sequence[int] = (3, 6, 12, 24), window_size: int = 7, feature_norms: bool = False,
+            drop_path_rate: float = 0., in_chans: int = 3, device=None, dtype=None, **backbone: Any):
+        dd = dict(device=device, dtype=dtype)
+        rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
+        stages = []
+        for s, (dim, grid) in enumerate(zip(dims, self.grids(to_pair(img_size)))):
+            blocks = []
+            for i, rate in enumerate(rates[s]):
+                site = Site(s, i, dim, num_heads[s], grid, window=window_size)
+                block = GlobalBlock if i % 2 else LocalBlock
+                blocks.append(block(dim, mixer(site, **dd), Mlp(dim, 4 * dim, **dd), rate, **dd))
+            stages.append(Stage(blocks, downsample=Downsample(dims[s - 1], dim, **dd) if s else None))
+        super().__init__(
+            ConvStem(in_chans, dims[0], **dd), stages, dims, strides=(4, 8, 16, 32), in_chans=in_chans,
+            norm=nn.LayerNorm(dims[-1], **dd), conv_init='linear',
+            feature_norms=[nn.LayerNorm(dim, **dd) for dim in dims] if feature_norms else None, **dd, **backbone)
+
+    def grids(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
+        return halve((ceil_div(img_size[0], 4), ceil_div(img_size[1], 4)), 4)
+
+
+# --- variants: smallest first; accuracies are those of the repository's readme at the reference commit
+
+CFG = dict(
+    num_classes=1000, input_size=(3, 224, 224), pool_size=(7, 7), interpolation='bicubic', crop_pct=0.875,
+    mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD, first_conv='stem.conv1', classifier='head.fc',
+    origin_url='https://github.com/ChuanyangZheng/L2ViT', license='mit', paper_ids='arXiv:2501.16182',
+    paper_name='The Linear Attention Resurrection in Vision Transformer')
+AT_384 = dict(input_size=(3, 384, 384), pool_size=(12, 12), crop_pct=1.0, crop_mode='squash')  # datasets.py
+BASE = dict(dims=(128, 256, 512, 1024), depths=(2, 2, 18, 2), num_heads=(4, 8, 16, 32))
+
+VARIANTS = (
+    Variant('l2vit_tiny', {}, top1=dict(in1k=83.1)),
+    Variant('l2vit_small', dict(depths=(2, 2, 18, 2)), top1=dict(in1k=84.1)),
+    Variant(
+        'l2vit_base', BASE, drop_path=0.3, top1=dict(in1k=84.4, in22k_ft_in1k=86.0),
+        cfgs=dict(in1k={}, in22k_ft_in1k={}, in22k=dict(num_classes=21841))),
+    Variant(
+        'l2vit_base_384', dict(BASE, window_size=12), drop_path=0.2, top1=dict(in22k_ft_in1k=87.0),
+        cfgs=dict(in22k_ft_in1k=AT_384)),
+)
+
+
+# --- checkpoints: keys of the reference to ours
+
+RULES = (
+    *((fr'^downsample_layers\.0\.proj\.proj\.{i}\.', f'stem.{name}.')
+      for i, name in enumerate(('conv1', 'bn1', '', 'conv2', 'bn2')) if name),
+    (r'^downsample_layers\.0\.norm\.', 'stem.norm.'),
+    (r'^downsample_layers\.(\d)\.', r'stages.\1.downsample.'),
+    (r'^stages\.(\d)\.(\d+)\.', r'stages.\1.blocks.\2.'),
+    (r'\.cpe\.0\.proj\.', '.cpe1.'),
+    (r'\.cpe\.1\.proj\.', '.cpe2.'),
+    (r'\.attn\.', '.mixer.'),
+    (r'\.local_mp\.', '.lcm.'),
+    (r'^norm(\d)\.', r'feature_norms.\1.'),
+    (r'^head\.', 'head.fc.'),
+)
+
+
+def l2vit_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Classification and detection models."""
+    return rename(state, RULES)
+
+
+register_family(__name__, L2ViT, l2vit_mixer, VARIANTS, l2vit_keys, CFG)
