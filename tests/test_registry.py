@@ -13,12 +13,13 @@ import zoo
 from zoo.blocks.mixers import FocusedLinearAttention
 from zoo.hosts import PVTv2
 from zoo.models import flatten
-from zoo.registry import Variant, register_family, smallest_models
+from zoo.registry import FAMILIES, Variant, register_family, smallest_models
 
 
 def test_listed_by_both():
     names = zoo.list_models()
-    assert len(names) == 16 and set(names) <= set(timm.list_models())
+    assert len(names) == sum(len(family.variants) for family in FAMILIES) + 1  # and zoo_hybrid
+    assert set(names) <= set(timm.list_models())
     assert zoo.list_models('flatten_pvt_v2_*') == timm.list_models('flatten_pvt_v2_*')
     assert zoo.list_models(['*swin_tiny', '*_b0']) == ['flatten_cswin_tiny', 'flatten_pvt_v2_b0', 'flatten_swin_tiny']
     assert zoo.list_models('nothing_*') == []
@@ -53,8 +54,21 @@ def test_tags():
     assert timm.get_pretrained_cfg('flatten_swin_base.in1k_384').crop_pct == 1.0
 
 
-def test_smallest_models_come_first_in_their_tables():
-    assert smallest_models() == ['flatten_pvt_tiny', 'flatten_pvt_v2_b0', 'flatten_swin_tiny', 'flatten_cswin_tiny']
+@pytest.mark.parametrize('family', FAMILIES, ids=lambda family: family.variants[0].name)
+def test_smallest_models_come_first_in_their_tables(family):
+    models = (timm.create_model(variant.name, device='meta') for variant in family.variants)
+    sizes = [sum(p.numel() for p in model.parameters()) for model in models]
+    assert sizes[0] == min(sizes)
+
+
+def test_what_quick_tests_cover():
+    every = smallest_models()
+    assert {'flatten_pvt_tiny', 'flatten_pvt_v2_b0', 'flatten_swin_tiny', 'flatten_cswin_tiny'} <= set(every)
+    assert len(every) == len(FAMILIES)
+    quick = [family for family in FAMILIES if family.variants[0].name in smallest_models(each_host=False)]
+    assert {family.module for family in quick} == {family.module for family in FAMILIES}
+    assert {family.host for family in quick} == {family.host for family in FAMILIES}
+    assert len(quick) < len(every)
 
 
 def test_models_pickle_and_copy():
