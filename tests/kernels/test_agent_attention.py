@@ -45,6 +45,16 @@ def test_is_the_formula(biases, scale):
     torch.testing.assert_close(agent_attention(*args), formula(*args), **RTOL)
 
 
+@pytest.mark.parametrize('count', [9, 16])
+@pytest.mark.parametrize('scale', [None, 0.3])
+@torch.no_grad()
+def test_inference_with_few_agents_and_many(count, scale):
+    """Fewer than 16 agents take another way to the same result."""
+    args = inputs(dim=32, value=24, keys=41, count=count)
+    torch.testing.assert_close(agent_attention(*args, scale), formula(*args, scale), **RTOL)
+    torch.testing.assert_close(agent_attention(*args[:4]), formula(*args[:4]), **RTOL)
+
+
 def test_gradients():
     args = [x.requires_grad_() for x in inputs(1, 5, 2, 3, 3, 5, 4)]
     assert torch.autograd.gradcheck(agent_attention, args)

@@ -12,7 +12,8 @@ def agent_attention(
 
     Per head, with agents ``a``: ``g = softmax(scale * a k^T + agent_bias) v``, then
     ``out = softmax(scale * q a^T + query_bias) g``. Both are torch's own, with its kernels; a Triton kernel would have
-    to prove that it beats them, so there is none, and ``ZOO_KERNELS`` changes nothing here.
+    to prove that it beats them, so there is none, and ``ZOO_KERNELS`` changes nothing here. Only for inference on a CPU
+    with fewer than 16 agents the second is written out.
 
     Args:
         q: ``[B, N, H, D]``, any strides (views of a packed projection are not copied).
