@@ -6,6 +6,7 @@ import timm
 import torch
 
 from tests.zoo_models import every_model
+from zoo.hosts import ViT
 
 SIZES = [(64, 64), (97, 131), (224, 224), (250, 330), (416, 288)]
 
@@ -94,7 +95,8 @@ def test_creation_arguments(name):
     assert y.shape == (2, bare.num_features)
     assert bare.in_chans == 1 and isinstance(bare.get_classifier(), torch.nn.Identity)
     pooled = timm.create_model(name, num_classes=0, global_pool='')
-    assert pooled(torch.randn(1, 3, 64, 96)).shape == (1, bare.num_features, 2, 3)
+    unpooled = (1, 1 + 4 * 6, bare.num_features) if isinstance(bare, ViT) else (1, bare.num_features, 2, 3)
+    assert pooled(torch.randn(1, 3, 64, 96)).shape == unpooled
 
 
 @pytest.mark.parametrize('name', every_model())
@@ -110,10 +112,11 @@ def test_drop_path_rises_linearly(name):
 @torch.no_grad()
 def test_feature_maps(name):
     model = timm.create_model(name, features_only=True).eval()
-    assert model.feature_info.reduction() == [4, 8, 16, 32]
+    strides = [16] * 4 if isinstance(model.model, ViT) else [4, 8, 16, 32]
+    assert model.feature_info.reduction() == strides
     for size in ((224, 160), (97, 131)):
         maps = model(torch.randn(1, 3, *size))
-        for x, channels, stride in zip(maps, model.feature_info.channels(), (4, 8, 16, 32)):
+        for x, channels, stride in zip(maps, model.feature_info.channels(), strides):
             assert x.shape[:2] == (1, channels)
             for side, pixels in zip(x.shape[2:], size):
                 assert pixels // stride <= side <= math.ceil(pixels / stride)

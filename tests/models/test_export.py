@@ -20,7 +20,8 @@ def export(model):
 @pytest.fixture(scope='module', params=every_model())
 def exported(request):
     torch.manual_seed(0)
-    model = timm.create_model(request.param, num_classes=10, depths=DEPTHS).eval()
+    shallow = dict(depth=sum(DEPTHS)) if '_deit_' in request.param else dict(depths=DEPTHS)
+    model = timm.create_model(request.param, num_classes=10, **shallow).eval()
     return model, export(model)
 
 
