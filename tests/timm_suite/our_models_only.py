@@ -1,8 +1,9 @@
 """A pytest plugin that turns timm's tests/test_models.py on the zoo: ``pytest -p our_models_only test_models.py``.
 
 That file asks ``timm.list_models`` for the names it parametrises its tests over. Here the answer is our names only, and
-what is not parametrised over them (timm's tests of single models of its own) is left out. ``ZOO_SUITE_MODELS`` narrows
-ours: globs, separated by commas.
+what is not parametrised over them (timm's tests of single models of its own) is left out. Where it asks for models
+whose features are no map, or for all others, ours are told by their host. ``ZOO_SUITE_MODELS`` narrows ours: globs,
+separated by commas.
 
 Left out of those on our models are only TorchScript and FX, which are not goals of the zoo, and the two that download
 weights: nothing is listed as pretrained.
@@ -13,6 +14,7 @@ import re
 
 import pytest
 import timm
+from non_standard import NON_STD
 
 import zoo
 
@@ -24,11 +26,17 @@ MODELS = frozenset(
 _timm_list_models = timm.list_models
 
 
-def _list_models(filter='', module='', pretrained=False, **kwargs):
+def _with_ours(globs):
+    """timm's globs for non-standard models, which are told by the first of them, with our names; others unchanged."""
+    return [*globs, *NON_STD] if isinstance(globs, list) and 'vit_*' in globs else globs
+
+
+def _list_models(filter='', module='', pretrained=False, exclude_filters='', **kwargs):
     """``timm.list_models`` of our models. ``module`` goes: timm passes those of its own that have an API."""
     if pretrained:
         return []
-    return [name for name in _timm_list_models(filter, **kwargs) if name.split('.')[0] in MODELS]
+    names = _timm_list_models(_with_ours(filter), exclude_filters=_with_ours(exclude_filters), **kwargs)
+    return [name for name in names if name.split('.')[0] in MODELS]
 
 
 timm.list_models = _list_models
