@@ -31,6 +31,7 @@ from ..blocks.depthwise import DepthwiseConv2d
 from ..blocks.layout import to_nchw, to_nhwc
 from ..blocks.mixers import GlobalMixer, MixerFactory, Site
 from ..blocks.mlp import in_chunks
+from ..blocks.norm import batch_norm
 from ..registry import Variant, register_family
 from ..weights.convert import rename
 
@@ -93,7 +94,7 @@ class Interaction(nn.Module):
         self.fc2 = nn.Linear(hidden, dim, **dd) if project else None
 
     def forward(self, x: Tensor) -> Tensor:
-        y = in_chunks(self._maps, to_nhwc(self.norm(to_nchw(x))), self.fc1.out_features * x.shape[1] * x.shape[2])
+        y = in_chunks(self._maps, batch_norm(self.norm, x), self.fc1.out_features * x.shape[1] * x.shape[2])
         return y if self.fc2 is None else x + y
 
     def _maps(self, x: Tensor) -> Tensor:
@@ -143,7 +144,7 @@ class Stem(nn.Module):
         self.norm = nn.BatchNorm2d(dim, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        return to_nhwc(self.norm(self.proj(to_nchw(x))))
+        return batch_norm(self.norm, to_nhwc(self.proj(to_nchw(x))))
 
 
 class Downsample(nn.Module):
@@ -155,7 +156,7 @@ class Downsample(nn.Module):
         self.proj = nn.Conv2d(in_dim, dim, 2, stride=2, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        return to_nhwc(self.proj(self.norm(to_nchw(x))))
+        return to_nhwc(self.proj(to_nchw(batch_norm(self.norm, x))))
 
 
 class TwoHeads(nn.Module):

@@ -28,6 +28,8 @@ from ..blocks.depthwise import DepthwiseConv2d
 from ..blocks.layout import ceil_div, pad_map, to_nchw, to_nhwc
 from ..blocks.mixers import ClampedLinearAttention, MixerFactory, Site, WindowAttention
 from ..blocks.mlp import Mlp
+from ..blocks.norm import batch_norm
+from ..blocks.patch import ConvNorm
 from ..blocks.transformer import TransformerBlock
 from ..registry import Variant, register_family
 from ..weights.convert import rename
@@ -48,16 +50,13 @@ class ConvStem(nn.Module):
     def __init__(self, in_chans: int, dim: int, device=None, dtype=None):
         super().__init__()
         dd = dict(device=device, dtype=dtype)
-        self.conv1 = nn.Conv2d(in_chans, dim // 2, 3, stride=2, padding=1, **dd)
-        self.bn1 = nn.BatchNorm2d(dim // 2, **dd)
-        self.conv2 = nn.Conv2d(dim // 2, dim, 3, stride=2, padding=1, **dd)
-        self.bn2 = nn.BatchNorm2d(dim, **dd)
+        self.conv1 = ConvNorm(in_chans, dim // 2, 2, **dd)
+        self.conv2 = ConvNorm(dim // 2, dim, 2, **dd)
         self.norm = nn.LayerNorm(dim, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = to_nchw(pad_map(x, 0, -x.shape[1] % 4, 0, -x.shape[2] % 4))
-        x = F.relu(self.bn1(self.conv1(x)))
-        return self.norm(to_nhwc(self.bn2(self.conv2(x))))
+        x = pad_map(x, 0, -x.shape[1] % 4, 0, -x.shape[2] % 4)
+        return self.norm(self.conv2(F.relu(self.conv1(x))))
 
 
 class Downsample(nn.Module):
@@ -84,8 +83,7 @@ class LocalConcentration(nn.Module):
         self.conv2 = DepthwiseConv2d(dim, 7, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv1(x, activation='gelu')
-        return self.conv2(to_nhwc(self.bn(to_nchw(x))))
+        return self.conv2(batch_norm(self.bn, self.conv1(x, activation='gelu')))
 
 
 class LocalBlock(TransformerBlock):
@@ -167,7 +165,7 @@ class L2ViT(Backbone):
 
 CFG = dict(
     num_classes=1000, input_size=(3, 224, 224), pool_size=(7, 7), interpolation='bicubic', crop_pct=0.875,
-    mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD, first_conv='stem.conv1', classifier='head.fc',
+    mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD, first_conv='stem.conv1.conv', classifier='head.fc',
     origin_url='https://github.com/ChuanyangZheng/L2ViT', license='mit', paper_ids='arXiv:2501.16182',
     paper_name='The Linear Attention Resurrection in Vision Transformer')
 AT_384 = dict(input_size=(3, 384, 384), pool_size=(12, 12), crop_pct=1.0, crop_mode='squash')  # datasets.py
@@ -189,7 +187,7 @@ VARIANTS = (
 
 RULES = (
     *((fr'^downsample_layers\.0\.proj\.proj\.{i}\.', f'stem.{name}.')
-      for i, name in enumerate(('conv1', 'bn1', '', 'conv2', 'bn2')) if name),
+      for i, name in enumerate(('conv1.conv', 'conv1.norm', '', 'conv2.conv', 'conv2.norm')) if name),
     (r'^downsample_layers\.0\.norm\.', 'stem.norm.'),
     (r'^downsample_layers\.(\d)\.', r'stages.\1.downsample.'),
     (r'^stages\.(\d)\.(\d+)\.', r'stages.\1.blocks.\2.'),
