@@ -126,13 +126,13 @@ class CAREBlock(nn.Module):
         self.inter1 = Interaction(3 * width, ratios[0] * 3 * width, **dd)
         self.inter2 = Interaction(dim, ratios[1] * dim, project=not last, **dd)
         self.gamma = None if last else nn.Parameter(torch.full((dim,), 1e-6, **dd))
-        self.drop_path1 = DropPath(drop_path)
+        self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
         memory, first, second, third = x.split(self.widths, dim=-1)
         features = torch.cat([self.mixer(first), self.conv3(second), self.conv7(third)], dim=-1)
         y = self.inter2(torch.cat([memory, self.inter1(features)], dim=-1))
-        return self.drop_path1(y) if self.gamma is None else x + self.drop_path1(y * self.gamma)
+        return self.drop_path(y) if self.gamma is None else x + self.drop_path(y * self.gamma)
 
 
 class Stem(nn.Module):
