@@ -11,7 +11,7 @@ from ..backbone import Backbone, Stage, halve, to_pair
 from ..blocks.depthwise import DepthwiseConv2d
 from ..blocks.layout import ceil_div, to_nchw, to_nhwc
 from ..blocks.mixers import MixerFactory, RotaryAttention, Site
-from ..blocks.mlp import ResidualConvMlp
+from ..blocks.mlp import ResidualConvMlp, in_chunks
 from ..blocks.patch import ConvNorm
 from ..blocks.transformer import TransformerBlock, build_blocks
 
@@ -50,11 +50,30 @@ class PyramidBlock(TransformerBlock):
         self.gamma2 = nn.Parameter(torch.full((1, 1, 1, dim), float(layer_scale), **dd))
 
     def forward(self, x: Tensor) -> Tensor:
+        return in_chunks(self._mix, x, 8 * x.shape[1] * x.shape[2] * x.shape[3])
+
+    def _mix(self, x: Tensor) -> Tensor:
         x = self.pos1(x, residual=x)
         x = torch.addcmul(x, self.gamma1, self.drop_path1(self.mixer(self.norm1(x))))
         if self.pos2 is not None:
             x = self.pos2(x, residual=x)
         return torch.addcmul(x, self.gamma2, self.drop_path2(self.mlp(self.norm2(x))))
+
+
+class ConvStem(nn.Sequential):
+    """Four 3x3 convolutions with BatchNorm to a quarter of the size; GELU after all but the last."""
+
+    def __init__(self, in_chans: int, dim: int, device=None, dtype=None):
+        half, dd = dim // 2, dict(device=device, dtype=dtype)
+        super().__init__(
+            ConvNorm(in_chans, half, 2, activation=True, **dd), ConvNorm(half, half, 1, activation=True, **dd),
+            ConvNorm(half, half, 1, activation=True, **dd), ConvNorm(half, dim, 2, **dd))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, H, W, in_chans]`` -> ``[B, ceil(H / 4), ceil(W / 4), dim]``."""
+        if self.training:  # the statistics are those of the batch
+            return super().forward(x)
+        return in_chunks(super().forward, x, self[0].conv.out_channels * x.shape[1] * x.shape[2] // 2)
 
 
 class Projection(nn.Module):
@@ -115,19 +134,12 @@ class Pyramid(Backbone):
         else:
             ends = dict(norm=Projection(embed_dims[-1], projection, **dd), num_features=projection)
         super().__init__(
-            self._stem(in_chans, embed_dims[0], **dd), stages, embed_dims, strides=(4, 8, 16, 32), in_chans=in_chans,
+            ConvStem(in_chans, embed_dims[0], **dd), stages, embed_dims, strides=(4, 8, 16, 32), in_chans=in_chans,
             conv_init='linear', **ends, **dd, **backbone)
         if linear_init == 'default':
             for module in (*self.stages.modules(), *self.norm.modules()):
                 if isinstance(module, nn.Linear):
                     module.reset_parameters()
-
-    @staticmethod
-    def _stem(in_chans: int, dim: int, **dd: Any) -> nn.Module:
-        layers, half = [], dim // 2
-        for width, out, stride in ((in_chans, half, 2), (half, half, 1), (half, half, 1), (half, dim, 2)):
-            layers.append(ConvNorm(width, out, stride, activation=out < dim, **dd))
-        return nn.Sequential(*layers)
 
     def grids(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
         return halve((ceil_div(img_size[0], 4), ceil_div(img_size[1], 4)), 4)

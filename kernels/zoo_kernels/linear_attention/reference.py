@@ -61,9 +61,12 @@ def norm_aware(q: Tensor, k: Tensor, power: int = 3) -> tuple[Tensor, Tensor]:
     Returns:
         Two tensors ``[..., 2 D]``.
     """
-    length = torch.linalg.vector_norm(q, dim=-1, keepdim=True)
-    unit = F.relu(torch.cat([q, -q], -1)) / length.clamp_min(torch.finfo(q.dtype).tiny)
-    return unit.pow(power * (0.5 + length.tanh())), F.relu(torch.cat([k, -k], -1)).pow(power)
+    if in_place():  # five times as fast for short rows, but without a gradient at zero
+        length = (q * q).sum(-1, keepdim=True).sqrt_()
+    else:
+        length = torch.linalg.vector_norm(q, dim=-1, keepdim=True)
+    sharp = (q.abs() / length.clamp_min(torch.finfo(q.dtype).tiny)).pow(power * (0.5 + length.tanh())) * q.sign()
+    return F.relu(torch.cat([sharp, -sharp], -1)), F.relu(torch.cat([k, -k], -1)).pow(power)
 
 
 def positive(x: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
 """Rank-augmented linear attention (RALA)."""
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from zoo_kernels import linear_attention
+from zoo_kernels.linear_attention.reference import positive
 
 from .rotary import GatedMixer
 
@@ -21,7 +21,7 @@ class RankAugmentedLinearAttention(GatedMixer):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, rope: Tensor) -> Tensor:
         wide = torch.promote_types(v.dtype, torch.float32)
-        q, k = F.elu(q.to(wide)) + 1, F.elu(k.to(wide)) + 1
+        q, k = positive(q.to(wide)), positive(k.to(wide))
         wanted = (k * (self.head_dim ** -0.5 * q.mean(1, keepdim=True))).sum(-1)
         weight = wanted.softmax(1) * k.shape[1]
         return linear_attention(q.to(v.dtype), k.to(v.dtype), v, key_weight=weight, rope=rope)

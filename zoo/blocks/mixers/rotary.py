@@ -121,6 +121,6 @@ class RotaryAttention(GatedMixer):
     """
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, rope: Tensor) -> Tensor:
-        q, k = (rotate(t.flatten(2), rope).view(t.shape).to(v.dtype) for t in (q, k))
+        q, k = (rotate(t.flatten(2).to(rope.dtype), rope).view(t.shape).to(v.dtype) for t in (q, k))
         y = F.scaled_dot_product_attention(*(t.transpose(1, 2) for t in (q, k, v)))
         return settle(y.transpose(1, 2))
