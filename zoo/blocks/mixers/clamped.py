@@ -4,8 +4,7 @@ from torch import Tensor, nn
 
 from zoo_kernels import linear_attention
 
-from ..depthwise import DepthwiseConv2d
-from .sequence import GlobalMixer, add_local
+from .sequence import GlobalMixer
 from .site import Site
 
 FLOOR = 100.  # of a sum over all keys, whatever their number: it is felt more the smaller the map is
@@ -21,32 +20,25 @@ class ClampedLinearAttention(GlobalMixer):
         dim: Channels C.
         num_heads: Heads; divides C.
         qkv_bias: Bias of the q, k, v projection.
-        lepe: Add a depthwise 3x3 of the values as CSwin does.
 
     Source: Zheng, arXiv 2501.16182; ChuanyangZheng/L2ViT @ fad0341, classification/models/l2vit.py.
     """
 
-    def __init__(
-            self, dim: int, num_heads: int, qkv_bias: bool = True, lepe: bool = False, device=None, dtype=None):
+    def __init__(self, dim: int, num_heads: int, qkv_bias: bool = True, device=None, dtype=None):
         super().__init__()
         dd = dict(device=device, dtype=dtype)
         self.num_heads = num_heads
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias, **dd)
         # 3-d as the paper's, so that weight decay applies
         self.temperature = nn.Parameter(torch.full((num_heads, 1, 1), (dim // num_heads) ** -0.5, **dd))
-        self.lepe = DepthwiseConv2d(dim, 3, **dd) if lepe else None
         self.proj = nn.Linear(dim, dim, **dd)
 
     @classmethod
     def for_site(cls, site: Site, device=None, dtype=None) -> 'ClampedLinearAttention':
         """Build for a block of a host."""
-        return cls(site.dim, site.num_heads, site.qkv_bias, site.lepe, device=device, dtype=dtype)
+        return cls(site.dim, site.num_heads, site.qkv_bias, device=device, dtype=dtype)
 
     def mix(self, x: Tensor, grid: tuple[int, int], prefix: int = 0) -> Tensor:
-        q, k, v = self.qkv(x).chunk(3, dim=-1)
-        heads = (t.unflatten(-1, (self.num_heads, -1)) for t in (q, k, v))
-        mixed = linear_attention(*heads, feature='relu', output='clamp', eps=FLOOR / x.shape[1])
-        mixed = (mixed * self.temperature[:, 0].to(mixed.dtype)).flatten(2)
-        if self.lepe is not None:
-            mixed = add_local(mixed, v, *self.lepe.kernel(), grid, prefix)
-        return self.proj(mixed)
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(2)
+        mixed = linear_attention(q, k, v, feature='relu', output='clamp', eps=FLOOR / x.shape[1])
+        return self.proj((mixed * self.temperature[:, 0].to(mixed.dtype)).flatten(2))
