@@ -21,7 +21,8 @@ def test_listed_by_both():
     assert len(names) == sum(len(family.variants) for family in FAMILIES) + 1  # and zoo_hybrid
     assert set(names) <= set(timm.list_models())
     assert zoo.list_models('flatten_pvt_v2_*') == timm.list_models('flatten_pvt_v2_*')
-    assert zoo.list_models(['*swin_tiny', '*_b0']) == ['flatten_cswin_tiny', 'flatten_pvt_v2_b0', 'flatten_swin_tiny']
+    assert zoo.list_models(['flatten_*swin_tiny', '*_b0']) == [
+        'flatten_cswin_tiny', 'flatten_pvt_v2_b0', 'flatten_swin_tiny']
     assert zoo.list_models('nothing_*') == []
     assert 'resnet18' not in names
     assert zoo.list_models(pretrained=True) == [
