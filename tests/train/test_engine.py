@@ -118,6 +118,18 @@ def test_layer_decay_scales_the_learning_rate_of_early_layers():
     assert run.lr == pytest.approx(0.05)
 
 
+@pytest.mark.parametrize('prefix, epochs, middle', [(False, 6, 3.), (True, 8, 5.)])
+def test_the_schedule_begins_with_the_warm_up_or_after_it(prefix, epochs, middle):
+    """Cosine from 0.1 to 0 over 6 epochs of 4 updates: half way it is 0.05; warm-up from 0.02 in 2 epochs."""
+    run = make_run(
+        batches=4, sched='cosine', sched_on_updates=True, epochs=6, warmup_epochs=2., warmup_lr=0.02,
+        warmup_prefix=prefix)
+    assert run.epochs == epochs and isinstance(run.epochs, int)
+    for epoch, lr in ((0, 0.02), (1, 0.06), (2, 0.1 if prefix else 0.075), (middle, 0.05), (epochs, 0.)):
+        run.schedule.step_update(int(epoch * 4))
+        assert run.lr == pytest.approx(lr), epoch
+
+
 def test_the_curve_has_a_point_per_interval_and_mean_values():
     run = make_run(batches=6, log_interval=4)
     trained = train(run, epoch=2)

@@ -232,7 +232,7 @@ def make_optimizer(args: argparse.Namespace, model: nn.Module, lr: float) -> tor
 def make_schedule(
         args: argparse.Namespace, optimizer: torch.optim.Optimizer, updates_per_epoch: int,
         rates: Mapping[str, float]) -> tuple[Any, int]:
-    """timm's schedule (None for 'none') and the number of epochs, cool-down included.
+    """timm's schedule (None for 'none') and the number of epochs, cool-down and a warm-up ahead of it included.
 
     Raises:
         UserError: a schedule that this timm does not have, or numbers that it refuses.
@@ -243,13 +243,13 @@ def make_schedule(
             optimizer, sched=args.sched, num_epochs=args.epochs, decay_milestones=args.decay_milestones,
             cooldown_epochs=args.cooldown_epochs, patience_epochs=args.patience_epochs, decay_rate=args.decay_rate,
             min_lr=rates['min_lr'], warmup_lr=rates['warmup_lr'], warmup_epochs=args.warmup_epochs,
-            plateau_mode='min' if args.eval_metric == 'loss' else 'max', step_on_epochs=not args.sched_on_updates,
-            updates_per_epoch=updates_per_epoch, **decay)
+            warmup_prefix=args.warmup_prefix, plateau_mode='min' if args.eval_metric == 'loss' else 'max',
+            step_on_epochs=not args.sched_on_updates, updates_per_epoch=updates_per_epoch, **decay)
     except MISFITS as e:
         raise UserError(f'--sched {args.sched}: {one_line(e)}') from e
     if schedule is None and args.sched != 'none':
         raise UserError(f'--sched {args.sched}: timm {timm.__version__} does not have it; a newer one does')
-    return schedule, epochs
+    return schedule, int(epochs)  # timm adds a warm-up, which need not be whole epochs
 
 
 def _classes_in(name: str, state: Mapping[str, Tensor]) -> int:

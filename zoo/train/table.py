@@ -116,6 +116,7 @@ TRAIN = COMMON + (
     row('start_epoch', int, None, 'start with this epoch (a resumed run knows its own)', low=0),
     row('stop_epoch', int, None, 'stop after this many epochs of the schedule', low=1),
     row('warmup_epochs', float, 5., 'epochs of linear warm-up', low=0),
+    row('warmup_prefix', bool, False, 'the schedule begins after the warm-up, whose epochs come on top'),
     row('cooldown_epochs', int, 0, 'epochs at min_lr afterwards', low=0),
     row('decay_epochs', float, None, "epochs between steps ('step') or of the final decay ('wsd', 'rsqrt')", low=0),
     row('decay_milestones', 'ints', [90, 180, 270], "epochs of the steps ('multistep')"),
