@@ -71,7 +71,8 @@ def norm_aware(q: Tensor, k: Tensor, power: int = 3) -> tuple[Tensor, Tensor]:
 
 def positive(x: Tensor) -> Tensor:
     """``ELU(x) + 1``, which is ``exp(min(x, 0)) + max(x, 0)``: quicker so, and never rounded to zero."""
-    y, linear = x.clamp_max(0), F.relu(x)
+    linear = F.relu(x)
+    y = x - linear  # not a clamp, which has no gradient at zero
     return y.exp_().add_(linear) if in_place() else y.exp() + linear
 
 
