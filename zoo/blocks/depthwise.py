@@ -1,4 +1,5 @@
 """Depthwise convolution as a layer of token maps."""
+import torch
 from torch import Tensor, nn
 
 from zoo_kernels import depthwise_conv
@@ -27,4 +28,11 @@ class DepthwiseConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor, activation: str | None = None, residual: Tensor | None = None) -> Tensor:
         """Convolve a map; ``activation`` and ``residual`` are the op's, in the same pass."""
+        if residual is not None and _narrows(residual):  # autocast narrows what is added, not what it is added to
+            return residual + depthwise_conv(x, *self.kernel(), activation=activation)
         return depthwise_conv(x, *self.kernel(), activation=activation, residual=residual)
+
+
+def _narrows(x: Tensor) -> bool:
+    device = 'cpu' if x.is_meta else x.device.type  # there is no autocast for meta
+    return torch.is_autocast_enabled(device) and x.dtype != torch.get_autocast_dtype(device)
