@@ -13,7 +13,8 @@ def fit_state_dict(state: dict[str, Tensor], model: nn.Module, key_map: KeyMap |
     """Bring a state dict, ours or in the reference's format, to what ``model`` loads strictly.
 
     Position tables of another image size are resampled by the paper's rule. The classifier and the number of input
-    channels may differ from the model's; everything else must agree.
+    channels may differ from the model's; norms of feature maps start anew from weights of a classifier, whose final
+    norm is left out; everything else must agree.
 
     Args:
         state: Weights by name.
@@ -25,7 +26,8 @@ def fit_state_dict(state: dict[str, Tensor], model: nn.Module, key_map: KeyMap |
     """
     target = model.state_dict()
     free = {f'{name}.{kind}' for name in classifier_names(model) for kind in ('weight', 'bias')}
-    if key_map is not None and not set(target) - free <= set(state):
+    new = {key for key in target if key.startswith('feature_norms.')}
+    if key_map is not None and not set(target) - free - new <= set(state):
         try:
             state = key_map(dict(state), model)
         except KeyError as e:
@@ -37,6 +39,8 @@ def fit_state_dict(state: dict[str, Tensor], model: nn.Module, key_map: KeyMap |
             for key, _ in module.named_parameters(prefix=name):
                 if key in state:
                     state[key] = module.resample(state[key])
+    if new and not new & set(state):
+        state = {key: value for key, value in state.items() if key[:5] != 'norm.'} | {key: target[key] for key in new}
     if not model.num_classes:  # a head without classifier has fewer parts
         state = {key: value for key, value in state.items() if key in target or key in free or key[:5] != 'head.'}
     _check(state, target, free, {f'{name}.weight' for name in _names(model, 'first_conv')}, model)
