@@ -141,7 +141,7 @@ def reference_state(model):
     """A DeiT's weights under the reference's names."""
     state = dict(model.state_dict())
     state['pos_embed'] = torch.cat([state.pop('stem.cls_pos'), state.pop('stem.pos_embed.weight').flatten(1, 2)], 1)
-    rules = ((r'^stem\.patches\.', 'patch_embed.'), (r'^stem\.cls_token', 'cls_token'), (r'\.mixer\.', '.attn.'),
+    rules = ((r'^stem\.proj\.', 'patch_embed.proj.'), (r'^stem\.cls_token', 'cls_token'), (r'\.mixer\.', '.attn.'),
              (r'^stages\.(\d+)\.blocks\.0', r'blocks.\1'), (r'^head\.fc\.', 'head.'))
     renamed = {}
     for key, value in state.items():

@@ -42,7 +42,7 @@ CFG = dict(
     mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD, first_conv='stem.proj', classifier='head.fc',
     origin_url='https://github.com/LeapLabTHU/InLine', paper_ids='arXiv:2412.06590',
     paper_name='Bridging the Divide: Reconsidering Softmax and Linear Attention')
-DEIT_CFG = dict(CFG, pool_size=None, first_conv='stem.patches.proj')
+DEIT_CFG = dict(CFG, pool_size=None)
 
 
 def at(size: int, **cfg: Any) -> dict[str, Any]:
