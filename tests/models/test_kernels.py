@@ -26,7 +26,9 @@ class Count(TorchDispatchMode):
         return func(*args, **kwargs or {})
 
 
-@pytest.mark.parametrize('name, blocks', [('flatten_pvt_tiny', 8), ('flatten_swin_tiny', 4), ('flatten_cswin_tiny', 6)])
+@pytest.mark.parametrize('name, blocks', [
+    ('flatten_pvt_tiny', 8), ('flatten_swin_tiny', 4), ('flatten_cswin_tiny', 6), ('ravlt_t', 4), ('mavit_t', 4),
+    ('nalaformer_xt', 4)])
 def test_linear_attention_is_taken(name, blocks):
     model = timm.create_model(name, device='meta').eval()
     state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
