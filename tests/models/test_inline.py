@@ -45,7 +45,7 @@ def test_initialisation(name):
     for module in convolutions:
         bound = 1 / math.sqrt(module.weight[0].numel())
         for parameter in (module.weight, module.bias):
-            assert float(parameter.abs().max()) <= bound
+            assert float(parameter.detach().abs().max()) <= bound
             if parameter.numel() >= 2000:
                 assert float(parameter.detach().std()) == pytest.approx(bound / math.sqrt(3), rel=0.08)
 
