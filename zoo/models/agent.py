@@ -24,63 +24,37 @@ Position tables of PVT are resampled bilinearly as in its forward pass; the refe
 loads a checkpoint for another size.
 """
 import functools
-from collections.abc import Sequence
-from typing import Any
 
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
-from ..blocks.mixers import AgentAttention, MixerFactory, Site, SoftmaxAttention, StripeAttention, WindowAttention
+from ..blocks.mixers import AgentAttention, SoftmaxAttention, StripeAttention, WindowAttention, leading
 from ..hosts import PVT, CSwin, Swin, ViT, cswin, pvt, swin, vit
 from ..registry import Variant, register_family
 from ..weights import leaplab
 from ..weights.convert import rename
+from ..weights.leaplab import at
 
 __all__ = []  # the entrypoints: filled by the registration
 
 
-def leading(
-        site: Site, other: MixerFactory, blocks: Sequence[int | None], device=None, dtype=None,
-        **options: Any) -> nn.Module:
-    """Agents in the first blocks of each stage, another mixer in the rest.
-
-    Args:
-        site: The block's place.
-        other: Factory of the other mixer.
-        blocks: Blocks with agents, a number a stage; None for all.
-        **options: Of :meth:`AgentAttention.for_site`.
-    """
-    count = blocks[site.stage]
-    factory = functools.partial(AgentAttention.for_site, **options) if count is None or site.index < count else other
-    return factory(site, device=device, dtype=dtype)
-
-
-SWIN = functools.partial(leading, other=WindowAttention.for_site, blocks=(None, None, 0, 0))
-CSWIN = functools.partial(leading, other=StripeAttention.for_site, blocks=(None, None, 0, 0))
-DEIT_BASE = functools.partial(leading, other=SoftmaxAttention.for_site, blocks=(4,), stored=9)
+AGENTS = AgentAttention.for_site
+SWIN = functools.partial(leading, first=AGENTS, other=WindowAttention.for_site, blocks=(None, None, 0, 0))
+CSWIN = functools.partial(leading, first=AGENTS, other=StripeAttention.for_site, blocks=(None, None, 0, 0))
+DEIT_BASE = functools.partial(leading, first=AGENTS, other=SoftmaxAttention.for_site, blocks=(4,), stored=9)
 
 
 # --- variants: smallest first; accuracies are those of the repository's README at the reference commit
 
 CFG = dict(
-    num_classes=1000, input_size=(3, 224, 224), pool_size=(7, 7), interpolation='bicubic',
-    crop_pct=0.875, crop_mode='squash',  # Resize((256, 256)) and CenterCrop(224), data/build.py
-    mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD, first_conv='stem.proj', classifier='head.fc',
-    origin_url='https://github.com/LeapLabTHU/Agent-Attention', paper_ids='arXiv:2312.08874',
+    leaplab.CFG, origin_url='https://github.com/LeapLabTHU/Agent-Attention', paper_ids='arXiv:2312.08874',
     paper_name='Agent Attention: On the Integration of Softmax and Linear Attention')
 DEIT_CFG = dict(CFG, pool_size=None)
-
-
-def at(size: int, **cfg: Any) -> dict[str, Any]:
-    """Cfg of weights that belong to another image size."""
-    return dict(input_size=(3, size, size), pool_size=(size // 32, size // 32), fixed_input_size=True, **cfg)
-
 
 DEIT_VARIANTS = (
     Variant('agent_deit_tiny', vit.SIZES['tiny'], drop_path=0., top1=dict(in1k=74.9)),
     Variant(
         'agent_deit_small', vit.SIZES['small'], drop_path=0.1, top1=dict(in1k=80.5, in1k_448=83.1),
-        cfgs=dict(in1k={}, in1k_448=dict(at(448), pool_size=None))),
+        cfgs=dict(in1k={}, in1k_448=at(448, pool_size=None))),
     Variant(
         'agent_deit_base', dict(vit.SIZES['base'], mixer=DEIT_BASE), drop_path=0.3, top1=dict(in1k=82.0),
         linear=False),
@@ -167,7 +141,7 @@ def cswin_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
         for key, value in state.items()}
 
 
-register_family(__name__, ViT, AgentAttention.for_site, DEIT_VARIANTS, deit_keys, DEIT_CFG)
-register_family(__name__, PVT, AgentAttention.for_site, PVT_VARIANTS, pvt_keys, CFG)
+register_family(__name__, ViT, AGENTS, DEIT_VARIANTS, deit_keys, DEIT_CFG)
+register_family(__name__, PVT, AGENTS, PVT_VARIANTS, pvt_keys, CFG)
 register_family(__name__, Swin, SWIN, SWIN_VARIANTS, swin_keys, CFG)
 register_family(__name__, CSwin, CSWIN, CSWIN_VARIANTS, cswin_keys, CFG)

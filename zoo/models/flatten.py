@@ -13,41 +13,26 @@ divided by a learned softplus(scale) per channel; norms run over all channels, n
 are shared by the heads. PVT has a ``norm`` that no forward pass uses: it is dropped here. PVTv2-b5 is in the code
 without a recipe.
 """
-from typing import Any
+import functools
 
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from torch import nn
-
-from ..blocks.mixers import FocusedLinearAttention, Site, StripeAttention, WindowAttention
+from ..blocks.mixers import FocusedLinearAttention, StripeAttention, WindowAttention, leading
 from ..hosts import PVT, CSwin, PVTv2, Swin, cswin, pvt, pvt_v2, swin
 from ..registry import Variant, register_family
-from ..weights.leaplab import cswin_keys, pvt_keys, swin_keys
+from ..weights import leaplab
+from ..weights.leaplab import at, cswin_keys, pvt_keys, swin_keys
 
 __all__ = []  # the entrypoints: filled by the registration
 
-FOCUSED_STAGES = 2  # of the window hosts; the later stages keep softmax
-
-
-def swin_mixer(site: Site, **dd: Any) -> nn.Module:
-    """Focused attention over the whole map in stages 1 and 2, shifted windows after."""
-    return (FocusedLinearAttention if site.stage < FOCUSED_STAGES else WindowAttention).for_site(site, **dd)
-
-
-def cswin_mixer(site: Site, **dd: Any) -> nn.Module:
-    """Focused attention over the whole map in stages 1 and 2, cross-shaped windows after."""
-    return (FocusedLinearAttention if site.stage < FOCUSED_STAGES else StripeAttention).for_site(site, **dd)
+FOCUSED = FocusedLinearAttention.for_site
+SWIN = functools.partial(leading, first=FOCUSED, other=WindowAttention.for_site, blocks=(None, None, 0, 0))
+CSWIN = functools.partial(leading, first=FOCUSED, other=StripeAttention.for_site, blocks=(None, None, 0, 0))
 
 
 # --- variants: smallest first; accuracies are those of the repository's README at the reference commit
 
 CFG = dict(
-    num_classes=1000, input_size=(3, 224, 224), pool_size=(7, 7), interpolation='bicubic',
-    crop_pct=0.875, crop_mode='squash',  # Resize((256, 256)) and CenterCrop(224), data/build.py
-    mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD, first_conv='stem.proj', classifier='head.fc',
-    origin_url='https://github.com/LeapLabTHU/FLatten-Transformer', paper_ids='arXiv:2308.00442',
+    leaplab.CFG, origin_url='https://github.com/LeapLabTHU/FLatten-Transformer', paper_ids='arXiv:2308.00442',
     paper_name='FLatten Transformer: Vision Transformer using Focused Linear Attention')
-AT_384 = dict(input_size=(3, 384, 384), pool_size=(12, 12), fixed_input_size=True)
-WHOLE_384 = dict(AT_384, crop_pct=1.0)  # Resize((384, 384)), TEST.CROP False
 
 PVT_VARIANTS = (
     Variant('flatten_pvt_tiny', pvt.SIZES['tiny'], drop_path=0.1, top1=dict(in1k=77.8)),
@@ -70,17 +55,17 @@ SWIN_VARIANTS = (
     Variant('flatten_swin_small', swin.SIZES['small'], drop_path=0.3, top1=dict(in1k=83.5)),
     Variant(
         'flatten_swin_base', swin.SIZES['base'], drop_path=0.5, top1=dict(in1k=83.8, in1k_384=85.0),
-        cfgs=dict(in1k={}, in1k_384=WHOLE_384)),
+        cfgs=dict(in1k={}, in1k_384=at(384, crop_pct=1.0))),
 )
 
 CSWIN_VARIANTS = (
     Variant('flatten_cswin_tiny', cswin.SIZES['tiny'], drop_path=0.2, top1=dict(in1k=83.1), linear=False),
     Variant('flatten_cswin_small', cswin.SIZES['small'], drop_path=0.4, linear=False),
     Variant(
-        'flatten_cswin_base', cswin.SIZES['base'], drop_path=0.5, cfgs=dict(in1k={}, in1k_384=AT_384), linear=False),
+        'flatten_cswin_base', cswin.SIZES['base'], drop_path=0.5, cfgs=dict(in1k={}, in1k_384=at(384)), linear=False),
 )
 
-register_family(__name__, PVT, FocusedLinearAttention.for_site, PVT_VARIANTS, pvt_keys, CFG)
-register_family(__name__, PVTv2, FocusedLinearAttention.for_site, PVT_V2_VARIANTS, pvt_keys, CFG)
-register_family(__name__, Swin, swin_mixer, SWIN_VARIANTS, swin_keys, CFG)
-register_family(__name__, CSwin, cswin_mixer, CSWIN_VARIANTS, cswin_keys, CFG)
+register_family(__name__, PVT, FOCUSED, PVT_VARIANTS, pvt_keys, CFG)
+register_family(__name__, PVTv2, FOCUSED, PVT_V2_VARIANTS, pvt_keys, CFG)
+register_family(__name__, Swin, SWIN, SWIN_VARIANTS, swin_keys, CFG)
+register_family(__name__, CSwin, CSWIN, CSWIN_VARIANTS, cswin_keys, CFG)

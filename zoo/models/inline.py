@@ -18,14 +18,12 @@ Only position tables and softmax windows depend on the image size. PVT's tables 
 forward pass; the reference resamples them bicubically when it loads a checkpoint for another size.
 """
 import functools
-from typing import Any
-
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from ..blocks.mixers import InLineAttention, StripeAttention, WindowAttention, leading
 from ..hosts import PVT, CSwin, Swin, ViT, cswin, pvt, swin
 from ..registry import Variant, register_family
-from ..weights.leaplab import cswin_keys, deit_keys, pvt_keys, swin_keys
+from ..weights import leaplab
+from ..weights.leaplab import at, cswin_keys, deit_keys, pvt_keys, swin_keys
 
 __all__ = []  # the entrypoints: filled by the registration
 
@@ -37,18 +35,9 @@ CSWIN = functools.partial(leading, first=EVERYWHERE, other=StripeAttention.for_s
 # --- variants: smallest first; accuracies are those of the repository's README and figure at the reference commit
 
 CFG = dict(
-    num_classes=1000, input_size=(3, 224, 224), pool_size=(7, 7), interpolation='bicubic',
-    crop_pct=0.875, crop_mode='squash',  # Resize((256, 256)) and CenterCrop(224), data/build.py
-    mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD, first_conv='stem.proj', classifier='head.fc',
-    origin_url='https://github.com/LeapLabTHU/InLine', paper_ids='arXiv:2412.06590',
+    leaplab.CFG, origin_url='https://github.com/LeapLabTHU/InLine', paper_ids='arXiv:2412.06590',
     paper_name='Bridging the Divide: Reconsidering Softmax and Linear Attention')
 DEIT_CFG = dict(CFG, pool_size=None)
-
-
-def at(size: int, **cfg: Any) -> dict[str, Any]:
-    """Cfg of weights that belong to another image size."""
-    return dict(dict(input_size=(3, size, size), pool_size=(size // 32, size // 32), fixed_input_size=True), **cfg)
-
 
 DEIT_VARIANTS = (
     Variant('inline_deit_tiny', dict(embed_dim=192, num_heads=6), drop_path=0.1, top1=dict(in1k=74.5)),
