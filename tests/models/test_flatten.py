@@ -7,7 +7,7 @@ import timm
 import torch
 from timm.optim import param_groups_weight_decay
 
-from tests.zoo_models import every_model
+import zoo
 
 HOSTS = ['flatten_pvt_tiny', 'flatten_pvt_v2_b0', 'flatten_swin_tiny', 'flatten_cswin_tiny']
 
@@ -49,11 +49,9 @@ def test_initialisation(name):
                 assert module.bias.abs().max() == 0, key
 
 
-@pytest.mark.parametrize('name', every_model())
+@pytest.mark.parametrize('name', zoo.list_models('flatten_*'))
 def test_weight_decay_groups(name):
     """No decay: 1-d parameters, biases and Swin's bias tables. Scales, position tables and pos_embed are decayed."""
-    if not name.startswith('flatten_'):
-        pytest.skip('rules of FLatten')
     model = timm.create_model(name, device='meta')
     free, decayed = param_groups_weight_decay(model, weight_decay=0.05, no_weight_decay_list=model.no_weight_decay())
     assert free['weight_decay'] == 0 and decayed['weight_decay'] == 0.05
