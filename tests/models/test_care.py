@@ -27,14 +27,14 @@ def test_initialisation():
     for pattern, mean, std in (
             (r'(proj|qk|fc1|fc2|fc|fc_dist|column|row|conv\d?)\.weight$', 0, 0.02),
             (r'(proj|qk|fc1|fc2|fc|fc_dist|column|row|conv\d?)\.bias$', 0, 0),
-            (r'norm(_dist)?\.weight$', 1, 0), (r'norm(_dist)?\.bias$', 0, 0), (r'gamma$', 1e-6, 0)):
+            (r'norm(s\.\d)?\.weight$', 1, 0), (r'norm(s\.\d)?\.bias$', 0, 0), (r'gamma$', 1e-6, 0)):
         got_mean, got_std = statistics(model, pattern)
         assert got_std == pytest.approx(std, rel=0.02, abs=1e-12), pattern
         assert got_mean == pytest.approx(mean, abs=0.02 * std + 1e-12), pattern
     for module in model.modules():  # each kind of convolution by itself: trunc_normal_(std=.02), not torch's default
         if isinstance(module, torch.nn.Conv2d) and module.weight.numel() > 2000:
             assert float(module.weight.detach().std()) == pytest.approx(0.02, rel=0.07)
-    assert model.head.norm.eps == model.head.norm_dist.eps == 1e-6
+    assert [norm.eps for norm in model.head.norms] == [1e-6, 1e-6]
 
 
 def test_weight_decay_groups():
@@ -43,7 +43,7 @@ def test_weight_decay_groups():
     free, _ = param_groups_weight_decay(model, weight_decay=0.05, no_weight_decay_list=model.no_weight_decay())
     names = {id(p): n for n, p in model.named_parameters()}
     assert {names[id(p)] for p in free['params']} == {
-        n for n, p in model.named_parameters() if n.endswith(('.bias', '.gamma')) or re.search(r'norm\w*\.weight$', n)}
+        n for n in names.values() if n.endswith(('.bias', '.gamma')) or re.search(r'norm(s\.\d)?\.weight$', n)}
 
 
 def test_variants_match_the_published_table():
@@ -112,27 +112,31 @@ def test_block_is_the_formula(last):
 
 
 def test_two_heads():
-    """One tensor, the mean, unless in training after timm's switch; a new classifier keeps the switch."""
+    """One tensor, the mean, unless in training after timm's switch; a new classifier keeps switch and norms."""
     torch.manual_seed(0)
     model = timm.create_model('care_s0', num_classes=10, **SMALL).eval()
-    for norm in (model.head.norm, model.head.norm_dist):
+    for norm in model.head.norms:
         torch.nn.init.normal_(norm.weight)
     x = torch.randn(2, 3, 64, 64)
     pooled = F.gelu(model.forward_features(x).mean((2, 3)))
     both = [
         fc(F.layer_norm(pooled, (1024,), norm.weight, norm.bias, 1e-6))
-        for fc, norm in zip(model.get_classifier(), (model.head.norm, model.head.norm_dist))]
+        for fc, norm in zip(model.get_classifier(), model.head.norms)]
     torch.testing.assert_close(model(x), (both[0] + both[1]) / 2)
     assert model.get_classifier() == (model.head.fc, model.head.fc_dist)
     assert model.train()(x).shape == (2, 10)
     model.set_distilled_training()
     assert model.eval()(x).shape == (2, 10)
+    norms = model.head.norms
     model.reset_classifier(7)
     y, dist = model.train()(x)
-    assert y.shape == dist.shape == (2, 7) and not torch.equal(y, dist)
+    assert y.shape == dist.shape == (2, 7) and not torch.equal(y, dist) and model.head.norms is norms
     assert model.forward_head(model.forward_features(x), pre_logits=True).shape == (2, 1024)
+    model.reset_classifier(7, 'catavgmax')
+    assert model(x)[0].shape == (2, 7)
+    model.reset_classifier(7, '')
     with pytest.raises(ValueError, match="global_pool=''.*num_classes=0"):
-        model.reset_classifier(7, '')
+        model(x)
 
 
 def test_hard_distillation_by_timm():

@@ -165,32 +165,35 @@ class TwoHeads(nn.Module):
     Args:
         dim: Channels of the map.
         num_classes: Outputs of each classifier; 0 for none: both outputs are the normed features.
-        global_pool: Pooling, '' for none, which leaves the map as it is and needs ``num_classes=0``.
+        global_pool: Pooling, '' for none, which hands the map on as it is.
         drop_rate: Dropout before the classifiers.
+
+    Raises:
+        ValueError: in ``forward`` with classes but no pooling.
     """
 
     def __init__(
             self, dim: int, num_classes: int, global_pool: str = 'avg', drop_rate: float = 0., device=None,
             dtype=None):
         super().__init__()
-        if num_classes and not global_pool:
-            raise ValueError("global_pool='' leaves nothing to classify: use it with num_classes=0")
         dd = dict(device=device, dtype=dtype)
-        self.pool = SelectAdaptivePool2d(pool_type=global_pool, flatten=True) if global_pool else None
+        self.num_classes = num_classes
+        self.pool = SelectAdaptivePool2d(pool_type=global_pool, flatten=True)
+        width = dim * self.pool.feat_mult()
+        self.norms = nn.ModuleList([nn.LayerNorm(width, eps=1e-6, **dd) for _ in range(2 if global_pool else 0)])
         self.drop = nn.Dropout(drop_rate)
-        for suffix in ('', '_dist'):
-            if global_pool:
-                setattr(self, 'norm' + suffix, nn.LayerNorm(dim * self.pool.feat_mult(), eps=1e-6, **dd))
-            fc = nn.Linear(dim * self.pool.feat_mult(), num_classes, **dd) if num_classes else nn.Identity()
-            setattr(self, 'fc' + suffix, fc)
+        self.fc = nn.Linear(width, num_classes, **dd) if num_classes else nn.Identity()
+        self.fc_dist = nn.Linear(width, num_classes, **dd) if num_classes else nn.Identity()
 
     def forward(self, x: Tensor, pre_logits: bool = False) -> tuple[Tensor, Tensor]:
         """``[B, C, H, W]`` -> ``[B, num_classes]`` twice."""
-        if self.pool is None:
+        if not self.norms:
+            if self.num_classes and not pre_logits:
+                raise ValueError("global_pool='' leaves a map, which has no classes; use it with num_classes=0")
             return x, x
         x = F.gelu(self.pool(x))
-        x, dist = self.drop(self.norm(x)), self.drop(self.norm_dist(x))
-        return (x, dist) if pre_logits else (self.fc(x), self.fc_dist(dist))
+        y, dist = self.drop(self.norms[0](x)), self.drop(self.norms[1](x))
+        return (y, dist) if pre_logits else (self.fc(y), self.fc_dist(dist))
 
 
 class CARE(Backbone):
@@ -239,6 +242,13 @@ class CARE(Backbone):
 
     def make_head(self, num_classes: int, global_pool: str, device=None, dtype=None) -> TwoHeads:
         return TwoHeads(self.num_features, num_classes, global_pool, self.drop_rate, device=device, dtype=dtype)
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace both classifiers by new ones (0: none), and the pooling if one is named; norms that fit stay."""
+        norms = self.head.norms
+        super().reset_classifier(num_classes, global_pool)
+        if [norm.normalized_shape for norm in norms] == [norm.normalized_shape for norm in self.head.norms]:
+            self.head.norms = norms
 
     def get_classifier(self) -> tuple[nn.Module, nn.Module]:
         """Both final linear layers; the second is the teacher's."""
@@ -290,7 +300,9 @@ RULES = (
     (r'\.token_mixer\.dwconv2\.', '.conv7.'),
     (r'\.token_mixer\.qk\.', '.mixer.qk.'),
     (r'\.inter_layer\.(inter\d)_', r'.\1.'),
-    (r'^dist_head\.(norm|fc)\.', r'head.\1_dist.'),
+    (r'^head\.norm\.', 'head.norms.0.'),
+    (r'^dist_head\.norm\.', 'head.norms.1.'),
+    (r'^dist_head\.fc\.', 'head.fc_dist.'),
 )
 
 
