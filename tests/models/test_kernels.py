@@ -28,7 +28,7 @@ class Count(TorchDispatchMode):
 
 @pytest.mark.parametrize('name, blocks', [
     ('flatten_pvt_tiny', 8), ('flatten_swin_tiny', 4), ('flatten_cswin_tiny', 6), ('ravlt_t', 4), ('mavit_t', 4),
-    ('nalaformer_xt', 4)])
+    ('nalaformer_xt', 4), ('l2vit_tiny', 6), ('care_s0', 12)])
 def test_linear_attention_is_taken(name, blocks):
     model = timm.create_model(name, device='meta').eval()
     state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
