@@ -135,7 +135,7 @@ def softmax(q, k, v, grid, prefix):
 CASES = {
     'rala': (RankAugmentedLinearAttention, {}, rala), 'mala': (MagnitudeAwareLinearAttention, {}, mala),
     'nala': (NormAwareLinearAttention, {}, nala), 'softmax': (RotaryAttention, {}, softmax),
-    'normed softmax': (RotaryAttention, dict(normed=True), softmax)}
+    'normed softmax': (RotaryAttention, dict(gate_norm=True), softmax)}
 
 
 @pytest.mark.parametrize('prefix', [0, 1])
@@ -143,7 +143,7 @@ CASES = {
 def test_is_the_formula(case, prefix):
     cls, options, formula = CASES[case]
     torch.manual_seed(0)
-    mixer = cls.for_site(Site(0, 0, DIM, HEADS, GRID), **options).double()
+    mixer = cls.for_site(Site(0, 0, DIM, HEADS, GRID, **options)).double()
     x = torch.randn(2, prefix + 20, DIM, dtype=torch.float64)
     q, k, v, gate = mixer.qkvg(x).chunk(4, -1)
     heads = (t.unflatten(-1, (HEADS, HEAD)).transpose(1, 2) for t in (q, k, v))

@@ -5,7 +5,6 @@ import torch
 
 import zoo
 from zoo.blocks.mixers import MIXERS
-from zoo.models import nalaformer
 from zoo.models.hybrid import HOSTS
 
 # The smallest of each host, cut down to a block or two a stage.
@@ -28,7 +27,8 @@ OWN = {
     'inline_swin_tiny': dict(host='swin_tiny', mixer='inline', stages=(0, 1, 2)),
     'ravlt_t': dict(host='pyramid_t', mixer='rala', stages=(0, 1)),
     'mavit_t': dict(host='pyramid_t', mixer='mala', stages=(0, 1), projection=2048),
-    'nalaformer_t': dict(host='pyramid_t', mixer=nalaformer.MIXER, mid_position=True, mlp_ratio=4.),
+    'nalaformer_t': dict(
+        host='pyramid_t', mixer='norm_aware', stages=(0, 1), mid_position=True, gate_norm=True, mlp_ratio=4.),
 }
 
 

@@ -102,6 +102,7 @@ class Pyramid(Backbone):
         mlp_ratio: Hidden width of the feed-forward layers over channels.
         layer_scale: Initial layer scales of the stages.
         mid_position: Whether a block adds a second position convolution before its feed-forward layer.
+        gate_norm: Whether gated mixers, the default one among them, norm before their gate (NaLaFormer).
         projection: Channels behind the last stage.
         linear_init: Initialisation of linear layers but the classifier, 'trunc_normal' or torch's 'default'.
         qkv_bias: Bias of the mixers' projections.
@@ -117,14 +118,15 @@ class Pyramid(Backbone):
             self, mixer: MixerFactory = RotaryAttention.for_site, img_size: int | Sequence[int] = 224,
             embed_dims: Sequence[int] = (64, 128, 256, 512), depths: Sequence[int] = (2, 2, 6, 2),
             num_heads: Sequence[int] = (1, 2, 4, 8), mlp_ratio: float = 3.5,
-            layer_scale: Sequence[float] = (1, 1, 1, 1), mid_position: bool = False, projection: int = 1024,
-            linear_init: str = 'trunc_normal', qkv_bias: bool = True, feature_norms: bool = False,
-            drop_path_rate: float = 0., in_chans: int = 3, device=None, dtype=None, **backbone: Any):
+            layer_scale: Sequence[float] = (1, 1, 1, 1), mid_position: bool = False, gate_norm: bool = False,
+            projection: int = 1024, linear_init: str = 'trunc_normal', qkv_bias: bool = True,
+            feature_norms: bool = False, drop_path_rate: float = 0., in_chans: int = 3, device=None, dtype=None,
+            **backbone: Any):
         dd = dict(device=device, dtype=dtype)
         rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
         stages = []
         for s, (dim, grid) in enumerate(zip(embed_dims, self.grids(to_pair(img_size)))):
-            sites = [Site(s, i, dim, num_heads[s], grid, qkv_bias) for i in range(depths[s])]
+            sites = [Site(s, i, dim, num_heads[s], grid, qkv_bias, gate_norm=gate_norm) for i in range(depths[s])]
             block = functools.partial(PyramidBlock, layer_scale=layer_scale[s], mid_position=mid_position)
             stages.append(Stage(
                 build_blocks(sites, rates[s], mixer, ResidualConvMlp, mlp_ratio, eps=1e-6, block=block, **dd),

@@ -27,8 +27,7 @@ __all__ = []  # the entrypoints: filled by the registration
 
 # linear attention in stages 1 and 2, softmax in the same frame after
 MIXER = functools.partial(
-    leading, first=NormAwareLinearAttention.for_site, other=functools.partial(RotaryAttention.for_site, normed=True),
-    blocks=(None, None, 0, 0))
+    leading, first=NormAwareLinearAttention.for_site, other=RotaryAttention.for_site, blocks=(None, None, 0, 0))
 
 CFG = dict(
     num_classes=1000, input_size=(3, 224, 224), pool_size=(7, 7), interpolation='bicubic',
@@ -36,7 +35,7 @@ CFG = dict(
     mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD, first_conv='stem.0.conv', classifier='head.fc',
     origin_url='https://github.com/ZacharyMeng/NaLaFormer', paper_ids='arXiv:2506.21137',
     paper_name='Norm x Direction: Restoring the Missing Query Norm in Vision Linear Attention')
-COMMON = dict(mid_position=True, linear_init='default')
+COMMON = dict(mid_position=True, gate_norm=True, linear_init='default')
 
 
 def _variant(name: str, size: dict[str, Any], drop_path: float, top1: float) -> Variant:

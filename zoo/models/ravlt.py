@@ -28,8 +28,7 @@ __all__ = []  # the entrypoints: filled by the registration
 
 # linear attention in stages 1 and 2, softmax in the same frame after
 MIXER = functools.partial(
-    leading, first=RankAugmentedLinearAttention.for_site, other=RotaryAttention.for_site,
-    blocks=(None, None, 0, 0))
+    leading, first=RankAugmentedLinearAttention.for_site, other=RotaryAttention.for_site, blocks=(None, None, 0, 0))
 
 CFG = dict(
     num_classes=1000, input_size=(3, 224, 224), pool_size=(7, 7), interpolation='bicubic',

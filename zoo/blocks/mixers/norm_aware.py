@@ -17,8 +17,7 @@ class NormAwareLinearAttention(GatedMixer):
     arXiv 2506.21137; ZacharyMeng/NaLaFormer @ 1f1c10a, NaLaformer/NALA.py.
     """
 
-    def __init__(self, dim: int, num_heads: int, qkv_bias: bool = True, device=None, dtype=None):
-        super().__init__(dim, num_heads, qkv_bias, normed=True, device=device, dtype=dtype)
+    always_gate_norm = True
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, rope: Tensor) -> Tensor:
         return linear_attention(q, k, v, feature='norm_aware', rope=rope)

@@ -63,14 +63,16 @@ class GatedMixer(GlobalMixer):
         dim: Channels C.
         num_heads: Heads; divides C into multiples of 4.
         qkv_bias: Bias of the q, k, v, g projection.
-        normed: LayerNorm before the gate, and SiLU on the gate (NaLaFormer).
+        gate_norm: LayerNorm before the gate, and SiLU on the gate (NaLaFormer).
 
     Raises:
         ValueError: heads that are no multiple of 4 wide.
     """
 
+    always_gate_norm = False  # of a subclass whose paper has it in every host
+
     def __init__(
-            self, dim: int, num_heads: int, qkv_bias: bool = True, normed: bool = False, device=None, dtype=None):
+            self, dim: int, num_heads: int, qkv_bias: bool = True, gate_norm: bool = False, device=None, dtype=None):
         super().__init__()
         if dim % (4 * num_heads):
             raise ValueError(
@@ -81,13 +83,13 @@ class GatedMixer(GlobalMixer):
         self.head_dim = dim // num_heads
         self.qkvg = nn.Linear(dim, 4 * dim, bias=qkv_bias, **dd)
         self.lepe = DepthwiseConv2d(dim, 5, **dd)
-        self.norm = nn.LayerNorm(dim, **dd) if normed else None
+        self.norm = nn.LayerNorm(dim, **dd) if gate_norm or self.always_gate_norm else None
         self.proj = nn.Linear(dim, dim, **dd)
 
     @classmethod
-    def for_site(cls, site: Site, device=None, dtype=None, **options) -> 'GatedMixer':
-        """Build for a block of a host; ``options`` are the constructor's."""
-        return cls(site.dim, site.num_heads, site.qkv_bias, device=device, dtype=dtype, **options)
+    def for_site(cls, site: Site, device=None, dtype=None) -> 'GatedMixer':
+        """Build for a block of a host."""
+        return cls(site.dim, site.num_heads, site.qkv_bias, site.gate_norm, device=device, dtype=dtype)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, rope: Tensor) -> Tensor:
         """Mix the tokens of each head.

@@ -21,6 +21,7 @@ class Site:
         shift: Whether the windows of this block are shifted by half their side (Swin).
         lepe: Whether the host's mixers add a depthwise 3x3 convolution of the values (CSwin).
         prefix: Tokens before those of the map: 1 beside a class token (ViT).
+        gate_norm: Whether gated mixers have a LayerNorm before the gate and SiLU on it (NaLaFormer).
     """
 
     stage: int
@@ -34,6 +35,7 @@ class Site:
     shift: bool = False
     lepe: bool = False
     prefix: int = 0
+    gate_norm: bool = False
 
 
 MixerFactory = Callable[..., nn.Module]  # factory(site, device=..., dtype=...) -> mixer
