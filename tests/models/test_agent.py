@@ -7,41 +7,34 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from timm.optim import param_groups_weight_decay
 
 import zoo
 from tests import goldens
+from tests.models.rules import check_initial, decay_groups
 from zoo.blocks.mixers import AgentAttention, SoftmaxAttention, StripeAttention, WindowAttention, agent
 
 HOSTS = ['agent_deit_tiny', 'agent_pvt_tiny', 'agent_swin_tiny', 'agent_cswin_tiny']
-
-
-def check(model, pattern, std, mean=0.):
-    """Mean and standard deviation over all parameters whose name matches."""
-    values = torch.cat([p.detach().flatten() for n, p in model.named_parameters() if re.search(pattern, n)])
-    assert float(values.std()) == pytest.approx(std, rel=0.05, abs=1e-12), pattern
-    assert float(values.mean()) == pytest.approx(mean, abs=0.05 * std + 1e-12), pattern
 
 
 @pytest.mark.parametrize('name', HOSTS)
 def test_initialisation(name):
     torch.manual_seed(0)
     model = timm.create_model(name)
-    check(model, r'(qkv|mixer\.proj|fc1|fc2|reduction|head\.fc)\.weight$', 0.02)  # trunc_normal_(std=.02)
-    check(model, r'(qkv|mixer\.proj|fc1|fc2|head\.fc)\.bias$', 0)
-    check(model, r'norm\d?\.weight$', 0, mean=1)
-    check(model, r'norm\d?\.bias$', 0)
+    check_initial(model, r'(qkv|mixer\.proj|fc1|fc2|reduction|head\.fc)\.weight$', 0.02)  # trunc_normal_(std=.02)
+    check_initial(model, r'(qkv|mixer\.proj|fc1|fc2|head\.fc)\.bias$', 0)
+    check_initial(model, r'norm\d?\.weight$', 0, mean=1)
+    check_initial(model, r'norm\d?\.bias$', 0)
     for part in ('square', r'rows\.weight', r'columns\.weight'):
-        check(model, rf'agent_bias\.{part}$', 0.02)
-        check(model, rf'query_bias\.{part}$', 0.02)
+        check_initial(model, rf'agent_bias\.{part}$', 0.02)
+        check_initial(model, rf'query_bias\.{part}$', 0.02)
     if 'deit' in name:
-        check(model, r'(agent|query)_bias\.prefix$', 0.02)
-        check(model, r'stem\.(cls_token|cls_pos|pos_embed\.weight)$', 0.02)
+        check_initial(model, r'(agent|query)_bias\.prefix$', 0.02)
+        check_initial(model, r'stem\.(cls_token|cls_pos|pos_embed\.weight)$', 0.02)
     if '_pvt_' in name:
-        check(model, r'pos_embed\.weight$', 0.02)
+        check_initial(model, r'pos_embed\.weight$', 0.02)
     if '_swin_' in name:
-        check(model, r'rel_pos\.table$', 0.02)
-    check(model, r'(dwc|lepe)\.weight$', 1 / math.sqrt(3 * 9))  # torch's default, uniform within 1 / sqrt(fan_in)
+        check_initial(model, r'rel_pos\.table$', 0.02)
+    check_initial(model, r'(dwc|lepe)\.weight$', 1 / math.sqrt(3 * 9))  # torch's default, uniform
     for key, module in model.named_modules():
         if isinstance(module, torch.nn.Conv2d) and module.groups == 1:
             fan_in = module.weight[0].numel()
@@ -52,16 +45,13 @@ def test_initialisation(name):
 def test_weight_decay_groups(name):
     """No decay: 1-d parameters, biases of layers, Swin's tables, DeiT's tokens and positions. Agents' are decayed."""
     model = timm.create_model(name, device='meta')
-    free, decayed = param_groups_weight_decay(model, weight_decay=0.05, no_weight_decay_list=model.no_weight_decay())
-    assert free['weight_decay'] == 0 and decayed['weight_decay'] == 0.05
-    names = {id(p): n for n, p in model.named_parameters()}
+    free, decayed = decay_groups(model)
     kept = ('.bias', 'rel_pos.table', 'cls_token', 'cls_pos', 'stem.pos_embed.weight')
-    expected = {n for n, p in model.named_parameters() if p.ndim == 1 or n.endswith(kept)}
-    assert {names[id(p)] for p in free['params']} == expected
-    biases = {n for n in names.values() if re.search('(agent|query)_bias', n)}
-    assert biases and biases <= {names[id(p)] for p in decayed['params']}
+    assert free == {n for n, p in model.named_parameters() if p.ndim == 1 or n.endswith(kept)}
+    biases = {n for n, _ in model.named_parameters() if re.search('(agent|query)_bias', n)}
+    assert biases and biases <= decayed
     if '_pvt_' in name:
-        assert 'stages.0.pos_embed.weight' not in expected
+        assert 'stages.0.pos_embed.weight' in decayed
 
 
 def test_variants_match_the_published_table():

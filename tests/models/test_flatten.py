@@ -1,42 +1,29 @@
 """FLatten: initialisation, weight decay and learning-rate scales as in LeapLabTHU/FLatten-Transformer @ abdb115."""
 import math
-import re
 
 import pytest
 import timm
 import torch
-from timm.optim import param_groups_weight_decay
 
 import zoo
+from tests.models.rules import check_initial, decay_groups
 
 HOSTS = ['flatten_pvt_tiny', 'flatten_pvt_v2_b0', 'flatten_swin_tiny', 'flatten_cswin_tiny']
-
-
-def statistics(model, pattern):
-    """Mean and standard deviation over all parameters whose name matches."""
-    values = torch.cat([p.detach().flatten() for n, p in model.named_parameters() if re.search(pattern, n)])
-    return float(values.mean()), float(values.std())
-
-
-def check(model, pattern, std, mean=0.):
-    got_mean, got_std = statistics(model, pattern)
-    assert got_std == pytest.approx(std, rel=0.05, abs=1e-12), pattern
-    assert got_mean == pytest.approx(mean, abs=0.05 * std + 1e-12), pattern
 
 
 @pytest.mark.parametrize('name', HOSTS)
 def test_initialisation(name):
     torch.manual_seed(0)
     model = timm.create_model(name)
-    check(model, r'(qkv|mixer\.proj|fc1|fc2|reduction|head\.fc)\.weight$', 0.02)  # trunc_normal_(std=.02)
-    check(model, r'(qkv|mixer\.proj|fc1|fc2|head\.fc)\.bias$', 0)
-    check(model, r'norm\d?\.weight$', 0, mean=1)
-    check(model, r'norm\d?\.bias$', 0)
-    check(model, r'(mixer\.scale|positional_encoding\.weight)$', 0)
+    check_initial(model, r'(qkv|mixer\.proj|fc1|fc2|reduction|head\.fc)\.weight$', 0.02)  # trunc_normal_(std=.02)
+    check_initial(model, r'(qkv|mixer\.proj|fc1|fc2|head\.fc)\.bias$', 0)
+    check_initial(model, r'norm\d?\.weight$', 0, mean=1)
+    check_initial(model, r'norm\d?\.bias$', 0)
+    check_initial(model, r'(mixer\.scale|positional_encoding\.weight)$', 0)
     if 'pvt_tiny' in name:
-        check(model, r'pos_embed\.weight$', 0.02)
+        check_initial(model, r'pos_embed\.weight$', 0.02)
     if 'swin_' in name and 'cswin' not in name:
-        check(model, r'rel_pos\.table$', 0.02)
+        check_initial(model, r'rel_pos\.table$', 0.02)
     for key, module in model.named_modules():
         if isinstance(module, torch.nn.Conv2d) and module.weight.numel() >= 2000:
             kernel = module.kernel_size[0] * module.kernel_size[1]
@@ -53,15 +40,10 @@ def test_initialisation(name):
 def test_weight_decay_groups(name):
     """No decay: 1-d parameters, biases and Swin's bias tables. Scales, position tables and pos_embed are decayed."""
     model = timm.create_model(name, device='meta')
-    free, decayed = param_groups_weight_decay(model, weight_decay=0.05, no_weight_decay_list=model.no_weight_decay())
-    assert free['weight_decay'] == 0 and decayed['weight_decay'] == 0.05
-    names = {id(p): n for n, p in model.named_parameters()}
-    free = {names[id(p)] for p in free['params']}
-    expected = {n for n, p in model.named_parameters()
-                if p.ndim == 1 or n.endswith(('.bias', 'rel_pos.table'))}
-    assert free == expected
-    decayed = {names[id(p)] for p in decayed['params']}
-    assert all(n in decayed for n in names.values() if n.endswith(('mixer.scale', 'positional_encoding.weight')))
+    free, decayed = decay_groups(model)
+    parameters = dict(model.named_parameters())
+    assert free == {n for n, p in parameters.items() if p.ndim == 1 or n.endswith(('.bias', 'rel_pos.table'))}
+    assert all(n in decayed for n in parameters if n.endswith(('mixer.scale', 'positional_encoding.weight')))
 
 
 def test_every_parameter_learns_at_the_base_rate():

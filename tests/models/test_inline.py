@@ -6,8 +6,9 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from timm.optim import create_optimizer_v2, param_groups_weight_decay
+from timm.optim import create_optimizer_v2
 
+from tests.models.rules import check_initial, decay_groups
 from zoo.blocks.mixers import InLineAttention, StripeAttention, WindowAttention
 
 HOSTS = ['inline_deit_tiny', 'inline_pvt_tiny', 'inline_swin_tiny', 'inline_cswin_tiny']
@@ -18,27 +19,21 @@ MILLIONS = {  # parameters of the reference's models
     'inline_cswin_tiny': 20.605, 'inline_cswin_small': 33.033, 'inline_cswin_base': 73.414}
 
 
-def check(model, pattern, std, mean=0.):
-    values = torch.cat([p.detach().flatten() for n, p in model.named_parameters() if re.search(pattern, n)])
-    assert float(values.std()) == pytest.approx(std, rel=0.05, abs=1e-12), pattern
-    assert float(values.mean()) == pytest.approx(mean, abs=0.05 * std + 1e-12), pattern
-
-
 @pytest.mark.parametrize('name', HOSTS)
 def test_initialisation(name):
     torch.manual_seed(0)
     model = timm.create_model(name)
-    check(model, r'(qkv|mixer\.proj|fc1|fc2|reduction|head\.fc)\.weight$', 0.02)  # trunc_normal_(std=.02)
-    check(model, r'(qkv|mixer\.proj|fc1|fc2|head\.fc)\.bias$', 0)
-    check(model, r'norm\d?\.weight$', 0, mean=1)
-    check(model, r'norm\d?\.bias$', 0)
+    check_initial(model, r'(qkv|mixer\.proj|fc1|fc2|reduction|head\.fc)\.weight$', 0.02)  # trunc_normal_(std=.02)
+    check_initial(model, r'(qkv|mixer\.proj|fc1|fc2|head\.fc)\.bias$', 0)
+    check_initial(model, r'norm\d?\.weight$', 0, mean=1)
+    check_initial(model, r'norm\d?\.bias$', 0)
     if 'deit' in name or 'pvt' in name:
-        check(model, r'pos_embed\.weight$', 0.02)
+        check_initial(model, r'pos_embed\.weight$', 0.02)
     if 'deit' in name:
         for parameter in (model.stem.cls_token, model.stem.cls_pos):
             assert 0.015 < float(parameter.detach().std()) < 0.025
     if name == 'inline_swin_tiny':
-        check(model, r'rel_pos\.table$', 0.02)
+        check_initial(model, r'rel_pos\.table$', 0.02)
     # convolutions, those that predict kernels too, keep torch's default: uniform, +-1 / sqrt(fan_in)
     convolutions = [m for m in model.modules() if isinstance(m, (torch.nn.Conv1d, torch.nn.Conv2d))]
     assert any(isinstance(m, torch.nn.Conv1d) for m in convolutions)
@@ -54,15 +49,13 @@ def test_initialisation(name):
 def test_weight_decay_groups(name):
     """No decay: 1-d parameters, biases, Swin's bias tables, DeiT's tokens and positions; PVT's positions have it."""
     model = timm.create_model(name, device='meta')
-    free, decayed = param_groups_weight_decay(model, weight_decay=0.05, no_weight_decay_list=model.no_weight_decay())
-    names = {id(p): n for n, p in model.named_parameters()}
-    free, decayed = ({names[id(p)] for p in group['params']} for group in (free, decayed))
+    free, decayed = decay_groups(model)
     special = {
         'inline_deit_tiny': {'stem.cls_token', 'stem.cls_pos', 'stem.pos_embed.weight'},
-        'inline_swin_tiny': {n for n in names.values() if n.endswith('rel_pos.table')}}
+        'inline_swin_tiny': {n for n, _ in model.named_parameters() if n.endswith('rel_pos.table')}}
     assert free == special.get(name, set()) | {
         n for n, p in model.named_parameters() if p.ndim == 1 or n.endswith('.bias')}
-    assert {n for n in names.values() if re.search(r'residual\.[02]\.weight$', n)} <= decayed
+    assert {n for n, _ in model.named_parameters() if re.search(r'residual\.[02]\.weight$', n)} <= decayed
     assert name != 'inline_pvt_tiny' or {f'stages.{i}.pos_embed.weight' for i in range(4)} <= decayed
 
 

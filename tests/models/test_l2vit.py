@@ -1,20 +1,13 @@
 """L2ViT: mathematics, initialisation and weight decay as in ChuanyangZheng/L2ViT @ fad0341."""
-import re
 
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from timm.optim import param_groups_weight_decay
 
+from tests.models.rules import check_initial, decay_groups
 from zoo.blocks.mixers import ClampedLinearAttention, WindowAttention
 from zoo.models.l2vit import ConvStem, GlobalBlock, LocalBlock
-
-
-def statistics(model, pattern):
-    """Mean and standard deviation over all parameters whose name matches."""
-    values = torch.cat([p.detach().flatten() for n, p in model.named_parameters() if re.search(pattern, n)])
-    return float(values.mean()), float(values.std())
 
 
 def test_initialisation():
@@ -24,9 +17,7 @@ def test_initialisation():
             (r'(qkv|proj|fc1|fc2|head\.fc|cpe\d|lcm\.conv\d|stem\.conv\d\.conv)\.weight$', 0, 0.02),
             (r'(qkv|proj|fc1|fc2|fc|cpe\d|conv\d?)\.bias$', 0, 0),
             (r'(norm\d?|bn)\.weight$', 1, 0), (r'(norm\d?|bn)\.bias$', 0, 0)):
-        got_mean, got_std = statistics(model, pattern)
-        assert got_std == pytest.approx(std, rel=0.02, abs=1e-12), pattern
-        assert got_mean == pytest.approx(mean, abs=0.02 * std + 1e-12), pattern
+        check_initial(model, pattern, std, mean, rel=0.02)
     for module in model.modules():  # each kind of convolution by itself: trunc_normal_(std=.02), not torch's default
         if isinstance(module, torch.nn.Conv2d) and module.weight.numel() > 2000:
             assert float(module.weight.detach().std()) == pytest.approx(0.02, rel=0.07)
@@ -38,11 +29,9 @@ def test_initialisation():
 def test_weight_decay_groups():
     """No decay: 1-d parameters and biases; the temperatures are 3-d and decayed."""
     model = timm.create_model('l2vit_tiny', device='meta')
-    free, decayed = param_groups_weight_decay(model, weight_decay=0.05, no_weight_decay_list=model.no_weight_decay())
-    names = {id(p): n for n, p in model.named_parameters()}
-    assert {names[id(p)] for p in free['params']} == {
-        n for n, p in model.named_parameters() if p.ndim == 1 or n.endswith('.bias')}
-    assert sum(names[id(p)].endswith('temperature') for p in decayed['params']) == 6
+    free, decayed = decay_groups(model)
+    assert free == {n for n, p in model.named_parameters() if p.ndim == 1 or n.endswith('.bias')}
+    assert sum(name.endswith('temperature') for name in decayed) == 6
 
 
 def test_variants_match_the_published_table():

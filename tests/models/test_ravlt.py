@@ -4,15 +4,9 @@ import re
 import pytest
 import timm
 import torch
-from timm.optim import param_groups_weight_decay
 
+from tests.models.rules import check_initial, decay_groups
 from zoo.blocks.mixers import RankAugmentedLinearAttention, RotaryAttention
-
-
-def check(model, pattern, mean, std):
-    values = torch.cat([p.detach().flatten() for n, p in model.named_parameters() if re.search(pattern, n)])
-    assert float(values.std()) == pytest.approx(std, rel=0.02, abs=1e-12), pattern
-    assert float(values.mean()) == pytest.approx(mean, abs=0.02 * std + 1e-12), pattern
 
 
 def test_initialisation():
@@ -20,10 +14,10 @@ def test_initialisation():
     torch.manual_seed(0)
     model = timm.create_model('ravlt_t')
     norms = r'(norm\d?|feature_norms\.\d)\.'
-    check(model, r'(conv|qkvg|lepe|proj|fc1|dwconv|fc2|pos1|fc)\.weight$', 0, 0.02)
-    check(model, r'(conv|qkvg|lepe|proj|fc1|dwconv|fc2|pos1|fc)\.bias$', 0, 0)
-    check(model, norms + r'weight$', 1, 0)
-    check(model, norms + r'bias$', 0, 0)
+    check_initial(model, r'(conv|qkvg|lepe|proj|fc1|dwconv|fc2|pos1|fc)\.weight$', 0.02, 0, rel=0.02)
+    check_initial(model, r'(conv|qkvg|lepe|proj|fc1|dwconv|fc2|pos1|fc)\.bias$', 0, 0, rel=0.02)
+    check_initial(model, norms + r'weight$', 0, 1, rel=0.02)
+    check_initial(model, norms + r'bias$', 0, 0, rel=0.02)
     for name, module in model.named_modules():
         if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear)) and module.weight.numel() > 2000:
             assert float(module.weight.detach().std()) == pytest.approx(0.02, rel=0.07), name
@@ -46,9 +40,7 @@ def test_layer_scales(name, scales):
 def test_weight_decay_groups(name):
     """No decay: 1-d parameters and biases. Layer scales are 4-d in the reference and decayed."""
     model = timm.create_model(name, device='meta')
-    free, decayed = param_groups_weight_decay(model, weight_decay=0.05, no_weight_decay_list=model.no_weight_decay())
-    names = {id(p): n for n, p in model.named_parameters()}
-    free, decayed = ({names[id(p)] for p in group['params']} for group in (free, decayed))
+    free, decayed = decay_groups(model)
     assert free == {n for n, p in model.named_parameters() if n.endswith('.bias') or 'norm' in n and p.ndim == 1}
     assert sum('gamma' in n for n in decayed) == 2 * sum(len(stage.blocks) for stage in model.stages)
 
