@@ -1,5 +1,6 @@
 """CARE: mathematics, initialisation, weight decay and two heads as in zhouyuan888888/CARE-Transformer @ 400bf94."""
 import re
+from unittest import mock
 
 import pytest
 import timm
@@ -8,6 +9,7 @@ import torch.nn.functional as F
 from timm.optim import param_groups_weight_decay
 from timm.task import TokenDistillationTask
 
+from zoo.models import care
 from zoo.models.care import CAREBlock, CrossConv, RawValueAttention
 from zoo.train import build, options
 from zoo.train.table import TRAIN
@@ -109,6 +111,19 @@ def test_block_is_the_formula(last):
     block.drop_path.train()  # the last block has no shortcut: a sample is dropped whole
     dropped = (block(x) == (torch.zeros_like(want) if last else x)).flatten(1).all(1)
     assert 0 < dropped.sum() < 16
+
+
+@torch.inference_mode()
+def test_in_pieces(monkeypatch):
+    torch.manual_seed(0)
+    model = timm.create_model('care_s0', num_classes=10, **SMALL).eval()
+    x = torch.randn(3, 3, 64, 64)
+    monkeypatch.setattr(care, 'CHUNK_BYTES', 2 ** 30)
+    y = model(x)
+    monkeypatch.setattr(care, 'CHUNK_BYTES', 1)
+    with mock.patch.object(care.Interaction, '_maps', autospec=True, side_effect=care.Interaction._maps) as maps:
+        torch.testing.assert_close(model(x), y)
+    assert maps.call_count == 4 * 2 * 3  # blocks, interactions, images
 
 
 def test_two_heads():

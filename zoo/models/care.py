@@ -38,6 +38,7 @@ from ..weights.convert import rename
 __all__ = []  # the entrypoints: filled by the registration
 
 ATTENTION_STAGE = 2  # the first stage with attention
+CHUNK_BYTES = 2 ** 20  # four passes over hidden activations between narrow layers: pieces for a core's own cache pay
 
 
 class RawValueAttention(GlobalMixer):
@@ -94,7 +95,8 @@ class Interaction(nn.Module):
         self.fc2 = nn.Linear(hidden, dim, **dd) if project else None
 
     def forward(self, x: Tensor) -> Tensor:
-        y = in_chunks(self._maps, batch_norm(self.norm, x), self.fc1.out_features * x.shape[1] * x.shape[2])
+        hidden = self.fc1.out_features * x.shape[1] * x.shape[2]
+        y = in_chunks(self._maps, batch_norm(self.norm, x), hidden, chunk_bytes=CHUNK_BYTES)
         return y if self.fc2 is None else x + y
 
     def _maps(self, x: Tensor) -> Tensor:
