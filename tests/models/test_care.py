@@ -6,21 +6,15 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from timm.optim import param_groups_weight_decay
 from timm.task import TokenDistillationTask
 
+from tests.models.rules import check_initial, decay_groups
 from zoo.models import care
 from zoo.models.care import CAREBlock, CrossConv, RawValueAttention
 from zoo.train import build, options
 from zoo.train.table import TRAIN
 
 SMALL = dict(depths=(1, 1, 1, 1))
-
-
-def statistics(model, pattern):
-    """Mean and standard deviation over all parameters whose name matches."""
-    values = torch.cat([p.detach().flatten() for n, p in model.named_parameters() if re.search(pattern, n)])
-    return float(values.mean()), float(values.std())
 
 
 def test_initialisation():
@@ -30,9 +24,7 @@ def test_initialisation():
             (r'(proj|qk|fc1|fc2|fc|fc_dist|column|row|conv\d?)\.weight$', 0, 0.02),
             (r'(proj|qk|fc1|fc2|fc|fc_dist|column|row|conv\d?)\.bias$', 0, 0),
             (r'norm(s\.\d)?\.weight$', 1, 0), (r'norm(s\.\d)?\.bias$', 0, 0), (r'gamma$', 1e-6, 0)):
-        got_mean, got_std = statistics(model, pattern)
-        assert got_std == pytest.approx(std, rel=0.02, abs=1e-12), pattern
-        assert got_mean == pytest.approx(mean, abs=0.02 * std + 1e-12), pattern
+        check_initial(model, pattern, std, mean, rel=0.02)
     for module in model.modules():  # each kind of convolution by itself: trunc_normal_(std=.02), not torch's default
         if isinstance(module, torch.nn.Conv2d) and module.weight.numel() > 2000:
             assert float(module.weight.detach().std()) == pytest.approx(0.02, rel=0.07)
@@ -42,10 +34,10 @@ def test_initialisation():
 def test_weight_decay_groups():
     """No decay: 1-d parameters, the layer scales among them, and biases."""
     model = timm.create_model('care_s0', device='meta')
-    free, _ = param_groups_weight_decay(model, weight_decay=0.05, no_weight_decay_list=model.no_weight_decay())
-    names = {id(p): n for n, p in model.named_parameters()}
-    assert {names[id(p)] for p in free['params']} == {
-        n for n in names.values() if n.endswith(('.bias', '.gamma')) or re.search(r'norm(s\.\d)?\.weight$', n)}
+    free, _ = decay_groups(model)
+    assert free == {
+        n for n, _ in model.named_parameters()
+        if n.endswith(('.bias', '.gamma')) or re.search(r'norm(s\.\d)?\.weight$', n)}
 
 
 def test_variants_match_the_published_table():
