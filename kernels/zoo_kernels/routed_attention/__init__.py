@@ -1,5 +1,4 @@
 """Bi-level routed attention: every region of a map attends to the few regions that concern it most."""
-import torch
 from torch import Tensor
 
 from ..dispatch import Choice, choose, exporting
