@@ -65,7 +65,8 @@ class WindowAttention(nn.Module):
         """Shift along each side: half a window, none where one window covers the side; None when neither."""
         if not self.shift:
             return None
-        rows, columns = (self.window // 2 * torch.sym_min(count - 1, 1) for count in counts)
+        least = torch.sym_min if exporting() else min  # torch 2.11 compiles min only, and records the other
+        rows, columns = (self.window // 2 * least(count - 1, 1) for count in counts)
         return (rows, columns) if exporting() or rows or columns else None
 
     def _mask(self, counts: tuple[int, int], shifts: tuple[int, int], x: Tensor) -> Tensor:
