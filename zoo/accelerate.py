@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import zoo_kernels
+from zoo_kernels.dispatch import exporting
 
 PROBE = 64  # tokens a side of the map that a report asks the dispatch about
 SIZES = (3, 5)  # of depthwise kernels; larger ones are the library's
@@ -177,7 +178,7 @@ class DepthwiseConv2d(_Accelerated, nn.Conv2d):
         return (make(1, PROBE, PROBE, self.in_channels), make(*self.weight.shape), bias), {}
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.compiler.is_exporting() or x.dim() != 4 or not x.is_contiguous(memory_format=torch.channels_last):
+        if exporting() or x.dim() != 4 or not x.is_contiguous(memory_format=torch.channels_last):
             return super().forward(x)
         return _nchw(zoo_kernels.depthwise_conv(_nhwc(x), self.weight, self.bias))
 
@@ -246,7 +247,7 @@ class MapPosConv(_Accelerated, ConvPosEnc):
         return args, dict(residual=args[0], activation='gelu' if _is_gelu(self.act) else None)
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.compiler.is_exporting() or not x.is_contiguous(memory_format=torch.channels_last):
+        if exporting() or not x.is_contiguous(memory_format=torch.channels_last):
             return super().forward(x)
         x = _nhwc(x)
         return _nchw(zoo_kernels.depthwise_conv(
@@ -273,7 +274,7 @@ class FocalLevels(_Accelerated, FocalModulation):
         return (make(1, PROBE, PROBE, self.dim), make(1, PROBE, PROBE, len(weights) + 1), weights), {}
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.compiler.is_exporting() or not x.is_contiguous(memory_format=torch.channels_last):
+        if exporting() or not x.is_contiguous(memory_format=torch.channels_last):
             return super().forward(x)
         q, ctx, gates = self.f(x).split(self.input_split, 1)
         weights = [level[0].weight for level in self.focal_layers]

@@ -76,6 +76,15 @@ def _probe() -> str:
     return ''
 
 
+def exporting() -> bool:
+    """True while a graph for other sizes and runtimes is recorded (torch.export, ONNX).
+
+    Not under ``torch.compile``, where ``torch.compiler.is_exporting()`` of torch 2.11 is True as well.
+    """
+    flag = getattr(torch.compiler, '_is_exporting_flag', None)  # what newer ones return
+    return (torch.compiler.is_exporting() if flag is None else flag) or torch.onnx.is_in_onnx_export()
+
+
 def choose(
         op: str, x: Tensor, limit: str = '', tokens: int = SMALL,
         dtypes: tuple[torch.dtype, ...] = HALF) -> Choice:
@@ -94,7 +103,7 @@ def choose(
     """
     if _mode == 'off':
         return Choice('torch', 'ZOO_KERNELS=off')
-    if torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export():
+    if exporting():
         limit = 'the graph is being exported, and other runtimes know no Triton'
     elif x.dtype not in dtypes:
         limit = f'{x.dtype} is not one of {", ".join(str(dtype) for dtype in dtypes)}'

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from zoo_kernels.dispatch import exporting
+
 
 def to_nhwc(x: Tensor) -> Tensor:
     """``[B, C, H, W]`` seen as ``[B, H, W, C]``; free for channels-last tensors."""
@@ -13,11 +15,6 @@ def to_nhwc(x: Tensor) -> Tensor:
 def to_nchw(x: Tensor) -> Tensor:
     """``[B, H, W, C]`` seen as ``[B, C, H, W]``: a channels-last view, nothing is copied."""
     return x.permute(0, 3, 1, 2)
-
-
-def exporting() -> bool:
-    """True while a graph for other sizes is recorded (torch.export, ONNX): no branch may depend on H or W then."""
-    return torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export()
 
 
 def passing(x: Tensor) -> bool:

@@ -2,7 +2,7 @@
 import torch
 from torch import Tensor
 
-from ..dispatch import HALF, Choice, choose
+from ..dispatch import HALF, Choice, choose, exporting
 from . import reference
 
 DTYPES = (*HALF, torch.float32)
@@ -102,7 +102,7 @@ def _decide(op: str, x: Tensor, weight: Tensor, **maps: Tensor | None) -> Choice
     if not weight.shape[-1] % 2:
         raise ValueError(f'a kernel is [C, 1, k, k] with an odd k; got {list(weight.shape)}')
     # sizes are not compared under export: that would tie the graph to them
-    limit = '' if torch.compiler.is_exporting() or x.dtype not in DTYPES else _limit(x, weight, **maps)
+    limit = '' if exporting() or x.dtype not in DTYPES else _limit(x, weight, **maps)
     return choose(op, x, limit, tokens=x.shape[0] * x.shape[1] * x.shape[2], dtypes=DTYPES)
 
 

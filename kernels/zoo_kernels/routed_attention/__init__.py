@@ -1,8 +1,7 @@
 """Bi-level routed attention: every region of a map attends to the few regions that concern it most."""
-import torch
 from torch import Tensor
 
-from ..dispatch import Choice, choose
+from ..dispatch import Choice, choose, exporting
 from . import reference
 
 MAX_DIM = 128  # of a head: a tile of 64 wider ones spills
@@ -93,7 +92,7 @@ def _choose(
 
 
 def _check_grid(q: Tensor, regions: tuple[int, int]) -> None:
-    if torch.compiler.is_exporting():  # a branch on H or W would fix them in the graph
+    if exporting():  # a branch on H or W would fix them in the graph
         return
     (height, width), (rows, columns) = q.shape[1:3], regions
     if height % rows or width % columns:

@@ -70,7 +70,8 @@ class WindowAttention(nn.Module):
         """Shift along both sides: half a window, unless one window covers the map; None when there is none."""
         if not self.shift:
             return None
-        shift = self.window // 2 * torch.sym_min(counts[0] * counts[1] - 1, 1)
+        least = torch.sym_min if exporting() else min  # torch 2.11 compiles min only, and records the other
+        shift = self.window // 2 * least(counts[0] * counts[1] - 1, 1)
         return (shift, shift) if exporting() or shift else None
 
     def _mask(self, counts: tuple[int, int], shifts: tuple[int, int], x: Tensor) -> Tensor:
