@@ -77,7 +77,7 @@ def _probe() -> str:
 
 
 def exporting() -> bool:
-    """True while a graph for other sizes and runtimes is recorded (torch.export, ONNX).
+    """True while a graph for other sizes and runtimes is recorded (torch.export, ONNX): H and W decide no branch then.
 
     Not under ``torch.compile``, where ``torch.compiler.is_exporting()`` of torch 2.11 is True as well.
     """
