@@ -10,7 +10,6 @@ import timm
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from .backbone import Backbone
 from .blocks.mixers import MixerFactory, mixer_factory
 from .weights import fit_state_dict, read_checkpoint, state_dict_of
 from .weights.convert import KeyMap, classifier_names
@@ -42,23 +41,24 @@ class Family:
     """A mixer in a host: what is shared by the rows of one table, smallest model first."""
 
     module: str
-    host: Callable[..., Backbone]
+    host: Callable[..., nn.Module]
     variants: Sequence[Variant]
 
 
+FEATURES = dict(out_indices=4, feature_cls='getter')  # of hosts that do not say
 FAMILIES: list[Family] = []
 _OURS: dict[str, Variant] = {}
 
 
 def register_family(
-        module: str, host: Callable[..., Backbone], mixer: MixerFactory, variants: Sequence[Variant], key_map: KeyMap,
-        cfg: Mapping[str, Any]) -> None:
+        module: str, host: Callable[..., nn.Module], mixer: MixerFactory | None, variants: Sequence[Variant],
+        key_map: KeyMap, cfg: Mapping[str, Any]) -> None:
     """Make every variant a timm model, and the table a family; arguments as in :func:`register_variants`."""
     FAMILIES.append(Family(module, host, register_variants(module, host, mixer, variants, key_map, cfg)))
 
 
 def register_variants(
-        module: str, host: Callable[..., Backbone], mixer: MixerFactory, variants: Sequence[Variant],
+        module: str, host: Callable[..., nn.Module], mixer: MixerFactory | None, variants: Sequence[Variant],
         key_map: KeyMap | None, cfg: Mapping[str, Any]) -> tuple[Variant, ...]:
     """Make every variant a timm model, filed under ``module``; return those that are.
 
@@ -67,7 +67,7 @@ def register_variants(
     Args:
         module: ``__name__`` of the family's file.
         host: Called with the mixer, a variant's arguments and those of the user.
-        mixer: Factory of the family's token mixers.
+        mixer: Factory of the family's token mixers; None for a host that takes none.
         variants: The table, smallest first.
         key_map: Renames the reference's checkpoint keys to ours; None if there is no reference.
         cfg: Pretrained-cfg entries that all variants share.
@@ -133,12 +133,14 @@ class _Carried:
 
 
 def _entrypoint(
-        module: str, host: Callable[..., Backbone], mixer: MixerFactory, variant: Variant, key_map: KeyMap) -> Callable:
+        module: str, host: Callable[..., nn.Module], mixer: MixerFactory | None, variant: Variant,
+        key_map: KeyMap) -> Callable:
     """A function as timm registers it: named, filed and documented like one that is written out."""
 
     def entrypoint(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-        args = {'mixer': mixer, **variant.args, **kwargs}
-        args['mixer'] = mixer_factory(args['mixer'], args.pop('mixer_kwargs', None))
+        args = {**variant.args, **kwargs}
+        if mixer is not None:
+            args['mixer'] = mixer_factory(args.get('mixer', mixer), args.pop('mixer_kwargs', None))
         return _build(host, variant.name, key_map, pretrained, **args)
 
     entrypoint.__module__ = module
@@ -150,7 +152,7 @@ def _entrypoint(
 
 
 def _build(
-        host: Callable[..., Backbone], name: str, key_map: KeyMap | None, pretrained: bool, /,
+        host: Callable[..., nn.Module], name: str, key_map: KeyMap | None, pretrained: bool, /,
         pretrained_cfg_overlay: dict[str, Any] | None = None, **kwargs: Any) -> nn.Module:
     """timm's builder, with local weights (``file``, ``state_dict`` of the overlay) read and fitted by us."""
     overlay = dict(pretrained_cfg_overlay or {})
@@ -169,7 +171,7 @@ def _build(
 
     return build_model_with_cfg(
         host, name, pretrained, pretrained_cfg_overlay=overlay, pretrained_filter_fn=fit,
-        feature_cfg=dict(out_indices=4, feature_cls='getter'), **kwargs)
+        feature_cfg=getattr(host, 'feature_cfg', FEATURES), **kwargs)
 
 
 def _settle_classifier(state: dict[str, Tensor], model: nn.Module, headless: bool) -> None:

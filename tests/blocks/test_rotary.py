@@ -45,7 +45,7 @@ def test_frequencies_are_rounded_as_in_the_papers_code():
 
 
 def test_tables_are_wide_kept_and_usable_in_training():
-    rotary._kept_table.cache_clear()
+    rotary._table.cache.cache_clear()
     x = torch.randn(1, 6, HEAD, dtype=torch.bfloat16)
     with torch.inference_mode():
         table = rotary.rotary_table((2, 3), HEAD, x)
@@ -60,12 +60,12 @@ def test_tables_are_wide_kept_and_usable_in_training():
 def test_nothing_is_kept_of_pretended_tensors():
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    rotary._kept_table.cache_clear()
+    rotary._table.cache.cache_clear()
     with FakeTensorMode():
         rotary.rotary_table((2, 3), HEAD, torch.empty(1))
     compiled = torch.compile(lambda x: x + rotary.rotary_table((2, 3), HEAD, x).sum(), backend='eager', fullgraph=True)
     compiled(torch.zeros(1))
-    assert rotary._kept_table.cache_info().currsize == 0
+    assert rotary._table.cache.cache_info().currsize == 0
     assert type(rotary.rotary_table((2, 3), HEAD, torch.empty(1))) is torch.Tensor
 
 

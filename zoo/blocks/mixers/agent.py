@@ -10,6 +10,7 @@ from zoo_kernels import agent_attention
 
 from ..depthwise import DepthwiseConv2d
 from ..layout import exporting, settle, to_nchw, to_nhwc
+from ..tables import cells
 from .sequence import GlobalMixer, add_local
 from .site import Site
 
@@ -176,16 +177,8 @@ def pool_to_grid(x: Tensor, side: int) -> Tensor:
     if not exporting():
         return to_nhwc(F.adaptive_avg_pool2d(to_nchw(x), side)).flatten(1, 2)
     # torch's own is recorded for one size only
-    rows, columns = (_cells(size, side, x) for size in x.shape[1:3])
+    rows, columns = (cells(size, side, x.dtype, x.device) for size in x.shape[1:3])
     return torch.einsum('yh,bhwc,xw->byxc', rows, x, columns).flatten(1, 2)
-
-
-def _cells(size: int, side: int, like: Tensor) -> Tensor:
-    """Weights ``[side, size]`` of the means over the cells of one axis."""
-    cell = torch.arange(side, device=like.device)[:, None]
-    place = torch.arange(size, device=like.device)[None, :]
-    first, last = cell * size // side, ((cell + 1) * size + side - 1) // side
-    return ((place >= first) & (place < last)).to(like.dtype) / (last - first).to(like.dtype)
 
 
 def _resample(table: Tensor, length: int) -> Tensor:

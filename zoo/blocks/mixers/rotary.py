@@ -1,6 +1,4 @@
 """Gated attention with rotary positions: the frame of RALA, MALA and NaLa, and its softmax form."""
-import functools
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -8,12 +6,12 @@ from torch import Tensor, nn
 from zoo_kernels.linear_attention.reference import rotate
 
 from ..depthwise import DepthwiseConv2d
-from ..layout import passing, settle
+from ..layout import settle
+from ..tables import kept
 from .sequence import GlobalMixer, add_local
 from .site import Site
 
 BASE = 10000.
-KEPT = 16  # tables: the stages of a model at a few sizes
 
 
 def rotary_table(grid: tuple[int, int], head_dim: int, like: Tensor, prefix: int = 0) -> Tensor:
@@ -33,16 +31,10 @@ def rotary_table(grid: tuple[int, int], head_dim: int, like: Tensor, prefix: int
 
     Source: qhfan/RALA @ a86314f, classfication/RALA.py.
     """
-    args = (*grid, head_dim, prefix, torch.promote_types(like.dtype, torch.float32), like.device)
-    return _table(*args) if passing(like) else _kept_table(*args)
+    return _table(*grid, head_dim, prefix, like=like)
 
 
-@functools.lru_cache(maxsize=KEPT)
-def _kept_table(*args) -> Tensor:
-    with torch.inference_mode(False):  # training may need it later
-        return _table(*args)
-
-
+@kept
 def _table(height: int, width: int, head_dim: int, prefix: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     # frequencies are rounded to float32 in every precision, as in the paper's code
     frequency = 1. / BASE ** torch.linspace(0, 1, head_dim // 4, dtype=torch.float32, device=device)

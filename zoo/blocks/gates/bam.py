@@ -1,0 +1,51 @@
+"""Bottleneck attention (BAM): channels and places at once."""
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .site import GateSite
+
+
+class BAM(nn.Module):
+    """``x * (1 + sigmoid(channels(mean x) * places(x)))``, once between two stages.
+
+    ``channels`` is an MLP with batch norm, ``places`` a 1x1 convolution, two 3x3 with gaps of 4 and a 1x1 to one
+    channel. The released code multiplies the two, where the paper adds them.
+
+    Args:
+        channels: Channels C.
+        reduction: C over the width of both branches.
+        dilation: Of the 3x3 convolutions.
+
+    Source: Park et al., arXiv 1807.06514; Jongchan/attention-module @ 459efad, MODELS/bam.py and model_resnet.py.
+    """
+
+    def __init__(self, channels: int, reduction: int = 16, dilation: int = 4, device=None, dtype=None):
+        super().__init__()
+        dd = dict(device=device, dtype=dtype)
+        hidden = channels // reduction
+        self.fc1 = nn.Linear(channels, hidden, **dd)
+        self.fc_norm = nn.BatchNorm1d(hidden, **dd)
+        self.fc2 = nn.Linear(hidden, channels, **dd)
+        self.reduce = nn.Conv2d(channels, hidden, 1, **dd)
+        self.convs = nn.ModuleList([
+            nn.Conv2d(hidden, hidden, 3, padding=dilation, dilation=dilation, **dd) for _ in range(2)])
+        self.norms = nn.ModuleList([nn.BatchNorm2d(hidden, **dd) for _ in range(3)])
+        self.final = nn.Conv2d(hidden, 1, 1, **dd)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode='fan_out')
+            if isinstance(module, (nn.Conv2d, nn.Linear)):
+                nn.init.zeros_(module.bias)
+
+    @classmethod
+    def for_site(cls, site: GateSite, device=None, dtype=None) -> 'BAM':
+        """Build for a host."""
+        return cls(site.channels, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C, H, W]`` -> the same."""
+        channels = self.fc2(F.relu(self.fc_norm(self.fc1(x.mean((2, 3))))))
+        places = F.relu(self.norms[0](self.reduce(x)))
+        for conv, norm in zip(self.convs, self.norms[1:]):
+            places = F.relu(norm(conv(places)))
+        return x * (1 + (channels[:, :, None, None] * self.final(places)).sigmoid())

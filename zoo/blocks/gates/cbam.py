@@ -1,0 +1,44 @@
+"""Convolutional block attention (CBAM): channels, then places."""
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .site import GateSite
+
+
+class CBAM(nn.Module):
+    """``y = x * sigmoid(mlp(mean x) + mlp(max x))``, then ``y * sigmoid(norm(conv7([max_c y, mean_c y])))``.
+
+    The norm of the second gate has a momentum of 0.01 and starts with a weight of zero, so all places begin at 1 / 2.
+
+    Args:
+        channels: Channels C.
+        reduction: C over the width of the MLP.
+
+    Source: Woo et al., arXiv 1807.06521; Jongchan/attention-module @ 459efad, MODELS/cbam.py and model_resnet.py.
+    """
+
+    def __init__(self, channels: int, reduction: int = 16, device=None, dtype=None):
+        super().__init__()
+        dd = dict(device=device, dtype=dtype)
+        self.fc1 = nn.Linear(channels, channels // reduction, **dd)
+        self.fc2 = nn.Linear(channels // reduction, channels, **dd)
+        self.conv = nn.Conv2d(2, 1, 7, padding=3, bias=False, **dd)
+        self.norm = nn.BatchNorm2d(1, momentum=0.01, **dd)
+        nn.init.kaiming_normal_(self.conv.weight, mode='fan_out')
+        nn.init.zeros_(self.norm.weight)
+        nn.init.zeros_(self.fc1.bias)
+        nn.init.zeros_(self.fc2.bias)
+
+    @classmethod
+    def for_site(cls, site: GateSite, device=None, dtype=None) -> 'CBAM':
+        """Build for a block of a host."""
+        return cls(site.channels, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C, H, W]`` -> the same."""
+        pooled = torch.stack([x.mean((2, 3)), x.amax((2, 3))])
+        hidden = F.relu(self.fc1(pooled)).sum(0)
+        x = x * (F.linear(hidden, self.fc2.weight) + 2 * self.fc2.bias).sigmoid()[:, :, None, None]
+        places = torch.cat([x.amax(1, keepdim=True), x.mean(1, keepdim=True)], dim=1)
+        return x * self.norm(self.conv(places)).sigmoid()

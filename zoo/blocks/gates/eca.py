@@ -1,0 +1,48 @@
+"""Efficient channel attention (ECA)."""
+import functools
+import math
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from .site import GateFactory, GateSite
+
+
+def adaptive_size(channels: int, gamma: int = 2, beta: int = 1) -> int:
+    """The paper's rule for the size of the kernel: ``(log2 C + beta) / gamma``, up to the next odd number."""
+    size = int(abs((math.log2(channels) + beta) / gamma))
+    return size if size % 2 else size + 1
+
+
+class ECA(nn.Module):
+    """``x * sigmoid(conv1d(mean x))``, a convolution along the channels; zeros behind the first and the last.
+
+    Args:
+        channels: Channels C.
+        kernel_size: Of the convolution, odd; by the paper's rule when None. Released models follow lists of their own.
+
+    Source: Wang et al., arXiv 1910.03151; BangguWu/ECANet @ b332f6b, models/eca_module.py.
+    """
+
+    def __init__(self, channels: int, kernel_size: int | None = None, device=None, dtype=None):
+        super().__init__()
+        size = adaptive_size(channels) if kernel_size is None else kernel_size
+        self.conv = nn.Conv1d(1, 1, size, padding=size // 2, bias=False, device=device, dtype=dtype)
+
+    @classmethod
+    def for_site(cls, site: GateSite, device=None, dtype=None, **options) -> 'ECA':
+        """Build for a block of a host."""
+        return cls(site.channels, **options, device=device, dtype=dtype)
+
+    @classmethod
+    def with_sizes(cls, sizes: Sequence[int]) -> GateFactory:
+        """A factory of gates with a kernel size a stage."""
+        return functools.partial(_of_stage, sizes=tuple(sizes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C, H, W]`` -> the same."""
+        return x * self.conv(x.mean((2, 3))[:, None]).sigmoid()[:, 0, :, None, None]
+
+
+def _of_stage(site: GateSite, sizes: Sequence[int], device=None, dtype=None) -> ECA:
+    return ECA(site.channels, sizes[site.stage], device=device, dtype=dtype)

@@ -1,0 +1,76 @@
+"""Frequency channel attention (FcaNet): channels pooled by cosines of several frequencies."""
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..layout import exporting
+from ..tables import cells, kept
+from .site import GateSite
+
+GRID = 7  # places a side that frequencies are counted on
+# the 16 frequencies that classify best alone, best first: along the height and along the width
+FREQUENCIES = (
+    (0, 0), (0, 1), (6, 0), (0, 5), (0, 2), (1, 0), (1, 2), (4, 0), (5, 0), (1, 6), (3, 0), (0, 4), (0, 6), (0, 3),
+    (3, 5), (2, 2))
+SIDES = (56, 28, 14, 7)  # of the maps of a ResNet's stages at 224 pixels
+
+
+def cosine(frequency: int, side: int) -> list[float]:
+    """Values of an orthonormal cosine (DCT-II) at ``side`` places."""
+    scale = math.sqrt((2 if frequency else 1) / side)
+    return [scale * math.cos(math.pi * frequency * (place + 0.5) / side) for place in range(side)]
+
+
+@kept
+def basis(side: int, height: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """``[16, height, width]``: what the places of a map weigh in each frequency of a map of ``side``.
+
+    Rounded to float32 in every precision, as in the paper's code. A map of another size is pooled to ``side`` first;
+    here the weights are spread instead, which is the same.
+    """
+    step = side // GRID
+    pairs = [(torch.tensor(cosine(y * step, side), dtype=torch.float64),
+              torch.tensor(cosine(x * step, side), dtype=torch.float64)) for y, x in FREQUENCIES]
+    table = torch.stack([torch.outer(rows, columns) for rows, columns in pairs]).float().to(device, dtype)
+    if not exporting() and (height, width) == (side, side):
+        return table
+    rows, columns = (cells(size, side, dtype, device) for size in (height, width))
+    return torch.einsum('yh,kyx,xw->khw', rows, table, columns)
+
+
+class FCA(nn.Module):
+    """``x * sigmoid(fc2(relu(fc1(z))))``: z are the channels' coefficients of cosines, 16 groups with one each.
+
+    Args:
+        channels: Channels C, a multiple of 16.
+        side: Of the map that the cosines span, a multiple of 7; maps of other sizes are pooled to it.
+        reduction: C over the width of the MLP, which has no biases.
+
+    Raises:
+        ValueError: C is no multiple of 16, or ``side`` none of 7.
+
+    Source: Qin et al., FcaNet, arXiv 2012.11879; cfzd/FcaNet @ aa5fb63, model/layer.py ('top16').
+    """
+
+    def __init__(self, channels: int, side: int = GRID, reduction: int = 16, device=None, dtype=None):
+        super().__init__()
+        if channels % len(FREQUENCIES) or side % GRID:
+            raise ValueError(f'{channels} channels, side {side}: FCA wants a multiple of {len(FREQUENCIES)} channels '
+                             f'and a side that is a multiple of {GRID}')
+        dd = dict(device=device, dtype=dtype)
+        self.side = side
+        self.fc1 = nn.Linear(channels, channels // reduction, bias=False, **dd)
+        self.fc2 = nn.Linear(channels // reduction, channels, bias=False, **dd)
+
+    @classmethod
+    def for_site(cls, site: GateSite, device=None, dtype=None) -> 'FCA':
+        """Build for a block of a ResNet."""
+        return cls(site.channels, SIDES[site.stage], device=device, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C, H, W]`` -> the same."""
+        weights = basis(self.side, *x.shape[2:], like=x).to(x.dtype)
+        z = torch.einsum('khw,bkchw->bkc', weights, x.unflatten(1, (len(weights), -1))).flatten(1)
+        return x * self.fc2(F.relu(self.fc1(z))).sigmoid()[:, :, None, None]

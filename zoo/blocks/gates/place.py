@@ -1,0 +1,86 @@
+"""Putting gates into timm's CNNs."""
+from collections.abc import Callable, Iterator, Sequence
+
+from timm.models._efficientnet_blocks import DepthwiseSeparableConv, InvertedResidual
+from timm.models.resnet import BasicBlock, Bottleneck
+from torch import nn
+
+from .site import GateFactory, GateSite
+
+Where = Sequence[int] | Callable[[GateSite], bool] | None
+
+
+class GatedNorm(nn.Sequential):
+    """The last norm of a block's branch and the gate behind it, for blocks that have no place for a gate."""
+
+    def __init__(self, norm: nn.Module, gate: nn.Module):
+        super().__init__()
+        self.norm = norm
+        self.gate = gate
+
+
+def gated_stages(model: nn.Module) -> Sequence[nn.Sequential]:
+    """The stages of a ResNet-like (``layer1`` to ``layer4``) or MobileNet-like (``blocks``) timm model.
+
+    Raises:
+        ValueError: Neither.
+    """
+    if all(hasattr(model, f'layer{i}') for i in range(1, 5)):
+        return [getattr(model, f'layer{i}') for i in range(1, 5)]
+    blocks = getattr(model, 'blocks', None)
+    if isinstance(blocks, nn.Sequential) and all(isinstance(stage, nn.Sequential) for stage in blocks):
+        return list(blocks)
+    raise ValueError(f"{type(model).__name__} is no ResNet or MobileNet of timm's: there is no place for gates")
+
+
+def place_gates(model: nn.Module, gate: GateFactory, where: Where = None) -> int:
+    """Put a gate behind the last norm of the branch of each block, before the shortcut is added.
+
+    Args:
+        model: ResNet-like or MobileNet-like, of timm.
+        gate: Called with a :class:`GateSite`; None from it leaves the block as it is.
+        where: Stages, from 0, or a function that says of a site whether it gets a gate; all blocks when None.
+
+    Returns:
+        The number of gates.
+
+    Raises:
+        ValueError: A model or block that has no place for gates, or has gates already.
+    """
+    weight = next(model.parameters())
+    placed = 0
+    for site, block in _sites(model):
+        wanted = where is None or (where(site) if callable(where) else site.stage in where)
+        module = gate(site, device=weight.device, dtype=weight.dtype) if wanted else None
+        if module is not None:
+            _place(block, module.train(model.training))
+            placed += 1
+    return placed
+
+
+def _sites(model: nn.Module) -> Iterator[tuple[GateSite, nn.Module]]:
+    for s, stage in enumerate(gated_stages(model)):
+        blocks = [block for block in stage if isinstance(block, PLACES)]
+        for i, block in enumerate(blocks):
+            yield GateSite(s, i, _last_norm(block)[1].num_features, len(blocks)), block
+
+
+PLACES = (BasicBlock, Bottleneck, InvertedResidual, DepthwiseSeparableConv)
+
+
+def _last_norm(block: nn.Module) -> tuple[str, nn.Module]:
+    name = 'bn2' if isinstance(block, (BasicBlock, DepthwiseSeparableConv)) else 'bn3'
+    norm = getattr(block, name)
+    return name, norm[0] if isinstance(norm, GatedNorm) else norm
+
+
+def _place(block: nn.Module, gate: nn.Module) -> None:
+    name, norm = _last_norm(block)
+    if isinstance(block, (BasicBlock, Bottleneck)):
+        if block.se is not None:
+            raise ValueError(f'{type(block).__name__} has a {type(block.se).__name__} already: take a model without')
+        block.se = gate
+    elif isinstance(getattr(block, name), GatedNorm):
+        raise ValueError(f'{type(block).__name__} has a gate already: take a model without')
+    else:
+        setattr(block, name, GatedNorm(norm, gate))

@@ -1,0 +1,70 @@
+"""Triplet attention: a gate over each of the three planes of a map."""
+import functools
+
+import torch
+from torch import Tensor, nn
+
+from .site import GateFactory, GateSite
+
+
+class PlaneGate(nn.Module):
+    """``sigmoid(norm(conv([max, mean])))`` over a plane; the norm has a momentum of 0.01.
+
+    Args:
+        kernel_size: Of the convolution, odd.
+    """
+
+    def __init__(self, kernel_size: int = 7, device=None, dtype=None):
+        super().__init__()
+        dd = dict(device=device, dtype=dtype)
+        self.conv = nn.Conv2d(2, 1, kernel_size, padding=kernel_size // 2, bias=False, **dd)
+        self.norm = nn.BatchNorm2d(1, momentum=0.01, **dd)
+        nn.init.kaiming_normal_(self.conv.weight, mode='fan_out')
+
+    def forward(self, greatest: Tensor, mean: Tensor) -> Tensor:
+        """``[B, Y, X]`` twice -> ``[B, Y, X]``."""
+        return self.norm(self.conv(torch.stack([greatest, mean], dim=1))).sigmoid()[:, 0]
+
+
+class TripletAttention(nn.Module):
+    """``x`` times the mean of three gates, over channels and columns, rows and channels, rows and columns.
+
+    Each gate sees the maximum and the mean over the third direction. The norm of the last gate starts with a weight of
+    zero in the released models.
+
+    Args:
+        kernel_size: Of the convolutions, odd.
+        spatial: Have the gate over rows and columns; without it the mean is of two.
+
+    Source: Misra et al., Rotate to Attend, arXiv 2010.03045; landskape-ai/triplet-attention @ 2cf02fb,
+    MODELS/triplet_attention.py and resnet.py.
+    """
+
+    def __init__(
+            self, channels: int | None = None, kernel_size: int = 7, spatial: bool = True, device=None, dtype=None):
+        super().__init__()
+        dd = dict(device=device, dtype=dtype)
+        self.columns = PlaneGate(kernel_size, **dd)
+        self.rows = PlaneGate(kernel_size, **dd)
+        self.places = PlaneGate(kernel_size, **dd) if spatial else None
+        if spatial:
+            nn.init.zeros_(self.places.norm.weight)
+
+    @classmethod
+    def for_site(cls, site: GateSite, device=None, dtype=None, **options) -> 'TripletAttention':
+        """Build for a block of a host."""
+        return cls(**options, device=device, dtype=dtype)
+
+    @classmethod
+    def of_size(cls, kernel_size: int) -> GateFactory:
+        """A factory of gates with one kernel size."""
+        return functools.partial(cls.for_site, kernel_size=kernel_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C, H, W]`` -> the same."""
+        gate = self.columns(x.amax(2), x.mean(2))[:, :, None]
+        rows = self.rows(x.amax(3).transpose(1, 2), x.mean(3).transpose(1, 2))
+        gate = gate + rows.transpose(1, 2)[..., None]
+        if self.places is None:
+            return x * (gate / 2)
+        return x * ((gate + self.places(x.amax(1), x.mean(1))[:, None]) / 3)

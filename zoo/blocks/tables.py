@@ -1,0 +1,45 @@
+"""Computed tables: made in float32 or wider, kept for a few sizes, never part of the state dict."""
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .layout import passing
+
+KEPT = 16  # tables of a kind: the stages of a model at a few sizes
+
+
+def kept(build: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Let a function that computes a table remember the last ones.
+
+    Args:
+        build: Called with hashable arguments, a dtype and a device.
+
+    Returns:
+        The function of the same arguments and ``like``, a tensor that gives the device, and the dtype if that is wider
+        than float32. What it returns may be shared: not to be written to.
+    """
+    @functools.lru_cache(maxsize=KEPT)
+    def cached(*args) -> Tensor:
+        with torch.inference_mode(False):  # training may need it later
+            return build(*args)
+
+    @functools.wraps(build)
+    def table(*args, like: Tensor) -> Tensor:
+        args = (*args, torch.promote_types(like.dtype, torch.float32), like.device)
+        return build(*args) if passing(like) else cached(*args)
+
+    table.cache = cached
+    return table
+
+
+def cells(size: int, side: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Weights ``[side, size]`` of the means over ``side`` cells that cover ``size`` places (adaptive average pooling).
+
+    Cells overlap where the side does not divide the size, and repeat where it is larger.
+    """
+    cell = torch.arange(side, device=device)[:, None]
+    place = torch.arange(size, device=device)[None, :]
+    first, last = cell * size // side, ((cell + 1) * size + side - 1) // side
+    return ((place >= first) & (place < last)).to(dtype) / (last - first).to(dtype)

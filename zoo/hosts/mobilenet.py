@@ -1,0 +1,32 @@
+"""timm's MobileNetV2 with gates."""
+from typing import Any
+
+from timm.models._efficientnet_builder import decode_arch_def, round_channels
+from timm.models.efficientnet import EfficientNet
+from torch import nn
+
+from ..blocks.gates import GateFactory, place_gates
+
+STAGES = (
+    ('ds_r1_k3_s1_c16',), ('ir_r2_k3_s2_e6_c24',), ('ir_r3_k3_s2_e6_c32',), ('ir_r4_k3_s2_e6_c64',),
+    ('ir_r3_k3_s1_e6_c96',), ('ir_r3_k3_s2_e6_c160',), ('ir_r1_k3_s1_e6_c320',))
+
+
+class GatedMobileNetV2(EfficientNet):
+    """timm's MobileNetV2 with a gate behind the last norm of each block, those without a shortcut too.
+
+    Args:
+        gate: Factory of the gates; None for none.
+        **mobilenet: num_classes, drop_rate, ... of timm's EfficientNet.
+
+    Source: Sandler et al., arXiv 1801.04381; timm.models.efficientnet.
+    """
+
+    feature_cfg = dict(out_indices=(0, 1, 2, 3, 4), feature_cls='getter')
+
+    def __init__(self, gate: GateFactory | None = None, **mobilenet: Any):
+        super().__init__(
+            block_args=decode_arch_def([list(stage) for stage in STAGES]), num_features=1280, stem_size=32,
+            round_chs_fn=round_channels, norm_layer=nn.BatchNorm2d, act_layer=nn.ReLU6, **mobilenet)
+        if gate is not None:
+            place_gates(self, gate)

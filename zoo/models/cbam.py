@@ -1,0 +1,86 @@
+"""CBAM and BAM: ResNets whose maps are gated by channel and by place.
+
+Woo et al., "CBAM: Convolutional Block Attention Module", ECCV 2018, arXiv 1807.06521; Park et al., "BAM: Bottleneck
+Attention Module", BMVC 2018, arXiv 1807.06514.
+Reference: Jongchan/attention-module @ 459efad0e05ee7dde50c41ca10a3d0800bc3792a (MIT).
+
+CBAM stands behind the last norm of every block and gates channels by their mean and maximum, then places by a 7x7
+convolution of the mean and maximum of the channels. BAM stands behind the first three stages and gates by both at once.
+
+Departures of the released code from the papers: BAM multiplies its two branches where the paper adds them.
+"""
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor, nn
+
+from ..blocks.gates import BAM, CBAM
+from ..hosts import GatedResNet, resnet
+from ..registry import Variant, register_family
+from ..weights.convert import rename
+
+__all__ = []  # the entrypoints: filled by the registration
+
+CFG = dict(
+    num_classes=1000, input_size=(3, 224, 224), pool_size=(7, 7), interpolation='bilinear', crop_pct=0.875,
+    mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD, first_conv='conv1', classifier='fc', license='mit',
+    origin_url='https://github.com/Jongchan/attention-module')
+CBAM_CFG = dict(CFG, paper_ids='arXiv:1807.06521', paper_name='CBAM: Convolutional Block Attention Module')
+BAM_CFG = dict(CFG, paper_ids='arXiv:1807.06514', paper_name='BAM: Bottleneck Attention Module')
+CIFAR = dict(cifar100=dict(num_classes=100, input_size=(3, 32, 32), pool_size=(4, 4), crop_pct=1.0))
+
+
+def cbam_args(depth: int, **options) -> dict:
+    """Constructor arguments of a CBAM-ResNet."""
+    return dict(
+        resnet.SIZES[depth], gate=CBAM.for_site, classifier_init=nn.init.kaiming_normal_, **options)
+
+
+def bam_args(depth: int) -> dict:
+    """Constructor arguments of a BAM-ResNet."""
+    return dict(resnet.SIZES[depth], stage_gate=BAM.for_site, classifier_init=nn.init.kaiming_normal_)
+
+
+# --- variants: smallest first; accuracies are those of the repository's README at the reference commit
+
+CBAM_VARIANTS = (
+    Variant('cbam_resnet18', cbam_args(18)),
+    Variant('cbam_resnet34', cbam_args(34)),
+    Variant('cbam_resnet50', cbam_args(50), top1=dict(in1k=77.622)),
+    Variant('cbam_resnet101', cbam_args(101)),
+    Variant('cbam_resnet18_cifar', cbam_args(18, cifar=True), cfgs=CIFAR),
+)
+BAM_VARIANTS = (
+    Variant('bam_resnet18', bam_args(18)),
+    Variant('bam_resnet34', bam_args(34)),
+    Variant('bam_resnet50', bam_args(50), top1=dict(in1k=76.860)),
+    Variant('bam_resnet101', bam_args(101)),
+)
+
+
+# --- checkpoints: keys of the reference to ours
+
+RULES = (
+    (r'^module\.', ''),
+    (r'\.cbam\.ChannelGate\.mlp\.1\.', '.se.fc1.'),
+    (r'\.cbam\.ChannelGate\.mlp\.3\.', '.se.fc2.'),
+    (r'\.cbam\.SpatialGate\.spatial\.conv\.', '.se.conv.'),
+    (r'\.cbam\.SpatialGate\.spatial\.bn\.', '.se.norm.'),
+    (r'^bam(\d)\.', r'layer\1.gate.'),
+    (r'\.channel_att\.gate_c\.gate_c_fc_0\.', '.fc1.'),
+    (r'\.channel_att\.gate_c\.gate_c_bn_1\.', '.fc_norm.'),
+    (r'\.channel_att\.gate_c\.gate_c_fc_final\.', '.fc2.'),
+    (r'\.spatial_att\.gate_s\.gate_s_conv_reduce0\.', '.reduce.'),
+    (r'\.spatial_att\.gate_s\.gate_s_bn_reduce0\.', '.norms.0.'),
+    (r'\.spatial_att\.gate_s\.gate_s_conv_di_(\d)\.', r'.convs.\1.'),
+    (r'\.spatial_att\.gate_s\.gate_s_bn_di_0\.', '.norms.1.'),
+    (r'\.spatial_att\.gate_s\.gate_s_bn_di_1\.', '.norms.2.'),
+    (r'\.spatial_att\.gate_s\.gate_s_conv_final\.', '.final.'),
+)
+
+
+def keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Both models."""
+    return rename(state, RULES)
+
+
+register_family(__name__, GatedResNet, None, CBAM_VARIANTS, keys, CBAM_CFG)
+register_family(__name__, GatedResNet, None, BAM_VARIANTS, keys, BAM_CFG)

@@ -1,0 +1,61 @@
+"""ECA-Net: ResNets and MobileNetV2 whose channels are gated by a convolution along them.
+
+Wang et al., "ECA-Net: Efficient Channel Attention for Deep Convolutional Neural Networks", CVPR 2020, arXiv 1910.03151.
+Reference: BangguWu/ECANet @ b332f6b3e6e2afe8a3287dc8ee8440a0fbec74c4 (MIT).
+
+``x * sigmoid(conv1d(mean x))`` behind the last norm of every block, with a kernel of 1 to 7 channels.
+
+Departures of the released code from the paper: the size of the kernel does not follow the paper's rule of the number
+of channels but a list for each model, a size a stage; ``_k3333`` are the models that the code builds by default.
+MobileNetV2 has kernels of 1 below 96 channels and of 3 from there, behind blocks without a shortcut too.
+"""
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor, nn
+
+from ..blocks.gates import ECA
+from ..hosts import GatedMobileNetV2, GatedResNet, resnet
+from ..registry import Variant, register_family
+from ..weights.convert import rename
+from ..weights.mobilenet import mobilenet_keys
+
+__all__ = []  # the entrypoints: filled by the registration
+
+CFG = dict(
+    num_classes=1000, input_size=(3, 224, 224), pool_size=(7, 7), interpolation='bilinear', crop_pct=0.875,
+    mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD, first_conv='conv1', classifier='fc', license='mit',
+    origin_url='https://github.com/BangguWu/ECANet', paper_ids='arXiv:1910.03151',
+    paper_name='ECA-Net: Efficient Channel Attention for Deep Convolutional Neural Networks')
+MOBILENET_CFG = dict(CFG, first_conv='conv_stem', classifier='classifier')
+
+
+def sized(depth: int, *sizes: int) -> dict:
+    """Constructor arguments of a ResNet with a kernel size a stage."""
+    return dict(resnet.SIZES[depth], gate=ECA.with_sizes(sizes))
+
+
+# --- variants: smallest first; accuracies are those of the repository's README at the reference commit
+
+RESNETS = (
+    Variant('ecanet_resnet18', sized(18, 3, 5, 7, 7), top1=dict(in1k=70.92)),
+    Variant('ecanet_resnet18_k3333', sized(18, 3, 3, 3, 3)),
+    Variant('ecanet_resnet34', sized(34, 3, 3, 5, 7), top1=dict(in1k=74.21)),
+    Variant('ecanet_resnet50', sized(50, 3, 5, 5, 7), top1=dict(in1k=77.42)),
+    Variant('ecanet_resnet50_k3333', sized(50, 3, 3, 3, 3)),
+    Variant('ecanet_resnet101', sized(101, 3, 3, 5, 7), top1=dict(in1k=78.65)),
+    Variant('ecanet_resnet152', sized(152, 3, 3, 5, 7), top1=dict(in1k=78.92)),
+)
+MOBILENETS = (
+    Variant(
+        'ecanet_mobilenet_v2', dict(gate=ECA.with_sizes((1, 1, 1, 1, 3, 3, 3))), top1=dict(in1k=72.56)),
+)
+
+
+# --- checkpoints: keys of the reference to ours
+
+def resnet_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """ResNets; what the file says of its architecture ('se_resnet50') is wrong and not read."""
+    return rename(state, ((r'^module\.', ''), (r'\.eca\.', '.se.')))
+
+
+register_family(__name__, GatedResNet, None, RESNETS, resnet_keys, CFG)
+register_family(__name__, GatedMobileNetV2, None, MOBILENETS, mobilenet_keys, MOBILENET_CFG)

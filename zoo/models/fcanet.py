@@ -1,0 +1,46 @@
+"""FcaNet: ResNets whose channels are gated by their coefficients of 16 cosines.
+
+Qin et al., "FcaNet: Frequency Channel Attention Networks", ICCV 2021, arXiv 2012.11879.
+Reference: cfzd/FcaNet @ aa5fb63505575bb4e4e094613565379c3f6ada33 (MIT).
+
+Squeeze and excitation pools a channel by its mean, the lowest frequency of a cosine transform; FcaNet gives each
+sixteenth of the channels another one, ``x * sigmoid(fc2(relu(fc1(sum_hw x cos cos))))``, behind the last norm of every
+block.
+
+The frequencies are those of a 7 x 7 grid, spread over the map that each stage has at 224 pixels. At other sizes maps
+are pooled to that one first, as in the authors' detection code.
+"""
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor, nn
+
+from ..blocks.gates import FCA
+from ..hosts import GatedResNet, resnet
+from ..registry import Variant, register_family
+from ..weights.convert import rename
+
+__all__ = []  # the entrypoints: filled by the registration
+
+CFG = dict(
+    num_classes=1000, input_size=(3, 224, 224), pool_size=(7, 7), interpolation='bilinear', crop_pct=0.875,
+    mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD, first_conv='conv1', classifier='fc', license='mit',
+    origin_url='https://github.com/cfzd/FcaNet', paper_ids='arXiv:2012.11879',
+    paper_name='FcaNet: Frequency Channel Attention Networks')
+
+# smallest first; accuracies are those of the repository's README at the reference commit
+VARIANTS = tuple(
+    Variant(f'fcanet_resnet{depth}', dict(resnet.SIZES[depth], gate=FCA.for_site), top1=dict(in1k=top1))
+    for depth, top1 in ((34, 75.07), (50, 78.52), (101, 79.64), (152, 80.08)))
+
+RULES = (
+    (r'^module\.', ''),
+    (r'\.att\.fc\.0\.', '.se.fc1.'),
+    (r'\.att\.fc\.2\.', '.se.fc2.'),
+)
+
+
+def keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Without the cosines, which files carry."""
+    return rename(state, RULES, drop=r'\.dct_layer\.weight$')
+
+
+register_family(__name__, GatedResNet, None, VARIANTS, keys, CFG)

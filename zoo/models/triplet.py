@@ -1,0 +1,75 @@
+"""Triplet attention: ResNets and MobileNetV2 gated over the three planes of their maps.
+
+Misra et al., "Rotate to Attend: Convolutional Triplet Attention Module", WACV 2021, arXiv 2010.03045.
+Reference: landskape-ai/triplet-attention @ 2cf02fb91196408ac6352f7984a0336aa4f7677a (MIT).
+
+Each gate is a convolution of the maximum and the mean over the third direction; ``x`` is multiplied with the mean of
+the gates over channels and columns, rows and channels, rows and columns, behind the last norm of every block.
+
+The convolutions are 7x7, in the models ``_k3`` 3x3. The published accuracies are of both: ResNet-18 and -50 are better
+with 7x7, MobileNetV2 with 3x3. MobileNetV2 has gates behind blocks without a shortcut too.
+"""
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor, nn
+
+from ..blocks.gates import TripletAttention
+from ..hosts import GatedMobileNetV2, GatedResNet, resnet
+from ..registry import Variant, register_family
+from ..weights.convert import rename
+from ..weights.mobilenet import mobilenet_keys
+
+__all__ = []  # the entrypoints: filled by the registration
+
+CFG = dict(
+    num_classes=1000, input_size=(3, 224, 224), pool_size=(7, 7), interpolation='bilinear', crop_pct=0.875,
+    mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD, first_conv='conv1', classifier='fc', license='mit',
+    origin_url='https://github.com/landskape-ai/triplet-attention', paper_ids='arXiv:2010.03045',
+    paper_name='Rotate to Attend: Convolutional Triplet Attention Module')
+MOBILENET_CFG = dict(CFG, first_conv='conv_stem', classifier='classifier')
+
+
+def args(depth: int, kernel_size: int = 7) -> dict:
+    """Constructor arguments of a ResNet with triplet attention."""
+    return dict(
+        resnet.SIZES[depth], gate=TripletAttention.of_size(kernel_size), classifier_init=nn.init.kaiming_normal_)
+
+
+# --- variants: smallest first; accuracies are 100 less the errors in the repository's README at the reference commit
+
+RESNETS = (
+    Variant('triplet_resnet18', args(18), top1=dict(in1k=71.09)),
+    Variant('triplet_resnet18_k3', args(18, 3), top1=dict(in1k=70.33)),
+    Variant('triplet_resnet34', args(34)),
+    Variant('triplet_resnet50', args(50), top1=dict(in1k=77.48)),
+    Variant('triplet_resnet50_k3', args(50, 3), top1=dict(in1k=76.12)),
+    Variant('triplet_resnet101', args(101)),
+)
+MOBILENETS = (
+    Variant('triplet_mobilenet_v2', dict(gate=TripletAttention.of_size(7)), top1=dict(in1k=71.99)),
+    Variant('triplet_mobilenet_v2_k3', dict(gate=TripletAttention.of_size(3)), top1=dict(in1k=72.62)),
+)
+
+
+# --- checkpoints: keys of the reference to ours, in both of its namings
+
+GATES = tuple(
+    (rf'(^|\.){theirs}\.(?:spatial\.|)(conv|bn)\.', rf'\1{ours}.\2.')
+    for names, ours in ((('ChannelGateH', 'cw'), 'columns'), (('ChannelGateW', 'hc'), 'rows'),
+                        (('SpatialGate', 'hw'), 'places'))
+    for theirs in names) + ((r'(columns|rows|places)\.conv\.conv\.', r'\1.conv.'),
+                            (r'(columns|rows|places)\.conv\.bn\.', r'\1.norm.'),
+                            (r'(columns|rows|places)\.bn\.', r'\1.norm.'))
+
+
+def resnet_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """ResNets."""
+    return rename(state, ((r'^module\.', ''), (r'\.triplet_attention\.', '.se.'), *GATES))
+
+
+def mobile_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """MobileNetV2."""
+    return rename(mobilenet_keys(state, model), GATES)
+
+
+register_family(__name__, GatedResNet, None, RESNETS, resnet_keys, CFG)
+register_family(__name__, GatedMobileNetV2, None, MOBILENETS, mobile_keys, MOBILENET_CFG)
