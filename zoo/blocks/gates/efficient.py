@@ -1,0 +1,42 @@
+"""Efficient attention: global, linear in the number of places."""
+from torch import Tensor, nn
+
+from .site import GateSite
+
+
+class EfficientAttention(nn.Module):
+    """``x + out(softmax over channels(q) (softmax over places(k)^T v))`` per head, projections with biases, no scale.
+
+    Args:
+        channels: Channels C.
+        key_channels: Of queries and keys; C when None.
+        num_heads: Heads; divides both widths.
+        value_channels: Of the values; C when None.
+
+    Source: Shen et al., arXiv 1812.01243; cmsflash/efficient-attention @ 46a5f9e, efficient_attention.py.
+    """
+
+    def __init__(
+            self, channels: int, key_channels: int | None = None, num_heads: int = 1,
+            value_channels: int | None = None, device=None, dtype=None):
+        super().__init__()
+        dd = dict(device=device, dtype=dtype)
+        keys, values = key_channels or channels, value_channels or channels
+        if keys % num_heads or values % num_heads:
+            raise ValueError(f'{keys} key and {values} value channels in {num_heads} heads: choose a divisor of both')
+        self.num_heads = num_heads
+        self.widths = keys, keys, values
+        self.qkv = nn.Conv2d(channels, sum(self.widths), 1, **dd)
+        self.proj = nn.Conv2d(values, channels, 1, **dd)
+
+    @classmethod
+    def for_site(cls, site: GateSite, device=None, dtype=None, **options) -> 'EfficientAttention':
+        """Build for a block of a host."""
+        return cls(site.channels, **options, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C, H, W]`` -> the same."""
+        q, k, v = (t.flatten(2).unflatten(1, (self.num_heads, -1)) for t in self.qkv(x).split(self.widths, 1))
+        state = v @ k.softmax(-1).transpose(2, 3)  # [B, heads, values, keys]
+        y = state @ q.softmax(2)
+        return x + self.proj(y.flatten(1, 2).unflatten(2, x.shape[2:]))

@@ -1,0 +1,47 @@
+"""Efficient local attention (ELA): rows and columns gated by convolutions of their means."""
+from torch import Tensor, nn
+
+from .site import GateSite
+
+# size of the convolution's kernel, channels of its groups, groups of the norm
+VARIANTS = dict(tiny=(5, 1, 32), base=(7, 1, 16), small=(5, 8, 16), large=(7, 8, 16))
+
+
+class ELA(nn.Module):
+    """``x * a(mean over columns) * a(mean over rows)`` with ``a = sigmoid(group norm(conv1d))``, the same for both.
+
+    There is no code of the authors: this is what the many copies of one community version agree on.
+
+    Args:
+        channels: Channels C, a multiple of the norm's 32 ('tiny') or 16 groups.
+        variant: 'tiny', 'base', 'small' or 'large': kernels of 5, 7, 5, 7; groups of 1, 1, 8, 8 channels.
+
+    Raises:
+        ValueError: An unknown variant, or channels that do not divide.
+
+    Source: Xu and Wan, arXiv 2403.01123.
+    """
+
+    def __init__(self, channels: int, variant: str = 'large', device=None, dtype=None):
+        super().__init__()
+        dd = dict(device=device, dtype=dtype)
+        if variant not in VARIANTS:
+            raise ValueError(f'variant {variant!r}: use one of {", ".join(VARIANTS)}')
+        size, width, groups = VARIANTS[variant]
+        if channels % max(width, groups):
+            raise ValueError(f'{channels} channels: ELA {variant!r} wants a multiple of {max(width, groups)}')
+        self.conv = nn.Conv1d(
+            channels, channels, size, padding=size // 2, groups=channels // width, bias=False, **dd)
+        self.norm = nn.GroupNorm(groups, channels, **dd)
+
+    @classmethod
+    def for_site(cls, site: GateSite, device=None, dtype=None, **options) -> 'ELA':
+        """Build for a block of a host."""
+        return cls(site.channels, **options, device=device, dtype=dtype)
+
+    def _gate(self, means: Tensor) -> Tensor:
+        return self.norm(self.conv(means)).sigmoid()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C, H, W]`` -> the same."""
+        return x * self._gate(x.mean(3))[..., None] * self._gate(x.mean(2))[:, :, None]

@@ -1,0 +1,75 @@
+"""Gaussian adaptive attention: how far a value is from the mean decides what it weighs."""
+import math
+
+import torch
+from torch import Tensor, nn
+
+from .site import GateSite
+
+
+class GaussianAttention(nn.Module):
+    """``x * w / sum w`` with ``w`` a product of Gaussians of x, along one direction; heads split that direction.
+
+    Gaussian i of a head has the mean of the head's slice plus an offset, and the slice's standard deviation times a
+    spread: ``w = prod_i exp(-((x - mean - o_i) / (s c_i)) ** 2 / 2) / sqrt(2 pi c_i ** 2)``, ``s ** 2`` the unbiased
+    variance. The product is the exponential of one parabola, so it costs the same for any number of Gaussians.
+
+    Args:
+        channels: Not used; what hosts hand to every gate.
+        num_heads: Slices; the last one takes what is left over.
+        num_gaussians: Gaussians of each.
+        dim: The direction.
+        eps: Added to the variance; least sum of the weights.
+
+    Raises:
+        ValueError: in ``forward`` for fewer values than heads.
+
+    Source: Ioannides et al., arXiv 2401.11143; gioannides/Gaussian-Adaptive-Attention @ 145d1bc, GaussianBlock.py
+    (without its mask of padding values).
+    """
+
+    def __init__(
+            self, channels: int | None = None, num_heads: int = 1, num_gaussians: int = 3, dim: int = 1,
+            eps: float = 1e-8, device=None, dtype=None):
+        super().__init__()
+        dd = dict(device=device, dtype=dtype)
+        self.num_heads = num_heads
+        self.dim = dim
+        self.eps = eps
+        self.offset = nn.Parameter(torch.zeros(num_heads, num_gaussians, **dd))
+        self.spread = nn.Parameter(torch.randn(num_heads, num_gaussians, **dd).exp())
+
+    @classmethod
+    def for_site(cls, site: GateSite, device=None, dtype=None, **options) -> 'GaussianAttention':
+        """Build for a block of a host."""
+        return cls(**options, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape with ``dim`` -> the same."""
+        size = x.shape[self.dim] // self.num_heads
+        if size == 0:
+            raise ValueError(f'{x.shape[self.dim]} values in {self.num_heads} heads: use fewer heads')
+        sizes = [size] * (self.num_heads - 1) + [x.shape[self.dim] - size * (self.num_heads - 1)]
+        heads = zip(x.split(sizes, self.dim), self.offset.unbind(), self.spread.unbind())
+        return torch.cat([self._weigh(*head) for head in heads], self.dim)
+
+    def _weigh(self, x: Tensor, offset: Tensor, spread: Tensor) -> Tensor:
+        wide = torch.promote_types(x.dtype, torch.float32)
+        y, offset, square = x.to(wide), offset.to(wide), spread.to(wide).square()
+        centred = y - y.mean(self.dim, keepdim=True)
+        var = y.var(self.dim, keepdim=True) + self.eps
+        # sum_i ((y - o_i) / c_i) ** 2 = a y ** 2 - 2 b y + c
+        a, b, c = (1 / square).sum(), (offset / square).sum(), (offset.square() / square).sum()
+        scale = -0.5 * (2 * math.pi * square).log().sum()
+        weight = (scale - (centred * (a * centred - 2 * b) + c) / (2 * var)).exp()
+        weight = weight / weight.sum(self.dim, keepdim=True).clamp(min=self.eps)
+        return (y * weight).to(x.dtype)
+
+
+class GaussianBlock(nn.Sequential):
+    """Layers of :class:`GaussianAttention`, ``x + layer(x)`` each."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self:
+            x = x + layer(x)
+        return x
