@@ -5,8 +5,9 @@
 """
 from . import models
 from .accelerate import accelerate
+from .blocks.gates import add_gates
 from .models.hybrid import create_hybrid
 from .registry import list_models
 
 __version__ = '0.1.0'
-__all__ = ['accelerate', 'create_hybrid', 'list_models', 'models']
+__all__ = ['accelerate', 'add_gates', 'create_hybrid', 'list_models', 'models']

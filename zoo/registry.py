@@ -52,7 +52,7 @@ _OURS: dict[str, Variant] = {}
 
 def register_family(
         module: str, host: Callable[..., nn.Module], mixer: MixerFactory | None, variants: Sequence[Variant],
-        key_map: KeyMap, cfg: Mapping[str, Any]) -> None:
+        key_map: KeyMap | None, cfg: Mapping[str, Any]) -> None:
     """Make every variant a timm model, and the table a family; arguments as in :func:`register_variants`."""
     FAMILIES.append(Family(module, host, register_variants(module, host, mixer, variants, key_map, cfg)))
 

@@ -20,13 +20,14 @@ class GatedResNet(ResNet):
     """timm's ResNet with a gate behind the last norm of each block's branch, or behind stages.
 
     All else is timm's: ``forward_features``, feature maps at strides 2 to 32, ``output_stride``, gradient
-    checkpointing. Weights start as the gates' papers have them: no norm of a block starts at zero.
+    checkpointing.
 
     Args:
         gate: Factory of the blocks' gates; None for none.
         stage_gate: Called with the :class:`~zoo.blocks.gates.GateSite` of the last block of each stage but the last:
             the gate behind that stage.
         cifar: Build for images of 32 pixels: a 3x3 stem of stride 1, no pooling.
+        zero_init_last: Start the last norm of each block at zero; none of the gates' papers does.
         classifier_init: Initialises the classifier's weight; torch's default when None. The bias starts at zero then.
         **resnet: block, layers, num_classes, ... of timm's ResNet.
 
@@ -37,9 +38,10 @@ class GatedResNet(ResNet):
 
     def __init__(
             self, gate: GateFactory | None = None, stage_gate: GateFactory | None = None, cifar: bool = False,
-            classifier_init: Callable[[Any], Any] | None = None, device=None, dtype=None, **resnet: Any):
+            zero_init_last: bool = False, classifier_init: Callable[[Any], Any] | None = None, device=None, dtype=None,
+            **resnet: Any):
         dd = dict(device=device, dtype=dtype)
-        super().__init__(zero_init_last=False, **resnet, **dd)
+        super().__init__(zero_init_last=zero_init_last, **resnet, **dd)
         if cifar:
             self._shrink_stem(**dd)
         if gate is not None:

@@ -4,20 +4,80 @@ A gate can be used alone, as timm's ``attn_layer`` (called with the number of ch
 :func:`zoo.add_gates`. ``for_site`` of each is a factory that a host calls with the place of a block. ``MSAConv`` is no
 gate but a layer in a convolution's place.
 """
+import functools
+from typing import Any
+
+from torch import nn
+
 from .bam import BAM
 from .cbam import CBAM
 from .eca import ECA
 from .efficient import EfficientAttention
 from .ela import ELA
+from .emca import EMCA
 from .fca import FCA
 from .gaussian import GaussianAttention, GaussianBlock
 from .msa_conv import MSAConv
-from .place import place_gates
+from .place import Where, place_gates
 from .site import GateFactory, GateSite
 from .triplet import TripletAttention
 from .ulsam import ULSAM
 
+GATES = dict(
+    bam=BAM,
+    cbam=CBAM,
+    eca=ECA,
+    efficient=EfficientAttention,
+    ela=ELA,
+    fca=FCA,
+    gaussian=GaussianAttention,
+    triplet=TripletAttention,
+    ulsam=ULSAM,
+)
+
+
+def gate_factory(gate: str | GateFactory, **options: Any) -> GateFactory:
+    """The factory of a gate.
+
+    Args:
+        gate: A name from ``GATES``, or a factory.
+        **options: More keyword arguments for it.
+
+    Raises:
+        ValueError: An unknown name.
+    """
+    if isinstance(gate, str):
+        if gate not in GATES:
+            raise ValueError(f'gate {gate!r}: use one of {", ".join(GATES)}')
+        gate = GATES[gate].for_site
+    return functools.partial(gate, **options) if options else gate
+
+
+def add_gates(model: nn.Module, gate: str | GateFactory, where: Where = None, **options: Any) -> nn.Module:
+    """Put gates into a ResNet-like or MobileNet-like model of timm, in place.
+
+    A gate stands behind the last norm of a block's branch, before the shortcut is added. The model's own weights are
+    untouched; those of the gates are new.
+
+    Args:
+        model: ``timm.create_model('resnet50')``, ``'mobilenetv2_100'``, ...
+        gate: A name from ``GATES``, or a factory: called with a :class:`GateSite`, ``device`` and ``dtype``.
+        where: Stages, from 0, or a function that says of a :class:`GateSite` whether it gets a gate; all when None.
+        **options: Of the gate, as ``kernel_size=3``.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: An unknown gate; a model without a place for gates, or with gates; no block that is meant.
+    """
+    if not place_gates(model, gate_factory(gate, **options), where):
+        raise ValueError(f'where={where!r} means no block of {type(model).__name__}: stages count from 0')
+    return model
+
+
 __all__ = [
-    'BAM', 'CBAM', 'ECA', 'ELA', 'FCA', 'EfficientAttention', 'GateFactory', 'GateSite', 'GaussianAttention',
-    'GaussianBlock', 'MSAConv', 'TripletAttention', 'ULSAM', 'place_gates',
+    'BAM', 'CBAM', 'ECA', 'ELA', 'EMCA', 'FCA', 'GATES', 'EfficientAttention', 'GateFactory', 'GateSite',
+    'GaussianAttention', 'GaussianBlock', 'MSAConv', 'TripletAttention', 'ULSAM', 'Where', 'add_gates', 'gate_factory',
+    'place_gates',
 ]

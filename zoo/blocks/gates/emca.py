@@ -1,0 +1,58 @@
+"""Efficient multi-scale channel attention (EMCA): channels gated with what earlier layers saw."""
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .eca import adaptive_size
+
+
+class EMCA(nn.Module):
+    """``x * (1 + s)``: s from the means of the channels of x and, fused with them, of earlier maps.
+
+    Without earlier maps ``s = sigmoid(conv(mean x))``, a convolution along the channels as in ECA. With S of them the
+    means are fused, channel by channel, by S + 1 weights and a ReLU, gated by another convolution, and fused with the
+    gates of x itself by two weights. Maps with fewer channels are tiled.
+
+    Args:
+        channels: Channels C.
+        sources: Earlier maps S; 0 for none.
+
+    Source: Bakr et al., PKCAM, arXiv 2211.07521; eslambakr/EMCA @ 76bae42, Code/eca_resnet_multi_scale.py.
+    """
+
+    def __init__(self, channels: int, sources: int = 0, device=None, dtype=None):
+        super().__init__()
+        dd = dict(device=device, dtype=dtype)
+        size = adaptive_size(channels)
+        self.local = nn.Conv1d(1, 1, size, padding=size // 2, bias=False, **dd)
+        self.sources = sources
+        if sources:
+            self.fuse_in = nn.Conv1d(1, 1, sources + 1, stride=sources + 1, bias=False, **dd)
+            self.recalled = nn.Conv1d(1, 1, size, padding=size // 2, bias=False, **dd)
+            self.fuse_out = nn.Conv1d(1, 1, 2, stride=2, bias=False, **dd)
+
+    def forward(self, x: Tensor, earlier: Sequence[Tensor] = ()) -> tuple[Tensor, Tensor]:
+        """Gate a map.
+
+        Args:
+            x: ``[B, C, H, W]``.
+            earlier: S means ``[B, C']`` of earlier maps, C' a divisor of C.
+
+        Returns:
+            The gated map, and the means ``[B, C]`` of the channels of x, for later gates.
+
+        Raises:
+            ValueError: not S earlier maps.
+        """
+        if len(earlier) != self.sources:
+            raise ValueError(f'{len(earlier)} earlier maps; this gate was built for {self.sources}')
+        mean = x.mean((2, 3))
+        gate = self.local(mean[:, None]).sigmoid()
+        if self.sources:
+            tiled = [t.repeat(1, x.shape[1] // t.shape[1]) for t in (*earlier, mean)]
+            recalled = F.relu(self.fuse_in(torch.stack(tiled, dim=2).flatten(1)[:, None]))
+            recalled = self.recalled(recalled).sigmoid()
+            gate = self.fuse_out(torch.stack([gate, recalled], dim=3).flatten(2)).sigmoid()
+        return x * (1 + gate[:, 0, :, None, None]), mean

@@ -1,0 +1,171 @@
+"""EMCA: ResNets whose channels are gated with what the stage before saw.
+
+Bakr et al., "PKCAM: Previous Knowledge Channel Attention Module", arXiv 2211.07521; EMCA in the code.
+Reference: eslambakr/EMCA @ 76bae427ea2f66979aed6a9dcef5e84ed922d14e (no licence file).
+
+Behind the last norm of every block but the first of a stage the means of the channels are fused with those of earlier
+blocks before they gate: ``x * (1 + s)``. The first block of a stage has a gate of its own means alone.
+
+Three choices of the earlier blocks are published: all of the stage before (the best accuracy, ``emca_resnet18``), its
+last one (``_s1n1``), and the last ones of all stages before (``_lastblocks``, what the released code has switched on).
+Before the first stage it is the stem's map. No weights were released.
+"""
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models._features import feature_take_indices
+from timm.models.resnet import BasicBlock, Bottleneck
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ..blocks.gates import EMCA
+from ..hosts import GatedResNet, resnet
+from ..registry import Variant, register_family
+from ..weights.convert import rename
+
+__all__ = []  # the entrypoints: filled by the registration
+
+# what a stage recalls, of the means of all blocks by stage, the stem first
+RECALL = dict(
+    blocks=lambda history: history[-1],
+    last=lambda history: history[-1][-1:],
+    lasts=lambda history: [blocks[-1] for blocks in history],
+)
+
+
+class RecallingBasicBlock(BasicBlock):
+    """A block of two 3x3 convolutions with an :class:`EMCA` gate, which takes earlier means and gives its own."""
+
+    def forward(self, x: Tensor, earlier: Sequence[Tensor] = ()) -> tuple[Tensor, Tensor]:
+        y = self.act1(self.bn1(self.conv1(x)))
+        return _close(self, x, self.bn2(self.conv2(y)), self.act2, earlier)
+
+
+class RecallingBottleneck(Bottleneck):
+    """A bottleneck block with an :class:`EMCA` gate, which takes earlier means and gives its own."""
+
+    def forward(self, x: Tensor, earlier: Sequence[Tensor] = ()) -> tuple[Tensor, Tensor]:
+        y = self.act1(self.bn1(self.conv1(x)))
+        y = self.act2(self.bn2(self.conv2(y)))
+        return _close(self, x, self.bn3(self.conv3(y)), self.act3, earlier)
+
+
+def _close(
+        block: nn.Module, x: Tensor, y: Tensor, act: nn.Module, earlier: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    y, mean = block.se(y, earlier)
+    if block.drop_path is not None:
+        y = block.drop_path(y)
+    return act(y + (x if block.downsample is None else block.downsample(x))), mean
+
+
+class EMCAResNet(GatedResNet):
+    """timm's ResNet with gates that recall earlier stages.
+
+    Args:
+        recall: 'blocks' for all blocks of the stage before, 'last' for its last one, 'lasts' for the last blocks of all
+            stages before.
+        block: timm's block; the recalling one is taken in its place.
+        **resnet: layers, num_classes, ... of timm's ResNet.
+    """
+
+    def __init__(self, recall: str = 'blocks', block: type[nn.Module] = BasicBlock, device=None, dtype=None, **resnet):
+        recalling = RecallingBasicBlock if block is BasicBlock else RecallingBottleneck
+        super().__init__(block=recalling, device=device, dtype=dtype, **resnet)
+        self.recall = recall
+        history = [[None]]
+        for stage in self._layers():
+            sources = len(RECALL[recall](history))
+            for i, module in enumerate(stage):
+                channels = (module.bn2 if block is BasicBlock else module.bn3).num_features
+                module.se = EMCA(channels, sources if i else 0, device=device, dtype=dtype)
+            history.append([None] * len(stage))
+
+    def _layers(self) -> list[nn.Sequential]:
+        return [self.layer1, self.layer2, self.layer3, self.layer4]
+
+    def _maps(self, x: Tensor) -> Iterator[Tensor]:
+        """The stem's map and the stages' maps, computed as they are asked for."""
+        x = self.act1(self.bn1(self.conv1(x)))
+        yield x
+        x = self.maxpool(x)
+        history = [[x.mean((2, 3))]]
+        for stage in self._layers():
+            means = []
+            earlier = RECALL[self.recall](history) if len(stage) else ()  # a stage that was pruned is empty
+            for block in stage:
+                args = (x, earlier if means else ())
+                if self.grad_checkpointing and not torch.jit.is_scripting():
+                    x, mean = checkpoint(block, *args, use_reentrant=False)
+                else:
+                    x, mean = block(*args)
+                means.append(mean)
+            history.append(means)
+            yield x
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Images ``[B, in_chans, H, W]`` to the last map."""
+        *_, x = self._maps(x)
+        return x
+
+    def forward_intermediates(
+            self, x: Tensor, indices: int | Sequence[int] | None = None, norm: bool = False, stop_early: bool = False,
+            output_fmt: str = 'NCHW', intermediates_only: bool = False) -> Any:
+        """As timm's: the stem's map and those of the stages, at strides 2 to 32."""
+        if output_fmt != 'NCHW':
+            raise ValueError(f"output_fmt must be 'NCHW', not {output_fmt!r}")
+        take, last = feature_take_indices(5, indices)
+        maps = []
+        for i, y in enumerate(self._maps(x)):
+            if i in take:
+                maps.append(y)
+            if stop_early and i == last:
+                break
+        return maps if intermediates_only else (y, maps)
+
+
+# --- variants: smallest first; accuracies are those of the repository's README at the reference commit
+
+CFG = dict(
+    num_classes=1000, input_size=(3, 224, 224), pool_size=(7, 7), interpolation='bilinear', crop_pct=0.875,
+    mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD, first_conv='conv1', classifier='fc',
+    origin_url='https://github.com/eslambakr/EMCA', paper_ids='arXiv:2211.07521',
+    paper_name='PKCAM: Previous Knowledge Channel Attention Module')
+
+TOP1 = {  # by depth: all blocks, the last one, the last ones of all stages
+    18: (71.04, 70.83, 70.59),
+    34: (74.46, 74.39, 74.14),
+    50: (77.13, 76.98, 76.82),
+    101: (None, None, None),
+}
+VARIANTS = tuple(
+    Variant(
+        f'emca_resnet{depth}{suffix}', dict(resnet.SIZES[depth], recall=recall),
+        top1=dict(in1k=value) if value else {})
+    for depth, values in TOP1.items()
+    for (suffix, recall), value in zip((('', 'blocks'), ('_s1n1', 'last'), ('_lastblocks', 'lasts')), values))
+
+
+# --- checkpoints: keys of the reference to ours
+
+def keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """First blocks of stages carry parameters of a recall that they do not have."""
+    convs = (0, 3) if isinstance(model.layer1[0], BasicBlock) else (0, 3, 6)
+    branch = [rule for i, place in enumerate(convs, start=1) for rule in (
+        (rf'\.residual\.{place}\.', f'.conv{i}.'), (rf'\.residual\.{place + 1}\.', f'.bn{i}.'))]
+    return rename(state, (
+        (r'^module\.', ''),
+        (r'^pre\.0\.', 'conv1.'), (r'^pre\.1\.', 'bn1.'),
+        (r'^linear\.', 'fc.'),
+        (r'^stage(\d)\.', r'layer\1.'),
+        *branch,
+        (r'\.shortcut\.', '.downsample.'),
+        (r'\.ECA_excitation_local\.0\.', '.se.local.'),
+        (r'\.ECA_excitation_global_stage\.0\.', '.se.recalled.'),
+        (r'\.stage_in_fusion\.0\.', '.se.fuse_in.'),
+        (r'\.out_fusion\.0\.', '.se.fuse_out.'),
+    ), drop=r'^(module\.)?stage\d\.0\.(ECA_excitation_global_stage|stage_in_fusion|out_fusion)\.')
+
+
+register_family(__name__, EMCAResNet, None, VARIANTS, keys, CFG)
