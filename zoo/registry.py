@@ -171,7 +171,7 @@ def _build(
 
     return build_model_with_cfg(
         host, name, pretrained, pretrained_cfg_overlay=overlay, pretrained_filter_fn=fit,
-        feature_cfg=getattr(host, 'feature_cfg', FEATURES), **kwargs)
+        feature_cfg=dict(getattr(host, 'feature_cfg', FEATURES)), **kwargs)  # timm takes entries out
 
 
 def _settle_classifier(state: dict[str, Tensor], model: nn.Module, headless: bool) -> None:

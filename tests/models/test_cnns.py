@@ -1,0 +1,92 @@
+"""What every CNN with gates must do, beside timm's own suite: its host is timm's, its gates are ours."""
+import pytest
+import timm
+import torch
+
+from tests.zoo_models import every_cnn
+
+SIZES = [(64, 64), (97, 131), (224, 160), (65, 200)]
+
+
+@pytest.fixture(scope='module', params=every_cnn())
+def model(request):
+    """Each model once, in eval mode with 10 classes."""
+    torch.manual_seed(0)
+    return timm.create_model(request.param, num_classes=10).eval()
+
+
+@torch.no_grad()
+def test_runs_at_any_size(model):
+    for height, width in (32, 32), *SIZES:
+        y = model(torch.randn(2, 3, height, width))
+        assert y.shape == (2, 10)
+        assert torch.isfinite(y).all(), (height, width)
+
+
+@torch.no_grad()
+def test_channels_last_agrees(model):
+    x = torch.randn(2, 3, 96, 64)
+    y = model(x)
+    model.to(memory_format=torch.channels_last)
+    torch.testing.assert_close(model(x.to(memory_format=torch.channels_last)), y, rtol=1e-4, atol=1e-5)
+
+
+def test_grad_checkpointing_gives_the_same_gradients(model):
+    x = torch.randn(2, 3, 64, 64)
+    gradients = []
+    for enable in (False, True):
+        model.set_grad_checkpointing(enable)
+        model.zero_grad()
+        model(x).square().sum().backward()
+        gradients.append([p.grad.clone() for p in model.parameters()])
+    model.set_grad_checkpointing(False)
+    model.zero_grad()
+    for plain, recomputed in zip(*gradients):
+        torch.testing.assert_close(plain, recomputed, rtol=1e-4, atol=1e-5 * float(plain.abs().max()) + 1e-9)
+
+
+def test_bfloat16_autocast(model):
+    x = torch.randn(2, 3, 96, 96)
+    y = model(x)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        low = model(x)
+    low.float().sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+    model.zero_grad()
+    assert (low.float() - y).norm() <= 0.05 * y.norm()
+
+
+@pytest.mark.parametrize('name', every_cnn())
+@torch.no_grad()
+def test_feature_maps(name):
+    model = timm.create_model(name, features_only=True).eval()
+    strides = [1, 1, 2, 4, 8] if name.endswith('_cifar') else [2, 4, 8, 16, 32]
+    assert model.feature_info.reduction() == strides
+    for size in ((224, 160), (97, 131)):
+        maps = model(torch.randn(1, 3, *size))
+        for x, channels, stride in zip(maps, model.feature_info.channels(), strides):
+            assert x.shape == (1, channels, *(-(-side // stride) for side in size))
+        assert len(maps) == 5
+
+
+@pytest.mark.parametrize('name', every_cnn())
+@torch.no_grad()
+def test_export_is_dynamic(name):
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=10).eval()
+    batch, height, width = (torch.export.Dim(n, min=low, max=high) for n, low, high in (
+        ('batch', 1, 64), ('height', 64, 2048), ('width', 64, 2048)))
+    program = torch.export.export(
+        model, (torch.randn(2, 3, 96, 128),), dynamic_shapes=({0: batch, 2: height, 3: width},))
+    for images, *size in ((1, 64, 64), (3, 97, 131)):
+        x = torch.randn(images, 3, *size)
+        torch.testing.assert_close(program.module()(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('name', every_cnn())
+def test_compiles_without_graph_breaks(name):
+    torch._dynamo.reset()
+    model = timm.create_model(name, num_classes=10).eval()
+    compiled = torch.compile(model, fullgraph=True, backend='eager')
+    x = torch.randn(2, 3, 96, 64)
+    torch.testing.assert_close(compiled(x), model(x), rtol=1e-5, atol=1e-6)
