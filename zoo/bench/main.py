@@ -1,4 +1,4 @@
-"""``python -m zoo benchmark ops`` and ``python -m zoo benchmark models``."""
+"""``python -m zoo benchmark ops``, ``... models`` and ``... gates``."""
 import argparse
 import re
 import sys
@@ -12,7 +12,7 @@ from ..train.checkpoint import check_writable
 from ..train.errors import UserError, guarded, nearest, require
 from ..train.options import Parser
 
-KINDS = ('ops', 'models')
+KINDS = ('ops', 'models', 'gates')
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 SHRUNK = 'a CPU gets one image a batch, and detection-sized images at a quarter of their side'
 
@@ -36,12 +36,12 @@ def benchmark(argv: Sequence[str]) -> dict[str, Any] | None:
     device = _device(args.device)
     stem = _stem(args.output, args.kind, device)
     check_writable(stem.parent)
-    content = (_ops if args.kind == 'ops' else _models)(args, device, list(argv))
+    content = {'ops': _ops, 'models': _models, 'gates': _gates}[args.kind](args, device, list(argv))
     return _finish(content, stem, args.plot)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser('zoo benchmark', description='Measure ops or whole models; write JSON and a Markdown table.')
+    parser = Parser('zoo benchmark', description='Measure ops, models or gates; write JSON and a Markdown table.')
     kinds = parser.add_subparsers(dest='kind', parser_class=Parser)
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument('--device', help='cuda, cuda:1 or cpu (default: a GPU if there is one)')
@@ -63,6 +63,11 @@ def _parser() -> argparse.ArgumentParser:
     models.add_argument('--modes', nargs='+', choices=('eager', 'compile'), default=['eager'])
     models.add_argument('--kernels', nargs='+', choices=('off', 'auto'), help='default: both on a GPU, off on a CPU')
     models.add_argument('--forward-only', action='store_true', help='leave the backward pass out')
+    gates = kinds.add_parser('gates', parents=[shared], help='gates in a CNN', prog='zoo benchmark gates')
+    gates.add_argument('gates', nargs='*', metavar='GATE', help='names or globs (default: all)')
+    gates.add_argument('--host', default='resnet50', metavar='MODEL', help='of timm (default: resnet50)')
+    gates.add_argument('--size', default='224', help='as 224 or 800x1333')
+    gates.add_argument('--batch-size', type=_positive, default=8)
     return parser
 
 
@@ -107,6 +112,20 @@ def _models(args: argparse.Namespace, device: torch.device, argv: list[str]) -> 
             print(f'{name} {size[0]} x {size[1]}', file=sys.stderr, flush=True)
             content['rows'] += models.measure(name, size, batch, variants, dtype, device, _repeats(args), passes)
     content['growth'] = models.growth(content['rows'])
+    return content
+
+
+def _gates(args: argparse.Namespace, device: torch.device, argv: list[str]) -> dict[str, Any]:
+    from . import gates, models, report
+
+    if args.plot:
+        raise UserError('--plot: there is no picture of gates; leave it out')
+    host, = models.select([args.host])
+    dtype = _dtype(args, device)
+    content = report.header('gates', device, dtype, argv, [])
+    _say(content)
+    content['rows'] = gates.measure(
+        host, gates.select(args.gates), models.parse_size(args.size), args.batch_size, dtype, device, _repeats(args))
     return content
 
 

@@ -82,7 +82,7 @@ def markdown(content: dict[str, Any]) -> str:
     if 'bandwidth' in content:
         lines[-1] += f' A copy moves {content["bandwidth"] / 1e9:.0f} GB/s.'
     lines += [f'\nNote: {note}.' for note in content['notes']]
-    tables = {'ops': _op_tables, 'models': _model_tables}[content['kind']](content)
+    tables = {'ops': _op_tables, 'models': _model_tables, 'gates': _gate_tables}[content['kind']](content)
     return '\n'.join([*lines, '', *tables]) + '\n'
 
 
@@ -106,6 +106,11 @@ def _model_tables(content: dict[str, Any]) -> list[str]:
         lines += ['## Growth', '', 'Time and memory grow with this power of the pixels:', '',
                   *table(GROWTH_COLUMNS, content['growth']), '']
     return lines
+
+
+def _gate_tables(content: dict[str, Any]) -> list[str]:
+    return [f'In all blocks of {content["rows"][0]["host"]}, forward, channels last.', '',
+            *table(GATE_COLUMNS, content['rows']), '']
 
 
 def table(columns: dict[str, Callable[[dict], str]], rows: Sequence[dict]) -> list[str]:
@@ -156,6 +161,14 @@ MODEL_COLUMNS: dict[str, Callable[[dict], str]] = {
     'peak MB': lambda r: number(r['peak_bytes'] / 1e6),
     'GFLOP/image': lambda r: number(r['flops'] / 1e9),
     'M parameters': lambda r: number(r['parameters'] / 1e6),
+}
+GATE_COLUMNS: dict[str, Callable[[dict], str]] = {
+    'gate': lambda r: r['gate'],
+    'pixels': size,
+    'batch': lambda r: str(r['batch']),
+    'ms (quartiles)': lambda r: milliseconds(r['ms']),
+    'times the plain host': lambda r: f'{r["ratio"]:.2f}',
+    'K parameters more': lambda r: number(r['parameters'] / 1e3),
 }
 GROWTH_COLUMNS: dict[str, Callable[[dict], str]] = {
     'model': lambda r: r['model'],

@@ -1,0 +1,41 @@
+"""``zoo benchmark gates``: selection, ratios, and a run at a tiny size."""
+import json
+
+import pytest
+import torch
+
+from zoo.bench import gates, main, report, timing
+from zoo.blocks.gates import GATES
+from zoo.train.errors import UserError
+
+
+def test_selection():
+    assert gates.select([]) == list(GATES)
+    assert gates.select(['e*', 'eca']) == ['eca', 'efficient', 'ela']
+    with pytest.raises(UserError, match="unknown gate 'ecaa'.*'eca'"):
+        gates.select(['ecaa'])
+
+
+def test_ratios_are_to_the_plain_host(monkeypatch):
+    times = {'none': 20., 'eca': 25., 'fca': 40.}
+    monkeypatch.setattr(timing, 'interleaved', lambda calls, *args: {
+        name: timing.Timing.of([times[name]]) for name in calls})
+    rows = gates.measure('resnet18', ['eca', 'fca'], (64, 64), 2, torch.float32, torch.device('cpu'), 1)
+    assert [(row['gate'], row['ratio']) for row in rows] == [('none', 1.), ('eca', 1.25), ('fca', 2.)]
+    assert [row['parameters'] for row in rows] == [0, 36, 87040]
+
+
+def test_a_host_without_places(tmp_path, capsys):
+    assert main.main(['gates', 'eca', '--host', 'seresnet50', '--size', '32', '--output', str(tmp_path / 'x')]) == 2
+    assert 'eca in seresnet50: Bottleneck has a SEModule already' in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_command_line(tmp_path):
+    argv = ['gates', 'eca', '--host', 'resnet18', '--size', '64x32', '--batch-size', '1', '--repeats', '2', '--device',
+            'cpu', '--output', str(tmp_path / 'here')]
+    assert main.main(argv) == 0
+    saved = json.loads((tmp_path / 'here.json').read_text())
+    assert [(r['gate'], r['height'], r['width'], r['batch']) for r in saved['rows']] == [
+        ('none', 64, 32, 1), ('eca', 64, 32, 1)]
+    assert (tmp_path / 'here.md').read_text() == report.markdown(saved)

@@ -1,0 +1,67 @@
+"""``zoo benchmark gates``: what gates cost in a model of timm's."""
+import fnmatch
+from collections.abc import Sequence
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+from ..blocks.gates import GATES, add_gates
+from ..train.errors import UserError, nearest
+from . import timing
+
+
+def select(globs: Sequence[str]) -> list[str]:
+    """Gates by names or globs; all of them for none.
+
+    Raises:
+        UserError: A name or glob that fits none.
+    """
+    chosen: dict[str, None] = {}
+    for glob in globs or ['*']:
+        fitting = fnmatch.filter(GATES, glob)
+        if not fitting:
+            raise UserError(f'unknown gate {glob!r}{nearest(glob, GATES)} (known: {", ".join(GATES)})')
+        chosen.update(dict.fromkeys(fitting))
+    return list(chosen)
+
+
+@torch.no_grad()
+def measure(
+        host: str, names: Sequence[str], size: tuple[int, int], batch: int, dtype: torch.dtype, device: torch.device,
+        repeats: int) -> list[dict[str, Any]]:
+    """Rows of the plain host and of each gate in all of its blocks: forward passes in turns, channels last.
+
+    Raises:
+        UserError: A host that has no place for gates, or has gates.
+    """
+    models = {'none': _host(host, device, dtype)}
+    for name in names:
+        model = _host(host, device, dtype)
+        try:
+            add_gates(model, name)
+        except ValueError as e:
+            raise UserError(f'{name} in {host}: {e}') from None
+        models[name] = model.to(device, dtype, memory_format=torch.channels_last)
+    images = torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(0))
+    images = images.to(device, dtype, memory_format=torch.channels_last)
+    times = timing.interleaved({name: _call(model, images) for name, model in models.items()}, device, repeats)
+    plain, weights = times['none'].median, _parameters(models['none'])
+    return [{
+        'host': host, 'gate': name, 'height': size[0], 'width': size[1], 'batch': batch, 'ms': times[name]._asdict(),
+        'ratio': times[name].median / plain, 'parameters': _parameters(model) - weights,
+    } for name, model in models.items()]
+
+
+def _host(name: str, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    torch.manual_seed(0)
+    return timm.create_model(name).eval().to(device, dtype, memory_format=torch.channels_last)
+
+
+def _call(model: nn.Module, images: torch.Tensor):
+    return lambda: model(images)
+
+
+def _parameters(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
