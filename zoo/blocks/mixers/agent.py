@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from zoo_kernels import agent_attention
 
 from ..depthwise import DepthwiseConv2d
-from ..layout import exporting, settle, to_nchw, to_nhwc
+from ..layout import exporting, settle
+from ..resize import pool_map
 from .sequence import GlobalMixer, add_local
 from .site import Site
 
@@ -173,19 +174,7 @@ def pool_to_grid(x: Tensor, side: int) -> Tensor:
     Returns:
         ``[B, side**2, C]``.
     """
-    if not exporting():
-        return to_nhwc(F.adaptive_avg_pool2d(to_nchw(x), side)).flatten(1, 2)
-    # torch's own is recorded for one size only
-    rows, columns = (_cells(size, side, x) for size in x.shape[1:3])
-    return torch.einsum('yh,bhwc,xw->byxc', rows, x, columns).flatten(1, 2)
-
-
-def _cells(size: int, side: int, like: Tensor) -> Tensor:
-    """Weights ``[side, size]`` of the means over the cells of one axis."""
-    cell = torch.arange(side, device=like.device)[:, None]
-    place = torch.arange(size, device=like.device)[None, :]
-    first, last = cell * size // side, ((cell + 1) * size + side - 1) // side
-    return ((place >= first) & (place < last)).to(like.dtype) / (last - first).to(like.dtype)
+    return pool_map(x, (side, side)).flatten(1, 2)
 
 
 def _resample(table: Tensor, length: int) -> Tensor:

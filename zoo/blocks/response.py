@@ -1,0 +1,41 @@
+"""Global response norm, and the feed-forward layer with it."""
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .mlp import ResidualConvMlp
+
+
+class GlobalResponseNorm(nn.Module):
+    """``x (gamma n + 1) + beta`` with n the norm of a channel over the map, in means of all channels' norms.
+
+    Gamma and beta are 4-d, so weight decay applies, and start at zero: the layer starts as the identity.
+
+    Args:
+        dim: Channels C.
+
+    Source: Woo et al., ConvNeXt V2, arXiv 2301.00808.
+    """
+
+    def __init__(self, dim: int, device=None, dtype=None):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.zeros(1, 1, 1, dim, device=device, dtype=dtype))
+        self.beta = nn.Parameter(torch.zeros(1, 1, 1, dim, device=device, dtype=dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, H, W, C]`` -> ``[B, H, W, C]``."""
+        norms = torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True)
+        scale = self.gamma * (norms / (norms.mean(dim=-1, keepdim=True) + 1e-6)) + 1
+        return torch.addcmul(self.beta.to(x.dtype), x, scale.to(x.dtype))
+
+
+class ResponseMlp(ResidualConvMlp):
+    """Expand, GELU, add a depthwise 3x3 of that, global response norm, project; on ``[B, H, W, C]`` maps."""
+
+    def __init__(self, dim: int, hidden: int, device=None, dtype=None):
+        super().__init__(dim, hidden, device=device, dtype=dtype)
+        self.response = GlobalResponseNorm(hidden, device=device, dtype=dtype)
+
+    def _maps(self, x: Tensor) -> Tensor:
+        x = F.gelu(self.fc1(x))
+        return self.fc2(self.response(self.dwconv(x, residual=x)))
