@@ -59,11 +59,14 @@ class Stage(nn.Module):
         if self.pos_embed is not None:
             x = x + self.pos_embed(x.shape[1], x.shape[2])
         for block in self.blocks:
-            if self.grad_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, use_reentrant=False)
-            else:
-                x = block(x)
+            x = self.run(block, x)
         return self.norm(x)
+
+    def run(self, block: nn.Module, *args: Tensor) -> Tensor:
+        """Apply a block, keeping its activations or not."""
+        if self.grad_checkpointing and torch.is_grad_enabled():
+            return checkpoint(block, *args, use_reentrant=False)
+        return block(*args)
 
 
 class Backbone(nn.Module):
@@ -105,7 +108,7 @@ class Backbone(nn.Module):
         self.global_pool = global_pool
         self.drop_rate = drop_rate
         self.no_decay = no_decay
-        self.num_features = self.head_hidden_size = num_features or dims[-1]
+        self.num_features = num_features or dims[-1]
         self.feature_info = [
             dict(num_chs=dim, reduction=stride, module=f'stages.{i}')
             for i, (dim, stride) in enumerate(zip(dims, strides))]
@@ -195,10 +198,15 @@ class Backbone(nn.Module):
         width = self.num_features
         if prune_norm or cut:
             self.norm = nn.Identity()  # sized for the last stage only
-            self.num_features = self.head_hidden_size = self.feature_info[last]['num_chs']
+            self.num_features = self.feature_info[last]['num_chs']
         if prune_head or cut or width != self.num_features:
             self.reset_classifier(0, '')
         return take
+
+    @property
+    def head_hidden_size(self) -> int:
+        """Channels before the classifier: those of the last map, unless the head has a ``hidden_size`` of its own."""
+        return getattr(self.head, 'hidden_size', self.num_features)
 
     def get_classifier(self) -> nn.Module:
         """The final linear layer."""
