@@ -52,7 +52,9 @@ class ResidualConvMlp(ConvMlp):
         return self.fc2(self.dwconv(x, residual=x))
 
 
-def in_chunks(layer: Callable[[Tensor], Tensor], x: Tensor, hidden: int, chunk_bytes: int | None = None) -> Tensor:
+def in_chunks(
+        layer: Callable[..., Tensor], x: Tensor, hidden: int, chunk_bytes: int | None = None,
+        beside: Tensor | None = None) -> Tensor:
     """Apply a layer to ``x``; for inference on a CPU to slices of the first dimension, one after the other.
 
     A slice's hidden activations stay in cache and in memory that the process has touched already. At the first stage
@@ -63,11 +65,14 @@ def in_chunks(layer: Callable[[Tensor], Tensor], x: Tensor, hidden: int, chunk_b
         x: Input.
         hidden: Hidden activations for one entry of the first dimension.
         chunk_bytes: Of hidden activations in a slice, ``CHUNK_BYTES`` by default; up to twice as many are not cut.
+        beside: A second input of the layer, cut likewise.
     """
+    inputs = (x,) if beside is None else (x, beside)
     if x.device.type != 'cpu' or torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return layer(x)
+        return layer(*inputs)
     chunk_bytes = chunk_bytes or CHUNK_BYTES
     entry = hidden * x.element_size()
     if x.shape[0] * entry <= 2 * chunk_bytes:
-        return layer(x)
-    return torch.cat([layer(piece) for piece in x.split(max(1, chunk_bytes // entry))])
+        return layer(*inputs)
+    pieces = zip(*(t.split(max(1, chunk_bytes // entry)) for t in inputs))
+    return torch.cat([layer(*piece) for piece in pieces])

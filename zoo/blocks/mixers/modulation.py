@@ -6,6 +6,8 @@ from ..depthwise import DepthwiseConv2d
 from ..mlp import in_chunks
 from .site import Site
 
+CHUNK_BYTES = 2 ** 20  # three passes over hidden activations: smaller pieces than those of other layers pay
+
 
 class EfficientModulation(nn.Module):
     """A feed-forward layer whose hidden activations are multiplied by a convolution of the map; linear in tokens.
@@ -40,10 +42,12 @@ class EfficientModulation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, H, W, C]`` -> ``[B, H, W, C]``."""
-        return in_chunks(self._maps, x, self.fc1.out_features * x.shape[1] * x.shape[2])
-
-    def _maps(self, x: Tensor) -> Tensor:
         context = self.g(self.conv(self.f(x), activation='gelu'))
+        rows = in_chunks(
+            self._rows, x.flatten(0, -2), self.fc1.out_features, CHUNK_BYTES, beside=context.flatten(0, -2))
+        return rows.view(x.shape)
+
+    def _rows(self, x: Tensor, context: Tensor) -> Tensor:
         hidden = self.fc1(x)
         if self.ratio == 1:
             return self.fc2(hidden * context)
