@@ -87,7 +87,7 @@ class ConvNorm(nn.Module):
         conv, norm = self.conv, self.norm
         fuse = isinstance(norm, nn.BatchNorm2d) and not norm.training and x.device.type == 'cpu'
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or not fuse:
-            return norm(conv(x))
+            return to_nchw(batch_norm(norm, to_nhwc(conv(x))))
         # inference on a CPU: one pass less over the largest maps of a model
         scale, bias = scale_and_shift(norm)
         if conv.bias is not None:
