@@ -1,4 +1,38 @@
 """One family a file; importing a file registers its models."""
-from . import agent, care, flatten, hybrid, inline, l2vit, mavit, nalaformer, ravlt
+from . import (
+    agent,
+    biformer,
+    care,
+    efficientmod,
+    flatten,
+    hybrid,
+    inline,
+    l2vit,
+    litv2,
+    mavit,
+    nalaformer,
+    overlock,
+    patnet,
+    ravlt,
+    smt,
+    van,
+)
 
-__all__ = ['agent', 'care', 'flatten', 'hybrid', 'inline', 'l2vit', 'mavit', 'nalaformer', 'ravlt']
+__all__ = [
+    'agent',
+    'biformer',
+    'care',
+    'efficientmod',
+    'flatten',
+    'hybrid',
+    'inline',
+    'l2vit',
+    'litv2',
+    'mavit',
+    'nalaformer',
+    'overlock',
+    'patnet',
+    'ravlt',
+    'smt',
+    'van',
+]
