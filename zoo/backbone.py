@@ -133,6 +133,10 @@ class Backbone(nn.Module):
                              f'{x.shape[2]} x {x.shape[3]}; resize or pad them')
         return self.stem(to_nhwc(x.contiguous(memory_format=torch.channels_last)))
 
+    def _advance(self, x: Tensor, stage: int) -> Tensor:
+        """Run a stage on what the one before, or the stem, hands on."""
+        return self.stages[stage](x)
+
     def _close(self, x: Tensor, stage: int) -> Tensor:
         """The map of the last stage that runs, normed where the model norms it."""
         if self.feature_norms is not None:
@@ -146,8 +150,8 @@ class Backbone(nn.Module):
     def forward_features(self, x: Tensor) -> Tensor:
         """Images ``[B, in_chans, H, W]`` to the last map ``[B, num_features, H / 32, W / 32]``, normed, unpooled."""
         x = self._enter(x)
-        for stage in self.stages:
-            x = stage(x)
+        for i in range(len(self.stages)):
+            x = self._advance(x, i)
         return self._hand_out(self._close(x, len(self.stages) - 1))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
@@ -176,8 +180,8 @@ class Backbone(nn.Module):
         take, last = feature_take_indices(len(self.stages), indices)
         maps = []
         x = self._enter(x)
-        for i, stage in enumerate(self.stages[:last + 1] if stop_early else self.stages):
-            x = stage(x)
+        for i in range(last + 1 if stop_early else len(self.stages)):
+            x = self._advance(x, i)
             if i in take:
                 normed = norm or self.feature_norms is not None
                 maps.append(self._hand_out(self._close(x, i) if normed else x, output_fmt))

@@ -16,7 +16,8 @@ out.
 
 Departures of the released code from the paper: layer scales are on the shortcuts, with a bias, and start at 1; stages 1
 and 2 have none. A map smaller than the largest kernel is interpolated to its size, and the result pooled back. For
-detection the four maps are normed, and the normed overview is projected and added to the last.
+detection the four maps are normed, the base net goes on with the normed map of stage 2, and the normed overview is
+projected and added to the last map.
 """
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -260,11 +261,16 @@ class OverLoCK(Backbone):
         if self.aux_head is None or not (self.training and self.auxiliary_training):
             return super().forward(x)
         seen = self._enter(x)
-        for stage in self.stages:
-            seen = stage(seen)
+        for stage in range(4):
+            seen = self._advance(seen, stage)
         return self.forward_head(self._hand_out(self._close(seen, 3))), self.aux_head(seen.overview)
 
     # --- maps that come with an overview
+
+    def _advance(self, x: Tensor | Seen, stage: int) -> Tensor | Seen:
+        if self.feature_norms is not None and stage == 2:  # the released detection code goes on with the normed map
+            x = self.feature_norms[1](x)
+        return super()._advance(x, stage)
 
     def _close(self, x: Tensor | Seen, stage: int) -> Tensor:
         if self.feature_norms is not None and stage == 3:
