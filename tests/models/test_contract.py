@@ -93,12 +93,12 @@ def test_bfloat16_model(model):
 def test_creation_arguments(name):
     bare = timm.create_model(name, num_classes=0, in_chans=1).eval()
     y = bare(torch.randn(2, 1, 64, 96))
-    assert y.shape == (2, bare.num_features)
+    assert y.shape == (2, bare.head_hidden_size)
     assert bare.in_chans == 1
     classifier = bare.get_classifier()
     for layer in classifier if isinstance(classifier, tuple) else (classifier,):
         assert isinstance(layer, torch.nn.Identity)
-    pooled = timm.create_model(name, num_classes=0, global_pool='')
+    pooled = timm.create_model(name, num_classes=0, global_pool='').eval()
     unpooled = (1, 1 + 4 * 6, bare.num_features) if isinstance(bare, ViT) else (1, bare.num_features, 2, 3)
     assert pooled(torch.randn(1, 3, 64, 96)).shape == unpooled
 

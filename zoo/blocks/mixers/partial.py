@@ -112,7 +112,6 @@ class PartialSelfAttention(PartialMixer):
         self.qkv = nn.Linear(width, 3 * width, bias=False, **dd)
         self.distance_bias = nn.Parameter(torch.zeros(num_heads, BUCKETS, **dd))
         self.proj = nn.Linear(width, width, **dd)
-        self.drop = nn.Dropout(DROPOUT)
 
     @classmethod
     def for_site(cls, site: Site, num_heads: int | None = None, device=None, dtype=None) -> 'PartialSelfAttention':
@@ -125,7 +124,9 @@ class PartialSelfAttention(PartialMixer):
         bias = self.distance_bias[:, distance_buckets(x.shape[1:3], x)].to(q.dtype)
         dropout = DROPOUT if self.training else 0.
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None], dropout_p=dropout)
-        return self.drop(self.proj(settle(y.transpose(1, 2)).flatten(2))).view(x.shape)
+        y = self.proj(settle(y.transpose(1, 2)).flatten(2)).view(x.shape)
+        # a product instead of F.dropout: traced, that takes its gradient for contiguous, which this one need not be
+        return y * y.new_empty(y.shape).bernoulli_(1 - DROPOUT).div_(1 - DROPOUT) if self.training else y
 
 
 class PartialSpatialAttention(nn.Module):
