@@ -8,6 +8,7 @@ ARGS ?=
 # The lower bounds of pyproject.toml, and what fits to them: its torchvision, and a numpy that triton 3.6 interprets with.
 OLDEST := 'torch==2.11.*' 'torchvision==0.26.*' 'timm==1.0.27' 'numpy<2.4'
 QUICK := -m 'not slow and not full'
+PYTEST := -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 PIP := -m pip install --quiet --disable-pip-version-check
 
 .PHONY: help quickstart test test-all lint wheel clean
@@ -21,12 +22,12 @@ quickstart: $(VENV)/.train
 	$(VENV)/bin/python -m zoo train --config quickstart $(if $(DATA_DIR),--data-dir '$(DATA_DIR)') $(ARGS)
 
 test: lint
-	$(VENV)/bin/python -m pytest $(QUICK) $(ARGS)
+	$(VENV)/bin/python $(PYTEST) $(QUICK) $(ARGS)
 
 # Every model and every slow test on the newest torch and timm, then the quick tests on the oldest.
 test-all: lint $(OLDEST_VENV)/.dev
-	$(VENV)/bin/python -m pytest $(ARGS)
-	$(OLDEST_VENV)/bin/python -m pytest $(QUICK) $(ARGS)
+	$(VENV)/bin/python $(PYTEST) $(ARGS)
+	$(OLDEST_VENV)/bin/python $(PYTEST) $(QUICK) $(ARGS)
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check .

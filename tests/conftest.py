@@ -5,6 +5,8 @@ import pytest
 
 os.environ.setdefault('HF_HUB_OFFLINE', '1')  # no test reaches for a hub
 os.environ.setdefault('MPLBACKEND', 'Agg')
+if 'PYTEST_XDIST_WORKER' in os.environ:  # one core each, for what a test starts as well
+    os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 import torch
 

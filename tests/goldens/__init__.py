@@ -1,4 +1,4 @@
-"""Rebuilding the weights and inputs behind the golden files (rule ``sha-pcg-v1``)."""
+"""Rebuilding the weights and inputs behind the golden files (rule ``sha-pcg-v1``), and comparing models with them."""
 import hashlib
 import json
 import math
@@ -6,9 +6,11 @@ import re
 from pathlib import Path
 
 import numpy as np
+import timm
 import torch
 
 FOLDER = Path(__file__).parent
+GATE = 1e-9  # relative, float64
 
 
 def load(name):
@@ -51,3 +53,29 @@ def reference_state(golden, dtype=torch.float64):
                 value = value * factor
         state[key] = torch.as_tensor(value, dtype=dtype)
     return state
+
+
+def build(golden, folder, name, **kwargs):
+    """A float64 model with the reference's weights, by the path a user loads a checkpoint by; ``folder`` takes that."""
+    path = folder / 'reference.pth'
+    torch.save({'model': reference_state(golden)}, path)
+    torch.set_default_dtype(torch.float64)  # nothing is rounded on the way in
+    try:
+        return timm.create_model(
+            name, pretrained=True, pretrained_cfg_overlay=dict(file=str(path)), **kwargs).eval()
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def compare(golden, function):
+    """Compare what ``function`` makes of the golden's image, and the image's gradient, with the golden."""
+    gate = max(GATE, golden.get('gate', 0))
+    x = torch.as_tensor(draw(1234, golden['input_size'])).requires_grad_()
+    y = function(x)
+    assert list(y.shape) == golden['logits_shape']
+    want = np.asarray(golden['logits'])
+    assert np.abs(y.detach().numpy().ravel() - want).max() <= gate * np.abs(want).max()
+    (y * torch.as_tensor(draw(4321, tuple(y.shape)))).sum().backward()
+    at = np.random.Generator(np.random.PCG64(99)).integers(0, x.numel(), 64)
+    want = np.asarray(golden['grad']['samples'])
+    assert np.abs(x.grad.numpy().ravel()[at] - want).max() <= 10 * gate * np.abs(want).max()

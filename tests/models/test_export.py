@@ -17,11 +17,15 @@ def export(model):
         model, (torch.randn(2, 3, 96, 128),), dynamic_shapes=({0: batch, 2: height, 3: width},))
 
 
+def shallow(name):
+    depth = dict(depth=sum(DEPTHS)) if '_deit_' in name else dict(depths=DEPTHS)
+    return timm.create_model(name, num_classes=10, **depth).eval()
+
+
 @pytest.fixture(scope='module', params=every_model())
 def exported(request):
     torch.manual_seed(0)
-    shallow = dict(depth=sum(DEPTHS)) if '_deit_' in request.param else dict(depths=DEPTHS)
-    model = timm.create_model(request.param, num_classes=10, **shallow).eval()
+    model = shallow(request.param)
     return model, export(model)
 
 
@@ -50,7 +54,7 @@ def test_onnx(exported, tmp_path):
 @pytest.mark.parametrize('name', every_model())
 def test_compiles_without_graph_breaks(name):
     torch._dynamo.reset()
-    model = timm.create_model(name, num_classes=10).eval()
+    model = shallow(name)
     compiled = torch.compile(model, fullgraph=True, backend='aot_eager')
     x = torch.randn(2, 3, 96, 64)
     torch.testing.assert_close(compiled(x), model(x), rtol=1e-5, atol=1e-6)

@@ -1,41 +1,42 @@
-"""The recipes that come with the zoo, against the published figures."""
+"""The recipes that come with the zoo, against the published figures (published.py)."""
+import re
 from pathlib import Path
 
 import pytest
 import timm
 
 import zoo
+from tests.train.published import PUBLISHED
 from zoo.train import build, options
 from zoo.train.table import TRAIN
 
 FOLDER = options.config_path('quickstart').parent
 RECIPES = sorted(path.stem for path in FOLDER.glob('[!_]*.yaml'))
-FLATTEN = [name for name in RECIPES if name.startswith('flatten_')]
-
-# Global batch on 8 GPUs, then lr, warmup_lr and min_lr after scaling by it / 512, epochs with cool-down
-PUBLISHED = {
-    'flatten_pvt_tiny': (1024, 1e-3, 2e-6, 2e-5, 310),
-    'flatten_pvt_small': (512, 5e-4, 1e-6, 1e-5, 310),
-    'flatten_pvt_medium': (512, 5e-4, 1e-6, 1e-5, 310),
-    'flatten_pvt_large': (256, 2.5e-4, 5e-7, 5e-6, 310),
-    'flatten_pvt_v2_b0': (1024, 1e-3, 2e-6, 2e-5, 310),
-    'flatten_pvt_v2_b1': (1024, 1e-3, 2e-6, 2e-5, 310),
-    'flatten_pvt_v2_b2': (1024, 1e-3, 2e-6, 2e-5, 310),
-    'flatten_pvt_v2_b3': (1024, 1e-3, 2e-6, 2e-5, 310),
-    'flatten_pvt_v2_b4': (512, 5e-4, 1e-6, 1e-5, 310),
-    'flatten_swin_tiny': (1024, 1e-3, 1e-6, 1e-5, 300),
-    'flatten_swin_small': (1024, 1e-3, 1e-6, 1e-5, 300),
-    'flatten_swin_base': (512, 5e-4, 5e-7, 5e-6, 300),
-    'flatten_swin_base_384': (256, 1e-5, 1e-8, 1e-7, 30),
-    'flatten_cswin_tiny': (2048, 2e-3, 4e-6, 4e-5, 310),
-    'flatten_cswin_small': (1024, 1e-3, 2e-6, 2e-5, 310),
-    'flatten_cswin_base': (512, 5e-4, 1e-6, 1e-5, 310),
-    'flatten_cswin_base_384': (256, 2.5e-6, 2.5e-6, 2.5e-7, 30),
-}
+TOLD = ('processes', 'batch', 'lr', 'warmup_lr', 'min_lr', 'scales', 'length', 'model_ema_decay', 'paper', 'commit',
+        'model', 'tag', 'header')  # what is no option of the trainer, or none as it is told
 
 
 def load(name):
     return options.merge(TRAIN, options.read_config(options.config_path(name), TRAIN))
+
+
+def header(name):
+    text = Path(options.config_path(name)).read_text()
+    return text[:text.index('base:')]
+
+
+def model_and_size(name):
+    """Model and side of its images, as the name tells: ``<model>_<size>`` where the size is not 224."""
+    model, _, size = name.rpartition('_')
+    if 'model' in PUBLISHED[name]:
+        model = PUBLISHED[name]['model']
+        return model, int(size) if size.isdigit() else 224
+    return (model, int(size)) if size.isdigit() else (name, 224)
+
+
+def tag(name):
+    size = model_and_size(name)[1]
+    return PUBLISHED[name].get('tag', 'in1k' if size == 224 else f'in1k_{size}')
 
 
 @pytest.mark.parametrize('name', RECIPES)
@@ -46,46 +47,57 @@ def test_every_recipe_parses_and_names_a_model(name):
 
 
 def test_there_is_a_recipe_for_every_published_variant():
-    assert FLATTEN == sorted(PUBLISHED)
+    assert sorted(PUBLISHED) == [name for name in RECIPES if not name.startswith('quickstart')]
+    published = {(model, tag) for model in zoo.list_models() for tag in zoo.registry.variant(model).top1}
+    assert published <= {(model_and_size(name)[0], tag(name)) for name in PUBLISHED}
 
 
-@pytest.mark.parametrize('name', FLATTEN)
-def test_learning_rates_and_length_are_the_published_ones(name):
-    batch, lr, warmup_lr, min_lr, epochs = PUBLISHED[name]
-    args = load(name)
-    assert args.batch_size * 8 == batch and args.epochs + args.cooldown_epochs == epochs
-    rates = build.learning_rates(args, world_size=8)
-    assert rates == pytest.approx(dict(lr=lr, warmup_lr=warmup_lr, min_lr=min_lr))
-    half = build.learning_rates(args, world_size=4)  # follows the global batch as the reference does
-    assert half == pytest.approx({key: value / 2 for key, value in rates.items()})
+@pytest.mark.parametrize('name', PUBLISHED)
+def test_schedule_is_the_published_one(name):
+    args, row = load(name), PUBLISHED[name]
+    assert args.batch_size * row['processes'] * args.grad_accum_steps == row['batch']
+    ahead = args.warmup_epochs if args.warmup_prefix else 0
+    assert ahead + args.epochs + args.cooldown_epochs == row['length']
+    rates = {key: row[key] for key in ('lr', 'warmup_lr', 'min_lr')}
+    assert build.learning_rates(args, row['processes']) == pytest.approx(rates)
+    half = {key: rate / 2 if key in row['scales'] else rate for key, rate in rates.items()}
+    assert build.learning_rates(args, row['processes'] // 2) == pytest.approx(half)
+    if 'model_ema_decay' in row:
+        decay = row['model_ema_decay']
+        assert args.model_ema is (decay is not None)
+        assert decay is None or 1 - args.model_ema_decay == pytest.approx(1 - decay, rel=2e-3)
 
 
-@pytest.mark.parametrize('name', FLATTEN)
-def test_regularisation_is_the_published_one(name):
-    args, family = load(name), name.split('_')[1]
-    assert args.drop_path == {'flatten_swin_base_384': 0.5, 'flatten_cswin_base_384': 0.7}.get(
-        name, zoo.registry.variant(args.model).drop_path)
-    deep = name in ('flatten_pvt_medium', 'flatten_pvt_large', 'flatten_pvt_v2_b3', 'flatten_pvt_v2_b4')
-    assert args.clip_grad == (5.0 if family == 'swin' else 1.0 if deep else None)
-    assert args.model_ema is (family == 'cswin')
-    assert args.weight_decay == (1e-8 if name.endswith('384') else 0.1 if name == 'flatten_cswin_base' else 0.05)
-    assert (args.mixup, args.cutmix, args.smoothing, args.reprob, args.aug_repeats) == (0.8, 1.0, 0.1, 0.25, 0)
-    assert args.opt == 'adamw' and args.sched_on_updates and args.aa == 'rand-m9-mstd0.5-inc1'
+@pytest.mark.parametrize('name', PUBLISHED)
+def test_options_are_the_published_ones(name):
+    args, row = load(name), PUBLISHED[name]
+    told = {key: value for key, value in row.items() if key not in TOLD}
+    assert {key: getattr(args, key) for key in told} == told
+    model, size = model_and_size(name)
+    assert (args.model, args.img_size) == (model, size)
+    sized = 'img_size' in args.model_kwargs
+    assert sized is (size != 224 and not model.endswith(str(size)))
+    assert not sized or args.model_kwargs['img_size'] == size
+    whole = re.fullmatch(r'(flatten|agent|inline)_swin_(base_384|small_288)', name)  # TEST.CROP False
+    assert args.crop_pct == (1.0 if whole else None)
 
 
-@pytest.mark.parametrize('name', FLATTEN)
+@pytest.mark.parametrize('name', PUBLISHED)
 def test_headers_give_command_source_and_batch(name):
-    text = Path(options.config_path(name)).read_text()
-    header = text[:text.index('base:')]
-    assert f'--config {name} ' in header and 'torchrun --nproc_per_node=8' in header
-    assert '2308.00442' in header and 'abdb115' in header and f'Global batch {PUBLISHED[name][0]}' in header
-    published = zoo.registry.variant(load(name).model).top1.get('in1k_384' if name.endswith('384') else 'in1k')
-    assert published is None or f'{published} %' in header
+    row, text = PUBLISHED[name], header(name)
+    assert f'torchrun --nproc_per_node={row["processes"]} -m zoo train --config {name} ' in text
+    assert all(word in text for word in (row['paper'], row['commit'], f'Global batch {row["batch"]}'))
+    assert row.get('header', '') in ' '.join(text.replace('#', '').split())
+    top1 = zoo.registry.variant(model_and_size(name)[0]).top1.get(tag(name))
+    if top1:
+        assert f'{top1} %' in text
+    elif tag(name) != 'in22k':
+        assert any(words in text for words in ('not published', 'not in its repository', "off the repository's plot"))
+    assert ('--pretrained-path' in text) is (row['weight_decay'] == 1e-8)  # fine-tuning begins with weights
 
 
-@pytest.mark.parametrize('name', [name for name in FLATTEN if name.endswith('384')])
-def test_fine_tuning_is_at_its_own_size(name):
-    args = load(name)
-    assert args.img_size == 384 and args.model_kwargs == dict(img_size=384)
-    assert '--pretrained-path' in Path(options.config_path(name)).read_text()
-    assert args.crop_pct == (1.0 if 'swin_base' in name and 'cswin' not in name else None)
+@pytest.mark.parametrize('name', [  # from scratch at the model's own size, with a rate that is published
+    name for name, row in PUBLISHED.items()
+    if name in zoo.list_models() and 'not published' not in row.get('header', '')])
+def test_stochastic_depth_is_that_of_the_table(name):
+    assert PUBLISHED[name]['drop_path'] == zoo.registry.variant(name).drop_path

@@ -90,11 +90,14 @@ def draw_models(path: Path, content: dict[str, Any]) -> None:
             curves.setdefault(f'{row["model"]}, {variant(row)}, {row["pass"]}', []).append((
                 row['height'] * row['width'], row['ms']['median'] / row['batch'],
                 row['peak_bytes'] / 1e6 / row['batch']))
+    sizes = {row['height'] * row['width']: f'{row["height"]} x {row["width"]}' for row in content['rows']}
     for column, (panel, title) in enumerate(zip(figure.subplots(1, 2), ('ms an image', 'peak MB an image')), start=1):
         for name, points in curves.items():
             points = sorted(points)
             panel.plot([p[0] for p in points], [p[column] for p in points], marker='o', markersize=3, label=name)
         panel.set(xscale='log', yscale='log', xlabel='pixels', ylabel=title)
+        panel.set_xticks([], minor=True)
+        panel.set_xticks(list(sizes), labels=list(sizes.values()))
         panel.grid(alpha=0.3)
         panel.legend(fontsize=6)
     _write(path, figure)

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .depthwise import DepthwiseConv2d
+from .layout import ceil_div
 
 CHUNK_BYTES = 2 ** 22  # of hidden activations: what stays in the caches of a CPU core
 
@@ -21,7 +22,9 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, dim, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
-        return in_chunks(self._rows, x.flatten(0, -2), self.fc1.out_features).view(x.shape)
+        hidden = self.fc1.out_features
+        weights = self.fc1.in_features * hidden * x.element_size()  # read again for every slice
+        return in_chunks(self._rows, x.flatten(0, -2), hidden, max(CHUNK_BYTES, weights)).view(x.shape)
 
     def _rows(self, x: Tensor) -> Tensor:
         return self.fc2(self.act(self.fc1(x)))
@@ -71,8 +74,8 @@ def in_chunks(
     if x.device.type != 'cpu' or torch.is_grad_enabled() or torch.compiler.is_compiling():
         return layer(*inputs)
     chunk_bytes = chunk_bytes or CHUNK_BYTES
-    entry = hidden * x.element_size()
-    if x.shape[0] * entry <= 2 * chunk_bytes:
+    pieces = ceil_div(x.shape[0] * hidden * x.element_size(), chunk_bytes)
+    if pieces <= 2:
         return layer(*inputs)
-    pieces = zip(*(t.split(max(1, chunk_bytes // entry)) for t in inputs))
-    return torch.cat([layer(*piece) for piece in pieces])
+    cut = zip(*(t.split(ceil_div(x.shape[0], pieces)) for t in inputs))
+    return torch.cat([layer(*piece) for piece in cut])

@@ -116,22 +116,27 @@ def linear_attention(
 
 
 def _mix(q: Tensor, k: Tensor, v: Tensor, a: Tensor | float, c: Tensor | None) -> Tensor:
-    """``a * q (k^T v) / N + c * mean(v)``, one batched product a head on strided slices: no head is ever copied out."""
-    heads = zip(q.unbind(2), k.unbind(2), v.unbind(2))
-    mixed = [qh @ (kh.transpose(1, 2) @ vh / k.shape[1]) for qh, kh, vh in heads]
-    y = torch.stack(mixed, 2) if len(mixed) > 1 else mixed[0].unsqueeze(2)
+    """``a * q (k^T v) / N + c * mean(v)``."""
+    y = _stack([qh @ state for qh, state in zip(q.unbind(2), _states(k, v).unbind(1))], 2)
     y = y.mul_(a) if in_place() else y * a
     return y if c is None else torch.addcmul(y, c, v.mean(1, keepdim=True))
 
 
 def _affine(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     """The result 'inline' in one pass over the queries, which z is linear in: ``scale * q (S - mean(k) u^T) + u``."""
-    mean_k, mean_v = k.mean(1, keepdim=True), v.mean(1, keepdim=True)
-    mixed = []
-    for qh, kh, vh, mk, mv in zip(*(t.unbind(2) for t in (q, k, v, mean_k, mean_v))):
-        state = kh.transpose(1, 2) @ vh / k.shape[1] - mk.transpose(1, 2) * mv
-        mixed.append(torch.baddbmm(mv, qh, state, alpha=scale))
-    return torch.stack(mixed, 2) if len(mixed) > 1 else mixed[0].unsqueeze(2)
+    mean_k, mean_v = k.mean(1), v.mean(1)
+    states = torch.addcmul(_states(k, v), mean_k[..., None], mean_v[..., None, :], value=-1)
+    heads = zip(mean_v[:, :, None].unbind(1), q.unbind(2), states.unbind(1))
+    return _stack([torch.baddbmm(u, qh, state, alpha=scale) for u, qh, state in heads], 2)
+
+
+def _states(k: Tensor, v: Tensor) -> Tensor:
+    """``k^T v / N`` ``[B, H, F, D]``, a batched product a head on strided slices: no head is ever copied out."""
+    return _stack([kh.transpose(1, 2) @ vh for kh, vh in zip(k.unbind(2), v.unbind(2))], 1) / k.shape[1]
+
+
+def _stack(heads: list[Tensor], dim: int) -> Tensor:
+    return torch.stack(heads, dim) if len(heads) > 1 else heads[0].unsqueeze(dim)
 
 
 def _features(

@@ -1,0 +1,115 @@
+"""The published recipes: figures as the authors' scripts and configurations give them, by the name of our recipe.
+
+``batch`` is the global batch on ``processes`` devices; ``lr``, ``warmup_lr`` and ``min_lr`` are what that batch makes
+of them, and ``scales`` says which of them half the devices halve; ``length`` counts all epochs, warm-up and cool-down
+too; ``model_ema_decay`` is None without averaging; ``model`` is told where the name does not; ``tag`` is that of the
+top-1 in the header. ``paper``, ``commit`` and ``header`` stand in the header. All else are options of the trainer.
+"""
+
+
+def rows(columns, table, **shared):
+    """Recipe name -> figures, from rows of columns and what all of them share."""
+    return {name: dict(shared, **dict(zip(columns.split(), row, strict=True))) for name, row in table.items()}
+
+
+RATES = ('lr', 'warmup_lr', 'min_lr')
+SCHEDULE = 'batch lr warmup_lr min_lr length warmup_epochs weight_decay'
+DEIT = dict(
+    processes=8, opt='adamw', aa='rand-m9-mstd0.5-inc1', mixup=0.8, cutmix=1.0, smoothing=0.1, reprob=0.25,
+    aug_repeats=0)
+LEAPLAB = dict(DEIT, scales=RATES, sched_on_updates=True)
+
+FLATTEN = rows(f'{SCHEDULE} clip_grad drop_path', {
+    'flatten_pvt_tiny': (1024, 1e-3, 2e-6, 2e-5, 310, 5, 0.05, None, 0.1),
+    'flatten_pvt_small': (512, 5e-4, 1e-6, 1e-5, 310, 5, 0.05, None, 0.1),
+    'flatten_pvt_medium': (512, 5e-4, 1e-6, 1e-5, 310, 5, 0.05, 1., 0.3),
+    'flatten_pvt_large': (256, 2.5e-4, 5e-7, 5e-6, 310, 5, 0.05, 1., 0.3),
+    'flatten_pvt_v2_b0': (1024, 1e-3, 2e-6, 2e-5, 310, 5, 0.05, None, 0.1),
+    'flatten_pvt_v2_b1': (1024, 1e-3, 2e-6, 2e-5, 310, 5, 0.05, None, 0.1),
+    'flatten_pvt_v2_b2': (1024, 1e-3, 2e-6, 2e-5, 310, 5, 0.05, None, 0.1),
+    'flatten_pvt_v2_b3': (1024, 1e-3, 2e-6, 2e-5, 310, 5, 0.05, 1., 0.3),
+    'flatten_pvt_v2_b4': (512, 5e-4, 1e-6, 1e-5, 310, 5, 0.05, 1., 0.3),
+    'flatten_swin_tiny': (1024, 1e-3, 1e-6, 1e-5, 300, 20, 0.05, 5., 0.2),
+    'flatten_swin_small': (1024, 1e-3, 1e-6, 1e-5, 300, 20, 0.05, 5., 0.3),
+    'flatten_swin_base': (512, 5e-4, 5e-7, 5e-6, 300, 20, 0.05, 5., 0.5),
+    'flatten_swin_base_384': (256, 1e-5, 1e-8, 1e-7, 30, 5, 1e-8, 5., 0.5),
+}, **LEAPLAB, paper='2308.00442', commit='abdb115', model_ema_decay=None) | rows(f'{SCHEDULE} drop_path', {
+    'flatten_cswin_tiny': (2048, 2e-3, 4e-6, 4e-5, 310, 20, 0.05, 0.2),
+    'flatten_cswin_small': (1024, 1e-3, 2e-6, 2e-5, 310, 20, 0.05, 0.4),
+    'flatten_cswin_base': (512, 5e-4, 1e-6, 1e-5, 310, 20, 0.1, 0.5),
+    'flatten_cswin_base_384': (256, 2.5e-6, 2.5e-6, 2.5e-7, 30, 0, 1e-8, 0.7),
+}, **LEAPLAB, paper='2308.00442', commit='abdb115', clip_grad=None, model_ema=True)
+
+AGENT = rows(f'{SCHEDULE} clip_grad drop_path model_ema_decay', {
+    'agent_deit_tiny': (4096, 4e-3, 4e-6, 4e-5, 300, 20, 0.05, 5., 0., None),
+    'agent_deit_small': (1024, 1e-3, 1e-6, 1e-5, 300, 20, 0.05, 5., 0.1, None),
+    'agent_deit_small_448': (512, 5e-4, 5e-7, 5e-6, 300, 20, 0.05, 5., 0.1, None),
+    'agent_deit_base': (1024, 1e-3, 1e-6, 1e-5, 300, 20, 0.05, 5., 0.3, None),
+    'agent_pvt_tiny': (1024, 1e-3, 2e-6, 2e-5, 310, 5, 0.05, None, 0.1, None),
+    'agent_pvt_small': (1024, 1e-3, 2e-6, 2e-5, 310, 5, 0.05, None, 0.1, None),
+    'agent_pvt_medium': (1024, 1e-3, 2e-6, 2e-5, 310, 5, 0.05, 1., 0.3, None),
+    'agent_pvt_medium_256': (512, 5e-4, 1e-6, 1e-5, 310, 5, 0.05, 1., 0.3, None),
+    'agent_pvt_large': (512, 5e-4, 1e-6, 1e-5, 310, 5, 0.05, 1., 0.3, None),
+    'agent_swin_tiny': (1024, 1e-3, 1e-6, 1e-5, 300, 20, 0.05, 5., 0.2, None),
+    'agent_swin_small': (1024, 1e-3, 1e-6, 1e-5, 300, 20, 0.05, 5., 0.3, None),
+    'agent_swin_small_288': (512, 5e-4, 5e-7, 5e-6, 300, 20, 0.05, 5., 0.3, None),
+    'agent_swin_base': (512, 5e-4, 5e-7, 5e-6, 300, 20, 0.05, 5., 0.5, None),
+    'agent_swin_base_384': (256, 1e-5, 1e-8, 1e-7, 30, 5, 1e-8, 5., 0.5, None),
+    'agent_cswin_tiny': (1024, 1e-3, 2e-6, 2e-5, 310, 20, 0.05, None, 0.2, 0.99984),
+    'agent_cswin_small': (1024, 1e-3, 2e-6, 2e-5, 310, 20, 0.05, None, 0.4, 0.99984),
+    'agent_cswin_base': (512, 5e-4, 1e-6, 1e-5, 310, 20, 0.1, None, 0.5, 0.99992),
+    'agent_cswin_base_384': (256, 2.5e-6, 2.5e-6, 2.5e-7, 30, 0, 1e-8, None, 0.7, 0.9998),
+}, **LEAPLAB, paper='2312.08874', commit='207ce3e')
+
+INLINE = rows(f'{SCHEDULE} clip_grad drop_path', {
+    'inline_deit_tiny': (4096, 4e-3, 4e-6, 4e-5, 300, 20, 0.05, 5., 0.1),
+    'inline_deit_small_288': (1024, 1e-3, 1e-6, 1e-5, 300, 20, 0.05, 5., 0.1),
+    'inline_deit_base_448': (512, 5e-4, 5e-7, 5e-6, 300, 20, 0.05, 5., 0.1),
+    'inline_pvt_tiny': (1024, 1e-3, 2e-6, 2e-5, 310, 5, 0.05, None, 0.1),
+    'inline_pvt_small': (1024, 1e-3, 2e-6, 2e-5, 310, 5, 0.05, None, 0.1),
+    'inline_pvt_medium': (1024, 1e-3, 2e-6, 2e-5, 310, 5, 0.05, 1., 0.3),
+    'inline_pvt_large': (512, 5e-4, 1e-6, 1e-5, 310, 5, 0.05, 1., 0.3),
+    'inline_swin_tiny': (1024, 1e-3, 1e-6, 1e-5, 300, 20, 0.05, 5., 0.2),
+    'inline_swin_small': (1024, 1e-3, 1e-6, 1e-5, 300, 20, 0.05, 5., 0.3),
+    'inline_swin_base': (512, 5e-4, 5e-7, 5e-6, 300, 20, 0.05, 5., 0.5),
+    'inline_swin_base_384': (256, 1e-5, 1e-8, 1e-7, 30, 5, 1e-8, 5., 0.5),
+}, **LEAPLAB, paper='2412.06590', commit='e463a6f', amp=True, model_ema_decay=None) | rows(
+    f'{SCHEDULE} drop_path model_ema_decay', {
+        # 0.9996 to the power of batch / 4096
+        'inline_cswin_tiny': (1024, 1e-3, 2e-6, 2e-5, 310, 20, 0.05, 0.2, 0.9999),
+        'inline_cswin_small': (1024, 1e-3, 2e-6, 2e-5, 310, 20, 0.05, 0.4, 0.9999),
+        'inline_cswin_base': (512, 5e-4, 1e-6, 1e-5, 310, 20, 0.1, 0.5, 0.99995),
+        'inline_cswin_base_384': (256, 2.5e-6, 2.5e-6, 2.5e-7, 30, 0, 1e-8, 0.7, 0.999975),
+    }, **LEAPLAB, paper='2412.06590', commit='e463a6f', amp=True, clip_grad=None)
+
+# main.py of qhfan/RALA and of the two that took it over; stochastic depth is that of the model functions
+PYRAMID = dict(
+    DEIT, batch=1024, lr=1e-3, warmup_lr=1e-6, min_lr=1e-5, scales=('lr',), length=300, warmup_epochs=5,
+    weight_decay=0.05, clip_grad=None, model_ema_decay=0.99992, sync_bn=True, sched_on_updates=False, aug_repeats=3)
+PYRAMIDS = {
+    f'{family}_{size}': dict(PYRAMID, drop_path=drop_path, paper=paper, commit=commit, amp=family != 'nalaformer')
+    for family, paper, commit in (
+        ('ravlt', '2411.07635', 'a86314f'), ('mavit', '2507.00698', '7114e63'), ('nalaformer', '2506.21137', '1f1c10a'))
+    for size, drop_path in dict(xt=0.1, t=0.1, s=0.15, b=0.4, l=0.55).items()
+    if size != 'xt' or family == 'nalaformer'}
+
+L2VIT = rows(f'{SCHEDULE} drop_path model_ema_decay model tag header', {
+    'l2vit_tiny': (
+        4096, 4e-3, 0., 1e-6, 300, 20, 0.05, 0.2, 0.9999, 'l2vit_tiny', 'in1k', 'not published for this size'),
+    'l2vit_small': (
+        4096, 4e-3, 0., 1e-6, 300, 20, 0.05, 0.2, 0.9999, 'l2vit_small', 'in1k', 'not published for this size'),
+    'l2vit_base': (4096, 4e-3, 0., 1e-6, 300, 20, 0.05, 0.3, 0.9999, 'l2vit_base', 'in1k', ''),
+    'l2vit_base_in22k': (1024, 1e-3, 1e-6, 1e-5, 90, 5, 0.05, 0.2, None, 'l2vit_base', 'in22k', ''),
+    'l2vit_base_in22k_ft_in1k': (
+        1024, 4e-5, 4e-8, 4e-7, 30, 5, 1e-8, 0.2, 0.9999, 'l2vit_base', 'in22k_ft_in1k', ''),
+    'l2vit_base_384': (1024, 4e-5, 4e-8, 4e-7, 30, 5, 1e-8, 0.2, 0.9999, 'l2vit_base_384', 'in22k_ft_in1k', ''),
+}, **DEIT, paper='2501.16182', commit='fad0341', scales=(), warmup_prefix=True, sched_on_updates=True, clip_grad=None,
+    train_interpolation='bicubic')
+L2VIT['l2vit_base_in22k'].update(num_classes=21841)
+
+CARE = rows('drop_path', {'care_s0': (0.1,), 'care_s1': (0.1,), 'care_s2': (0.1,)}, **dict(
+    DEIT, processes=12, batch=1536, lr=2.5e-3, warmup_lr=1e-6, min_lr=1e-5, scales=(), length=310, warmup_epochs=20,
+    weight_decay=0.05, clip_grad=None, model_ema_decay=None, train_interpolation='random', warmup_prefix=False,
+    sched_on_updates=False), paper='2411.16170', commit='400bf94', header='a teacher that this recipe lacks')
+
+PUBLISHED = FLATTEN | AGENT | INLINE | PYRAMIDS | L2VIT | CARE
