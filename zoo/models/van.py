@@ -1,20 +1,21 @@
 """VAN: large-kernel attention in a pyramid of convolutions.
 
 Guo et al., "Visual Attention Network", Computational Visual Media 2023, arXiv 2202.09741.
-Reference: Visual-Attention-Network/VAN-Classification @ e19779b53a1b0828b51ecb4412d577541aee83a7 (Apache-2.0; "for
-commercial use, please contact the authors"). ImageNet-22k scripts: LGYoung/VAN-Classification @ b3e3188.
+Reference: Visual-Attention-Network/VAN-Classification @ e19779b53a1b0828b51ecb4412d577541aee83a7 (Apache-2.0; its
+README asks commercial users to contact the authors). ImageNet-22k scripts: LGYoung/VAN-Classification @ b3e3188.
 
 The attention is no softmax but a product: ``out = proj2(u * fc(dwd(dw(u)))) + x`` with ``u = gelu(proj1(x))``, where a
 depthwise 5 x 5 (``dw``), a depthwise 7 x 7 of every third pixel (``dwd``) and a linear layer stand for one kernel of
-21 x 21 and more. Feed-forward layers are PVTv2's, with a depthwise 3 x 3. Batch norm in blocks and patches, layer
-scales from 0.01, a LayerNorm behind each stage, which the maps for dense prediction pass too. No position tables: any
-size runs as it is.
+21 x 21. Feed-forward layers are PVTv2's, with a depthwise 3 x 3. Batch norm in blocks and patches, layer scales from
+0.01, a LayerNorm behind each stage, which the maps for dense prediction pass too. No position tables: any size runs as
+it is.
 
-Departures of the released code from the paper: the mixer has a shortcut of its own, from its normed input.
+In the released code the mixer adds its own, normed input to what it computes, beside the shortcut of the block.
 
 The repository has weights of ``van_b0`` to ``van_b3`` alone. There are none for ``van_b4``, ``van_b5`` and ``van_b6``,
-and no accuracy: the 22k scripts give their recipe, models/van.py their widths. Inputs are scaled to [-1, 1], as timm
-0.4.12 does for the configuration that the code borrows; only the 22k scripts use ImageNet's mean.
+and no accuracy: the 22k scripts give their recipe, models/van.py their widths (OpenMMLab reports 84.13 for its own
+conversion of a b4, under other names). Inputs are scaled to [-1, 1], as timm 0.4.12 does for the configuration that the
+code borrows; only the 22k scripts use ImageNet's mean.
 """
 import math
 from collections.abc import Sequence

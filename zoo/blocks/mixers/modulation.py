@@ -12,25 +12,24 @@ CHUNK_BYTES = 2 ** 20  # three passes over hidden activations: smaller pieces th
 class EfficientModulation(nn.Module):
     """A feed-forward layer whose hidden activations are multiplied by a convolution of the map; linear in tokens.
 
-    ``out = fc2(act(fc1(x)) * c)`` with the context ``c = g(gelu(conv(f(x))))``, which each of the ``ratio`` groups of C
-    hidden channels is multiplied by. It mixes tokens and channels: no other feed-forward layer follows. ``act`` is
-    GELU, or nothing where the hidden layer is no wider than the map.
+    ``out = fc2(act(fc1(x)) * c)``, where each of the ``ratio`` groups of C hidden channels is multiplied by the context
+    ``c = g(gelu(conv(f(x))))``, whose convolution is a depthwise 7 x 7. ``act`` is GELU, or nothing where the hidden
+    layer is no wider than the map. It mixes tokens and channels: no other feed-forward layer follows.
 
     Args:
         dim: Channels C.
         ratio: Hidden channels over C.
-        kernel_size: Of the depthwise convolution.
 
     Source: Ma et al., Efficient Modulation for Vision Networks, arXiv 2403.19963; ma-xu/EfficientMod @ ec04df6,
     models/EfficientMod.py.
     """
 
-    def __init__(self, dim: int, ratio: int = 6, kernel_size: int = 7, device=None, dtype=None):
+    def __init__(self, dim: int, ratio: int = 6, device=None, dtype=None):
         super().__init__()
         dd = dict(device=device, dtype=dtype)
         self.ratio = ratio
         self.f = nn.Linear(dim, dim, **dd)
-        self.conv = DepthwiseConv2d(dim, kernel_size, **dd)
+        self.conv = DepthwiseConv2d(dim, 7, **dd)
         self.g = nn.Linear(dim, dim, **dd)
         self.fc1 = nn.Linear(dim, ratio * dim, **dd)
         self.fc2 = nn.Linear(ratio * dim, dim, **dd)
