@@ -185,4 +185,4 @@ BIFORMER = rows('drop_path header', {
     weight_decay=0.05, clip_grad=None, model_ema_decay=None, sched_on_updates=False, aug_repeats=3, amp=True,
     train_interpolation='bicubic'), paper='2303.08810', commit='1697bbb')
 
-PUBLISHED = FLATTEN | AGENT | INLINE | PYRAMIDS | L2VIT | CARE | VAN | EFFICIENTMOD | SMT | LITV2
+PUBLISHED = FLATTEN | AGENT | INLINE | PYRAMIDS | L2VIT | CARE | VAN | EFFICIENTMOD | SMT | LITV2 | BIFORMER
