@@ -144,8 +144,8 @@ EFFICIENTMOD = rows('drop_path header', {
     'efficientmod_s': (0.02, 'a teacher that this recipe lacks'),
     'efficientmod_s_conv': (0.02, ''),
 }, **DEIT, paper='2403.19963', commit='ec04df6', batch=2048, lr=4e-3, warmup_lr=1e-6, min_lr=1e-5, scales=(),
-    length=310, warmup_epochs=5, weight_decay=0.05, clip_grad=None, amp=True, model_ema_decay=0.9998, warmup_prefix=False,
-    sched_on_updates=False, train_interpolation='random')
+    length=310, warmup_epochs=5, weight_decay=0.05, clip_grad=None, amp=True, model_ema_decay=0.9998,
+    warmup_prefix=False, sched_on_updates=False, train_interpolation='random')
 
 SMT = rows(f'{SCHEDULE} drop_path model tag', {
     'smt_tiny': (1024, 2e-3, 2e-7, 2e-6, 300, 5, 0.05, 0.1, 'smt_tiny', 'in1k'),

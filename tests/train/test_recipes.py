@@ -12,8 +12,8 @@ from zoo.train.table import TRAIN
 FOLDER = options.config_path('quickstart').parent
 RECIPES = sorted(path.stem for path in FOLDER.glob('[!_]*.yaml'))
 TOLD = (  # what is no option of the trainer, or none as it is told
-    'processes', 'nodes', 'batch', 'lr', 'warmup_lr', 'min_lr', 'scales', 'length', 'model_ema_decay', 'paper', 'commit',
-    'model', 'built_for_size', 'tag', 'header', 'starts_from')
+    'processes', 'nodes', 'batch', 'lr', 'warmup_lr', 'min_lr', 'scales', 'length', 'model_ema_decay', 'paper',
+    'commit', 'model', 'built_for_size', 'tag', 'header', 'starts_from')
 
 
 def load(name):
