@@ -4,8 +4,8 @@
 ``warmup_lr`` and ``min_lr`` are what that batch makes of them, and ``scales`` says which of them half the devices
 halve; ``length`` counts all epochs, warm-up and cool-down too; ``model_ema_decay`` is None without averaging; ``model``
 is told where the name does not; ``built_for_size`` is whether a model has to be told a size other than 224; ``tag`` is
-that of the top-1 in the header. ``paper``, ``commit`` and ``header`` stand in the header, and ``starts_from`` is
-whether it asks for weights. All else are options of the trainer.
+that of the top-1 in the header; ``top1`` is told for models of timm's own. ``paper``, ``commit`` and ``header`` stand
+in the header, and ``starts_from`` is whether it asks for weights. All else are options of the trainer.
 """
 
 
@@ -185,4 +185,51 @@ BIFORMER = rows('drop_path header', {
     weight_decay=0.05, clip_grad=None, model_ema_decay=None, sched_on_updates=False, aug_repeats=3, amp=True,
     train_interpolation='bicubic'), paper='2303.08810', commit='1697bbb')
 
-PUBLISHED = FLATTEN | AGENT | INLINE | PYRAMIDS | L2VIT | CARE | VAN | EFFICIENTMOD | SMT | LITV2 | BIFORMER
+PATNET = rows('batch lr weight_decay clip_grad drop_path aa mixup', {
+    'patnet_t0': (4096, 4e-3, 0.005, None, 0., None, 0.05),
+    'patnet_t1': (4096, 4e-3, 0.01, None, 0.02, 'rand-m3-mstd0.5-inc1', 0.1),
+    'patnet_t2': (4096, 4e-3, 0.02, None, 0.05, 'rand-m5-mstd0.5-inc1', 0.1),
+    'patnet_s': (4096, 4e-3, 0.03, None, 0.1, 'rand-m7-mstd0.5-inc1', 0.3),
+    'patnet_m': (2048, 2e-3, 0.05, 1., 0.2, 'rand-m7-mstd0.5-inc1', 0.5),
+    'patnet_l': (2048, 2e-3, 0.05, 0.01, 0.3, 'rand-m7-mstd0.5-inc1', 0.7),
+}, processes=8, warmup_lr=1e-6, min_lr=1e-5, scales=(), length=300, warmup_epochs=20, warmup_prefix=True,
+    sched_on_updates=False, opt='adamw', opt_kwargs=dict(filter_bias_and_bn=False), amp=True, amp_dtype='float16',
+    cutmix=1.0, smoothing=0.1, reprob=0., aug_repeats=0, color_jitter=[0.], train_interpolation='bicubic',
+    model_ema_decay=None, paper='2503.03148', commit='679cfc0')
+
+# --- models of timm's own; their top-1 is told here
+
+FOCALNET = rows('drop_path top1', {
+    'focalnet_tiny_srf': (0.2, 82.1), 'focalnet_tiny_lrf': (0.2, 82.3), 'focalnet_small_srf': (0.3, 83.4),
+    'focalnet_small_lrf': (0.3, 83.5), 'focalnet_base_srf': (0.5, 83.7), 'focalnet_base_lrf': (0.5, 83.9),
+}, **DEIT, batch=1024, lr=1e-3, warmup_lr=1e-6, min_lr=1e-5, scales=RATES, length=300, warmup_epochs=20,
+    weight_decay=0.05, clip_grad=5., sched_on_updates=True, warmup_prefix=False, amp=True, crop_pct=0.875,
+    train_interpolation='bicubic', model_ema_decay=None, paper='2203.11926', commit='e8514bd')
+
+SWIFTFORMER = rows('aa mixup cutmix top1', {
+    'swiftformer_xs': (None, 0., 0., 75.7), 'swiftformer_s': ('rand-m9-mstd0.5-inc1', 0., 0., 78.5),
+    'swiftformer_l1': ('rand-m9-mstd0.5-inc1', 0.8, 1., 80.9),
+    'swiftformer_l3': ('rand-m9-mstd0.5-inc1', 0.8, 1., 83.0),
+}, processes=4, nodes=4, batch=2048, lr=2e-3, warmup_lr=1e-6, min_lr=1e-5, scales=(), length=300, warmup_epochs=5,
+    weight_decay=0.025, clip_grad=0.01, clip_mode='agc', drop_path=0., opt='adamw', smoothing=0.1, reprob=0.25,
+    aug_repeats=3, color_jitter=[0.4], amp=False, crop_pct=0.875, train_interpolation='bicubic', sched_on_updates=False,
+    model_ema_decay=0.99996, paper='2303.15446', commit='4aa6cd6', header='a teacher that this recipe lacks')
+
+MAMBAOUT = rows('drop_path top1', {
+    'mambaout_femto': (0.025, 78.9), 'mambaout_kobe': (0.025, 80.0), 'mambaout_tiny': (0.2, 82.7),
+    'mambaout_small': (0.4, 84.1), 'mambaout_base': (0.6, 84.2),
+}, **DEIT, batch=4096, lr=4e-3, warmup_lr=1e-6, min_lr=1e-5, scales=(), length=310, warmup_epochs=20, weight_decay=0.05,
+    clip_grad=None, sched_on_updates=False, warmup_prefix=False, amp=False, train_interpolation='random',
+    model_ema_decay=None, paper='2405.07992', commit='9f2f234')
+
+IFORMER = rows('drop_path top1', {
+    'iformer_t': (0., 74.1), 'iformer_s': (0., 78.8), 'iformer_m': (0., 80.4), 'iformer_l': (0.1, 81.9),
+}, **DEIT, batch=4096, lr=4e-3, warmup_lr=0., min_lr=1e-6, scales=(), length=300, warmup_epochs=20, weight_decay=0.05,
+    clip_grad=None, sched_on_updates=True, warmup_prefix=True, amp=False, train_interpolation='bicubic',
+    model_ema_decay=None, paper='2501.15369', commit='2a87540', header='without a teacher')
+
+TIMMS_OWN = FOCALNET | SWIFTFORMER | MAMBAOUT | IFORMER
+
+PUBLISHED = (
+    FLATTEN | AGENT | INLINE | PYRAMIDS | L2VIT | CARE | VAN | EFFICIENTMOD | SMT | LITV2 | BIFORMER | PATNET
+    | TIMMS_OWN)

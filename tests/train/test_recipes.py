@@ -3,17 +3,19 @@ from pathlib import Path
 
 import pytest
 import timm
+import torch
+from timm.task import ClassificationTask
 
 import zoo
-from tests.train.published import PUBLISHED
-from zoo.train import build, options
+from tests.train.published import PUBLISHED, TIMMS_OWN
+from zoo.train import build, data, engine, options, report
 from zoo.train.table import TRAIN
 
 FOLDER = options.config_path('quickstart').parent
 RECIPES = sorted(path.stem for path in FOLDER.glob('[!_]*.yaml'))
 TOLD = (  # what is no option of the trainer, or none as it is told
     'processes', 'nodes', 'batch', 'lr', 'warmup_lr', 'min_lr', 'scales', 'length', 'model_ema_decay', 'paper',
-    'commit', 'model', 'built_for_size', 'tag', 'header', 'starts_from')
+    'commit', 'model', 'built_for_size', 'tag', 'top1', 'header', 'starts_from')
 
 
 def load(name):
@@ -90,7 +92,7 @@ def test_headers_give_command_source_and_batch(name):
     assert f'torchrun {nodes}--nproc_per_node={row["processes"]} -m zoo train --config {name} ' in text
     assert all(word in text for word in (row['paper'], row['commit'], f'Global batch {row["batch"]}'))
     assert row.get('header', '') in ' '.join(text.replace('#', '').split())
-    top1 = zoo.registry.variant(model_and_size(name)[0]).top1.get(tag(name))
+    top1 = row['top1'] if name in TIMMS_OWN else zoo.registry.variant(model_and_size(name)[0]).top1.get(tag(name))
     if top1:
         assert f'{top1} %' in text
     elif tag(name) != 'in22k':
@@ -105,3 +107,32 @@ def test_headers_give_command_source_and_batch(name):
     if name in zoo.list_models() and 'not published' not in row.get('header', '')])
 def test_stochastic_depth_is_that_of_the_table(name):
     assert PUBLISHED[name]['drop_path'] == zoo.registry.variant(name).drop_path
+
+
+def test_models_of_timms_own_are_no_one_elses():
+    assert set(TIMMS_OWN) <= set(timm.list_models()) - set(zoo.list_models())
+
+
+@pytest.mark.parametrize('name', [
+    'mambaout_femto', *(pytest.param(name, marks=pytest.mark.full) for name in (
+        'focalnet_tiny_srf', 'swiftformer_l1', 'iformer_t', 'swiftformer_xs'))])
+def test_models_of_timms_own_train_by_their_recipes(name):
+    """One update of the model, its optimizer, clipping, mixing and loss, on two small images."""
+    args = load(name)
+    args.grad_accum_steps, args.batch_size, args.no_prefetcher = 1, 2, True
+    model = build.create_model(args, drop_path_rate=args.drop_path)
+    mixup = data.make_mixup(args, args.num_classes)
+    assert (mixup is None) is (name == 'swiftformer_xs')
+    before = {key: p.detach().clone() for key, p in model.named_parameters()}
+    place = build.Place(torch.device('cpu'))
+    task = ClassificationTask(
+        model, criterion=build.make_loss(args, mixed=mixup is not None), device=place.device, verbose=False)
+    rates = build.learning_rates(args, world_size=8)
+    batches = [(torch.randn(2, 3, 64, 64), torch.tensor([3, 999]))]
+    run = engine.Run(
+        args, engine.Feed.of(args, place), task, build.make_optimizer(args, model, rates['lr']), None, None,
+        type('Batches', (list,), {'dataset': None, 'sampler': None})(batches), [], mixup, 1)
+    result = engine.train_epoch(run, 0, report.Progress(2, '', shown=False))
+    assert run.updates == 1 and 5 < result['loss'] < 10  # ln 1000 = 6.9
+    still = [key for key, p in model.named_parameters() if torch.equal(p, before[key])]
+    assert still == []
