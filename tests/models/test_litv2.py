@@ -148,7 +148,13 @@ def test_merging_is_the_formula():
                     want[b, i, j] += merging.conv.weight[:, :, row, column] @ read(
                         b, 2 * i + row + dy, 2 * j + column + dx)
     want = merging.norm((want + merging.conv.bias).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-    torch.testing.assert_close(merging(x), F.gelu(want))
+    want = F.gelu(want)
+    torch.testing.assert_close(merging(x), want)
+    with torch.no_grad():  # by another path on a CPU
+        torch.testing.assert_close(merging(x), want)
+        x[0] = float('nan')  # what has diverged stays with its image
+        assert merging(x)[0].isnan().all()
+        torch.testing.assert_close(merging(x)[1], want[1])
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
@@ -162,8 +168,14 @@ def test_merging_reads_positions_in_float32(dtype):
     low = merging.to(dtype)(x)
     assert low.dtype == dtype
     assert (low.float() - exact).norm() <= 0.02 * exact.norm()
+    with torch.no_grad():
+        plain = merging(x)
+    assert plain.dtype == dtype
+    assert (plain.float() - exact).norm() <= 0.02 * exact.norm()
     with torch.autocast('cpu', dtype=torch.bfloat16):
         y = merging.float()(x.float())
+        with torch.no_grad():
+            assert (merging(x.float()).float() - y).norm() <= 0.02 * exact.norm()
     y.float().sum().backward()
     assert (y.float() - exact).norm() <= 0.02 * exact.norm()
     assert all(torch.isfinite(p.grad).all() for p in merging.parameters())

@@ -36,7 +36,7 @@ from ..blocks.depthwise import DepthwiseConv2d
 from ..blocks.layout import ceil_div, settle, to_nchw, to_nhwc
 from ..blocks.mixers import HiLoAttention, MixerFactory, Site
 from ..blocks.mlp import ConvMlp
-from ..blocks.norm import batch_norm
+from ..blocks.norm import batch_norm, scale_and_shift
 from ..blocks.patch import PatchConv
 from ..blocks.transformer import build_blocks
 from ..registry import Variant, register_family
@@ -75,11 +75,46 @@ class DeformableMerging(nn.Module):
         nn.init.zeros_(self.conv_offset.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = to_nchw(x)
-        offset = self.conv_offset(x)
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        y = deform_conv2d(*(t.to(dtype) for t in (x, offset, self.conv.weight, self.conv.bias)), stride=2)
-        return F.gelu(batch_norm(self.norm, settle(to_nhwc(y.to(offset.dtype)))))
+        offset = self.conv_offset(to_nchw(x))
+        out_dtype, dtype = offset.dtype, torch.promote_types(x.dtype, torch.float32)
+        x, offset, weight, bias = (t.to(dtype) for t in (x, offset, self.conv.weight, self.conv.bias))
+        recorded = torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing()
+        if recorded or x.device.type != 'cpu' or self.norm.training:
+            y = deform_conv2d(to_nchw(x), offset, weight, bias, stride=2)
+            return F.gelu(batch_norm(self.norm, settle(to_nhwc(y.to(out_dtype)))))
+        # inference on a CPU: torchvision reads channel by channel, which takes twice as long as all of this
+        scale, shift = (t.to(dtype) for t in scale_and_shift(self.norm))
+        weight = weight.permute(0, 2, 3, 1).flatten(1) * scale[:, None]
+        with torch.autocast('cpu', enabled=False):
+            y = F.linear(read_taps(x, to_nhwc(offset)), weight, torch.addcmul(shift, bias, scale))
+        return torch.ops.aten.gelu_(y).to(out_dtype)
+
+
+def read_taps(x: Tensor, offset: Tensor) -> Tensor:
+    """The four pixels of each 2 x 2 square, read where they are moved to: bilinearly, zero outside of the map.
+
+    Args:
+        x: ``[B, H, W, C]``.
+        offset: ``[B, H // 2, W // 2, 8]``, row and column of each pixel of a square.
+
+    Returns:
+        ``[B, H // 2, W // 2, 4 * C]``.
+    """
+    (batch, height, width, dim), side = x.shape, torch.arange(2, device=x.device)
+    row, column = offset.unflatten(-1, (2, 2, 2)).unbind(-1)
+    row = row + (2 * torch.arange(height // 2, device=x.device)[:, None, None, None] + side[:, None])
+    column = column + (2 * torch.arange(width // 2, device=x.device)[:, None, None] + side)
+    image = height * width * torch.arange(batch, device=x.device)[:, None, None, None, None]
+    top, left = row.floor(), column.floor()
+    places, weights = [], []
+    for y in (top, top + 1):
+        for x_ in (left, left + 1):
+            inside = (y >= 0) & (y < height) & (x_ >= 0) & (x_ < width)
+            places.append(torch.where(inside, y, 0).long() * width + torch.where(inside, x_, 0).long() + image)
+            weights.append(torch.where(inside, (1 - (row - y).abs()) * (1 - (column - x_).abs()), 0))
+    places, weights = (torch.stack(t, dim=-1).flatten(0, -2) for t in (places, weights))
+    taps = F.embedding_bag(places, x.reshape(-1, dim), mode='sum', per_sample_weights=weights)
+    return taps.view(batch, height // 2, width // 2, 4 * dim)
 
 
 class LITv2(Backbone):
