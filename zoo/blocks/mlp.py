@@ -5,10 +5,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo_kernels.dispatch import in_place
+
 from .depthwise import DepthwiseConv2d
 from .layout import ceil_div
 
 CHUNK_BYTES = 2 ** 22  # of hidden activations: what stays in the caches of a CPU core
+
+
+def gelu(x: Tensor) -> Tensor:
+    """GELU of activations that nothing else needs: in plain inference they are overwritten."""
+    return torch.ops.aten.gelu_(x) if in_place() else F.gelu(x)
 
 
 class Mlp(nn.Module):
@@ -18,7 +25,6 @@ class Mlp(nn.Module):
         super().__init__()
         dd = dict(device=device, dtype=dtype)
         self.fc1 = nn.Linear(dim, hidden, **dd)
-        self.act = nn.GELU()
         self.fc2 = nn.Linear(hidden, dim, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -27,7 +33,7 @@ class Mlp(nn.Module):
         return in_chunks(self._rows, x.flatten(0, -2), hidden, max(CHUNK_BYTES, weights)).view(x.shape)
 
     def _rows(self, x: Tensor) -> Tensor:
-        return self.fc2(self.act(self.fc1(x)))
+        return self.fc2(gelu(self.fc1(x)))
 
 
 class ConvMlp(nn.Module):
@@ -51,7 +57,7 @@ class ResidualConvMlp(ConvMlp):
     """Feed-forward layer of RAVLT: expand, GELU, add a depthwise 3x3 of that, project; on ``[B, H, W, C]`` maps."""
 
     def _maps(self, x: Tensor) -> Tensor:
-        x = F.gelu(self.fc1(x))
+        x = gelu(self.fc1(x))
         return self.fc2(self.dwconv(x, residual=x))
 
 

@@ -30,7 +30,7 @@ from ..backbone import Backbone, Stage, to_pair
 from ..blocks.depthwise import DepthwiseConv2d
 from ..blocks.layout import to_nchw, to_nhwc
 from ..blocks.mixers import GlobalMixer, MixerFactory, Site
-from ..blocks.mlp import in_chunks
+from ..blocks.mlp import gelu, in_chunks
 from ..blocks.norm import batch_norm
 from ..blocks.patch import NormConv
 from ..registry import Variant, register_family
@@ -101,7 +101,7 @@ class Interaction(nn.Module):
         return y if self.fc2 is None else x + y
 
     def _maps(self, x: Tensor) -> Tensor:
-        x = self.conv(F.gelu(self.fc1(x)))
+        x = self.conv(gelu(self.fc1(x)))
         return x if self.fc2 is None else self.fc2(x)
 
 

@@ -4,7 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..linear_attention.reference import in_place, statistics_dtype
+from ..dispatch import in_place
+from ..linear_attention.reference import statistics_dtype
 
 
 def _autocast_off(x: Tensor) -> torch.autocast:

@@ -2,10 +2,12 @@
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo_kernels.dispatch import in_place
+
 from ..depthwise import DepthwiseConv2d
+from ..mlp import gelu
 from ..norm import batch_norm, scale_and_shift
 from .site import Site
 
@@ -80,7 +82,7 @@ class ScaleAggregation(nn.Module):
             weight, bias = weight * scale, torch.addcmul(shift, bias, scale)
         # autocast would widen the sums
         weight, bias = (t.to(heads[0].dtype).unflatten(-1, (self.runs, -1)) for t in (weight, bias))
-        owned = not (torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing())
+        owned = in_place()
         y = bias
         for head, factor in zip(heads, weight.unbind(0)):
             head = head.unsqueeze(-2)
@@ -88,4 +90,4 @@ class ScaleAggregation(nn.Module):
         y = y.flatten(-2)
         if self.norm.training:
             y = batch_norm(self.norm, y)
-        return torch.ops.aten.gelu_(y) if owned else F.gelu(y)
+        return gelu(y)
