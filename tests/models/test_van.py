@@ -66,11 +66,11 @@ def test_images_are_scaled_as_the_papers_code_does():
     cfg = timm.create_model('van_b0', device='meta').pretrained_cfg
     assert (cfg['tag'], cfg['mean'], cfg['std'], cfg['crop_pct']) == ('in1k', (0.5,) * 3, (0.5,) * 3, 0.9)
     for name in ('van_b4', 'van_b5', 'van_b6'):
-        cfg = timm.create_model(name, device='meta').pretrained_cfg
+        cfg = timm.create_model(name, depths=DEPTHS, device='meta').pretrained_cfg
         assert (cfg['tag'], cfg['mean'], cfg['crop_pct']) == ('in22k_ft_in1k', (0.485, 0.456, 0.406), 0.875)
-        cfg = timm.create_model(f'{name}.in22k_ft_in1k_384', device='meta').pretrained_cfg
+        cfg = timm.create_model(f'{name}.in22k_ft_in1k_384', depths=DEPTHS, device='meta').pretrained_cfg
         assert (cfg['input_size'], cfg['crop_pct'], cfg['crop_mode']) == ((3, 384, 384), 1.0, 'squash')
-        assert timm.create_model(f'{name}.in22k', device='meta').num_classes == 21841
+        assert timm.create_model(f'{name}.in22k', depths=DEPTHS, device='meta').num_classes == 21841
 
 
 @pytest.mark.parametrize('size', [(1, 1), (2, 9), (13, 10)])
