@@ -258,6 +258,19 @@ def test_mixers_run_in_other_hosts(mixer):
     assert all(torch.isfinite(g).all() for g in gradients.values())
 
 
+@torch.no_grad()
+def test_takes_other_mixers_and_heads():
+    model = timm.create_model('patnet_t2_sp_h6', mixer='focused', **SMALL).eval()
+    assert {type(stage.blocks[0].mixer).__name__ for stage in model.stages} == {'FocusedLinearAttention'}
+    assert torch.isfinite(model(torch.randn(1, 3, 64, 96))).all()
+    model = timm.create_model('patnet_t0', mixer_kwargs=dict(num_heads=3), **SMALL)
+    assert model.stages[3].blocks[0].mixer.distance_bias.shape == (3, 81)
+    with pytest.raises(ValueError, match='7 heads do not divide the 192 of 256 channels'):
+        timm.create_model('patnet_t0', mixer_kwargs=dict(num_heads=7), **SMALL)
+    with pytest.raises(ValueError, match='use a multiple of 4'):
+        timm.create_model('patnet_t0', embed_dim=30, **SMALL)
+
+
 def test_classifier():
     model = timm.create_model('patnet_t0', depths=(1, 1, 1, 1))
     assert (model.num_features, model.head_hidden_size, model.get_classifier().in_features) == (256, 1280, 1280)
