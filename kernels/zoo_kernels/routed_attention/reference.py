@@ -19,8 +19,9 @@ def route(
     rows, columns = regions
     means = []
     for x in (q.detach(), k.detach()):
-        x = x.unflatten(1, (rows, -1)).unflatten(3, (columns, -1))
-        means.append(x.mean((2, 4), dtype=statistics_dtype(x.dtype)).flatten(1, 2).flatten(2))
+        # one side at a time: ten times as fast as both at once on a CPU
+        x = x.unflatten(2, (columns, -1)).mean(3, dtype=statistics_dtype(x.dtype))
+        means.append(x.unflatten(1, (rows, -1)).mean(2).flatten(1, 2).flatten(2))
     with _autocast_off(q):
         logits = scale * means[0] @ means[1].transpose(1, 2)
         if size is not None:  # what the mean queries are divided by changes no choice
@@ -65,19 +66,23 @@ def _by_head(
         chosen: Regions that each region reads, of all samples: ``[B * R * topk]``.
     """
     out, dtype = torch.empty(v.shape, dtype=v.dtype, device=v.device), statistics_dtype(v.dtype)
+    parts = _by_region(out, regions)  # the same memory
     for head in range(q.shape[3]):
-        one = slice(head, head + 1)
-        qr, kr, vr = (_partition(x[:, :, :, one].to(dtype), regions).squeeze(0) for x in (q, k, v))
+        qr, kr, vr = (_partition(x[:, :, :, head:head + 1].to(dtype), regions).squeeze(0) for x in (q, k, v))
         kr, vr = (x.index_select(0, chosen).unflatten(0, (len(qr), topk)).flatten(1, 2) for x in (kr, vr))
         y = F.scaled_dot_product_attention(qr[:, None], kr[:, None], vr[:, None], scale=scale)
-        out[:, :, :, one] = _merge(y.transpose(0, 1), q.shape, regions)
+        parts[head].copy_(y.reshape(parts.shape[1:]))
     return out
+
+
+def _by_region(x: Tensor, regions: tuple[int, int]) -> Tensor:
+    """Map ``[B, H, W, heads, D]`` as ``[heads, B, rows, columns, H / rows, W / columns, D]``, a view."""
+    return x.unflatten(1, (regions[0], -1)).unflatten(3, (regions[1], -1)).permute(5, 0, 1, 3, 2, 4, 6)
 
 
 def _partition(x: Tensor, regions: tuple[int, int]) -> Tensor:
     """Map ``[B, H, W, heads, D]`` to ``[heads, B * R, tokens of a region, D]``."""
-    x = x.unflatten(1, (regions[0], -1)).unflatten(3, (regions[1], -1))
-    return x.permute(5, 0, 1, 3, 2, 4, 6).flatten(4, 5).flatten(1, 3)
+    return _by_region(x, regions).flatten(4, 5).flatten(1, 3)
 
 
 def _merge(x: Tensor, shape: torch.Size, regions: tuple[int, int]) -> Tensor:
