@@ -1,9 +1,11 @@
 """Resizing token maps ``[B, H, W, C]`` to other numbers of rows and columns."""
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .layout import exporting, to_nchw, to_nhwc
+from .layout import exporting, settle, to_nchw, to_nhwc
 
 
 def pool_map(x: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -20,9 +22,23 @@ def pool_map(x: Tensor, grid: tuple[int, int]) -> Tensor:
     """
     if not exporting():
         return to_nhwc(F.adaptive_avg_pool2d(to_nchw(x), grid))
-    # torch's own is recorded for one size only
-    rows, columns = (_cells(size, cells, x) for size, cells in zip(x.shape[1:3], grid))
-    return torch.einsum('yh,bhwc,xw->byxc', rows, x, columns)
+    return _resample(x, grid, _cells)
+
+
+def interpolate_map(x: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Bilinear interpolation of ``[B, H, W, C]`` to ``[B, *grid, C]``, half-pixel centres, no antialias."""
+    if not exporting():
+        return to_nhwc(F.interpolate(to_nchw(x), size=grid, mode='bilinear', align_corners=False))
+    return _resample(x, grid, _hats)
+
+
+def _resample(x: Tensor, grid: tuple[int, int], weights: Callable[[int, int, Tensor], Tensor]) -> Tensor:
+    """By two matrix products: torch's own operators are recorded for one size only."""
+    x = settle(x)
+    for size, places in zip(x.shape[2:0:-1], reversed(grid)):  # columns, then rows
+        one = weights(size, places, x).expand(x.shape[0] * x.shape[1], -1, -1)
+        x = settle(torch.bmm(one, x.flatten(0, 1)).unflatten(0, x.shape[:2]).transpose(1, 2))
+    return x
 
 
 def _cells(size: int, cells: int, like: Tensor) -> Tensor:
@@ -33,6 +49,9 @@ def _cells(size: int, cells: int, like: Tensor) -> Tensor:
     return ((place >= first) & (place < last)).to(like.dtype) / (last - first).to(like.dtype)
 
 
-def interpolate_map(x: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Bilinear interpolation of ``[B, H, W, C]`` to ``[B, *grid, C]``, half-pixel centres, no antialias."""
-    return to_nhwc(F.interpolate(to_nchw(x), size=grid, mode='bilinear', align_corners=False))
+def _hats(size: int, places: int, like: Tensor) -> Tensor:
+    """Weights ``[places, size]`` of linear interpolation along one axis."""
+    at = (torch.arange(places, device=like.device, dtype=torch.float32) + 0.5) * (size / places) - 0.5
+    at = torch.minimum(at.clamp(min=0), torch.full((), size - 1, device=like.device, dtype=torch.float32))
+    distance = (at[:, None] - torch.arange(size, device=like.device)).abs()
+    return (1 - distance).clamp(min=0).to(like.dtype)

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from ..backbone import Backbone, Stage, halve, init_weights, to_pair
 from ..blocks.layout import ceil_div
 from ..blocks.mixers import ContextMixing, MixerFactory, Site
+from ..blocks.mlp import in_chunks
 from ..blocks.norm import batch_norm
 from ..blocks.overview import ChannelAffine, FocusBlock, OverviewBlock
 from ..blocks.patch import ConvNorm, Projection
@@ -61,6 +62,12 @@ class Stem(nn.Sequential):
             ConvNorm(in_chans, half, 2, activation=True, **options),
             ConvNorm(half, half, 1, activation=True, **options),
             ConvNorm(half, dim, 2, activation=True, **options), ConvNorm(dim, dim, 1, **options))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, H, W, in_chans]`` -> ``[B, ceil(H / 4), ceil(W / 4), dim]``."""
+        if self.training:  # the statistics are those of the batch
+            return super().forward(x)
+        return in_chunks(super().forward, x, self[0].conv.out_channels * x.shape[1] * x.shape[2] // 4)
 
 
 class OverviewStage(Stage):
