@@ -117,6 +117,8 @@ def create_model(
         raise UserError(f'{args.model}: {one_line(e)[:300]}') from e
     if getattr(model, 'pretrained_cfg', None):
         model.pretrained_cfg.pop('state_dict', None)  # timm keeps what was loaded; it is a copy of the weights
+    if hasattr(model, 'set_auxiliary_training'):
+        model.set_auxiliary_training(False)  # the loss is that of one output
     return model
 
 
