@@ -197,6 +197,13 @@ PATNET = rows('batch lr weight_decay clip_grad drop_path aa mixup', {
     cutmix=1.0, smoothing=0.1, reprob=0., aug_repeats=0, color_jitter=[0.], train_interpolation='bicubic',
     model_ema_decay=None, paper='2503.03148', commit='679cfc0')
 
+OVERLOCK = rows('drop_path', {
+    'overlock_xt': (0.1,), 'overlock_t': (0.15,), 'overlock_s': (0.4,), 'overlock_b': (0.5,),
+}, **DEIT, batch=2048, lr=2e-3, warmup_lr=1e-6, min_lr=1e-5, scales=('lr',), length=310, warmup_epochs=5,
+    weight_decay=0.05, clip_grad=5., sched_on_updates=False, warmup_prefix=False, sync_bn=True, amp=True,
+    amp_dtype='float16', train_interpolation='random', model_ema_decay=0.9999, paper='2502.20087', commit='2c8ab3b',
+    header='an auxiliary loss that this recipe lacks')
+
 # --- models of timm's own; their top-1 is told here
 
 FOCALNET = rows('drop_path top1', {
@@ -232,4 +239,4 @@ TIMMS_OWN = FOCALNET | SWIFTFORMER | MAMBAOUT | IFORMER
 
 PUBLISHED = (
     FLATTEN | AGENT | INLINE | PYRAMIDS | L2VIT | CARE | VAN | EFFICIENTMOD | SMT | LITV2 | BIFORMER | PATNET
-    | TIMMS_OWN)
+    | OVERLOCK | TIMMS_OWN)
