@@ -19,6 +19,8 @@ def export(model):
 
 def shallow(name):
     depth = dict(depth=sum(DEPTHS)) if '_deit_' in name else dict(depths=DEPTHS)
+    if name.startswith('overlock_'):
+        depth['focus_depths'] = (1, 1)
     return timm.create_model(name, num_classes=10, **depth).eval()
 
 
