@@ -1,9 +1,10 @@
 """Global response norm, and the feed-forward layer with it."""
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .mlp import ResidualConvMlp
+from zoo_kernels.dispatch import in_place
+
+from .mlp import ResidualConvMlp, gelu
 
 
 class GlobalResponseNorm(nn.Module):
@@ -47,7 +48,5 @@ class ResponseMlp(ResidualConvMlp):
         self.response = GlobalResponseNorm(hidden, device=device, dtype=dtype)
 
     def _maps(self, x: Tensor) -> Tensor:
-        owned = not (torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing())
-        x = self.fc1(x)
-        x = torch.ops.aten.gelu_(x) if owned else F.gelu(x)
-        return self.fc2(self.response(self.dwconv(x, residual=x), owned))
+        x = gelu(self.fc1(x))
+        return self.fc2(self.response(self.dwconv(x, residual=x), owned=in_place()))
