@@ -14,6 +14,7 @@ BACKBONES = {
     'agent_swin_tiny_downstream@288x224': (
         'agent_swin_tiny', dict(feature_norms=True, mixer_kwargs=dict(agents=(9, 12, 14, 7)))),
     'l2vit_tiny_downstream@250x230': ('l2vit_tiny', dict(feature_norms=True)),
+    'litv2_s_dense@288x208': ('litv2_s', dict(feature_norms=True)),
     'ravlt_t_downstream@256x192': ('ravlt_t', dict(feature_norms=True)),
 }
 

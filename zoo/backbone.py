@@ -59,11 +59,14 @@ class Stage(nn.Module):
         if self.pos_embed is not None:
             x = x + self.pos_embed(x.shape[1], x.shape[2])
         for block in self.blocks:
-            if self.grad_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, use_reentrant=False)
-            else:
-                x = block(x)
+            x = self.run(block, x)
         return self.norm(x)
+
+    def run(self, block: nn.Module, *args: Tensor) -> Tensor:
+        """Apply a block, keeping its activations or not."""
+        if self.grad_checkpointing and torch.is_grad_enabled():
+            return checkpoint(block, *args, use_reentrant=False)
+        return block(*args)
 
 
 class Backbone(nn.Module):
@@ -105,7 +108,7 @@ class Backbone(nn.Module):
         self.global_pool = global_pool
         self.drop_rate = drop_rate
         self.no_decay = no_decay
-        self.num_features = self.head_hidden_size = num_features or dims[-1]
+        self.num_features = num_features or dims[-1]
         self.feature_info = [
             dict(num_chs=dim, reduction=stride, module=f'stages.{i}')
             for i, (dim, stride) in enumerate(zip(dims, strides))]
@@ -130,6 +133,10 @@ class Backbone(nn.Module):
                              f'{x.shape[2]} x {x.shape[3]}; resize or pad them')
         return self.stem(to_nhwc(x.contiguous(memory_format=torch.channels_last)))
 
+    def _advance(self, x: Tensor, stage: int) -> Tensor:
+        """Run a stage on what the one before, or the stem, hands on."""
+        return self.stages[stage](x)
+
     def _close(self, x: Tensor, stage: int) -> Tensor:
         """The map of the last stage that runs, normed where the model norms it."""
         if self.feature_norms is not None:
@@ -143,8 +150,8 @@ class Backbone(nn.Module):
     def forward_features(self, x: Tensor) -> Tensor:
         """Images ``[B, in_chans, H, W]`` to the last map ``[B, num_features, H / 32, W / 32]``, normed, unpooled."""
         x = self._enter(x)
-        for stage in self.stages:
-            x = stage(x)
+        for i in range(len(self.stages)):
+            x = self._advance(x, i)
         return self._hand_out(self._close(x, len(self.stages) - 1))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
@@ -173,8 +180,8 @@ class Backbone(nn.Module):
         take, last = feature_take_indices(len(self.stages), indices)
         maps = []
         x = self._enter(x)
-        for i, stage in enumerate(self.stages[:last + 1] if stop_early else self.stages):
-            x = stage(x)
+        for i in range(last + 1 if stop_early else len(self.stages)):
+            x = self._advance(x, i)
             if i in take:
                 normed = norm or self.feature_norms is not None
                 maps.append(self._hand_out(self._close(x, i) if normed else x, output_fmt))
@@ -195,10 +202,15 @@ class Backbone(nn.Module):
         width = self.num_features
         if prune_norm or cut:
             self.norm = nn.Identity()  # sized for the last stage only
-            self.num_features = self.head_hidden_size = self.feature_info[last]['num_chs']
+            self.num_features = self.feature_info[last]['num_chs']
         if prune_head or cut or width != self.num_features:
             self.reset_classifier(0, '')
         return take
+
+    @property
+    def head_hidden_size(self) -> int:
+        """Channels before the classifier: those of the last map, unless the head has a ``hidden_size`` of its own."""
+        return getattr(self.head, 'hidden_size', self.num_features)
 
     def get_classifier(self) -> nn.Module:
         """The final linear layer."""

@@ -85,6 +85,11 @@ def exporting() -> bool:
     return (torch.compiler.is_exporting() if flag is None else flag) or torch.onnx.is_in_onnx_export()
 
 
+def in_place() -> bool:
+    """True in plain inference: memory is used again then, which on a CPU saves more time than the arithmetic takes."""
+    return not (torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing())
+
+
 def choose(
         op: str, x: Tensor, limit: str = '', tokens: int = SMALL,
         dtypes: tuple[torch.dtype, ...] = HALF) -> Choice:

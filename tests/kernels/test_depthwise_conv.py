@@ -63,6 +63,63 @@ def test_is_the_formula(options, size, grad):
     assert all(torch.equal(arguments[name], t) for name, t in kept.items()), 'an argument was overwritten'
 
 
+def spread(weight, dilation):
+    """A kernel with gaps as a larger one with zeros."""
+    size = dilation * (weight.shape[-1] - 1) + 1
+    wide = weight.new_zeros(*weight.shape[:2], size, size)
+    wide[..., ::dilation, ::dilation] = weight
+    return wide
+
+
+@pytest.mark.parametrize('shape', [(2, 6, 7, 5), (1, 1, 1, 3), (2, 9, 4, 2)])
+@pytest.mark.parametrize('size, dilation', [(3, 2), (5, 3), (7, 3)])
+@pytest.mark.parametrize('grad', [False, True])
+def test_gaps(shape, size, dilation, grad):
+    arguments = inputs({'activation', 'residual', 'gate'}, size, shape)
+    expected = formula(**dict(arguments, weight=spread(arguments['weight'], dilation)))
+    slices = dict(arguments, x=arguments['x'].repeat(1, 1, 2, 2)[:, :, :shape[2], :shape[3]])
+    with torch.set_grad_enabled(grad):
+        out = depthwise_conv(**arguments, dilation=dilation)
+        torch.testing.assert_close(depthwise_conv(**slices, dilation=dilation), out, rtol=1e-12, atol=1e-12)
+    assert out.is_contiguous()
+    torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_gradients_with_gaps():
+    function, leaves = differentiable(dict(inputs(shape=(1, 3, 4, 2)), dilation=2))
+    assert torch.autograd.gradcheck(function, leaves)
+    assert torch.autograd.gradgradcheck(function, leaves)
+    compiled = torch.compile(function, fullgraph=True, backend='aot_eager')
+    torch.testing.assert_close(
+        torch.autograd.grad(compiled(*leaves).sum(), leaves), torch.autograd.grad(function(*leaves).sum(), leaves))
+
+
+class Gaps(torch.nn.Module):
+    """A convolution with gaps alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.randn(5, 1, 3, 3))
+
+    def forward(self, x):
+        return depthwise_conv(x, self.weight, dilation=3)
+
+
+@torch.no_grad()
+def test_a_recorded_graph_with_gaps_takes_all_sizes():
+    """Exported it is one convolution, which other runtimes know; traced it sorts pixels at the size that comes."""
+    layer, example, x = Gaps(), torch.randn(2, 6, 9, 5), torch.randn(3, 10, 8, 5)
+    sizes = {0: torch.export.Dim('b'), 1: torch.export.Dim('h'), 2: torch.export.Dim('w')}
+    program = torch.export.export(layer, (example,), dynamic_shapes=(sizes,))
+    convolutions = [node for node in program.graph.nodes if 'conv' in str(node.target)]
+    assert len(convolutions) == 1 and not any('pad' in str(node.target) for node in program.graph.nodes)
+    torch.testing.assert_close(program.module()(x), layer(x))
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        traced = torch.jit.trace(layer, example)
+    torch.testing.assert_close(traced(x), layer(x))
+
+
 @pytest.mark.parametrize('options', OPTIONS, ids=names)
 def test_gradients(options):
     function, leaves = differentiable(inputs(options, shape=(1, 3, 4, 2)))
@@ -189,6 +246,7 @@ def test_says_why_not(fake):
         return choice.reason
 
     assert 'a 7 x 7 window is bound by arithmetic' in reason(x, large)
+    assert reason(x, weight, dilation=3) == 'a window with gaps (dilation 3)'
     assert reason(x.double(), weight.double()).startswith('torch.float64 is not one of')
     assert reason(x, weight, residual=maps['residual'].float()) == (
         'residual is torch.float32, the result torch.float16')

@@ -1,4 +1,6 @@
 """Routed attention in decomposed torch: against dense attention with counted regions, and how it is called."""
+from unittest import mock
+
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -59,8 +61,23 @@ def test_routed_to_all_regions_is_full_attention():
     torch.testing.assert_close(routed_attention(q, k, v, routes, regions, 0.7), full.transpose(1, 2).view(v.shape))
 
 
+@pytest.mark.parametrize('grid, topk', [('square', 1), ('square', 4), ('odd', 6), ('a region', 1), ('a token', 3)])
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float16])
+def test_inference_goes_head_by_head(grid, topk, dtype):
+    """Other operators, the same numbers."""
+    args = inputs(grid, topk, heads=3, dtype=dtype)
+    attend = torch.nn.functional.scaled_dot_product_attention
+    with torch.no_grad(), mock.patch.object(torch.nn.functional, attend.__name__, side_effect=attend) as heads:
+        out = routed_attention(*args, scale=0.7)
+    assert heads.call_count == 3
+    torch.testing.assert_close(out, routed_attention(*args, scale=0.7))
+    assert out.is_contiguous() and out.dtype == dtype
+
+
 def test_no_sample():
-    assert routed_attention(*inputs('odd', 3, batch=0)).shape == (0, 14, 9, 2, 3)
+    for enable in (False, True):
+        with torch.set_grad_enabled(enable):
+            assert routed_attention(*inputs('odd', 3, batch=0)).shape == (0, 14, 9, 2, 3)
 
 
 def test_views_of_a_packed_projection():
@@ -89,12 +106,15 @@ def test_precision(dtype, gate, scale):
     assert (out.double() - oracle).norm() / oracle.norm() <= gate
 
 
-def test_autocast_changes_nothing():
+@pytest.mark.parametrize('training', [False, True])
+def test_autocast_changes_nothing(training):
     args = inputs('odd', 3, dtype=torch.float32)
-    with torch.autocast('cpu', dtype=torch.bfloat16):
+    with torch.set_grad_enabled(training), torch.autocast('cpu', dtype=torch.bfloat16):
         routes = route(args[0], args[1], (2, 3), 4)
         out = routed_attention(*args)
-    assert torch.equal(out, routed_attention(*args)) and torch.equal(routes, route(args[0], args[1], (2, 3), 4))
+    with torch.set_grad_enabled(training):
+        assert torch.equal(out, routed_attention(*args))
+    assert torch.equal(routes, route(args[0], args[1], (2, 3), 4))
 
 
 # --- routes
@@ -105,6 +125,17 @@ def test_routes_are_those_of_the_released_formula():
     mean = [x.unflatten(1, (2, 7)).unflatten(3, (3, 3)).mean((2, 4)).reshape(2, 6, 8) for x in (q, k)]
     logits = (mean[0] * 8 ** -0.5) @ mean[1].transpose(-2, -1)
     assert torch.equal(route(q, k, (2, 3), 4), logits.topk(4, dim=-1).indices)
+
+
+def test_routes_of_a_padded_map_leave_the_padding_out():
+    """The released pooling of a map of 12 x 7 tokens, which regions of 7 x 3 cover as 14 x 9."""
+    q, k = (torch.randn(2, 12, 7, 2, 4, dtype=torch.float64) + 1 for _ in range(2))
+    mean = [torch.nn.functional.avg_pool2d(
+        x.flatten(3).permute(0, 3, 1, 2), (7, 3), ceil_mode=True, count_include_pad=False).flatten(2) for x in (q, k)]
+    expected = (mean[0].transpose(1, 2) @ mean[1]).topk(6, dim=-1).indices
+    q, k = (torch.nn.functional.pad(x, (0, 0, 0, 0, 0, 2, 0, 2)) for x in (q, k))
+    assert torch.equal(route(q, k, (2, 3), 6, size=(12, 7)), expected)
+    assert not torch.equal(route(q, k, (2, 3), 6), expected)
 
 
 def test_routes_have_no_gradient_and_full_precision():

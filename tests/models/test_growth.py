@@ -20,5 +20,5 @@ def flops(model, size):
 @pytest.mark.parametrize('name', every_model())
 def test_linear_models_are_linear(name):
     model = timm.create_model(name, device='meta').eval()
-    exponent = math.log(flops(model, 1792) / flops(model, 448)) / math.log(16)
+    exponent = math.log(flops(model, 3584) / flops(model, 896)) / math.log(16)
     assert (exponent <= 1.05) == variant(name).linear, exponent

@@ -1,9 +1,11 @@
 """The published recipes: figures as the authors' scripts and configurations give them, by the name of our recipe.
 
-``batch`` is the global batch on ``processes`` devices; ``lr``, ``warmup_lr`` and ``min_lr`` are what that batch makes
-of them, and ``scales`` says which of them half the devices halve; ``length`` counts all epochs, warm-up and cool-down
-too; ``model_ema_decay`` is None without averaging; ``model`` is told where the name does not; ``tag`` is that of the
-top-1 in the header. ``paper``, ``commit`` and ``header`` stand in the header. All else are options of the trainer.
+``batch`` is the global batch on ``processes`` devices of each of ``nodes`` machines (one by default); ``lr``,
+``warmup_lr`` and ``min_lr`` are what that batch makes of them, and ``scales`` says which of them half the devices
+halve; ``length`` counts all epochs, warm-up and cool-down too; ``model_ema_decay`` is None without averaging; ``model``
+is told where the name does not; ``built_for_size`` is whether a model has to be told a size other than 224; ``tag`` is
+that of the top-1 in the header; ``top1`` is told for models of timm's own. ``paper``, ``commit`` and ``header`` stand
+in the header, and ``starts_from`` is whether it asks for weights. All else are options of the trainer.
 """
 
 
@@ -112,4 +114,129 @@ CARE = rows('drop_path', {'care_s0': (0.1,), 'care_s1': (0.1,), 'care_s2': (0.1,
     weight_decay=0.05, clip_grad=None, model_ema_decay=None, train_interpolation='random', warmup_prefix=False,
     sched_on_updates=False), paper='2411.16170', commit='400bf94', header='a teacher that this recipe lacks')
 
-PUBLISHED = FLATTEN | AGENT | INLINE | PYRAMIDS | L2VIT | CARE
+for _name in ('flatten_swin_base_384', 'agent_swin_base_384', 'agent_swin_small_288', 'inline_swin_base_384'):
+    for _rows in (FLATTEN, AGENT, INLINE):
+        if _name in _rows:
+            _rows[_name].update(crop_pct=1.0)  # TEST.CROP False
+
+VAN = rows(f'{SCHEDULE} drop_path', {
+    'van_b0': (1024, 1e-3, 1e-6, 1e-6, 310, 5, 0.05, 0.1),
+    'van_b1': (1024, 1e-3, 1e-6, 1e-6, 310, 5, 0.05, 0.1),
+    'van_b2': (1024, 1e-3, 1e-6, 1e-6, 310, 5, 0.05, 0.1),
+    'van_b3': (1024, 1e-3, 1e-6, 1e-6, 310, 5, 0.05, 0.2),
+}, **DEIT, paper='2202.09741', commit='e19779b', scales=(), warmup_prefix=False, sched_on_updates=False, clip_grad=None,
+    amp=False, model_ema_decay=None, train_interpolation='random')
+LARGE_VAN = dict(
+    DEIT, paper='2202.09741', commit='b3e3188', scales=(), warmup_prefix=True, sched_on_updates=True, clip_grad=None,
+    amp=False, model_ema_decay=None, train_interpolation='bicubic', warmup_lr=0., min_lr=1e-6, built_for_size=False)
+for _size, _rate in dict(b4=0.2, b5=0.2, b6=0.3).items():
+    VAN[f'van_{_size}_in22k'] = dict(
+        LARGE_VAN, model=f'van_{_size}', nodes=8, batch=8192, lr=4e-3, length=90, warmup_epochs=5, weight_decay=0.05,
+        drop_path=0.1, tag='in22k', num_classes=21841)
+    for _suffix, _nodes in {'': 2, '_384': 4}.items():
+        VAN[f'van_{_size}_in22k_ft_in1k{_suffix}'] = dict(
+            LARGE_VAN, model=f'van_{_size}', nodes=_nodes, batch=512, lr=5e-5, length=30, warmup_epochs=0,
+            weight_decay=1e-8, drop_path=_rate, tag=f'in22k_ft_in1k{_suffix}', mixup=0., cutmix=0.)
+
+EFFICIENTMOD = rows('drop_path header', {
+    'efficientmod_xxs': (0., 'a teacher that this recipe lacks'),
+    'efficientmod_xs': (0., 'a teacher that this recipe lacks'),
+    'efficientmod_s': (0.02, 'a teacher that this recipe lacks'),
+    'efficientmod_s_conv': (0.02, ''),
+}, **DEIT, paper='2403.19963', commit='ec04df6', batch=2048, lr=4e-3, warmup_lr=1e-6, min_lr=1e-5, scales=(),
+    length=310, warmup_epochs=5, weight_decay=0.05, clip_grad=None, amp=True, model_ema_decay=0.9998,
+    warmup_prefix=False, sched_on_updates=False, train_interpolation='random')
+
+SMT = rows(f'{SCHEDULE} drop_path model tag', {
+    'smt_tiny': (1024, 2e-3, 2e-7, 2e-6, 300, 5, 0.05, 0.1, 'smt_tiny', 'in1k'),
+    'smt_small': (1024, 2e-3, 2e-7, 2e-6, 300, 5, 0.05, 0.2, 'smt_small', 'in1k'),
+    'smt_base': (1024, 2e-3, 2e-7, 2e-6, 300, 5, 0.05, 0.3, 'smt_base', 'in1k'),
+    'smt_large': (1024, 2e-3, 2e-7, 2e-6, 300, 5, 0.05, 0.4, 'smt_large', 'in1k'),
+    'smt_large_in22k': (4096, 1e-3, 1e-6, 1e-5, 90, 5, 0.05, 0.1, 'smt_large', 'in22k'),
+    'smt_large_in22k_ft_in1k': (1024, 2e-5, 2e-8, 2e-7, 30, 5, 0.05, 0.1, 'smt_large', 'in22k_ft_in1k'),
+    'smt_large_in22k_ft_in1k_384': (512, 2e-5, 2e-8, 2e-7, 30, 5, 0.05, 0.1, 'smt_large', 'in22k_ft_in1k_384'),
+}, **DEIT | dict(mixup=0.2), paper='2307.08579', commit='11e954d', scales=RATES, warmup_prefix=True,
+    sched_on_updates=True, clip_grad=5., amp=True, model_ema_decay=None, built_for_size=False)
+SMT['smt_large_in22k'].update(num_classes=21841)
+for _name in ('smt_large_in22k_ft_in1k', 'smt_large_in22k_ft_in1k_384'):
+    SMT[_name].update(starts_from=True)
+
+LITV2 = {name: dict(
+    DEIT, paper='2205.13213', commit='7501c86', batch=1024, lr=1e-3, warmup_lr=1e-6, min_lr=1e-5, scales=RATES,
+    length=300, warmup_epochs=20, weight_decay=0.05, clip_grad=5., drop_path=drop_path, amp=True, model_ema_decay=None,
+    warmup_prefix=False, sched_on_updates=True, lr_mult={'conv_offset.weight': 0.01}, built_for_size=False)
+    for name, drop_path in dict(
+        litv2_s=0.2, litv2_s_alpha00=0.2, litv2_s_alpha02=0.2, litv2_s_alpha04=0.2, litv2_s_alpha05=0.2,
+        litv2_s_alpha07=0.2, litv2_s_alpha10=0.2, litv2_m=0.3, litv2_b=0.5, litv2_b_384=0.5).items()}
+LITV2['litv2_b_384'].update(lr=4e-5, warmup_lr=4e-8, min_lr=4e-7, length=30, warmup_epochs=5, weight_decay=1e-8)
+for _rows in (VAN, SMT, LITV2):
+    for _name, _row in _rows.items():
+        if _name.endswith('_384'):
+            _row.update(crop_pct=1.0, crop_mode='squash')
+
+BIFORMER = rows('drop_path header', {
+    'biformer_tiny': (0.1, 'not published for this size'),
+    'biformer_small': (0.15, ''),
+    'biformer_base': (0.1, 'not published for this size'),
+    'biformer_stl': (0.1, ''),
+    'biformer_stl_nchw': (0.1, ''),
+}, **dict(
+    DEIT, batch=1024, lr=1e-3, warmup_lr=1e-6, min_lr=1e-5, scales=('lr',), length=300, warmup_epochs=5,
+    weight_decay=0.05, clip_grad=None, model_ema_decay=None, sched_on_updates=False, aug_repeats=3, amp=True,
+    train_interpolation='bicubic'), paper='2303.08810', commit='1697bbb')
+
+PATNET = rows('batch lr weight_decay clip_grad drop_path aa mixup', {
+    'patnet_t0': (4096, 4e-3, 0.005, None, 0., None, 0.05),
+    'patnet_t1': (4096, 4e-3, 0.01, None, 0.02, 'rand-m3-mstd0.5-inc1', 0.1),
+    'patnet_t2': (4096, 4e-3, 0.02, None, 0.05, 'rand-m5-mstd0.5-inc1', 0.1),
+    'patnet_s': (4096, 4e-3, 0.03, None, 0.1, 'rand-m7-mstd0.5-inc1', 0.3),
+    'patnet_m': (2048, 2e-3, 0.05, 1., 0.2, 'rand-m7-mstd0.5-inc1', 0.5),
+    'patnet_l': (2048, 2e-3, 0.05, 0.01, 0.3, 'rand-m7-mstd0.5-inc1', 0.7),
+}, processes=8, warmup_lr=1e-6, min_lr=1e-5, scales=(), length=300, warmup_epochs=20, warmup_prefix=True,
+    sched_on_updates=False, opt='adamw', opt_kwargs=dict(filter_bias_and_bn=False), amp=True, amp_dtype='float16',
+    cutmix=1.0, smoothing=0.1, reprob=0., aug_repeats=0, color_jitter=[0.], train_interpolation='bicubic',
+    model_ema_decay=None, paper='2503.03148', commit='679cfc0')
+
+OVERLOCK = rows('drop_path', {
+    'overlock_xt': (0.1,), 'overlock_t': (0.15,), 'overlock_s': (0.4,), 'overlock_b': (0.5,),
+}, **DEIT, batch=2048, lr=2e-3, warmup_lr=1e-6, min_lr=1e-5, scales=('lr',), length=310, warmup_epochs=5,
+    weight_decay=0.05, clip_grad=5., sched_on_updates=False, warmup_prefix=False, sync_bn=True, amp=True,
+    amp_dtype='float16', train_interpolation='random', model_ema_decay=0.9999, paper='2502.20087', commit='2c8ab3b',
+    header='an auxiliary loss that this recipe lacks')
+
+# --- models of timm's own; their top-1 is told here
+
+FOCALNET = rows('drop_path top1', {
+    'focalnet_tiny_srf': (0.2, 82.1), 'focalnet_tiny_lrf': (0.2, 82.3), 'focalnet_small_srf': (0.3, 83.4),
+    'focalnet_small_lrf': (0.3, 83.5), 'focalnet_base_srf': (0.5, 83.7), 'focalnet_base_lrf': (0.5, 83.9),
+}, **DEIT, batch=1024, lr=1e-3, warmup_lr=1e-6, min_lr=1e-5, scales=RATES, length=300, warmup_epochs=20,
+    weight_decay=0.05, clip_grad=5., sched_on_updates=True, warmup_prefix=False, amp=True, crop_pct=0.875,
+    train_interpolation='bicubic', model_ema_decay=None, paper='2203.11926', commit='e8514bd')
+
+SWIFTFORMER = rows('aa mixup cutmix top1', {
+    'swiftformer_xs': (None, 0., 0., 75.7), 'swiftformer_s': ('rand-m9-mstd0.5-inc1', 0., 0., 78.5),
+    'swiftformer_l1': ('rand-m9-mstd0.5-inc1', 0.8, 1., 80.9),
+    'swiftformer_l3': ('rand-m9-mstd0.5-inc1', 0.8, 1., 83.0),
+}, processes=4, nodes=4, batch=2048, lr=2e-3, warmup_lr=1e-6, min_lr=1e-5, scales=(), length=300, warmup_epochs=5,
+    weight_decay=0.025, clip_grad=0.01, clip_mode='agc', drop_path=0., opt='adamw', smoothing=0.1, reprob=0.25,
+    aug_repeats=3, color_jitter=[0.4], amp=False, crop_pct=0.875, train_interpolation='bicubic', sched_on_updates=False,
+    model_ema_decay=0.99996, paper='2303.15446', commit='4aa6cd6', header='a teacher that this recipe lacks')
+
+MAMBAOUT = rows('drop_path top1', {
+    'mambaout_femto': (0.025, 78.9), 'mambaout_kobe': (0.025, 80.0), 'mambaout_tiny': (0.2, 82.7),
+    'mambaout_small': (0.4, 84.1), 'mambaout_base': (0.6, 84.2),
+}, **DEIT, batch=4096, lr=4e-3, warmup_lr=1e-6, min_lr=1e-5, scales=(), length=310, warmup_epochs=20, weight_decay=0.05,
+    clip_grad=None, sched_on_updates=False, warmup_prefix=False, amp=False, train_interpolation='random',
+    model_ema_decay=None, paper='2405.07992', commit='9f2f234')
+
+IFORMER = rows('drop_path top1', {
+    'iformer_t': (0., 74.1), 'iformer_s': (0., 78.8), 'iformer_m': (0., 80.4), 'iformer_l': (0.1, 81.9),
+}, **DEIT, batch=4096, lr=4e-3, warmup_lr=0., min_lr=1e-6, scales=(), length=300, warmup_epochs=20, weight_decay=0.05,
+    clip_grad=None, sched_on_updates=True, warmup_prefix=True, amp=False, train_interpolation='bicubic',
+    model_ema_decay=None, paper='2501.15369', commit='2a87540', header='without a teacher')
+
+TIMMS_OWN = FOCALNET | SWIFTFORMER | MAMBAOUT | IFORMER
+
+PUBLISHED = (
+    FLATTEN | AGENT | INLINE | PYRAMIDS | L2VIT | CARE | VAN | EFFICIENTMOD | SMT | LITV2 | BIFORMER | PATNET
+    | OVERLOCK | TIMMS_OWN)

@@ -118,6 +118,30 @@ def test_layer_decay_scales_the_learning_rate_of_early_layers():
     assert run.lr == pytest.approx(0.05)
 
 
+def test_learning_rates_of_named_parameters_are_multiplied():
+    """Their own rate at the start, the common ones at the ends of the schedule; layer decay stays in force."""
+    run = make_run(lr_mult={'head.weight': 0.5}, sched='cosine', warmup_epochs=2., warmup_lr=0.01, epochs=10)
+    weight, = (group for group in run.optimizer.param_groups if group['initial_lr'] == 0.05)
+    assert weight['params'] == [run.task.trainable_module.head.weight]
+    assert sum(len(group['params']) for group in run.optimizer.param_groups) == 4
+    others = [group for group in run.optimizer.param_groups if group is not weight]
+    for epoch, rate, other in ((0, 0.01, 0.01), (1, 0.03, 0.055), (5, 0.025, 0.05), (10, 0., 0.)):
+        run.schedule.step(epoch)
+        assert weight['lr'] == pytest.approx(rate)
+        assert all(group['lr'] == pytest.approx(other) for group in others)
+    run = make_run(lr_mult={'stem.weight': 0.5}, layer_decay=0.5, sched='cosine', warmup_epochs=0., epochs=10)
+    run.schedule.step(5)
+    assert sorted({group['lr'] for group in run.optimizer.param_groups}) == pytest.approx([0.0125, 0.025, 0.05])
+
+
+@pytest.mark.parametrize('lr_mult, reason', [
+    ({'ead.weight': 0.5}, 'no parameter'), ({'head.weight': 'slow'}, "expected a number from 0 on, got 'slow'"),
+    ({'head.weight': -1}, 'expected a number')])
+def test_multipliers_that_fit_nothing_are_refused(lr_mult, reason):
+    with pytest.raises(UserError, match=f'--lr-mult .*{reason}'):
+        make_run(lr_mult=lr_mult)
+
+
 @pytest.mark.parametrize('prefix, epochs, middle', [(False, 6, 3.), (True, 8, 5.)])
 def test_the_schedule_begins_with_the_warm_up_or_after_it(prefix, epochs, middle):
     """Cosine from 0.1 to 0 over 6 epochs of 4 updates: half way it is 0.05; warm-up from 0.02 in 2 epochs."""

@@ -12,11 +12,15 @@ class DepthwiseConv2d(nn.Conv2d):
         dim: Channels of the weight, ``[dim, 1, k, k]``.
         kernel_size: Odd k.
         heads: The weight is shared by this many heads: the map has ``heads * dim`` channels, head by head.
+        dilation: Distance between the pixels that a kernel sees.
     """
 
-    def __init__(self, dim: int, kernel_size: int, heads: int = 1, bias: bool = True, device=None, dtype=None):
+    def __init__(
+            self, dim: int, kernel_size: int, heads: int = 1, bias: bool = True, dilation: int = 1, device=None,
+            dtype=None):
         super().__init__(
-            dim, dim, kernel_size, padding=kernel_size // 2, groups=dim, bias=bias, device=device, dtype=dtype)
+            dim, dim, kernel_size, padding=dilation * (kernel_size // 2), dilation=dilation, groups=dim, bias=bias,
+            device=device, dtype=dtype)
         self.heads = heads
 
     def kernel(self):
@@ -28,9 +32,10 @@ class DepthwiseConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor, activation: str | None = None, residual: Tensor | None = None) -> Tensor:
         """Convolve a map; ``activation`` and ``residual`` are the op's, in the same pass."""
+        options = dict(activation=activation, dilation=self.dilation[0])
         if residual is not None and _narrows(residual):  # autocast narrows what is added, not what it is added to
-            return residual + depthwise_conv(x, *self.kernel(), activation=activation)
-        return depthwise_conv(x, *self.kernel(), activation=activation, residual=residual)
+            return residual + depthwise_conv(x, *self.kernel(), **options)
+        return depthwise_conv(x, *self.kernel(), residual=residual, **options)
 
 
 def _narrows(x: Tensor) -> bool:

@@ -5,10 +5,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo_kernels.dispatch import in_place
+
 from .depthwise import DepthwiseConv2d
 from .layout import ceil_div
 
 CHUNK_BYTES = 2 ** 22  # of hidden activations: what stays in the caches of a CPU core
+
+
+def gelu(x: Tensor) -> Tensor:
+    """GELU of activations that nothing else needs: in plain inference they are overwritten."""
+    return torch.ops.aten.gelu_(x) if in_place() else F.gelu(x)
 
 
 class Mlp(nn.Module):
@@ -18,7 +25,6 @@ class Mlp(nn.Module):
         super().__init__()
         dd = dict(device=device, dtype=dtype)
         self.fc1 = nn.Linear(dim, hidden, **dd)
-        self.act = nn.GELU()
         self.fc2 = nn.Linear(hidden, dim, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -27,7 +33,7 @@ class Mlp(nn.Module):
         return in_chunks(self._rows, x.flatten(0, -2), hidden, max(CHUNK_BYTES, weights)).view(x.shape)
 
     def _rows(self, x: Tensor) -> Tensor:
-        return self.fc2(self.act(self.fc1(x)))
+        return self.fc2(gelu(self.fc1(x)))
 
 
 class ConvMlp(nn.Module):
@@ -51,11 +57,13 @@ class ResidualConvMlp(ConvMlp):
     """Feed-forward layer of RAVLT: expand, GELU, add a depthwise 3x3 of that, project; on ``[B, H, W, C]`` maps."""
 
     def _maps(self, x: Tensor) -> Tensor:
-        x = F.gelu(self.fc1(x))
+        x = gelu(self.fc1(x))
         return self.fc2(self.dwconv(x, residual=x))
 
 
-def in_chunks(layer: Callable[[Tensor], Tensor], x: Tensor, hidden: int, chunk_bytes: int | None = None) -> Tensor:
+def in_chunks(
+        layer: Callable[..., Tensor], x: Tensor, hidden: int, chunk_bytes: int | None = None,
+        beside: Tensor | None = None) -> Tensor:
     """Apply a layer to ``x``; for inference on a CPU to slices of the first dimension, one after the other.
 
     A slice's hidden activations stay in cache and in memory that the process has touched already. At the first stage
@@ -66,11 +74,14 @@ def in_chunks(layer: Callable[[Tensor], Tensor], x: Tensor, hidden: int, chunk_b
         x: Input.
         hidden: Hidden activations for one entry of the first dimension.
         chunk_bytes: Of hidden activations in a slice, ``CHUNK_BYTES`` by default; up to twice as many are not cut.
+        beside: A second input of the layer, cut likewise.
     """
+    inputs = (x,) if beside is None else (x, beside)
     if x.device.type != 'cpu' or torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return layer(x)
+        return layer(*inputs)
     chunk_bytes = chunk_bytes or CHUNK_BYTES
     pieces = ceil_div(x.shape[0] * hidden * x.element_size(), chunk_bytes)
     if pieces <= 2:
-        return layer(x)
-    return torch.cat([layer(piece) for piece in x.split(ceil_div(x.shape[0], pieces))])
+        return layer(*inputs)
+    cut = zip(*(t.split(ceil_div(x.shape[0], pieces)) for t in inputs))
+    return torch.cat([layer(*piece) for piece in cut])

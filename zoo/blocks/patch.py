@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .layout import pad_map, to_nchw, to_nhwc
+from .norm import batch_norm, scale_and_shift
 
 
 class PatchConv(nn.Module):
@@ -57,32 +58,64 @@ class PatchMerging(nn.Module):
 
 
 class ConvNorm(nn.Module):
-    """3x3 convolution, BatchNorm and, if asked for, GELU.
+    """Convolution, 3x3 by default, BatchNorm and, if asked for, GELU.
 
     Args:
         in_dim: Channels in.
         dim: Channels out.
         stride: Of the convolution.
         activation: Close with GELU.
+        kernel_size: Of the convolution, odd; or the stride, for separate patches.
+        bias: Whether the convolution has one.
     """
 
-    def __init__(self, in_dim: int, dim: int, stride: int, activation: bool = False, device=None, dtype=None):
+    def __init__(
+            self, in_dim: int, dim: int, stride: int, activation: bool = False, kernel_size: int = 3,
+            bias: bool = True, device=None, dtype=None):
         super().__init__()
         dd = dict(device=device, dtype=dtype)
-        self.conv = nn.Conv2d(in_dim, dim, 3, stride=stride, padding=1, **dd)
+        padding = 0 if kernel_size == stride else kernel_size // 2
+        self.conv = nn.Conv2d(in_dim, dim, kernel_size, stride=stride, padding=padding, bias=bias, **dd)
         self.norm = nn.BatchNorm2d(dim, **dd)
         self.act = nn.GELU() if activation else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[B, H, W, in_dim]`` -> ``[B, ceil(H / stride), ceil(W / stride), dim]``."""
+        """``[B, H, W, in_dim]`` -> ``[B, ceil(H / stride), ceil(W / stride), dim]``; separate patches round down."""
         return to_nhwc(self.act(self._norm_of_conv(to_nchw(x))))
 
     def _norm_of_conv(self, x: Tensor) -> Tensor:
         conv, norm = self.conv, self.norm
         fuse = isinstance(norm, nn.BatchNorm2d) and not norm.training and x.device.type == 'cpu'
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or not fuse:
-            return norm(conv(x))
+            return to_nchw(batch_norm(norm, to_nhwc(conv(x))))
         # inference on a CPU: one pass less over the largest maps of a model
-        scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-        bias = torch.addcmul(norm.bias, conv.bias - norm.running_mean, scale)
+        scale, bias = scale_and_shift(norm)
+        if conv.bias is not None:
+            bias = torch.addcmul(bias, conv.bias, scale)
         return F.conv2d(x, conv.weight * scale[:, None, None, None], bias, conv.stride, conv.padding)
+
+
+class NormConv(nn.Module):
+    """BatchNorm, then one convolution a 2 x 2 square; the last row and column of odd maps are dropped."""
+
+    def __init__(self, in_dim: int, dim: int, device=None, dtype=None):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(in_dim, device=device, dtype=dtype)
+        self.proj = nn.Conv2d(in_dim, dim, 2, stride=2, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, H, W, in_dim]`` -> ``[B, H // 2, W // 2, dim]``."""
+        return to_nhwc(self.proj(to_nchw(batch_norm(self.norm, x))))
+
+
+class Projection(nn.Module):
+    """What closes a pyramid: linear layer, BatchNorm, SiLU; ``[B, H, W, in_dim]`` -> ``[B, H, W, dim]``."""
+
+    def __init__(self, in_dim: int, dim: int, bias: bool = True, device=None, dtype=None):
+        super().__init__()
+        self.proj = nn.Linear(in_dim, dim, bias=bias, device=device, dtype=dtype)
+        self.norm = nn.BatchNorm2d(dim, device=device, dtype=dtype)
+        self.act = nn.SiLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(batch_norm(self.norm, self.proj(x)))

@@ -32,14 +32,3 @@ def kept(build: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     table.cache = cached
     return table
-
-
-def cells(size: int, side: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Weights ``[side, size]`` of the means over ``side`` cells that cover ``size`` places (adaptive average pooling).
-
-    Cells overlap where the side does not divide the size, and repeat where it is larger.
-    """
-    cell = torch.arange(side, device=device)[:, None]
-    place = torch.arange(size, device=device)[None, :]
-    first, last = cell * size // side, ((cell + 1) * size + side - 1) // side
-    return ((place >= first) & (place < last)).to(dtype) / (last - first).to(dtype)

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from ..backbone import Backbone, Stage, halve, to_pair
 from ..blocks.depthwise import DepthwiseConv2d
-from ..blocks.layout import ceil_div, to_nchw, to_nhwc
+from ..blocks.layout import ceil_div
 from ..blocks.mixers import MixerFactory, RotaryAttention, Site
 from ..blocks.mlp import ResidualConvMlp, in_chunks
-from ..blocks.patch import ConvNorm
+from ..blocks.patch import ConvNorm, Projection
 from ..blocks.transformer import TransformerBlock, build_blocks
 
 SIZES = dict(
@@ -74,20 +74,6 @@ class ConvStem(nn.Sequential):
         if self.training:  # the statistics are those of the batch
             return super().forward(x)
         return in_chunks(super().forward, x, self[0].conv.out_channels * x.shape[1] * x.shape[2] // 2)
-
-
-class Projection(nn.Module):
-    """What closes the pyramid: more channels, BatchNorm, SiLU."""
-
-    def __init__(self, dim: int, out_dim: int, device=None, dtype=None):
-        super().__init__()
-        self.proj = nn.Linear(dim, out_dim, device=device, dtype=dtype)
-        self.norm = nn.BatchNorm2d(out_dim, device=device, dtype=dtype)
-        self.act = nn.SiLU()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[B, H, W, dim]`` -> ``[B, H, W, out_dim]``."""
-        return self.act(to_nhwc(self.norm(to_nchw(self.proj(x)))))
 
 
 class Pyramid(Backbone):

@@ -30,8 +30,9 @@ from ..backbone import Backbone, Stage, to_pair
 from ..blocks.depthwise import DepthwiseConv2d
 from ..blocks.layout import to_nchw, to_nhwc
 from ..blocks.mixers import GlobalMixer, MixerFactory, Site
-from ..blocks.mlp import in_chunks
+from ..blocks.mlp import gelu, in_chunks
 from ..blocks.norm import batch_norm
+from ..blocks.patch import NormConv
 from ..registry import Variant, register_family
 from ..weights.convert import rename
 
@@ -100,7 +101,7 @@ class Interaction(nn.Module):
         return y if self.fc2 is None else x + y
 
     def _maps(self, x: Tensor) -> Tensor:
-        x = self.conv(F.gelu(self.fc1(x)))
+        x = self.conv(gelu(self.fc1(x)))
         return x if self.fc2 is None else self.fc2(x)
 
 
@@ -147,18 +148,6 @@ class Stem(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return batch_norm(self.norm, to_nhwc(self.proj(to_nchw(x))))
-
-
-class Downsample(nn.Module):
-    """Batch norm, then one convolution a 2 x 2 square; ``[B, H, W, C]`` -> half the size, rounded down."""
-
-    def __init__(self, in_dim: int, dim: int, device=None, dtype=None):
-        super().__init__()
-        self.norm = nn.BatchNorm2d(in_dim, device=device, dtype=dtype)
-        self.proj = nn.Conv2d(in_dim, dim, 2, stride=2, device=device, dtype=dtype)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return to_nhwc(self.proj(to_nchw(batch_norm(self.norm, x))))
 
 
 class TwoHeads(nn.Module):
@@ -234,7 +223,7 @@ class CARE(Backbone):
             blocks = [
                 CAREBlock(dim, width, mixer(site, **dd), ratios[s], rates[s][site.index],
                           last=s == len(dims) - 1 and site.index == depths[s] - 1, **dd) for site in sites]
-            stages.append(Stage(blocks, downsample=Downsample(dims[s - 1], dim, **dd) if s else None))
+            stages.append(Stage(blocks, downsample=NormConv(dims[s - 1], dim, **dd) if s else None))
         super().__init__(
             Stem(in_chans, dims[0], **dd), stages, (*dims[:-1], dims[-1] * ratios[-1][1]), strides=(4, 8, 16, 32),
             in_chans=in_chans, conv_init='linear', **dd, **backbone)

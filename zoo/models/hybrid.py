@@ -30,7 +30,7 @@ HOSTS = {
     for size, args in sizes.items()}
 
 CFG = dict(
-    num_classes=1000, input_size=(3, 224, 224), interpolation='bicubic', crop_pct=0.875,
+    num_classes=1000, input_size=(3, 224, 224), pool_size=(7, 7), interpolation='bicubic', crop_pct=0.875,
     mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD, first_conv='stem.proj', classifier='head.fc')
 
 

@@ -117,6 +117,8 @@ def create_model(
         raise UserError(f'{args.model}: {one_line(e)[:300]}') from e
     if getattr(model, 'pretrained_cfg', None):
         model.pretrained_cfg.pop('state_dict', None)  # timm keeps what was loaded; it is a copy of the weights
+    if hasattr(model, 'set_auxiliary_training'):
+        model.set_auxiliary_training(False)  # the loss is that of one output
     return model
 
 
@@ -210,8 +212,11 @@ def learning_rates(args: argparse.Namespace, world_size: int) -> dict[str, float
 def make_optimizer(args: argparse.Namespace, model: nn.Module, lr: float) -> torch.optim.Optimizer:
     """timm's optimizer with its parameter groups (no decay on biases, norms and what the model names).
 
+    ``lr_mult`` gives parameters groups of their own, with another learning rate to start with: schedules bring each
+    group from ``warmup_lr`` to its own rate and from there to ``min_lr``.
+
     Raises:
-        UserError: unknown optimizer, or arguments that it does not take.
+        UserError: unknown optimizer, arguments that it does not take, or an ``lr_mult`` that fits no parameter.
     """
     names = list_optimizers()
     if args.opt.lower() not in names:
@@ -222,11 +227,28 @@ def make_optimizer(args: argparse.Namespace, model: nn.Module, lr: float) -> tor
     if args.opt_betas is not None:
         extra['betas'] = tuple(args.opt_betas)
     try:
-        return create_optimizer_v2(
+        optimizer = create_optimizer_v2(
             model, args.opt, lr=lr, weight_decay=args.weight_decay, momentum=args.momentum,
             layer_decay=args.layer_decay, **extra)
     except MISFITS as e:
         raise UserError(f'--opt {args.opt}: {one_line(e)[:300]}') from e
+    for ending, factor in args.lr_mult.items():
+        _multiply_rates(optimizer, model, ending, factor)
+    return optimizer
+
+
+def _multiply_rates(optimizer: torch.optim.Optimizer, model: nn.Module, ending: str, factor: Any) -> None:
+    """Move parameters whose names end so, whole words between dots, to groups with ``factor`` times the rate."""
+    if isinstance(factor, bool) or not isinstance(factor, (int, float)) or factor < 0:
+        raise UserError(f'--lr-mult {ending}: expected a number from 0 on, got {factor!r}')
+    chosen = {id(p) for name, p in model.named_parameters() if f'.{name}'.endswith(f'.{ending}')}
+    if not chosen:
+        raise UserError(f'--lr-mult {ending}: no parameter of the model has a name that ends so')
+    for group in list(optimizer.param_groups):
+        parts = [[p for p in group['params'] if (id(p) in chosen) is moved] for moved in (False, True)]
+        group['params'] = parts[0]
+        if parts[1]:
+            optimizer.add_param_group(dict(group, params=parts[1], lr=factor * group['lr']))
 
 
 def make_schedule(

@@ -109,6 +109,7 @@ TRAIN = COMMON + (
     row('lr_base_size', int, 256, 'see lr_base', low=1),
     row('lr_base_scale', str, '', "'linear' or 'sqrt' in the global batch; default by the optimizer",
       choices=('linear', 'sqrt')),
+    row('lr_mult', 'kwargs', {}, 'not in timm: factors on peak learning rates, by endings of parameter names'),
     row('lr_scale_ends', bool, False, 'not in timm: lr_base also scales warmup_lr and min_lr'),
     row('warmup_lr', float, 1e-5, 'learning rate at the start of the warm-up', low=0),
     row('min_lr', float, 0., 'learning rate at the end', low=0),

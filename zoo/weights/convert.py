@@ -43,6 +43,8 @@ def fit_state_dict(state: dict[str, Tensor], model: nn.Module, key_map: KeyMap |
         state = {key: value for key, value in state.items() if key[:5] != 'norm.'} | {key: target[key] for key in new}
     if not model.num_classes:  # a head without classifier has fewer parts
         state = {key: value for key, value in state.items() if key in target or key in free or key[:5] != 'head.'}
+    if getattr(model, 'aux_head', None) is None:  # it is for training only
+        state = {key: value for key, value in state.items() if not key.startswith('aux_head.')}
     _check(state, target, free, {f'{name}.weight' for name in _names(model, 'first_conv')}, model)
     return state
 

@@ -11,12 +11,12 @@ SIZES = (3, 5)  # of the kernels that Triton has; a larger one is bound by arith
 
 def depthwise_conv(
         x: Tensor, weight: Tensor, bias: Tensor | None = None, *, activation: str | None = None,
-        residual: Tensor | None = None, gate: Tensor | None = None) -> Tensor:
+        residual: Tensor | None = None, gate: Tensor | None = None, dilation: int = 1) -> Tensor:
     """``(activation(conv(x) + bias) + residual) * gate``, every channel with its own k x k kernel, stride 1.
 
-    The map is padded with k // 2 zeros. Sums are kept in float32 for 16-bit inputs. Under autocast x is cast as
-    ``conv2d`` casts it. The kernels have no second derivatives: asking for them raises, ``zoo_kernels.use('off')`` has
-    them.
+    The map is padded with dilation * (k // 2) zeros. Sums are kept in float32 for 16-bit inputs. Under autocast x is
+    cast as ``conv2d`` casts it. The kernels have no second derivatives: asking for them raises,
+    ``zoo_kernels.use('off')`` has them.
 
     Args:
         x: ``[B, H, W, C]``; any strides (a slice of a packed projection is fine).
@@ -25,6 +25,7 @@ def depthwise_conv(
         activation: ``'gelu'`` (exact, by the error function) or None.
         residual: ``[B, H, W, C]`` or None.
         gate: ``[B, H, W, C]``, ``[B, H, W, 1]`` or None.
+        dilation: Distance between the pixels that a kernel sees.
 
     Returns:
         ``[B, H, W, C]``, contiguous.
@@ -32,7 +33,7 @@ def depthwise_conv(
     Raises:
         ValueError: An even k or an unknown activation.
     """
-    options = dict(activation=activation, residual=residual, gate=gate)
+    options = dict(activation=activation, residual=residual, gate=gate, dilation=dilation)
     if _choose(x, weight, bias, **options).backend == 'triton':
         from .op import forward
         return forward(x.to(_dtype(x)), weight, bias, activation, residual, gate, False)
@@ -68,8 +69,10 @@ def _dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
-def _limit(x: Tensor, weight: Tensor, **maps: Tensor | None) -> str:
+def _limit(x: Tensor, weight: Tensor, dilation: int, **maps: Tensor | None) -> str:
     size = weight.shape[-1]
+    if dilation != 1:
+        return f'a window with gaps (dilation {dilation})'
     if size not in SIZES:
         return f'a {size} x {size} window is bound by arithmetic: the library convolves it as fast'
     for name, t in dict(x=x, **maps).items():
@@ -88,21 +91,21 @@ def _limit(x: Tensor, weight: Tensor, **maps: Tensor | None) -> str:
 
 def _choose(
         x: Tensor, weight: Tensor, bias: Tensor | None = None, *, activation: str | None = None,
-        residual: Tensor | None = None, gate: Tensor | None = None) -> Choice:
+        residual: Tensor | None = None, gate: Tensor | None = None, dilation: int = 1) -> Choice:
     if activation not in (None, 'gelu'):
         raise ValueError(f"activation {activation!r}: use 'gelu' or None")
-    return _decide('depthwise_conv', x, weight, residual=residual, gate=gate)
+    return _decide('depthwise_conv', x, weight, dilation, residual=residual, gate=gate)
 
 
 def _choose_level(x: Tensor, weight: Tensor, gate: Tensor, total: Tensor | None = None) -> Choice:
-    return _decide('focal_level', x, weight, gate=gate, total=total)
+    return _decide('focal_level', x, weight, 1, gate=gate, total=total)
 
 
-def _decide(op: str, x: Tensor, weight: Tensor, **maps: Tensor | None) -> Choice:
+def _decide(op: str, x: Tensor, weight: Tensor, dilation: int, **maps: Tensor | None) -> Choice:
     if not weight.shape[-1] % 2:
         raise ValueError(f'a kernel is [C, 1, k, k] with an odd k; got {list(weight.shape)}')
     # sizes are not compared under export: that would tie the graph to them
-    limit = '' if exporting() or x.dtype not in DTYPES else _limit(x, weight, **maps)
+    limit = '' if exporting() or x.dtype not in DTYPES else _limit(x, weight, dilation, **maps)
     return choose(op, x, limit, tokens=x.shape[0] * x.shape[1] * x.shape[2], dtypes=DTYPES)
 
 

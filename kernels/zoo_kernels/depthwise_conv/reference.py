@@ -4,14 +4,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..dispatch import exporting, in_place
+
 
 def depthwise_conv(
         x: Tensor, weight: Tensor, bias: Tensor | None = None, *, activation: str | None = None,
-        residual: Tensor | None = None, gate: Tensor | None = None) -> Tensor:
+        residual: Tensor | None = None, gate: Tensor | None = None, dilation: int = 1) -> Tensor:
     """``(activation(conv(x) + bias) + residual) * gate`` as :func:`zoo_kernels.depthwise_conv` defines it."""
-    y = _convolve(x, weight, bias)
+    if dilation > 1 and x.device.type == 'cpu' and not exporting():
+        y = _convolve_phases(x, weight, bias, dilation)
+    else:
+        y = _convolve(x, weight, bias, dilation)
     # y is ours and nothing else needs it: without gradients every step may overwrite it, as long as the dtype stays
-    owned = not (torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing())
+    owned = in_place()
     if activation == 'gelu':
         y = torch.ops.aten.gelu_(y) if owned else F.gelu(y)
     if residual is not None:
@@ -27,7 +32,25 @@ def focal_level(x: Tensor, weight: Tensor, gate: Tensor, total: Tensor | None = 
     return y, y * gate if total is None else torch.addcmul(total, y, gate)
 
 
-def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int = 1) -> Tensor:
     # seen as NCHW the map is channels-last already, so the convolution neither copies nor transposes
-    y = F.conv2d(x.permute(0, 3, 1, 2), weight, bias, padding=weight.shape[-1] // 2, groups=weight.shape[0])
+    y = F.conv2d(
+        x.permute(0, 3, 1, 2), weight, bias, padding=dilation * (weight.shape[-1] // 2), dilation=dilation,
+        groups=weight.shape[0])
     return y.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
+
+
+def _convolve_phases(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
+    """The same by convolutions without gaps, of every dilation-th row and column.
+
+    The library has no fast depthwise convolution with gaps for CPUs: at 56 x 56 pixels and 32 channels it takes
+    50 times as long as the sorting and the dense convolution.
+    """
+    batch, height, width, channels = x.shape
+    rows, columns = -(-height // dilation), -(-width // dilation)
+    x = F.pad(x, (0, 0, 0, columns * dilation - width, 0, rows * dilation - height))
+    x = x.unflatten(2, (columns, dilation)).unflatten(1, (rows, dilation)).permute(2, 4, 0, 1, 3, 5)
+    y = _convolve(x.reshape(-1, rows, columns, channels), weight, bias)
+    y = y.view(dilation, dilation, batch, rows, columns, channels).permute(2, 3, 0, 4, 1, 5)
+    y = y.reshape(batch, rows * dilation, columns * dilation, channels)
+    return y[:, :height, :width].contiguous()

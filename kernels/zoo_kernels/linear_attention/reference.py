@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..dispatch import in_place
+
 FEATURES = ('identity', 'relu', 'elu', 'focus', 'norm_aware')
 OUTPUTS = ('plain', 'ratio', 'clamp', 'magnitude', 'inline')
 
@@ -11,11 +13,6 @@ OUTPUTS = ('plain', 'ratio', 'clamp', 'magnitude', 'inline')
 def statistics_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype of norms, sums over tokens and their quotients: float32 for 16-bit inputs, else the input's."""
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
-
-
-def in_place() -> bool:
-    """True in plain inference: memory is used again then, which on a CPU saves more time than the arithmetic takes."""
-    return not (torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing())
 
 
 def focus(x: Tensor, scale: Tensor, power: int = 3, eps: float = 1e-6) -> tuple[Tensor, Tensor]:

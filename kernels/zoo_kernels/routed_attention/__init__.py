@@ -7,7 +7,9 @@ from . import reference
 MAX_DIM = 128  # of a head: a tile of 64 wider ones spills
 
 
-def route(q: Tensor, k: Tensor, regions: tuple[int, int], topk: int, scale: float | None = None) -> Tensor:
+def route(
+        q: Tensor, k: Tensor, regions: tuple[int, int], topk: int, scale: float | None = None,
+        size: tuple[int, int] | None = None) -> Tensor:
     """The regions that each region attends to: those whose mean key agrees best with its mean query.
 
     ``topk_s(scale * mean_{n in r} q_n . mean_{m in s} k_m)`` over all channels of all heads, best first. Without
@@ -19,6 +21,8 @@ def route(q: Tensor, k: Tensor, regions: tuple[int, int], topk: int, scale: floa
         regions: Rows and columns of the grid of regions.
         topk: Regions to choose, at most ``rows * columns``.
         scale: Positive, so it changes a choice by rounding only; None for ``(heads * D) ** -0.5``, as released.
+        size: Height and width of the map before zeros were put behind it: the means are those of its tokens then. Each
+            region has at least one of them. None for all tokens.
 
     Returns:
         ``[B, rows * columns, topk]``, int64; regions are numbered row by row.
@@ -29,9 +33,9 @@ def route(q: Tensor, k: Tensor, regions: tuple[int, int], topk: int, scale: floa
     Source: BiFormer, arXiv 2303.08810.
     """
     _check_grid(q, regions)
-    if not 1 <= topk <= regions[0] * regions[1]:
+    if not exporting() and not 1 <= topk <= regions[0] * regions[1]:
         raise ValueError(f'topk={topk}: use 1 to {regions[0] * regions[1]}, of {regions[0]} x {regions[1]} regions')
-    return reference.route(q, k, regions, topk, _scale(q, scale))
+    return reference.route(q, k, regions, topk, _scale(q, scale), size)
 
 
 def routed_attention(
@@ -41,9 +45,10 @@ def routed_attention(
 
     A query n of region r gets ``sum_m softmax_m(scale * q_n . k_m) v_m`` over the tokens m of regions
     ``routes[b, r]``, head by head. A region that is named twice counts twice. The kernel neither partitions the map nor
-    gathers keys: it saves q, k, v, the output and a float32 a query, whatever topk is. Gradients of k and v are summed
-    in the order of the source regions: the same bits at every run. The kernel has no second derivative; plain torch,
-    ``use('off')``, has. Softmax is in float32 for 16-bit inputs, under autocast too.
+    gathers keys: it saves q, k, v, the output and a float32 a query, whatever topk is. Plain torch gathers, head by
+    head for inference on a CPU. Gradients of k and v are summed in the order of the source regions: the same bits at
+    every run. The kernel has no second derivative; plain torch, ``use('off')``, has. Softmax is in float32 for 16-bit
+    inputs, under autocast too.
 
     Args:
         q: Map ``[B, H, W, heads, D]``, any strides (views of a packed projection ``[B, H, W, 3 C]`` are taken as they
@@ -81,14 +86,18 @@ def _choose(
     if routes.dim() != 3 or routes.shape[0] != q.shape[0] or routes.shape[1] != count or not routes.shape[2]:
         raise ValueError(f'routes are [{q.shape[0]}, {count}, topk] for {regions[0]} x {regions[1]} regions; got '
                          f'{list(routes.shape)}')
-    limit = ''
-    if max(q.shape[4], v.shape[4]) > MAX_DIM:
-        limit = f'heads are wider than {MAX_DIM}'
-    elif not q.dtype == k.dtype == v.dtype:
-        limit = 'q, k and v differ in dtype'
-    elif max(sum(x.stride(i) * (x.shape[i] - 1) for i in range(1, 5)) for x in (q, k, v)) >= 2 ** 31:
-        limit = 'a sample spans more than 2 ** 31 elements'
+    limit = '' if exporting() else _limit(q, k, v)  # a comparison of sizes would tie the graph to them
     return choose('routed_attention', v, limit, tokens=q.shape[0] * q.shape[1] * q.shape[2])
+
+
+def _limit(q: Tensor, k: Tensor, v: Tensor) -> str:
+    if max(q.shape[4], v.shape[4]) > MAX_DIM:
+        return f'heads are wider than {MAX_DIM}'
+    if not q.dtype == k.dtype == v.dtype:
+        return 'q, k and v differ in dtype'
+    if max(sum(x.stride(i) * (x.shape[i] - 1) for i in range(1, 5)) for x in (q, k, v)) >= 2 ** 31:
+        return 'a sample spans more than 2 ** 31 elements'
+    return ''
 
 
 def _check_grid(q: Tensor, regions: tuple[int, int]) -> None:

@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..layout import exporting
-from ..tables import cells, kept
+from ..resize import cells
+from ..tables import kept
 from .site import GateSite
 
 GRID = 7  # places a side that frequencies are counted on

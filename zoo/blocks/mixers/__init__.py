@@ -9,15 +9,22 @@ from typing import Any
 
 from .agent import AgentAttention
 from .clamped import ClampedLinearAttention
+from .context_mixing import ContextMixing
 from .focused import FocusedLinearAttention
+from .hilo import HiLoAttention
 from .inline import InLineAttention
+from .large_kernel import LargeKernelAttention
 from .leading import leading
 from .linear import LinearAttention
 from .mala import MagnitudeAwareLinearAttention
+from .modulation import EfficientModulation
 from .norm_aware import NormAwareLinearAttention
+from .partial import PartialChannelAttention, PartialSelfAttention
 from .rala import RankAugmentedLinearAttention
 from .reduction import SpatialReductionAttention
 from .rotary import GatedMixer, RotaryAttention
+from .routing import EnhancedAttention, RoutedAttention
+from .scale_aware import ScaleAwareModulation
 from .sequence import GlobalMixer
 from .site import MixerFactory, Site
 from .softmax import SoftmaxAttention
@@ -54,8 +61,10 @@ def mixer_factory(mixer: str | MixerFactory, options: Mapping[str, Any] | None =
 
 
 __all__ = [
-    'MIXERS', 'AgentAttention', 'ClampedLinearAttention', 'FocusedLinearAttention', 'GatedMixer', 'GlobalMixer',
-    'InLineAttention', 'LinearAttention', 'MagnitudeAwareLinearAttention', 'MixerFactory', 'NormAwareLinearAttention',
-    'RankAugmentedLinearAttention', 'RotaryAttention', 'Site', 'SoftmaxAttention', 'SpatialReductionAttention',
+    'MIXERS', 'AgentAttention', 'ClampedLinearAttention', 'ContextMixing', 'EfficientModulation', 'EnhancedAttention',
+    'FocusedLinearAttention', 'GatedMixer', 'GlobalMixer', 'HiLoAttention', 'InLineAttention', 'LargeKernelAttention',
+    'LinearAttention', 'MagnitudeAwareLinearAttention', 'MixerFactory', 'NormAwareLinearAttention',
+    'PartialChannelAttention', 'PartialSelfAttention', 'RankAugmentedLinearAttention', 'RotaryAttention',
+    'RoutedAttention', 'ScaleAwareModulation', 'Site', 'SoftmaxAttention', 'SpatialReductionAttention',
     'StripeAttention', 'WindowAttention', 'leading', 'mixer_factory',
 ]

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from zoo_kernels import agent_attention
 
 from ..depthwise import DepthwiseConv2d
-from ..layout import exporting, settle, to_nchw, to_nhwc
-from ..tables import cells
+from ..layout import exporting, settle
+from ..resize import pool_map
 from .sequence import GlobalMixer, add_local
 from .site import Site
 
@@ -174,11 +174,7 @@ def pool_to_grid(x: Tensor, side: int) -> Tensor:
     Returns:
         ``[B, side**2, C]``.
     """
-    if not exporting():
-        return to_nhwc(F.adaptive_avg_pool2d(to_nchw(x), side)).flatten(1, 2)
-    # torch's own is recorded for one size only
-    rows, columns = (cells(size, side, x.dtype, x.device) for size in x.shape[1:3])
-    return torch.einsum('yh,bhwc,xw->byxc', rows, x, columns).flatten(1, 2)
+    return pool_map(x, (side, side)).flatten(1, 2)
 
 
 def _resample(table: Tensor, length: int) -> Tensor:

@@ -3,6 +3,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo_kernels import depthwise_conv, linear_attention
+from zoo_kernels.dispatch import in_place
 
 from ..depthwise import DepthwiseConv2d
 from ..layout import exporting, pad_map
@@ -101,7 +102,7 @@ def add_own_local(
         prefix: Tokens before those of the map.
     """
     maps = v[:, prefix:].unflatten(1, grid)
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing() or exporting():
+    if not in_place() or exporting():
         local = mixed[:, prefix:] + convolve_own(maps, weight, bias).flatten(1, 2)
         return torch.cat([mixed[:, :prefix], local], dim=1) if prefix else local
     samples = mixed.shape[0]

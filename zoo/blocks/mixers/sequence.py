@@ -41,16 +41,19 @@ class PlainMixer(GlobalMixer):
         num_heads: Heads; divides C.
         qkv_bias: Bias of the q, k, v projection.
         lepe: Add a depthwise 3x3 of the values as CSwin does.
+        head_dim: Channels of a head, C / num_heads by default.
     """
 
     def __init__(
-            self, dim: int, num_heads: int, qkv_bias: bool = True, lepe: bool = False, device=None, dtype=None):
+            self, dim: int, num_heads: int, qkv_bias: bool = True, lepe: bool = False, head_dim: int | None = None,
+            device=None, dtype=None):
         super().__init__()
         dd = dict(device=device, dtype=dtype)
+        width = dim if head_dim is None else num_heads * head_dim
         self.num_heads = num_heads
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias, **dd)
-        self.lepe = DepthwiseConv2d(dim, 3, **dd) if lepe else None
-        self.proj = nn.Linear(dim, dim, **dd)
+        self.qkv = nn.Linear(dim, 3 * width, bias=qkv_bias, **dd)
+        self.lepe = DepthwiseConv2d(width, 3, **dd) if lepe else None
+        self.proj = nn.Linear(width, dim, **dd)
 
     @classmethod
     def for_site(cls, site: Site, device=None, dtype=None) -> 'PlainMixer':

@@ -22,6 +22,7 @@ class Site:
         lepe: Whether the host's mixers add a depthwise 3x3 convolution of the values (CSwin).
         prefix: Tokens before those of the map: 1 beside a class token (ViT).
         gate_norm: Whether gated mixers have a LayerNorm before the gate and SiLU on it (NaLaFormer).
+        context: Channels of the context behind those of the map in what the mixer is guided by (OverLoCK); 0 for none.
     """
 
     stage: int
@@ -36,6 +37,7 @@ class Site:
     lepe: bool = False
     prefix: int = 0
     gate_norm: bool = False
+    context: int = 0
 
 
 MixerFactory = Callable[..., nn.Module]  # factory(site, device=..., dtype=...) -> mixer

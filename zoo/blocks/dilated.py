@@ -1,0 +1,109 @@
+"""Large depthwise kernels that are trained as a sum of small and dilated ones."""
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from zoo_kernels import depthwise_conv
+
+from .depthwise import DepthwiseConv2d
+from .norm import batch_norm, scale_and_shift
+
+# Side of the large kernel: (side, dilation) of those that are added to it
+BRANCHES = {
+    17: ((5, 1), (7, 1), (9, 2), (3, 4), (3, 5), (3, 7)),
+    15: ((5, 1), (7, 1), (7, 2), (3, 3), (3, 5), (3, 7)),
+    13: ((5, 1), (7, 1), (7, 2), (3, 3), (3, 4), (3, 5)),
+    11: ((5, 1), (7, 1), (5, 2), (3, 3), (3, 4), (3, 5)),
+    9: ((5, 1), (7, 1), (5, 2), (3, 3), (3, 4)),
+    7: ((5, 1), (3, 1), (3, 2), (3, 3)),
+    5: ((3, 1), (3, 2)),
+}
+
+
+class DilatedConv(nn.Module):
+    """Depthwise convolution with a large kernel and batch norm, on ``[B, H, W, C]`` maps.
+
+    In training the large kernel and several smaller, dilated ones are convolved and normed each by itself, summed and
+    normed once more. With the statistics of the norms fixed that is one convolution, and is computed as one in eval
+    mode, gradients included. :meth:`reparameterize` makes it one for good.
+
+    Args:
+        dim: Channels C.
+        kernel_size: Side of the large kernel: 5, 7, ..., 17.
+        reparameterized: Build the single convolution; the closing norm stays apart.
+
+    Raises:
+        ValueError: Another kernel size.
+
+    Source: Ding et al., UniRepLKNet, arXiv 2311.15599; LMMMEng/OverLoCK @ 2c8ab3b, models/overlock.py.
+    """
+
+    def __init__(self, dim: int, kernel_size: int, reparameterized: bool = False, device=None, dtype=None):
+        super().__init__()
+        if kernel_size not in BRANCHES:
+            raise ValueError(f'kernel_size {kernel_size}: use one of {", ".join(map(str, sorted(BRANCHES)))}')
+        dd = dict(device=device, dtype=dtype)
+        self.conv = DepthwiseConv2d(dim, kernel_size, bias=reparameterized, **dd)
+        self.conv_norm, self.branches = None, None
+        if not reparameterized:
+            self.conv_norm = nn.BatchNorm2d(dim, **dd)
+            self.branches = nn.ModuleList(_Branch(dim, *shape, **dd) for shape in BRANCHES[kernel_size])
+        self.norm = nn.BatchNorm2d(dim, **dd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            return batch_norm(self.norm, self._sum(x))
+        weight, bias = self.kernel()
+        scale, shift = scale_and_shift(self.norm)
+        dtype = self.conv.weight.dtype
+        return depthwise_conv(
+            x, (weight * scale[:, None, None, None]).to(dtype), torch.addcmul(shift, bias, scale).to(dtype))
+
+    def _sum(self, x: Tensor) -> Tensor:
+        """All kernels one by one, each with its norm."""
+        y = self.conv(x)
+        if self.branches is None:
+            return y
+        y = batch_norm(self.conv_norm, y)
+        for branch in self.branches:
+            y = y + branch(x)
+        return y
+
+    def kernel(self) -> tuple[Tensor, Tensor]:
+        """Weight ``[C, 1, k, k]`` and bias ``[C]`` of the one convolution ahead of the closing norm, in eval mode."""
+        if self.branches is None:
+            return self.conv.weight, self.conv.bias
+        scale, bias = scale_and_shift(self.conv_norm)
+        weight = self.conv.weight * scale[:, None, None, None]
+        for branch in self.branches:
+            scale, shift = scale_and_shift(branch.norm)
+            rim = weight.shape[-1] // 2 - branch.conv.padding[0]
+            inner = slice(rim, weight.shape[-1] - rim, branch.conv.dilation[0])
+            weight[:, :, inner, inner] += branch.conv.weight * scale[:, None, None, None]
+            bias = bias + shift
+        return weight, bias
+
+    @torch.no_grad()
+    def reparameterize(self) -> None:
+        """Become one convolution, summed in float64; nothing to do where it is one already."""
+        if self.branches is None:
+            return
+        weight, bias = copy.deepcopy(self).double().kernel()
+        conv = DepthwiseConv2d(len(weight), weight.shape[-1], device='meta', dtype=self.conv.weight.dtype)
+        conv.weight, conv.bias = (
+            nn.Parameter(value.to(self.conv.weight), requires_grad=self.conv.weight.requires_grad)
+            for value in (weight, bias))
+        self.conv, self.conv_norm, self.branches = conv.train(self.training), None, None
+
+
+class _Branch(nn.Module):
+    """A kernel and its norm."""
+
+    def __init__(self, dim: int, kernel_size: int, dilation: int, device=None, dtype=None):
+        super().__init__()
+        self.conv = DepthwiseConv2d(dim, kernel_size, bias=False, dilation=dilation, device=device, dtype=dtype)
+        self.norm = nn.BatchNorm2d(dim, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return batch_norm(self.norm, self.conv(x))

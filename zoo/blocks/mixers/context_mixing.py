@@ -1,0 +1,111 @@
+"""Context-mixing dynamic convolution (ContMix, OverLoCK)."""
+import torch
+from torch import Tensor, nn
+
+from ..layout import exporting
+from ..neighborhood import NeighborhoodBias, neighborhood_sum
+from ..norm import batch_norm
+from ..resize import interpolate_map, pool_map
+from .site import Site
+
+REGIONS = 7  # side of the grid of regions that keys are means of
+SMALL = 5  # side of the small kernels
+
+
+class LinearNorm(nn.Module):
+    """Linear layer without bias and batch norm, on ``[B, H, W, C]`` maps."""
+
+    def __init__(self, in_dim: int, dim: int, device=None, dtype=None):
+        super().__init__()
+        self.fc = nn.Linear(in_dim, dim, bias=False, device=device, dtype=dtype)
+        self.norm = nn.BatchNorm2d(dim, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return batch_norm(self.norm, self.fc(x))
+
+
+class ContextMixing(nn.Module):
+    """Convolution with kernels that every pixel makes for itself from the whole map; linear in the number of tokens.
+
+    The agreement of a pixel's query with the keys of 7 x 7 regions of a context, ``a = q K^T / sqrt(d)``, is mapped to
+    two kernels by a linear layer that all heads share, ``softmax(W a + b + relative bias)``: 5 x 5 for one half of the
+    channels, k x k for the other. Kernels never leave the map (``blocks.neighborhood``). The linear layer is applied
+    to the keys, of which there are few, not to the agreements. A map smaller than k is interpolated to k and its result
+    pooled back.
+
+    Args:
+        dim: Channels C.
+        num_heads: Kernels of each size a pixel, for groups of channels; divides C / 2.
+        kernel_size: Side k of the large kernels, odd.
+        context: Channels of the context, which a guide has behind C others; 0 to take the map for its own guide.
+
+    Source: Lou, Yu: OverLoCK, arXiv 2502.20087; LMMMEng/OverLoCK @ 2c8ab3b, models/overlock.py (DynamicConvBlock).
+    """
+
+    def __init__(
+            self, dim: int, num_heads: int, kernel_size: int = 7, context: int = 0, device=None, dtype=None):
+        super().__init__()
+        dd = dict(device=device, dtype=dtype)
+        self.num_heads = num_heads
+        self.kernel_size = kernel_size
+        self.sees_guide = context > 0
+        self.query = LinearNorm(dim, dim // 2, **dd)
+        self.key = LinearNorm(context or dim, dim // 2, **dd)
+        self.kernels = nn.Linear(REGIONS ** 2, SMALL ** 2 + kernel_size ** 2, **dd)
+        self.small_bias = NeighborhoodBias(num_heads, SMALL, **dd)
+        self.large_bias = NeighborhoodBias(num_heads, kernel_size, **dd)
+        self.proj = LinearNorm(dim, dim, **dd)
+
+    @classmethod
+    def for_site(cls, site: Site, device=None, dtype=None) -> 'ContextMixing':
+        """Build for a block of a host; the host's windows are the large kernels, 7 x 7 where it has none."""
+        return cls(site.dim, site.num_heads, site.window or 7, site.context, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
+        """Mix a map.
+
+        Args:
+            x: ``[B, H, W, C]``, what is convolved.
+            guide: ``[B, H, W, C + context]``, what queries and keys come from; x itself by default.
+
+        Returns:
+            ``[B, H, W, C]``.
+        """
+        guide = x if guide is None else guide
+        grid = x.shape[1:3]
+        size = _working_size(*grid, self.kernel_size)
+        if size is None:
+            return self.proj(self._convolve(x, guide))
+        return self.proj(pool_map(self._convolve(interpolate_map(x, size), interpolate_map(guide, size)), grid))
+
+    def _convolve(self, x: Tensor, guide: Tensor) -> Tensor:
+        height, width, dim = x.shape[1:]
+        heads = self.num_heads
+        queries = self.query(guide[..., :dim]).flatten(1, 2).unflatten(-1, (heads, -1)).transpose(1, 2)
+        context = guide[..., dim:] if self.sees_guide else guide
+        keys = self.key(pool_map(context, (REGIONS, REGIONS))).flatten(1, 2)
+        taps = self.kernels.weight @ keys * (dim // heads) ** -0.5
+        taps = taps.unflatten(-1, (heads, -1)).permute(0, 2, 3, 1)  # [B, heads, D, small and large]
+        parts = []
+        for bias, start, stop, values in zip(
+                (self.small_bias, self.large_bias), (0, SMALL ** 2), (SMALL ** 2, taps.shape[-1]),
+                x.unflatten(-1, (2, heads, -1)).permute(3, 0, 4, 1, 2, 5)):
+            weights = queries @ taps[..., start:stop]
+            weights = weights + (bias(height, width) + self.kernels.bias[start:stop]).to(weights.dtype)
+            weights = weights.softmax(-1).to(values.dtype).unflatten(2, (height, width))
+            parts.append(neighborhood_sum(weights, values, bias.window))
+        return torch.stack(parts, dim=1).permute(0, 3, 4, 1, 2, 5).flatten(3)
+
+
+def _working_size(height: int, width: int, least: int) -> tuple[int, int] | None:
+    """Size with a shorter side of ``least`` for a map that is smaller; None for others (a graph serves both)."""
+    if not exporting():
+        short = min(height, width)
+        return None if short >= least else tuple(max(int(least / short * side), least) for side in (height, width))
+    sides = torch.stack([torch.full((), side, dtype=torch.float64) for side in (height, width)])
+    short = sides.min()
+    scaled = torch.where(short < least, least / short, 1.) * sides
+    size = tuple(side.item() for side in scaled.long().clamp(min=least))
+    for side in size:
+        torch._check(side >= least)
+    return size

@@ -1,0 +1,88 @@
+"""HiLo attention (LITv2)."""
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..layout import crop_map, merge, pad_map, settle, to_nchw, to_nhwc, window_count
+from .site import Site
+
+WINDOW = 2  # the paper's
+
+
+class HiLoAttention(nn.Module):
+    """Some heads attend inside small windows (Hi-Fi), the others to the means of all windows (Lo-Fi).
+
+    ``out = [proj_h(attend_window(q_h, k_h, v_h)), proj_l(attend(q_l, k_l(mean), v_l(mean)))]``, channels side by side.
+    A map that is no multiple of the window is zero-padded right and bottom, and the padding takes part in both, as in
+    the paper's code for dense prediction. In windows of one token all heads attend to all tokens.
+
+    Args:
+        dim: Channels C.
+        num_heads: Heads; divides C.
+        window: Side of a window in tokens.
+        alpha: Share of the heads that see the means, rounded down to whole heads.
+        qkv_bias: Bias of the projections to queries, keys and values.
+
+    Raises:
+        ValueError: a share that is none.
+
+    Source: Pan et al., arXiv 2205.13213; ziplab/LITv2 @ 7501c86, classification/models/attentions.py and
+    detection/mmdet/models/backbones/litv2.py.
+    """
+
+    def __init__(
+            self, dim: int, num_heads: int, window: int = WINDOW, alpha: float = 0.9, qkv_bias: bool = True,
+            device=None, dtype=None):
+        super().__init__()
+        if not 0 <= alpha <= 1:
+            raise ValueError(f'alpha {alpha}: it is the share of the Lo-Fi heads; use a number from 0 to 1')
+        dd = dict(device=device, dtype=dtype)
+        self.window = window
+        self.head_dim = dim // num_heads
+        low = num_heads if window == 1 else int(num_heads * alpha)
+        self.low_dim, self.high_dim = low * self.head_dim, (num_heads - low) * self.head_dim
+        if self.low_dim:
+            self.low_q = nn.Linear(dim, self.low_dim, bias=qkv_bias, **dd)
+            self.low_kv = nn.Linear(dim, 2 * self.low_dim, bias=qkv_bias, **dd)
+            self.low_proj = nn.Linear(self.low_dim, self.low_dim, **dd)
+        if self.high_dim:
+            self.high_qkv = nn.Linear(dim, 3 * self.high_dim, bias=qkv_bias, **dd)
+            self.high_proj = nn.Linear(self.high_dim, self.high_dim, **dd)
+
+    @classmethod
+    def for_site(cls, site: Site, alpha: float = 0.9, device=None, dtype=None) -> 'HiLoAttention':
+        """Build for a block of a host; windows are the host's where it has any."""
+        return cls(site.dim, site.num_heads, site.window or WINDOW, alpha, site.qkv_bias, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, H, W, C]`` -> ``[B, H, W, C]``."""
+        height, width = x.shape[1:3]
+        padded, counts = x, None
+        if self.window > 1:
+            counts = window_count(height, self.window), window_count(width, self.window)
+            padded = pad_map(x, 0, counts[0] * self.window - height, 0, counts[1] * self.window - width)
+        parts = []
+        if self.high_dim:
+            parts.append(self.high_proj(crop_map(self._attend_inside(padded, counts), 0, height, 0, width)))
+        if self.low_dim:
+            parts.append(self.low_proj(self._attend_to_means(x, padded)))
+        return torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
+
+    def _attend_inside(self, x: Tensor, counts: tuple[int, int]) -> Tensor:
+        """Attention inside ``counts`` windows: ``[B, H, W, C]`` -> ``[B, H, W, high_dim]``."""
+        (rows, columns), side = counts, self.window
+        qkv = self.high_qkv(x).reshape(-1, rows, side, columns, side, 3, self.high_dim // self.head_dim, self.head_dim)
+        q, k, v = qkv.permute(5, 0, 1, 3, 6, 2, 4, 7).flatten(5, 6).flatten(1, 3).unbind(0)
+        y = F.scaled_dot_product_attention(q, k, v)
+        return merge(settle(y.transpose(1, 2)).view(-1, side, side, self.high_dim), counts, side)
+
+    def _attend_to_means(self, x: Tensor, padded: Tensor) -> Tensor:
+        """Attention to the means of the windows of the padded map: ``[B, H, W, C]`` -> ``[B, H, W, low_dim]``."""
+        source = padded
+        if self.window > 1:
+            source = to_nhwc(F.avg_pool2d(to_nchw(padded), self.window))
+        q = self.low_q(x).flatten(1, 2).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        kv = self.low_kv(source).flatten(1, 2).unflatten(-1, (2, -1, self.head_dim))
+        k, v = kv.permute(2, 0, 3, 1, 4).unbind(0)
+        y = F.scaled_dot_product_attention(q, k, v)
+        return settle(y.transpose(1, 2)).flatten(2).unflatten(1, x.shape[1:3])

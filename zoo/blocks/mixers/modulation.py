@@ -1,0 +1,54 @@
+"""Modulation: a map times its context."""
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..depthwise import DepthwiseConv2d
+from ..mlp import in_chunks
+from .site import Site
+
+CHUNK_BYTES = 2 ** 20  # three passes over hidden activations: smaller pieces than those of other layers pay
+
+
+class EfficientModulation(nn.Module):
+    """A feed-forward layer whose hidden activations are multiplied by a convolution of the map; linear in tokens.
+
+    ``out = fc2(act(fc1(x)) * c)``, where each of the ``ratio`` groups of C hidden channels is multiplied by the context
+    ``c = g(gelu(conv(f(x))))``, whose convolution is a depthwise 7 x 7. ``act`` is GELU, or nothing where the hidden
+    layer is no wider than the map. It mixes tokens and channels: no other feed-forward layer follows.
+
+    Args:
+        dim: Channels C.
+        ratio: Hidden channels over C.
+
+    Source: Ma et al., Efficient Modulation for Vision Networks, arXiv 2403.19963; ma-xu/EfficientMod @ ec04df6,
+    models/EfficientMod.py.
+    """
+
+    def __init__(self, dim: int, ratio: int = 6, device=None, dtype=None):
+        super().__init__()
+        dd = dict(device=device, dtype=dtype)
+        self.ratio = ratio
+        self.f = nn.Linear(dim, dim, **dd)
+        self.conv = DepthwiseConv2d(dim, 7, **dd)
+        self.g = nn.Linear(dim, dim, **dd)
+        self.fc1 = nn.Linear(dim, ratio * dim, **dd)
+        self.fc2 = nn.Linear(ratio * dim, dim, **dd)
+
+    @classmethod
+    def for_site(cls, site: Site, ratio: int = 6, device=None, dtype=None) -> 'EfficientModulation':
+        """Build for a block of a host: wide in odd blocks, with as many hidden channels as the map has in even ones."""
+        return cls(site.dim, ratio if site.index % 2 else 1, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, H, W, C]`` -> ``[B, H, W, C]``."""
+        context = self.g(self.conv(self.f(x), activation='gelu'))
+        rows = in_chunks(
+            self._rows, x.flatten(0, -2), self.fc1.out_features, CHUNK_BYTES, beside=context.flatten(0, -2))
+        return rows.view(x.shape)
+
+    def _rows(self, x: Tensor, context: Tensor) -> Tensor:
+        hidden = self.fc1(x)
+        if self.ratio == 1:
+            return self.fc2(hidden * context)
+        hidden = F.gelu(hidden).unflatten(-1, (self.ratio, -1))
+        return self.fc2((hidden * context.unsqueeze(-2)).flatten(-2))

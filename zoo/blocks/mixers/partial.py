@@ -1,0 +1,213 @@
+"""Partial attention convolution (PAT): the first quarter of the channels is convolved, the others attend (PATNet)."""
+import functools
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..layout import passing, settle, to_nchw, to_nhwc
+from ..norm import batch_norm, scale_and_shift
+from .site import Site
+
+DIVISOR = 4  # channels over convolved channels
+NEAR, FAR, RATIO = 20, 40, 8  # distances with a bucket each, the last bucket, and how much farther that reaches
+BUCKETS = 2 * FAR + 1
+DROPOUT = 0.1  # of attention weights and of the attention's output, in training
+KEPT = 8  # bucket tables, one a size
+
+
+class PartialMixer(nn.Module):
+    """A dense 3x3 convolution, without bias, of the first quarter of the channels beside attention of the others.
+
+    Args:
+        dim: Channels C, a multiple of 4.
+
+    Raises:
+        ValueError: another number of channels.
+
+    Source: Huang et al., arXiv 2502.01303; haiduo/PartialNet @ 679cfc0, models/partialnet.py.
+    """
+
+    def __init__(self, dim: int, device=None, dtype=None):
+        super().__init__()
+        if dim % DIVISOR:
+            raise ValueError(f'{dim} channels: partial convolution takes a quarter of them; use a multiple of 4')
+        self.widths = dim // DIVISOR, dim - dim // DIVISOR
+        self.conv = nn.Conv2d(self.widths[0], self.widths[0], 3, padding=1, bias=False, device=device, dtype=dtype)
+
+    def convolve(self, x: Tensor) -> Tensor:
+        """The first ``C / 4`` channels of ``[B, H, W, C]``, convolved."""
+        return to_nhwc(self.conv(to_nchw(x[..., :self.widths[0]])))
+
+    def attend(self, x: Tensor) -> Tensor:
+        """The other channels: ``[B, H, W, 3 C / 4]`` -> the same shape."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, H, W, C]`` -> ``[B, H, W, C]``."""
+        return torch.cat([self.convolve(x), self.attend(x[..., self.widths[0]:])], dim=-1)
+
+
+class PartialChannelAttention(PartialMixer):
+    """PAT_ch: the other channels are weighted by what their means and standard deviations say, then batch norm.
+
+    ``x * hardsigmoid(BN(W [mean(x), std(x)]))`` with a full matrix W. In training, that batch norm sees one vector an
+    image: torch refuses batches of one.
+    """
+
+    def __init__(self, dim: int, device=None, dtype=None):
+        dd = dict(device=device, dtype=dtype)
+        super().__init__(dim, **dd)
+        width = self.widths[1]
+        self.gate = nn.Linear(2 * width, width, bias=False, **dd)
+        self.gate_norm = nn.BatchNorm1d(width, **dd)
+        self.norm = nn.BatchNorm2d(width, **dd)
+
+    @classmethod
+    def for_site(cls, site: Site, device=None, dtype=None) -> 'PartialChannelAttention':
+        """Build for a block of a host."""
+        return cls(site.dim, device=device, dtype=dtype)
+
+    def weigh(self, x: Tensor) -> Tensor:
+        """Weights of the channels of ``[B, H, W, D]`` maps: ``[B, 1, 1, D]``."""
+        z = self.gate(style(x).to(x.dtype))
+        return F.hardsigmoid(batch_norm(self.gate_norm, z))[:, None, None]
+
+    def attend(self, x: Tensor) -> Tensor:
+        return batch_norm(self.norm, x * self.weigh(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not lean(x) or self.training:
+            return super().forward(x)
+        # inference on a CPU: one pass over the map, no copy of parts
+        scale, shift = scale_and_shift(self.norm)
+        rest, y = x[..., self.widths[0]:], torch.empty_like(x)
+        y[..., :self.widths[0]] = self.convolve(x)
+        torch.addcmul(shift, rest, self.weigh(rest) * scale, out=y[..., self.widths[0]:])
+        return y
+
+
+class PartialSelfAttention(PartialMixer):
+    """PAT_sf: the other channels attend to all tokens, after a LayerNorm, with a bias by the distance of two tokens.
+
+    Args:
+        dim: Channels C, a multiple of 4.
+        num_heads: Heads; divides 3 C / 4.
+
+    Raises:
+        ValueError: heads that do not divide the channels.
+
+    Source: as above; Wu et al., iRPE, arXiv 2107.14222, the Euclidean method.
+    """
+
+    def __init__(self, dim: int, num_heads: int, device=None, dtype=None):
+        dd = dict(device=device, dtype=dtype)
+        super().__init__(dim, **dd)
+        width = self.widths[1]
+        if width % num_heads:
+            raise ValueError(f'{num_heads} heads do not divide the {width} of {dim} channels that attend')
+        self.num_heads = num_heads
+        self.norm = nn.LayerNorm(width, eps=1e-6, **dd)
+        self.qkv = nn.Linear(width, 3 * width, bias=False, **dd)
+        self.distance_bias = nn.Parameter(torch.zeros(num_heads, BUCKETS, **dd))
+        self.proj = nn.Linear(width, width, **dd)
+
+    @classmethod
+    def for_site(cls, site: Site, num_heads: int | None = None, device=None, dtype=None) -> 'PartialSelfAttention':
+        """Build for a block of a host, with the host's heads or others."""
+        return cls(site.dim, num_heads or site.num_heads, device=device, dtype=dtype)
+
+    def attend(self, x: Tensor) -> Tensor:
+        qkv = self.qkv(self.norm(x).flatten(1, 2))
+        q, k, v = qkv.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        bias = self.distance_bias[:, distance_buckets(x.shape[1:3], x)].to(q.dtype)
+        dropout = DROPOUT if self.training else 0.
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None], dropout_p=dropout)
+        y = self.proj(settle(y.transpose(1, 2)).flatten(2)).view(x.shape)
+        # a product instead of F.dropout: traced, that takes its gradient for contiguous, which this one need not be
+        return y * y.new_empty(y.shape).bernoulli_(1 - DROPOUT).div_(1 - DROPOUT) if self.training else y
+
+
+class PartialSpatialAttention(nn.Module):
+    """PAT_sp: one half of the channels is weighted pixel by pixel, the other is projected; batch norm of both.
+
+    ``[BN(x1 * hardsigmoid(w . x1)), W BN(x2)]``. It mixes channels, not tokens, and ends a block.
+
+    Args:
+        dim: Channels C.
+    """
+
+    def __init__(self, dim: int, device=None, dtype=None):
+        super().__init__()
+        dd = dict(device=device, dtype=dtype)
+        self.widths = dim - dim // 2, dim // 2
+        self.gate = nn.Linear(self.widths[0], 1, bias=False, **dd)
+        self.norm1 = nn.BatchNorm2d(self.widths[0], **dd)
+        self.norm2 = nn.BatchNorm2d(self.widths[1], **dd)
+        self.proj = nn.Linear(self.widths[1], self.widths[1], bias=False, **dd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, H, W, C]`` -> ``[B, H, W, C]``."""
+        first, second = x.split(self.widths, dim=-1)
+        if lean(x) and not self.training:
+            scale1, shift1 = scale_and_shift(self.norm1)
+            scale2, shift2 = scale_and_shift(self.norm2)
+            y = torch.empty_like(x)
+            torch.addcmul(shift1, first * F.hardsigmoid(self.gate(first)), scale1, out=y[..., :self.widths[0]])
+            y[..., self.widths[0]:] = F.linear(second, self.proj.weight * scale2, self.proj.weight @ shift2)
+            return y
+        first = batch_norm(self.norm1, first * F.hardsigmoid(self.gate(first)))
+        return torch.cat([first, self.proj(batch_norm(self.norm2, second))], dim=-1)
+
+
+def lean(x: Tensor) -> bool:
+    """Whether maps may be written in place, and parameters merged: for inference on a CPU."""
+    if x.device.type != 'cpu' or torch.is_grad_enabled() or torch.is_autocast_enabled('cpu'):
+        return False
+    return not passing(x)
+
+
+def style(x: Tensor) -> Tensor:
+    """Means and unbiased standard deviations of the channels of ``[B, H, W, D]``: ``[B, 2 D]``, at least float32.
+
+    A map of one token has a deviation of 0, and so has its gradient, as that of any map that is constant.
+    """
+    x = x.to(torch.promote_types(x.dtype, torch.float32))  # sums of squares leave the range of float16
+    mean = x.mean((1, 2), keepdim=True)
+    freedom = torch.sym_max(x.shape[1] * x.shape[2] - 1, 1)
+    variance = (x - mean).square().sum((1, 2)) / freedom  # torch.std takes ten times as long on a CPU
+    deviation = variance * variance.clamp(min=torch.finfo(variance.dtype).tiny).rsqrt()  # no division by 0 backward
+    return torch.cat([mean.flatten(1), deviation], dim=1)
+
+
+def distance_buckets(grid: tuple[int, int], like: Tensor) -> Tensor:
+    """Column of the table of biases for every pair of tokens of a map.
+
+    Distances are rounded to whole tokens. Each up to 20 has a bucket; from there to 160 the buckets widen
+    geometrically, the last one is for all beyond. The first half of the table is for negative distances and not used.
+
+    Args:
+        grid: (H, W).
+        like: Gives the device.
+
+    Returns:
+        ``[H * W, H * W]`` int64. It may be shared: not to be written to.
+    """
+    args = (*grid, like.device)
+    return _buckets(*args) if passing(like) else _kept_buckets(*args)
+
+
+@functools.lru_cache(maxsize=KEPT)
+def _kept_buckets(*args) -> Tensor:
+    with torch.inference_mode(False):  # training may need it later
+        return _buckets(*args)
+
+
+def _buckets(height: int, width: int, device: torch.device) -> Tensor:
+    rows, columns = (torch.arange(size, device=device) for size in (height, width))
+    rows, columns = ((side[:, None] - side[None, :]).square() for side in (rows, columns))
+    square = rows[:, None, :, None] + columns[None, :, None, :]
+    distance = square.flatten(2, 3).flatten(0, 1).to(torch.float32).sqrt().round()  # float32 in every precision
+    beyond = NEAR + torch.log(distance.clamp(min=NEAR) / NEAR) / math.log(RATIO) * (FAR - NEAR)
+    return FAR + torch.where(distance <= NEAR, distance, beyond.round().clamp(max=FAR)).long()

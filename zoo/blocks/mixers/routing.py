@@ -1,0 +1,126 @@
+"""Bi-level routing attention (BiFormer), and the softmax attention that closes its models."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zoo_kernels import route, routed_attention
+
+from ..depthwise import DepthwiseConv2d
+from ..layout import crop_map, exporting, pad_map, settle, window_count
+from .sequence import GlobalMixer, add_local
+from .site import Site
+
+
+class RoutedAttention(nn.Module):
+    """Attention of each region of the map to the few regions whose mean keys agree best with its mean query.
+
+    ``out = proj(softmax(q k_R^T / sqrt(C)) v_R + lepe(v))``, head by head, where R are the ``topk`` regions that the
+    query's region is routed to, without gradient, and ``lepe`` is a depthwise convolution. The scale counts the
+    channels of all heads, as released.
+
+    The map is divided into ``n_win`` rows and columns of regions, whatever its size. One that is no multiple is
+    zero-padded right and bottom, and the padding takes part as keys. That happens
+
+    * before the projection (the released models): the padding has the projection's bias, and counts in the means;
+    * behind it (``pad_projected``, the refactored code): a region is ``max(side // n_win, 1)`` tokens wide, so there
+      are more than ``n_win`` of them at most sizes, and the padding is left out of the means. Maps that have fewer
+      regions than ``topk`` are attended to as a whole.
+
+    Args:
+        dim: Channels C.
+        num_heads: Heads; divides C.
+        n_win: Regions along each side of the map.
+        topk: Regions that each region attends to.
+        qkv_bias: Bias of the q, k, v projection.
+        kernel_size: Of the depthwise convolution.
+        pad_projected: Pad behind the projection.
+
+    Raises:
+        ValueError: ``topk`` exceeds the regions.
+
+    Source: Zhu et al., arXiv 2303.08810; rayleizhu/BiFormer @ 1697bbb, ops/bra_legacy.py and ops/bra_nchw.py.
+    """
+
+    def __init__(
+            self, dim: int, num_heads: int, n_win: int = 7, topk: int = 4, qkv_bias: bool = True,
+            kernel_size: int = 5, pad_projected: bool = False, device=None, dtype=None):
+        super().__init__()
+        if not 1 <= topk <= n_win ** 2:
+            raise ValueError(f'topk={topk}: use 1 to {n_win ** 2}, of {n_win} x {n_win} regions (n_win={n_win})')
+        dd = dict(device=device, dtype=dtype)
+        self.num_heads = num_heads
+        self.n_win = n_win
+        self.topk = topk
+        self.pad_projected = pad_projected
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias, **dd)
+        self.lepe = DepthwiseConv2d(dim, kernel_size, **dd)
+        self.proj = nn.Linear(dim, dim, **dd)
+
+    @classmethod
+    def for_site(
+            cls, site: Site, n_win: int = 7, topk: int = 4, pad_projected: bool = False, device=None,
+            dtype=None) -> 'RoutedAttention':
+        """Build for a block of a host."""
+        return cls(
+            site.dim, site.num_heads, n_win, topk, site.qkv_bias, pad_projected=pad_projected, device=device,
+            dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, H, W, C]`` -> ``[B, H, W, C]``."""
+        height, width = x.shape[1:3]
+        (rows, region_height), (columns, region_width) = self._divide(height), self._divide(width)
+        pads = 0, rows * region_height - height, 0, columns * region_width - width
+        qkv = pad_map(self.qkv(x), *pads) if self.pad_projected else self.qkv(pad_map(x, *pads))
+        q, k, v = qkv.chunk(3, dim=-1)
+        qh, kh, vh = (t.unflatten(-1, (self.num_heads, -1)) for t in (q, k, v))
+        # a recorded graph has regions enough: it is for maps of 4 x 4 tokens at least
+        topk = min(self.topk, rows * columns) if self.pad_projected and not exporting() else self.topk
+        routes = route(qh, kh, (rows, columns), topk, size=(height, width) if self.pad_projected else None)
+        y = self.lepe(v, residual=routed_attention(qh, kh, vh, routes, (rows, columns)).flatten(3))
+        return self.proj(crop_map(y, 0, height, 0, width))
+
+    def _divide(self, side: int) -> tuple[int, int]:
+        """Regions along a side of the map, and tokens of a region along it."""
+        if not self.pad_projected:
+            return self.n_win, window_count(side, self.n_win)
+        greater = torch.sym_max if exporting() else max  # torch 2.11 compiles max only, and records the other
+        tokens = window_count(greater(side + 1 - self.n_win, 1), self.n_win)  # max(side // n_win, 1), recorded opaque
+        return window_count(side, tokens), tokens
+
+
+class EnhancedAttention(GlobalMixer):
+    """Softmax attention over the whole map, plus a depthwise convolution of the map or of the values.
+
+    Args:
+        dim: Channels C.
+        num_heads: Heads; divides C.
+        qkv_bias: Bias of the q, k, v projection.
+        kernel_size: Of the depthwise convolution.
+        of_values: Convolve the values; otherwise the input.
+
+    Source: Zhu et al., arXiv 2303.08810; rayleizhu/BiFormer @ 1697bbb, models/_common.py.
+    """
+
+    def __init__(
+            self, dim: int, num_heads: int, qkv_bias: bool = False, kernel_size: int = 5, of_values: bool = False,
+            device=None, dtype=None):
+        super().__init__()
+        dd = dict(device=device, dtype=dtype)
+        self.num_heads = num_heads
+        self.of_values = of_values
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias, **dd)
+        self.lepe = DepthwiseConv2d(dim, kernel_size, **dd)
+        self.proj = nn.Linear(dim, dim, **dd)
+
+    @classmethod
+    def for_site(cls, site: Site, of_values: bool = False, device=None, dtype=None) -> 'EnhancedAttention':
+        """Build for a block of a host; without a bias of queries, keys and values."""
+        return cls(site.dim, site.num_heads, of_values=of_values, device=device, dtype=dtype)
+
+    def mix(self, x: Tensor, grid: tuple[int, int], prefix: int = 0) -> Tensor:
+        qkv = self.qkv(x)
+        q, k, v = qkv.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        y = settle(F.scaled_dot_product_attention(q, k, v).transpose(1, 2)).flatten(2)
+        local = qkv.chunk(3, dim=-1)[2] if self.of_values else x
+        return self.proj(add_local(y, local, self.lepe.weight, self.lepe.bias, grid, prefix))

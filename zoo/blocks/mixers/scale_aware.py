@@ -1,0 +1,93 @@
+"""Scale-aware modulation (SMT)."""
+import math
+
+import torch
+from torch import Tensor, nn
+
+from zoo_kernels.dispatch import in_place
+
+from ..depthwise import DepthwiseConv2d
+from ..mlp import gelu
+from ..norm import batch_norm, scale_and_shift
+from .site import Site
+
+HEADS = 4  # depthwise kernels of 3, 5, 7 and 9
+EXPANSION = 2  # aggregated channels over channels
+
+
+class ScaleAwareModulation(nn.Module):
+    """Modulation of the values by context of several scales.
+
+    ``out = proj(v * fc(gelu(BN(aggregate(conv_3(s_1), conv_5(s_2), conv_7(s_3), conv_9(s_4))))))``: ``s`` is split
+    into four heads, each with a depthwise convolution of its own size, and the aggregation mixes channel g of all
+    heads with one another, for every g.
+
+    Args:
+        dim: Channels C, a multiple of 4.
+        bias: Bias of the projections to values and to s.
+
+    Raises:
+        ValueError: another number of channels.
+
+    Source: Lin et al., arXiv 2307.08579; AFeng-x/SMT @ 11e954d, models/smt.py.
+    """
+
+    def __init__(self, dim: int, bias: bool = True, device=None, dtype=None):
+        super().__init__()
+        if dim % HEADS:
+            raise ValueError(f'{dim} channels: scale-aware modulation has {HEADS} heads; use a multiple of {HEADS}')
+        dd = dict(device=device, dtype=dtype)
+        self.v = nn.Linear(dim, dim, bias=bias, **dd)
+        self.s = nn.Linear(dim, dim, bias=bias, **dd)
+        self.convs = nn.ModuleList([DepthwiseConv2d(dim // HEADS, 3 + 2 * i, **dd) for i in range(HEADS)])
+        self.aggregate = ScaleAggregation(dim, **dd)
+        self.fc = nn.Linear(EXPANSION * dim, dim, **dd)
+        self.proj = nn.Linear(dim, dim, **dd)
+
+    @classmethod
+    def for_site(cls, site: Site, device=None, dtype=None) -> 'ScaleAwareModulation':
+        """Build for a block of a host."""
+        return cls(site.dim, site.qkv_bias, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, H, W, C]`` -> ``[B, H, W, C]``."""
+        heads = [conv(s) for conv, s in zip(self.convs, self.s(x).chunk(HEADS, dim=-1))]
+        return self.proj(self.fc(self.aggregate(heads)) * self.v(x))
+
+
+class ScaleAggregation(nn.Module):
+    """Channel g of every head to 8 channels, for every g, then batch norm and GELU.
+
+    The result has 8 runs of C / 4 channels, so that each head is added in one pass over neighbours in memory; the
+    paper's code has C / 4 runs of 8 (a grouped 1x1 convolution of interleaved heads).
+
+    Args:
+        dim: Channels C of all heads together.
+    """
+
+    def __init__(self, dim: int, device=None, dtype=None):
+        super().__init__()
+        dd = dict(device=device, dtype=dtype)
+        self.runs = EXPANSION * HEADS
+        self.weight = nn.Parameter(torch.empty(HEADS, EXPANSION * dim, **dd))
+        self.bias = nn.Parameter(torch.zeros(EXPANSION * dim, **dd))
+        self.norm = nn.BatchNorm2d(EXPANSION * dim, **dd)
+        nn.init.normal_(self.weight, std=math.sqrt(2 / self.runs))  # 'fan_out' of the grouped convolution
+
+    def forward(self, heads: list[Tensor]) -> Tensor:
+        """Four ``[B, H, W, C / 4]`` -> ``[B, H, W, 2 C]``."""
+        weight, bias = self.weight, self.bias
+        if not self.norm.training:  # the norm costs no pass of its own
+            scale, shift = scale_and_shift(self.norm)
+            weight, bias = weight * scale, torch.addcmul(shift, bias, scale)
+        # autocast would widen the sums
+        weight, bias = (t.to(heads[0].dtype).unflatten(-1, (self.runs, -1)) for t in (weight, bias))
+        owned = in_place()
+        y = bias
+        for head, factor in zip(heads, weight.unbind(0)):
+            head = head.unsqueeze(-2)
+            y = y.addcmul_(head, factor) if owned and y.ndim == head.ndim else torch.addcmul(y, head, factor)
+        y = y.flatten(-2)
+        if self.norm.training:
+            y = batch_norm(self.norm, y)
+        return gelu(y)

@@ -1,0 +1,111 @@
+"""Neighbourhoods: every pixel sees a k x k window that stays inside of the map.
+
+The window is centred on its pixel, and moved inwards at the rim (NATTEN's rule): row i of H sees the k rows from
+``min(max(i - k // 2, 0), H - k)`` on.
+"""
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .layout import crop_map, exporting, window_count
+
+TILE = 8  # side of a square of pixels that share a matrix product on maps too large for a single one
+
+
+def window_starts(places: Tensor, size: int, window: int) -> Tensor:
+    """First row of the window of each row in ``places`` (int64), on a map with ``size`` rows; the same for columns."""
+    last = torch.full((), size - window, device=places.device)  # a number would tie a recorded graph to the size
+    return torch.minimum((places - window // 2).clamp(min=0), last)
+
+
+class NeighborhoodBias(nn.Module):
+    """A learned bias for every offset between a pixel and what it sees, ``[num_heads, 2k - 1, 2k - 1]``, from zeros.
+
+    Args:
+        num_heads: Heads.
+        window: Side k of the windows, odd.
+    """
+
+    def __init__(self, num_heads: int, window: int, device=None, dtype=None):
+        super().__init__()
+        self.window = window
+        side = 2 * window - 1
+        self.table = nn.Parameter(torch.zeros(num_heads, side, side, device=device, dtype=dtype))
+
+    def forward(self, height: int, width: int) -> Tensor:
+        """Return ``[num_heads, height * width, k * k]``; both sides are k at least."""
+        rows, columns = (self._offsets(size) for size in (height, width))
+        index = rows[:, None, :, None] * self.table.shape[2] + columns[None, :, None, :]
+        bias = self.table.flatten(1).index_select(1, index.flatten())
+        return bias.view(-1, height * width, self.window ** 2)
+
+    def _offsets(self, size: int) -> Tensor:
+        """Row of the table for every place and row of its window: ``[size, k]``."""
+        places = torch.arange(size, device=self.table.device)
+        first = window_starts(places, size, self.window) - places + self.window - 1
+        return first[:, None] + torch.arange(self.window, device=places.device)
+
+
+def neighborhood_sum(weights: Tensor, values: Tensor, window: int) -> Tensor:
+    """Sum of the values in each pixel's window, with weights of its own.
+
+    Tiles of pixels are multiplied with all that their windows reach, weights outside of a window being zero: a matrix
+    product spends at most some four times the sum's own arithmetic (k = 13: 2.4 times) and is many times as fast as
+    k * k shifted additions. A map hardly larger than a tile's reach is one tile.
+
+    Args:
+        weights: ``[B, heads, H, W, k * k]``, the window row by row.
+        values: ``[B, heads, H, W, D]``, of the same dtype.
+        window: Side k of the windows, odd, at most H and W.
+
+    Returns:
+        ``[B, heads, H, W, D]``.
+
+    Source: Hassani et al., Neighborhood Attention Transformer, arXiv 2204.07143; NATTEN's ``na2d_av``.
+    """
+    batch, heads, height, width, dim = values.shape
+    rows, columns = (_tiles(size, window, values.device) for size in (height, width))
+    weights = F.pad(
+        weights.flatten(0, 1), (0, 0, 0, columns.count * columns.side - width, 0, rows.count * rows.side - height))
+    weights = weights.unflatten(2, (columns.count, columns.side)).unflatten(1, (rows.count, rows.side))
+    weights = weights.transpose(2, 3).flatten(3, 4)  # [B * heads, tile rows, tile columns, pixels, k * k]
+    places = (rows.places[:, None, :, None] * width + columns.places[:, None, :]).flatten()
+    values = values.reshape(batch * heads, height * width, dim).index_select(1, places)
+    values = values.unflatten(1, (rows.count, columns.count, -1))
+    if exporting() or (rows.reach, columns.reach) != (window, window):
+        weights = weights.new_zeros(*weights.shape[:4], rows.reach * columns.reach).scatter_(
+            4, _index(rows, columns, window).expand(batch * heads, -1, -1, -1, -1), weights)
+    y = (weights @ values).unflatten(3, (rows.side, columns.side)).transpose(2, 3).flatten(3, 4).flatten(1, 2)
+    return crop_map(y, 0, height, 0, width).unflatten(0, (batch, heads))
+
+
+class _Tiles(NamedTuple):
+    """One side of a map in tiles."""
+
+    count: int
+    side: int  # of a tile
+    reach: int  # places that the windows of a tile cover, at most
+    places: Tensor  # [count, reach], those behind the map's end held at its last
+    firsts: Tensor  # [count, side], of each pixel's window in the reach of its tile
+
+
+def _tiles(size: int, window: int, device: torch.device) -> _Tiles:
+    side, reach = TILE, TILE + window - 1
+    if not exporting() and size <= reach:
+        count, side, reach = 1, size, size
+    else:
+        count = window_count(size, TILE)
+    starts = window_starts(torch.arange(count * side, device=device), size, window).view(count, side)
+    last = torch.full((), size - 1, device=device)
+    places = torch.minimum(starts[:, :1] + torch.arange(reach, device=device), last)
+    return _Tiles(count, side, reach, places, starts - starts[:, :1])
+
+
+def _index(rows: _Tiles, columns: _Tiles, window: int) -> Tensor:
+    """Where each weight of a pixel lies among what its tile reaches: ``[tile rows, tile columns, pixels, k * k]``."""
+    taps = torch.arange(window, device=rows.firsts.device)
+    y = (rows.firsts[:, None, :, None, None, None] + taps[:, None]) * columns.reach
+    x = columns.firsts[:, None, :, None, None] + taps
+    return (y + x).flatten(4, 5).flatten(2, 3)

@@ -1,0 +1,206 @@
+"""BiFormer: bi-level routing attention, in which regions choose the regions that they attend to.
+
+Zhu et al., "BiFormer: Vision Transformer with Bi-Level Routing Attention", CVPR 2023, arXiv 2303.08810.
+Reference: rayleizhu/BiFormer @ 1697bbbeafb8680524898f1dcaac10defd0604be (MIT).
+
+The map is divided into 7 x 7 regions. Each keeps the 1, 4 or 16 of them (stages 1 to 3) whose mean keys agree best with
+its mean query, and its tokens attend to all tokens of those: ``softmax(q k_R^T / sqrt(C)) v_R``. The last stage attends
+to the whole map. No position tables: any size runs as it is, maps that are no multiple of 7 are padded.
+
+Departures of the released code from the paper: logits are divided by the root of all channels, not of a head's. The
+last stage has 8 heads whatever its width, no bias of queries, keys and values, and convolves its input where the others
+convolve values. The two models of the ablation study in Swin-T's layout are different functions: ``biformer_stl_nchw``
+pads behind the projection and convolves values in the last stage too.
+
+For dense prediction the authors' code has more regions, norms of each stage's map instead of the final one, and batch
+norms kept in evaluation mode (detection: ``n_win=16``) or synchronised (segmentation: ``n_win=8``)::
+
+    timm.create_model('biformer_small', features_only=True, feature_norms=True, mixer_kwargs=dict(n_win=16))
+"""
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import calculate_drop_path_rates
+from torch import Tensor, nn
+
+from ..backbone import Backbone, Stage, halve, to_pair
+from ..blocks.depthwise import DepthwiseConv2d
+from ..blocks.layout import ceil_div
+from ..blocks.mixers import EnhancedAttention, MixerFactory, RoutedAttention, Site
+from ..blocks.mlp import Mlp
+from ..blocks.norm import MapNorm
+from ..blocks.patch import ConvNorm, NormConv
+from ..blocks.transformer import TransformerBlock
+from ..registry import Variant, register_family
+from ..weights.convert import rename
+
+__all__ = []  # the entrypoints: filled by the registration
+
+TOPKS = 1, 4, 16, None
+
+
+def biformer_mixer(
+        site: Site, n_win: int = 7, topks: Sequence[int | None] = TOPKS, refactored: bool = False, device=None,
+        dtype=None) -> nn.Module:
+    """Routed attention, or attention to the whole map.
+
+    Args:
+        site: The block's place.
+        n_win: Regions along each side of the map.
+        topks: Regions that each region attends to, by stage; None for the whole map.
+        refactored: As in the authors' refactored code: padding behind the projection, convolved values everywhere.
+    """
+    dd = dict(device=device, dtype=dtype)
+    if topks[site.stage] is None:
+        return EnhancedAttention.for_site(site, of_values=refactored, **dd)
+    return RoutedAttention.for_site(site, n_win, topks[site.stage], pad_projected=refactored, **dd)
+
+
+class BiFormerBlock(TransformerBlock):
+    """The pre-norm block, behind a depthwise 3x3 convolution that is added to the map.
+
+    Args:
+        dim: Channels C.
+        mixer: Token mixer, shape-preserving.
+        mlp: Feed-forward layer, shape-preserving.
+        drop_path: Rate of stochastic depth in training.
+        position: Whether there is that convolution.
+    """
+
+    def __init__(
+            self, dim: int, mixer: nn.Module, mlp: nn.Module, drop_path: float = 0., position: bool = True,
+            device=None, dtype=None):
+        dd = dict(device=device, dtype=dtype)
+        super().__init__(dim, mixer, mlp, drop_path, eps=1e-6, **dd)
+        self.pos = DepthwiseConv2d(dim, 3, **dd) if position else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.pos is not None:
+            x = self.pos(x, residual=x)
+        return super().forward(x)
+
+
+class BiFormer(Backbone):
+    """Convolutional stem, four stages of routed and full attention, batch norm, mean pooling.
+
+    Args:
+        mixer: Factory of the token mixers.
+        img_size: Size in pixels that the mixers are told; every size from 32 runs.
+        dims: Channels of the stages.
+        depths: Blocks of the stages.
+        num_heads: Heads of the stages.
+        mlp_ratio: Hidden width of the feed-forward layers over channels.
+        swin_layout: Separate patches of 4 pixels and of 2 x 2 tokens, no position convolutions.
+        linear_init: Initialisation of linear layers but the classifier, 'trunc_normal' or torch's 'default'.
+        feature_norms: Build for dense prediction: each stage's map is normed as it is handed out, the last one too.
+        drop_path_rate: Stochastic depth of the last block, rising linearly from 0.
+        **backbone: num_classes, global_pool, drop_rate of :class:`~zoo.backbone.Backbone`.
+
+    Source: rayleizhu/BiFormer @ 1697bbb, models/biformer{,_stl,_stl_nchw}.py, object_detection/models_mm.
+    """
+
+    def __init__(
+            self, mixer: MixerFactory = biformer_mixer, img_size: int | Sequence[int] = 224,
+            dims: Sequence[int] = (64, 128, 256, 512), depths: Sequence[int] = (2, 2, 8, 2),
+            num_heads: Sequence[int] = (2, 4, 8, 8), mlp_ratio: int = 3, swin_layout: bool = False,
+            linear_init: str = 'trunc_normal', feature_norms: bool = False, drop_path_rate: float = 0.,
+            in_chans: int = 3, device=None, dtype=None, **backbone: Any):
+        dd = dict(device=device, dtype=dtype)
+        self.swin_layout = swin_layout
+        rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
+        stages = []
+        for s, (dim, grid) in enumerate(zip(dims, self.grids(to_pair(img_size)))):
+            blocks = [
+                BiFormerBlock(
+                    dim, mixer(Site(s, i, dim, num_heads[s], grid), **dd), Mlp(dim, mlp_ratio * dim, **dd), rate,
+                    position=not swin_layout, **dd)
+                for i, rate in enumerate(rates[s])]
+            stages.append(Stage(blocks, downsample=self._downsample(dims[s - 1], dim, **dd) if s else None))
+        super().__init__(
+            self._stem(in_chans, dims[0], **dd), stages, dims, strides=(4, 8, 16, 32), in_chans=in_chans,
+            norm=MapNorm(dims[-1], **dd),
+            feature_norms=[nn.LayerNorm(dim, eps=1e-6, **dd) for dim in dims] if feature_norms else None, **dd,
+            **backbone)
+        if linear_init == 'default':
+            for module in self.stages.modules():
+                if isinstance(module, nn.Linear):
+                    module.reset_parameters()
+
+    def _stem(self, in_chans: int, dim: int, **dd: Any) -> nn.Module:
+        if self.swin_layout:
+            return ConvNorm(in_chans, dim, 4, kernel_size=4, **dd)
+        return nn.Sequential(ConvNorm(in_chans, dim // 2, 2, activation=True, **dd), ConvNorm(dim // 2, dim, 2, **dd))
+
+    def _downsample(self, in_dim: int, dim: int, **dd: Any) -> nn.Module:
+        return NormConv(in_dim, dim, **dd) if self.swin_layout else ConvNorm(in_dim, dim, 2, **dd)
+
+    def grids(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
+        if self.swin_layout:
+            return [(img_size[0] // stride, img_size[1] // stride) for stride in (4, 8, 16, 32)]
+        return halve((ceil_div(img_size[0], 4), ceil_div(img_size[1], 4)), 4)
+
+
+# --- variants: Swin's layout last; accuracies are those of the repository's README at the reference commit
+
+CFG = dict(
+    num_classes=1000, input_size=(3, 224, 224), pool_size=(7, 7), interpolation='bicubic', crop_pct=0.875,
+    mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD, first_conv='stem.0.conv', classifier='head.fc',
+    origin_url='https://github.com/rayleizhu/BiFormer', license='mit', paper_ids='arXiv:2303.08810',
+    paper_name='BiFormer: Vision Transformer with Bi-Level Routing Attention')
+SWIN = dict(dims=(96, 192, 384, 768), depths=(2, 2, 6, 2), num_heads=(3, 6, 12, 8), mlp_ratio=4, swin_layout=True)
+SWIN_CFGS = dict(in1k=dict(first_conv='stem.conv'))
+
+# stochastic depth is published for three of them (README.md, scripts/train.sh)
+VARIANTS = (
+    Variant('biformer_tiny', {}, top1=dict(in1k=81.4), linear=False),
+    Variant('biformer_small', dict(depths=(4, 4, 18, 4)), drop_path=0.15, top1=dict(in1k=83.8), linear=False),
+    Variant(
+        'biformer_base', dict(dims=(96, 192, 384, 768), depths=(4, 4, 18, 4), num_heads=(3, 6, 12, 8)),
+        top1=dict(in1k=84.3), linear=False),
+    Variant('biformer_stl', SWIN, drop_path=0.1, top1=dict(in1k=82.7), cfgs=SWIN_CFGS, linear=False),
+    Variant(
+        'biformer_stl_nchw',
+        dict(SWIN, mixer=functools.partial(biformer_mixer, refactored=True), linear_init='default'),  # 1x1 convolutions
+        drop_path=0.1, top1=dict(in1k=82.7), cfgs=SWIN_CFGS, linear=False),
+)
+
+
+# --- checkpoints: keys of the reference to ours
+
+STEM = (
+    *((fr'^downsample_layers\.0\.{i}\.', f'stem.{name}.')
+      for i, name in ((0, '0.conv'), (1, '0.norm'), (3, '1.conv'), (4, '1.norm'))),
+    (r'^downsample_layers\.(\d)\.0\.', r'stages.\1.downsample.conv.'),
+    (r'^downsample_layers\.(\d)\.1\.', r'stages.\1.downsample.norm.'),
+    (r'^stages\.(\d)\.(\d+)\.', r'stages.\1.blocks.\2.'),
+)
+SWIN_STEM = (
+    (r'^downsample_layers\.0\.0\.', 'stem.conv.'),
+    (r'^downsample_layers\.0\.1\.', 'stem.norm.'),
+    (r'^downsample_layers\.(\d)\.0\.', r'stages.\1.downsample.norm.'),
+    (r'^downsample_layers\.(\d)\.1\.', r'stages.\1.downsample.proj.'),
+)
+RULES = (
+    (r'\.pos_embed\.', '.pos.'),
+    (r'\.attn\.(?:qkv\.qkv|qkv_linear)\.', '.mixer.qkv.'),
+    (r'\.attn\.(?:wo|output_linear)\.', '.mixer.proj.'),
+    (r'\.attn\.', '.mixer.'),
+    (r'\.mlp\.0\.', '.mlp.fc1.'),
+    (r'\.mlp\.[23]\.', '.mlp.fc2.'),
+    (r'^norm\.', 'norm.norm.'),
+    (r'^extra_norms\.', 'feature_norms.'),
+    (r'^head\.', 'head.fc.'),
+)
+
+
+def biformer_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Both layouts, classification and dense prediction; 1x1 convolutions become linear layers."""
+    state = rename(state, (*(SWIN_STEM if model.swin_layout else STEM), *RULES))
+    for key in [key for key, value in state.items() if value.ndim == 4 and value.shape[2:] == (1, 1)]:
+        state[key] = state[key].flatten(1)
+    return state
+
+
+register_family(__name__, BiFormer, biformer_mixer, VARIANTS, biformer_keys, CFG)

@@ -1,0 +1,153 @@
+"""EfficientMod: mixer and feed-forward layer in one, by efficient modulation.
+
+Ma et al., "Efficient Modulation for Vision Networks", ICLR 2024, arXiv 2403.19963.
+Reference: ma-xu/EfficientMod @ ec04df6da43b91414f3fd9ad0ea7a1161be6157c (Apache-2.0).
+
+A block has one branch, a feed-forward layer whose hidden activations a depthwise 7 x 7 of the map modulates:
+``x + gamma * fc2(act(fc1(y)) * g(gelu(dw(f(y)))))`` with ``y = norm(x)``. Narrow blocks (as many hidden channels as the
+map has, no activation) and wide ones take turns. ``efficientmod_s_conv`` has nothing else; the other models close
+stages 3 and 4 with blocks of softmax attention, whose eight heads of at least 32 channels can be wider than the map.
+LayerNorms over channels, overlapping patches, no position tables: any size runs as it is. The maps for dense
+prediction are not normed.
+
+``efficientmod_xxs``, ``_xs`` and ``_s`` learned from a teacher too (RegNetY-160), ``efficientmod_s_conv`` from labels
+alone: the accuracies of the repository's README are with that. The released weights lie in Google Drive folders.
+"""
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import DropPath, calculate_drop_path_rates
+from torch import Tensor, nn
+
+from ..backbone import Backbone, Stage, halve, to_pair
+from ..blocks.layout import ceil_div
+from ..blocks.mixers import EfficientModulation, MixerFactory, Site, SoftmaxAttention
+from ..blocks.mlp import Mlp
+from ..blocks.patch import PatchConv
+from ..blocks.transformer import TransformerBlock
+from ..registry import Variant, register_family
+from ..weights.convert import rename
+
+__all__ = []  # the entrypoints: filled by the registration
+
+NUM_HEADS = 8
+MIN_HEAD = 32  # channels
+
+
+class ModulationBlock(nn.Module):
+    """``x + gamma * mixer(norm(x))``, on ``[B, H, W, C]`` maps.
+
+    Args:
+        dim: Channels C.
+        mixer: Mixes tokens and channels; shape-preserving.
+        drop_path: Rate of stochastic depth in training.
+    """
+
+    def __init__(self, dim: int, mixer: nn.Module, drop_path: float = 0., device=None, dtype=None):
+        super().__init__()
+        self.norm = nn.LayerNorm(dim, device=device, dtype=dtype)
+        self.mixer = mixer
+        self.gamma = nn.Parameter(torch.full((dim,), 1e-4, device=device, dtype=dtype))
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addcmul(x, self.gamma, self.drop_path(self.mixer(self.norm(x))))
+
+
+def attention_block(dim: int, mlp_ratio: int, drop_path: float, device=None, dtype=None) -> TransformerBlock:
+    """The pre-norm block with softmax attention of NUM_HEADS heads, each of at least MIN_HEAD channels."""
+    dd = dict(device=device, dtype=dtype)
+    mixer = SoftmaxAttention(dim, NUM_HEADS, qkv_bias=False, head_dim=max(dim // NUM_HEADS, MIN_HEAD), **dd)
+    return TransformerBlock(dim, mixer, Mlp(dim, dim * mlp_ratio, **dd), drop_path, **dd)
+
+
+class EfficientMod(Backbone):
+    """EfficientMod: modulation blocks, then attention blocks, in each of four stages.
+
+    Args:
+        mixer: Factory of what the modulation blocks consist of; it mixes tokens and channels.
+        img_size: Size in pixels that the mixers are told; every size from 32 runs.
+        dims: Channels of the stages.
+        depths: Modulation blocks of the stages.
+        attention_depths: Attention blocks of the stages.
+        mlp_ratios: Hidden width of the attention blocks' feed-forward layers over channels.
+        drop_path_rate: Stochastic depth of the last block, rising linearly from 0.
+        **backbone: num_classes, global_pool, drop_rate of :class:`~zoo.backbone.Backbone`.
+
+    Source: ma-xu/EfficientMod @ ec04df6, models/EfficientMod.py, detection/backbone/efficientMod.py.
+    """
+
+    def __init__(
+            self, mixer: MixerFactory = EfficientModulation.for_site, img_size: int | Sequence[int] = 224,
+            dims: Sequence[int] = (32, 64, 128, 256), depths: Sequence[int] = (2, 2, 6, 2),
+            attention_depths: Sequence[int] = (0, 0, 1, 2), mlp_ratios: Sequence[int] = (4, 4, 4, 4),
+            drop_path_rate: float = 0., in_chans: int = 3, device=None, dtype=None, **backbone: Any):
+        dd = dict(device=device, dtype=dtype)
+        counts = [sum(pair) for pair in zip(depths, attention_depths)]
+        rates = calculate_drop_path_rates(drop_path_rate, counts, stagewise=True)
+        stages = []
+        for s, (dim, grid) in enumerate(zip(dims, self.grids(to_pair(img_size)))):
+            sites = [Site(s, i, dim, NUM_HEADS, grid) for i in range(depths[s])]
+            blocks = [
+                *(ModulationBlock(dim, mixer(site, **dd), rate, **dd) for site, rate in zip(sites, rates[s])),
+                *(attention_block(dim, mlp_ratios[s], rate, **dd) for rate in rates[s][depths[s]:])]
+            stages.append(Stage(blocks, downsample=PatchConv(dims[s - 1], dim, 3, 2, padding=1, **dd) if s else None))
+        super().__init__(
+            PatchConv(in_chans, dims[0], 7, 4, padding=3, **dd), stages, dims, strides=(4, 8, 16, 32),
+            in_chans=in_chans, norm=nn.LayerNorm(dims[-1], **dd), **dd, **backbone)
+
+    def grids(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
+        return halve((ceil_div(img_size[0], 4), ceil_div(img_size[1], 4)), 4)
+
+
+# --- variants: smallest first; accuracies are those of the repository's README at the reference commit
+
+CFG = dict(
+    num_classes=1000, input_size=(3, 224, 224), pool_size=(7, 7), interpolation='bicubic', crop_pct=0.875,
+    mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD, first_conv='stem.proj', classifier='head.fc',
+    origin_url='https://github.com/ma-xu/EfficientMod', license='apache-2.0', paper_ids='arXiv:2403.19963',
+    paper_name='Efficient Modulation for Vision Networks')
+
+VARIANTS = (
+    Variant('efficientmod_xxs', {}, top1=dict(in1k=77.1), linear=False),
+    Variant(
+        'efficientmod_xs', dict(
+            mixer=functools.partial(EfficientModulation.for_site, ratio=4), dims=(32, 64, 144, 288),
+            depths=(3, 3, 4, 2), attention_depths=(0, 0, 3, 3)), top1=dict(in1k=79.4), linear=False),
+    Variant(
+        'efficientmod_s', dict(
+            dims=(32, 64, 144, 312), depths=(4, 4, 8, 4), attention_depths=(0, 0, 4, 4), mlp_ratios=(4, 4, 4, 5)),
+        drop_path=0.02, top1=dict(in1k=81.9), linear=False),
+    Variant(
+        'efficientmod_s_conv', dict(
+            dims=(40, 80, 160, 344), depths=(4, 4, 12, 8), attention_depths=(0, 0, 0, 0)),
+        drop_path=0.02, top1=dict(in1k=80.5)),
+)
+
+
+# --- checkpoints: keys of the reference to ours
+
+RULES = (
+    (r'^patch_embed\.', 'stem.'),
+    *((fr'^layers\.{s - 1}\.downsample\.', f'stages.{s}.downsample.') for s in range(1, 4)),
+    (r'^layers\.', 'stages.'),
+    (r'\.gamma_1$', '.gamma'),
+    (r'\.mlp\.context_layer\.context_list\.0\.', '.mixer.conv.'),
+    (r'\.mlp\.context_layer\.', '.mixer.'),
+    (r'\.attn\.', '.mixer.'),
+    (r'^head\.', 'head.fc.'),
+)
+
+
+def efficientmod_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """What the reference calls ``mlp`` is the mixer in blocks with a context."""
+    modulated = tuple(key.partition('context_layer')[0] for key in state if key.endswith('.context_layer.f.weight'))
+    state = {key.replace('.mlp.fc', '.mixer.fc') if key.startswith(modulated) else key: value
+             for key, value in state.items()}
+    return rename(state, RULES)
+
+
+register_family(__name__, EfficientMod, EfficientModulation.for_site, VARIANTS, efficientmod_keys, CFG)

@@ -1,0 +1,219 @@
+"""LITv2: HiLo attention behind stages without attention, and deformable merging.
+
+Pan et al., "Fast Vision Transformers with HiLo Attention", NeurIPS 2022, arXiv 2205.13213; the merging and the stages
+without attention are those of LIT, arXiv 2105.14217.
+Reference: ziplab/LITv2 @ 7501c8662991cad6db780b61fac0886b56a76588 (Apache-2.0).
+
+A map has high and low frequencies, and so has attention here: some heads (Hi-Fi) attend inside windows of 2 x 2 tokens,
+the share ``alpha`` of them (Lo-Fi) attends to the means of all windows. Stages 1 and 2 have feed-forward layers with a
+depthwise 3x3 alone, stage 4 plain attention. Between stages a 2 x 2 convolution of stride 2 sees its four taps where a
+second convolution moves them, then batch norm and GELU; the last row and column of odd maps are dropped. No position
+tables: any size runs as it is.
+
+Departures of the released code from the paper: 0.9 of the heads are Lo-Fi by default. The learning rate of the second
+convolutions' weights, not of their biases, is a hundredth. The classifier takes images of its size alone; images and
+maps that do not divide are padded as the detection code does it, which norms maps 2 to 4, not the first. Its windows
+are of 2 or 4 tokens::
+
+    timm.create_model('litv2_s', features_only=True, feature_norms=True, window_sizes=(None, None, 4, 1))
+
+The weights of the repository's releases v1.0 and, for other shares, v1.1 are those of the tags below. The latter has
+weights for a share of 0.9 again (82.03 %), which fit ``litv2_s``.
+"""
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import DropPath, calculate_drop_path_rates
+from torch import Tensor, nn
+from torchvision.ops import deform_conv2d
+
+from zoo_kernels.dispatch import in_place
+
+from ..backbone import Backbone, Stage, init_weights, to_pair
+from ..blocks.depthwise import DepthwiseConv2d
+from ..blocks.layout import ceil_div, settle, to_nchw, to_nhwc
+from ..blocks.mixers import HiLoAttention, MixerFactory, Site
+from ..blocks.mlp import ConvMlp
+from ..blocks.norm import batch_norm, scale_and_shift
+from ..blocks.patch import PatchConv
+from ..blocks.transformer import build_blocks
+from ..registry import Variant, register_family
+from ..weights.convert import rename
+
+__all__ = []  # the entrypoints: filled by the registration
+
+
+class ConvBlock(nn.Module):
+    """``x + mlp(norm(x))`` on ``[B, H, W, C]`` maps: a block of the stages without attention."""
+
+    def __init__(self, dim: int, mlp: nn.Module, drop_path: float = 0., device=None, dtype=None):
+        super().__init__()
+        self.norm = nn.LayerNorm(dim, device=device, dtype=dtype)
+        self.mlp = mlp
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.drop_path(self.mlp(self.norm(x)))
+
+
+class DeformableMerging(nn.Module):
+    """Deformable 2x2 convolution of stride 2, batch norm, GELU; ``[B, H, W, C]`` -> half the size, rounded down.
+
+    Taps move by what ``conv_offset`` says, row and column of each, and are read bilinearly, zero outside of the map.
+    Positions need more than 16 bits, and torchvision has no bfloat16 on CPUs: it is computed in float32 for such maps.
+    """
+
+    def __init__(self, in_dim: int, dim: int, device=None, dtype=None):
+        super().__init__()
+        dd = dict(device=device, dtype=dtype)
+        self.conv = nn.Conv2d(in_dim, dim, 2, stride=2, **dd)
+        self.conv_offset = nn.Conv2d(in_dim, 2 * 2 * 2, 2, stride=2, **dd)
+        self.norm = nn.BatchNorm2d(dim, **dd)
+        nn.init.zeros_(self.conv_offset.weight)
+        nn.init.zeros_(self.conv_offset.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        offset = self.conv_offset(to_nchw(x))
+        out_dtype, dtype = offset.dtype, torch.promote_types(x.dtype, torch.float32)
+        x, offset, weight, bias = (t.to(dtype) for t in (x, offset, self.conv.weight, self.conv.bias))
+        if not in_place() or x.device.type != 'cpu' or self.norm.training:
+            y = deform_conv2d(to_nchw(x), offset, weight, bias, stride=2)
+            return F.gelu(batch_norm(self.norm, settle(to_nhwc(y.to(out_dtype)))))
+        # inference on a CPU: torchvision reads channel by channel, which takes twice as long as all of this
+        scale, shift = (t.to(dtype) for t in scale_and_shift(self.norm))
+        weight = weight.permute(0, 2, 3, 1).flatten(1) * scale[:, None]
+        with torch.autocast('cpu', enabled=False):
+            y = F.linear(read_taps(x, to_nhwc(offset)), weight, torch.addcmul(shift, bias, scale))
+        return torch.ops.aten.gelu_(y).to(out_dtype)
+
+
+def read_taps(x: Tensor, offset: Tensor) -> Tensor:
+    """The four pixels of each 2 x 2 square, read where they are moved to: bilinearly, zero outside of the map.
+
+    Args:
+        x: ``[B, H, W, C]``.
+        offset: ``[B, H // 2, W // 2, 8]``, row and column of each pixel of a square.
+
+    Returns:
+        ``[B, H // 2, W // 2, 4 * C]``.
+    """
+    (batch, height, width, dim), side = x.shape, torch.arange(2, device=x.device)
+    row, column = offset.unflatten(-1, (2, 2, 2)).unbind(-1)
+    row = row + (2 * torch.arange(height // 2, device=x.device)[:, None, None, None] + side[:, None])
+    column = column + (2 * torch.arange(width // 2, device=x.device)[:, None, None] + side)
+    image = height * width * torch.arange(batch, device=x.device)[:, None, None, None, None]
+    top, left = row.floor(), column.floor()
+    places, weights = [], []
+    for y in (top, top + 1):
+        for x_ in (left, left + 1):
+            inside = (y >= 0) & (y < height) & (x_ >= 0) & (x_ < width)
+            places.append(torch.where(inside, y, 0).long() * width + torch.where(inside, x_, 0).long() + image)
+            weights.append(torch.where(inside, (1 - (row - y).abs()) * (1 - (column - x_).abs()), 0))
+    places, weights = (torch.stack(t, dim=-1).flatten(0, -2) for t in (places, weights))
+    taps = F.embedding_bag(places, x.reshape(-1, dim), mode='sum', per_sample_weights=weights)
+    return taps.view(batch, height // 2, width // 2, 4 * dim)
+
+
+class LITv2(Backbone):
+    """Separate patches of 4 pixels, stages without and with attention, deformable merging, a final norm, mean pooling.
+
+    Args:
+        mixer: Factory of the token mixers of the stages with attention.
+        img_size: Size in pixels that the mixers are told; every size from 32 runs.
+        embed_dim: Channels of the first stage; each further stage doubles them.
+        depths: Blocks of the stages.
+        num_heads: Heads of the stages.
+        window_sizes: Side of the windows of the stages in tokens; None for stages without attention.
+        feature_norms: Build for dense prediction: each stage's map but the first is normed as it is handed out.
+        drop_path_rate: Stochastic depth of the last block, rising linearly from 0.
+        **backbone: num_classes, global_pool, drop_rate of :class:`~zoo.backbone.Backbone`.
+
+    Source: ziplab/LITv2 @ 7501c86, classification/models and detection/mmdet/models/backbones/litv2.py.
+    """
+
+    def __init__(
+            self, mixer: MixerFactory = HiLoAttention.for_site, img_size: int | Sequence[int] = 224,
+            embed_dim: int = 96, depths: Sequence[int] = (2, 2, 6, 2), num_heads: Sequence[int] = (3, 6, 12, 24),
+            window_sizes: Sequence[int | None] = (None, None, 2, 1), feature_norms: bool = False,
+            drop_path_rate: float = 0., in_chans: int = 3, device=None, dtype=None, **backbone: Any):
+        dd = dict(device=device, dtype=dtype)
+        dims = [embed_dim * 2 ** s for s in range(len(depths))]
+        rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
+        stages = []
+        for s, (dim, grid, window) in enumerate(zip(dims, self.grids(to_pair(img_size)), window_sizes)):
+            if window is None:
+                blocks = [ConvBlock(dim, ConvMlp(dim, 4 * dim, **dd), rate, **dd) for rate in rates[s]]
+            else:
+                sites = [Site(s, i, dim, num_heads[s], grid, window=window) for i in range(depths[s])]
+                blocks = build_blocks(sites, rates[s], mixer, ConvMlp, 4, **dd)
+            stages.append(Stage(blocks, downsample=DeformableMerging(dims[s - 1], dim, **dd) if s else None))
+        norms = [nn.LayerNorm(dim, **dd) if s else nn.Identity() for s, dim in enumerate(dims)]
+        super().__init__(
+            PatchConv(in_chans, embed_dim, 4, 4, pad_to_stride=True, **dd), stages, dims, strides=(4, 8, 16, 32),
+            in_chans=in_chans, norm=nn.LayerNorm(dims[-1], **dd), feature_norms=norms if feature_norms else None, **dd,
+            **backbone)
+        for module in self.stages.modules():  # the other convolutions are initialised as torch does it
+            if isinstance(module, DepthwiseConv2d):
+                init_weights(module, 'fan_out')
+
+    def grids(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
+        height, width = (ceil_div(side, 4) for side in img_size)
+        return [(height // scale, width // scale) for scale in (1, 2, 4, 8)]
+
+
+# --- variants: smallest first; accuracies are those of the repository's README at the reference commit
+
+CFG = dict(
+    num_classes=1000, input_size=(3, 224, 224), pool_size=(7, 7), interpolation='bicubic', crop_pct=0.875,
+    mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD, first_conv='stem.proj', classifier='head.fc',
+    origin_url='https://github.com/ziplab/LITv2', license='apache-2.0', paper_ids='arXiv:2205.13213',
+    paper_name='Fast Vision Transformers with HiLo Attention')
+AT_384 = dict(input_size=(3, 384, 384), pool_size=(12, 12), crop_pct=1.0, crop_mode='squash')  # data/build.py
+
+
+def small(alpha: float, top1: float) -> Variant:
+    """Small with another share of Lo-Fi heads: figure 4 of the paper."""
+    return Variant(
+        f'litv2_s_alpha{10 * alpha:02.0f}', dict(mixer=functools.partial(HiLoAttention.for_site, alpha=alpha)),
+        drop_path=0.2, top1=dict(in1k=top1), linear=False)
+
+
+VARIANTS = (
+    Variant('litv2_s', {}, drop_path=0.2, top1=dict(in1k=82.0), linear=False),
+    *(small(alpha, top1) for alpha, top1 in (
+        (0., 81.16), (0.2, 81.89), (0.4, 81.81), (0.5, 81.88), (0.7, 81.94), (1., 81.89))),
+    Variant('litv2_m', dict(depths=(2, 2, 18, 2)), drop_path=0.3, top1=dict(in1k=83.3), linear=False),
+    Variant(
+        'litv2_b', dict(embed_dim=128, depths=(2, 2, 18, 2), num_heads=(4, 8, 16, 32)), drop_path=0.5,
+        top1=dict(in1k=83.6, in1k_384=84.7), cfgs=dict(in1k={}, in1k_384=AT_384), linear=False),
+)
+
+
+# --- checkpoints: keys of the reference to ours
+
+RULES = (
+    (r'^patch_embed\.', 'stem.'),
+    *((fr'^layers\.{s}\.downsample\.', f'stages.{s + 1}.downsample.') for s in range(3)),
+    (r'\.downsample\.dconv\.conv_offset\.', '.downsample.conv_offset.'),
+    (r'\.downsample\.dconv\.', '.downsample.conv.'),
+    (r'\.downsample\.norm_layer\.', '.downsample.norm.'),
+    (r'^layers\.', 'stages.'),
+    (r'^(stages\.[01]\.blocks\.\d+)\.norm2\.', r'\1.norm.'),
+    (r'\.attn\.l_', '.mixer.low_'),
+    (r'\.attn\.h_', '.mixer.high_'),
+    (r'\.dwconv\.dwconv\.', '.dwconv.'),
+    (r'^norm(\d)\.', r'feature_norms.\1.'),
+    (r'^head\.', 'head.fc.'),
+)
+
+
+def litv2_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Classification and detection models."""
+    return rename(state, RULES)
+
+
+register_family(__name__, LITv2, HiLoAttention.for_site, VARIANTS, litv2_keys, CFG)

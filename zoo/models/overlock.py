@@ -1,0 +1,348 @@
+"""OverLoCK: an overview of the image first, then a close look that the overview guides.
+
+Lou, Yu, "OverLoCK: An Overview-first-Look-Closely-next ConvNet with Context-Mixing Dynamic Kernels", CVPR 2025, arXiv
+2502.20087. Reference: LMMMEng/OverLoCK @ 2c8ab3b29e3a11fb4a2510d98e4d9ed8b33cf091 (Apache-2.0).
+
+A base net runs to stride 16. From there an overview net goes to stride 32 at once and, projected to a quarter of its
+channels, becomes a context; a focus net takes up the base net's map again and runs to stride 32, with the context
+behind its channels in every block. Its blocks convolve dynamically (``blocks.mixers.context_mixing``): each pixel's
+kernels come from its agreement with 7 x 7 regions of the context, ``softmax(W q K^T + b + relative bias)``. Base and
+overview blocks convolve with large kernels that are trained as sums of dilated ones; ``reparameterize()`` makes them
+single convolutions, which is what the ``*_reparam`` models are built of.
+
+In training the overview has a classifier of its own: the model returns the logits of both, main ones first, and the
+paper's loss is that of the first plus 0.4 times that of the second. ``set_auxiliary_training(False)`` leaves the second
+out.
+
+Departures of the released code from the paper: layer scales are on the shortcuts, with a bias, and start at 1; stages 1
+and 2 have none. A map smaller than the largest kernel is interpolated to its size, and the result pooled back. For
+detection the four maps are normed, the base net goes on with the normed map of stage 2, and the normed overview is
+projected and added to the last map.
+"""
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import calculate_drop_path_rates
+from torch import Tensor, nn
+
+from ..backbone import Backbone, Stage, halve, init_weights, to_pair
+from ..blocks.layout import ceil_div
+from ..blocks.mixers import ContextMixing, MixerFactory, Site
+from ..blocks.mlp import in_chunks
+from ..blocks.norm import batch_norm
+from ..blocks.overview import ChannelAffine, FocusBlock, OverviewBlock
+from ..blocks.patch import ConvNorm, Projection
+from ..blocks.resize import interpolate_map
+from ..registry import Variant, register_family
+from ..weights.overlock import overlock_keys
+
+__all__ = []  # the entrypoints: filled by the registration
+
+KERNELS = (17, 15, 13, 7)  # of the stages
+MLP_RATIO, FOCUS_MLP_RATIO = 4, 3
+HIDDEN = 1024  # channels ahead of the classifier
+
+
+class Seen(NamedTuple):
+    """What the focus net hands on."""
+
+    x: Tensor  # map and context, [B, H, W, C + context]
+    overview: Tensor  # last map of the overview net
+    context: Tensor  # the same, projected
+
+
+class Stem(nn.Sequential):
+    """Four 3x3 convolutions with batch norm to a quarter of the size; GELU after all but the last."""
+
+    def __init__(self, in_chans: int, dim: int, device=None, dtype=None):
+        half, options = dim // 2, dict(bias=False, device=device, dtype=dtype)
+        super().__init__(
+            ConvNorm(in_chans, half, 2, activation=True, **options),
+            ConvNorm(half, half, 1, activation=True, **options),
+            ConvNorm(half, dim, 2, activation=True, **options), ConvNorm(dim, dim, 1, **options))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, H, W, in_chans]`` -> ``[B, ceil(H / 4), ceil(W / 4), dim]``."""
+        if self.training:  # the statistics are those of the batch
+            return super().forward(x)
+        return in_chunks(super().forward, x, self[0].conv.out_channels * x.shape[1] * x.shape[2] // 4)
+
+
+class OverviewStage(Stage):
+    """Third stage: base net, overview net, and the focus net at the base net's stride.
+
+    Args:
+        downsample: Map of the stage before to the base net's.
+        blocks: Those of base, overview and focus net, in that order.
+        counts: Their numbers.
+        overview_downsample: The base net's map to the overview net's.
+        context: Projects the overview.
+    """
+
+    def __init__(
+            self, downsample: nn.Module, blocks: Sequence[nn.Module], counts: Sequence[int],
+            overview_downsample: nn.Module, context: nn.Module):
+        super().__init__(blocks, downsample=downsample)
+        self.counts = tuple(counts)
+        self.overview_downsample = overview_downsample
+        self.context = context
+
+    def forward(self, x: Tensor) -> Seen:
+        base, looking, _ = self.counts
+        x = self.downsample(x)
+        for block in self.blocks[:base]:
+            x = self.run(block, x)
+        overview = self.overview_downsample(x)
+        for block in self.blocks[base:base + looking]:
+            overview = self.run(block, overview)
+        context = self.context(overview)
+        near = interpolate_map(context, x.shape[1:3])
+        x = torch.cat([x, near], dim=-1)
+        for block in self.blocks[base + looking:]:
+            x = self.run(block, x, near)
+        return Seen(x, overview, context)
+
+
+class FocusStage(Stage):
+    """Last stage: the focus net at the overview's stride."""
+
+    def forward(self, seen: Seen) -> Seen:
+        x = self.downsample(seen.x)
+        for block in self.blocks:
+            x = self.run(block, x, seen.context)
+        return seen._replace(x=x)
+
+
+class SplitDownsample(nn.Module):
+    """Convolutions of stride 2 for map and context apart, on ``[B, H, W, C + context]``."""
+
+    def __init__(self, in_dim: int, dim: int, context: int, device=None, dtype=None):
+        super().__init__()
+        options = dict(bias=False, device=device, dtype=dtype)
+        self.dims = in_dim, context
+        self.map = ConvNorm(in_dim, dim, 2, **options)
+        self.context = ConvNorm(context, context, 2, **options)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, context = x.split(self.dims, dim=-1)
+        return torch.cat([self.map(x), self.context(context)], dim=-1)
+
+
+class SeenNorm(nn.Module):
+    """What dense prediction gets of the last stage: ``norm(x) + scale(proj(norm(overview)))``."""
+
+    def __init__(self, dim: int, overview: int, device=None, dtype=None):
+        super().__init__()
+        dd = dict(device=device, dtype=dtype)
+        self.norm = nn.LayerNorm(dim, eps=1e-6, **dd)
+        self.overview_norm = nn.LayerNorm(overview, eps=1e-6, **dd)
+        self.proj = nn.Linear(overview, dim, **dd)
+        self.scale = ChannelAffine(dim, init=1e-5, **dd)
+
+    def forward(self, seen: Seen) -> Tensor:
+        return self.norm(seen.x) + self.scale(self.proj(self.overview_norm(seen.overview)))
+
+
+class AuxiliaryHead(nn.Module):
+    """Batch norm, pooling and classifier of the overview: ``[B, H, W, C]`` -> ``[B, num_classes]``."""
+
+    def __init__(self, dim: int, num_classes: int, device=None, dtype=None):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(dim, device=device, dtype=dtype)
+        self.fc = nn.Linear(dim, num_classes, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(batch_norm(self.norm, x).mean((1, 2)))
+
+
+class OverLoCK(Backbone):
+    """Base net, overview net and focus net; see the module for how they meet.
+
+    The maps of stages 3 and 4 have their context behind their channels. In training the model returns the logits of
+    the main and of the auxiliary classifier, see :meth:`set_auxiliary_training`; one built for dense prediction or
+    without classes has no auxiliary one.
+
+    Args:
+        mixer: Factory of the token mixers of the focus net.
+        img_size: Size in pixels that the mixers are told; every size from 32 runs.
+        dims: Channels of the stages.
+        depths: Blocks of base net (first three) and overview net.
+        focus_depths: Blocks of the focus net, by stride.
+        num_heads: Heads of its mixers, by stride: twice the reference's ``sub_num_heads``.
+        reparameterized: Build single convolutions for the sums of dilated ones.
+        feature_norms: Build for dense prediction: each stage's map is normed as it is handed out.
+        drop_path_rate: Stochastic depth of the last block, rising linearly from 0.
+        **backbone: num_classes, global_pool, drop_rate of :class:`~zoo.backbone.Backbone`.
+
+    Source: LMMMEng/OverLoCK @ 2c8ab3b, models/overlock.py and detection/models/overlock.py.
+    """
+
+    auxiliary_training = True
+
+    def __init__(
+            self, mixer: MixerFactory = ContextMixing.for_site, img_size: int | Sequence[int] = 224,
+            dims: Sequence[int] = (56, 112, 256, 336), depths: Sequence[int] = (2, 2, 3, 2),
+            focus_depths: Sequence[int] = (6, 2), num_heads: Sequence[int] = (8, 12), reparameterized: bool = False,
+            feature_norms: bool = False, drop_path_rate: float = 0., in_chans: int = 3, device=None, dtype=None,
+            **backbone: Any):
+        dd = dict(device=device, dtype=dtype)
+        context = dims[3] // 4
+        grids = self.grids(to_pair(img_size))
+        counts = depths[0], depths[1], depths[2] + depths[3] + focus_depths[0], focus_depths[1]
+        rates = calculate_drop_path_rates(drop_path_rate, list(counts), stagewise=True)
+
+        def blocks(stage: int, rates: Sequence[float]) -> list[nn.Module]:
+            options = dict(affine=stage > 1, reparameterized=reparameterized, **dd)
+            return [OverviewBlock(dims[stage], KERNELS[stage], MLP_RATIO, rate, **options) for rate in rates]
+
+        def focus(stage: int, rates: Sequence[float], behind: int) -> list[nn.Module]:
+            sites = [
+                Site(stage, behind + i, dims[stage], num_heads[stage - 2], grids[stage], window=KERNELS[stage],
+                     context=context) for i in range(len(rates))]
+            return [
+                FocusBlock(
+                    site.dim, context, mixer(site, **dd), site.window, FOCUS_MLP_RATIO, rate,
+                    first=stage == 2 and i == 0, reparameterized=reparameterized, **dd)
+                for i, (site, rate) in enumerate(zip(sites, rates))]
+
+        def down(stage: int) -> nn.Module:
+            return ConvNorm(dims[stage - 1], dims[stage], 2, bias=False, **dd)
+
+        base, looked = depths[2], depths[2] + depths[3]
+        third = [
+            *blocks(2, rates[2][:base]), *blocks(3, rates[2][base:looked]), *focus(2, rates[2][looked:], looked)]
+        stages = [
+            Stage(blocks(0, rates[0])), Stage(blocks(1, rates[1]), downsample=down(1)),
+            OverviewStage(
+                down(2), third, (depths[2], depths[3], focus_depths[0]), down(3), nn.Linear(dims[3], context, **dd)),
+            FocusStage(focus(3, rates[3], 0), downsample=SplitDownsample(dims[2], dims[3], context, **dd))]
+        self.overview_dim = dims[3]
+        widths = dims[0], dims[1], dims[2] + context, dims[3] + context
+        if feature_norms:
+            norms = [nn.LayerNorm(width, eps=1e-6, **dd) for width in widths[:3]]
+            ends = dict(feature_norms=[*norms, SeenNorm(widths[3], dims[3], **dd)])
+        else:
+            ends = dict(norm=Projection(widths[3], HIDDEN, bias=False, **dd), num_features=HIDDEN)
+        super().__init__(
+            Stem(in_chans, dims[0], **dd), stages, widths, strides=(4, 8, 16, 32), in_chans=in_chans,
+            conv_init='linear', **ends, **dd, **backbone)
+        self.aux_head = None if feature_norms else self.make_auxiliary_head(**dd)
+
+    def grids(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
+        return halve((ceil_div(img_size[0], 4), ceil_div(img_size[1], 4)), 4)
+
+    # --- two heads
+
+    def make_auxiliary_head(self, device=None, dtype=None) -> nn.Module | None:
+        """A new classifier of the overview; None without classes."""
+        if not self.num_classes:
+            return None
+        head = AuxiliaryHead(self.overview_dim, self.num_classes, device=device, dtype=dtype)
+        for module in head.modules():
+            init_weights(module, 'default')
+        return head
+
+    def set_auxiliary_training(self, enable: bool = True) -> None:
+        """Return the logits of the auxiliary classifier too while training, as models are built; or main ones alone."""
+        self.auxiliary_training = enable
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace both classifiers by new ones (0: none), and the pooling if one is named; a norm that is there stays.
+
+        A model without auxiliary classifier, for lack of classes, gets one with its classes.
+        """
+        super().reset_classifier(num_classes, global_pool)
+        if self.feature_norms is not None or len(self.stages) < 4:
+            return
+        old, weight = self.aux_head, next(self.parameters())
+        self.aux_head = self.make_auxiliary_head(device=weight.device, dtype=weight.dtype)
+        if self.aux_head is not None:
+            self.aux_head.train(self.training)
+            if old is not None:
+                self.aux_head.norm = old.norm
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Images to logits ``[B, num_classes]``; in training to a tuple of two, the overview's last."""
+        if self.aux_head is None or not (self.training and self.auxiliary_training):
+            return super().forward(x)
+        seen = self._enter(x)
+        for stage in range(4):
+            seen = self._advance(seen, stage)
+        return self.forward_head(self._hand_out(self._close(seen, 3))), self.aux_head(seen.overview)
+
+    # --- maps that come with an overview
+
+    def _advance(self, x: Tensor | Seen, stage: int) -> Tensor | Seen:
+        if self.feature_norms is not None and stage == 2:  # the released detection code goes on with the normed map
+            x = self.feature_norms[1](x)
+        return super()._advance(x, stage)
+
+    def _close(self, x: Tensor | Seen, stage: int) -> Tensor:
+        if self.feature_norms is not None and stage == 3:
+            return self.feature_norms[3](x)
+        return super()._close(_map_of(x), stage)
+
+    def _hand_out(self, x: Tensor | Seen, output_fmt: str | None = None) -> Tensor:
+        return super()._hand_out(_map_of(x), output_fmt)
+
+    # --- structure
+
+    def prune_intermediate_layers(
+            self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True) -> list[int]:
+        """Drop what the chosen stages do not need; return their indices as a list of non-negative ints."""
+        take = super().prune_intermediate_layers(indices, prune_norm, prune_head)
+        if len(self.stages) < 4:
+            self.aux_head = None
+        return take
+
+    def reparameterize(self) -> None:
+        """Make single convolutions of all sums of dilated ones, in place: the same outputs in eval mode, faster.
+
+        The weights then fit the ``*_reparam`` model of the same size. Training goes on less well than before.
+        """
+        for module in self.modules():
+            if module is not self and hasattr(module, 'reparameterize'):
+                module.reparameterize()
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """As of every backbone; the overview's way down and projection stand beside the blocks that they are for."""
+        matcher = super().group_matcher(coarse)
+        if not coarse and len(self.stages) > 2:
+            base, looking, _ = self.stages[2].counts
+            matcher['blocks'] = [
+                (r'^stages\.2\.overview_downsample', (2, base)), (r'^stages\.2\.context', (2, base + looking)),
+                *matcher['blocks']]
+        return matcher
+
+
+def _map_of(x: Tensor | Seen) -> Tensor:
+    return x.x if isinstance(x, Seen) else x
+
+
+# --- variants: smallest first; accuracies are those of the repository's README at the reference commit
+
+CFG = dict(
+    num_classes=1000, input_size=(3, 224, 224), pool_size=(7, 7), interpolation='bicubic',
+    mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD, first_conv='stem.0.conv',
+    classifier=('head.fc', 'aux_head.fc'), origin_url='https://github.com/LMMMEng/OverLoCK', license='apache-2.0',
+    paper_ids='arXiv:2502.20087',
+    paper_name='OverLoCK: An Overview-first-Look-Closely-next ConvNet with Context-Mixing Dynamic Kernels')
+SIZES = dict(
+    xt={},
+    t=dict(dims=(64, 128, 256, 512), depths=(4, 4, 6, 2), focus_depths=(12, 2), num_heads=(8, 16)),
+    s=dict(dims=(64, 128, 320, 512), depths=(6, 6, 8, 3), focus_depths=(16, 3), num_heads=(16, 32)),
+    b=dict(dims=(80, 160, 384, 576), depths=(8, 8, 10, 4), focus_depths=(20, 4), num_heads=(12, 18)),
+)
+RESULTS = dict(xt=(0.1, 82.7, 0.925), t=(0.15, 84.2, 0.95), s=(0.4, 84.8, 0.95), b=(0.5, 85.1, 0.975))
+
+VARIANTS = tuple(
+    Variant(
+        f'overlock_{size}{form}', dict(SIZES[size], **more), drop_path=drop_path, top1=dict(in1k=top1),
+        cfgs=dict(in1k=dict(crop_pct=crop_pct)))
+    for size, (drop_path, top1, crop_pct) in RESULTS.items()
+    for form, more in (('', {}), ('_reparam', dict(reparameterized=True))))
+
+
+register_family(__name__, OverLoCK, ContextMixing.for_site, VARIANTS, overlock_keys, CFG)

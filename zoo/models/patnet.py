@@ -1,0 +1,264 @@
+"""PATNet: partial convolution beside partial attention, of channels, of pixels and of tokens.
+
+Huang et al., "Partial Convolution Meets Visual Attention", arXiv 2503.03148; the repository is that of its successor,
+"Partial Channel Network: Compute Fewer, Perform Better", arXiv 2502.01303, whose code goes by both names.
+Reference: haiduo/PartialNet @ 679cfc0d6f54872686db308de0c4068ee7caf084 (MIT).
+
+FasterNet with attention where FasterNet leaves channels alone: a dense 3 x 3 sees a quarter of the channels, the others
+are weighted by their means and deviations (PAT_ch, stages 1 to 3) or attend to all tokens (PAT_sf, stage 4), and two
+linear layers follow. In PAT_sp one half of the block's output is weighted pixel by pixel, the other projected. One
+shortcut spans a block; those of stage 4 have two. No position table but the bias by distance of PAT_sf, computed for
+the size of the map: any size runs as it is, the last rows and columns of odd maps are dropped.
+
+The models are the configurations of the repository, cfg/PartialNet_*.yaml, without its dynamic partial convolution,
+which all of them turn off. They turn PAT_sp off too but for T1, though the paper has it: with it, a name ends in
+``_sp`` (``patnet_t1`` has it by its configuration). All of them give PAT_sf 4 heads; the code's other choice is 6:
+``_h6``. The repository publishes neither weights nor accuracies. Its detection code has other widths and depths and
+norms each stage's map::
+
+    timm.create_model('patnet_s', features_only=True, feature_norms=True, embed_dim=128, depths=(1, 2, 13, 2))
+"""
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import torch.nn.functional as F
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import DropPath, SelectAdaptivePool2d, calculate_drop_path_rates
+from torch import Tensor, nn
+
+from ..backbone import Backbone, Stage, to_pair
+from ..blocks.mixers import MixerFactory, PartialChannelAttention, PartialSelfAttention, Site
+from ..blocks.mixers.partial import PartialSpatialAttention, lean
+from ..blocks.mlp import in_chunks
+from ..blocks.norm import MapNorm, batch_norm, scale_and_shift
+from ..blocks.patch import ConvNorm
+from ..registry import Variant, register_family
+from ..weights.convert import rename
+
+__all__ = []  # the entrypoints: filled by the registration
+
+HEADS = 4
+CHUNK_BYTES = 2 ** 20  # of hidden activations: what a block has at a time then lies in memory that it had before
+HIDDEN = 1280  # channels between pooling and classifier
+ACTIVATIONS = dict(gelu=nn.GELU, relu=nn.ReLU)
+
+
+def patnet_mixer(site: Site, num_heads: int = HEADS, device=None, dtype=None) -> nn.Module:
+    """PAT_ch in the first three stages, PAT_sf in the last."""
+    dd = dict(device=device, dtype=dtype)
+    if site.stage < 3:
+        return PartialChannelAttention.for_site(site, **dd)
+    return PartialSelfAttention.for_site(site, num_heads, **dd)
+
+
+class PATBlock(nn.Module):
+    """A mixer, then two linear layers around a batch norm and an activation; on ``[B, H, W, C]``.
+
+    ``x + mlp(mixer(x))``, or with ``split`` ``x = x + mixer(x)`` and then ``x + mlp(x)``.
+
+    Args:
+        dim: Channels C.
+        mixer: Token mixer, shape-preserving.
+        activation: 'gelu' or 'relu'.
+        spatial: Close with PAT_sp.
+        split: Whether the mixer has a shortcut of its own.
+        drop_path: Rate of stochastic depth in training; it never drops a split mixer.
+    """
+
+    def __init__(
+            self, dim: int, mixer: nn.Module, activation: str, spatial: bool = False, split: bool = False,
+            drop_path: float = 0., device=None, dtype=None):
+        super().__init__()
+        dd = dict(device=device, dtype=dtype)
+        self.split = split
+        self.mixer = mixer
+        self.fc1 = nn.Linear(dim, 2 * dim, bias=False, **dd)
+        self.norm = nn.BatchNorm2d(2 * dim, **dd)
+        self.act = ACTIVATIONS[activation]()
+        self.fc2 = nn.Linear(2 * dim, dim, bias=False, **dd)
+        self.spatial = PartialSpatialAttention(dim, **dd) if spatial else nn.Identity()
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:  # the statistics are those of the batch
+            return self._maps(x)
+        return in_chunks(self._maps, x, self.fc1.out_features * x.shape[1] * x.shape[2], chunk_bytes=CHUNK_BYTES)
+
+    def _maps(self, x: Tensor) -> Tensor:
+        y = self.mixer(x)
+        if self.split:
+            x = y = x + y
+        return x + self.drop_path(self.spatial(self.fc2(self.act(self._expand(y)))))
+
+    def _expand(self, x: Tensor) -> Tensor:
+        if not lean(x) or self.norm.training:
+            return batch_norm(self.norm, self.fc1(x))
+        scale, shift = scale_and_shift(self.norm)
+        return F.linear(x, self.fc1.weight * scale[:, None], shift)
+
+
+class ProjectedHead(nn.Module):
+    """Pooling, a linear layer without bias and an activation, dropout, classifier.
+
+    Args:
+        dim: Channels of the map.
+        hidden_size: Channels of the classifier's input.
+        num_classes: Outputs; 0 for none: the output is the classifier's input.
+        activation: 'gelu' or 'relu'.
+        global_pool: Pooling, '' for none, which hands the map on as it is.
+        drop_rate: Dropout before the classifier.
+
+    Raises:
+        ValueError: in ``forward`` with classes but no pooling.
+    """
+
+    def __init__(
+            self, dim: int, hidden_size: int, num_classes: int, activation: str, global_pool: str = 'avg',
+            drop_rate: float = 0., device=None, dtype=None):
+        super().__init__()
+        dd = dict(device=device, dtype=dtype)
+        self.pool = SelectAdaptivePool2d(pool_type=global_pool, flatten=True)
+        self.hidden_size = hidden_size if global_pool else dim
+        self.proj = nn.Linear(dim * self.pool.feat_mult(), hidden_size, bias=False, **dd) if global_pool else None
+        self.act = ACTIVATIONS[activation]()
+        self.drop = nn.Dropout(drop_rate)
+        self.fc = nn.Linear(hidden_size, num_classes, **dd) if num_classes else nn.Identity()
+
+    def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """``[B, C, H, W]`` -> ``[B, num_classes]``."""
+        if self.proj is None:
+            if isinstance(self.fc, nn.Linear) and not pre_logits:
+                raise ValueError("global_pool='' leaves a map, which has no classes; use it with num_classes=0")
+            return x
+        x = self.drop(self.act(self.proj(self.pool(x))))
+        return x if pre_logits else self.fc(x)
+
+
+class PATNet(Backbone):
+    """Separate patches of 4 pixels, four stages that double the channels, a linear layer between pooling and classes.
+
+    Args:
+        mixer: Factory of the token mixers.
+        img_size: Size in pixels that the mixers are told; every size from 32 runs.
+        embed_dim: Channels of the first stage, a multiple of 4.
+        depths: Blocks of the stages.
+        activation: 'gelu' or 'relu'.
+        spatial: Close every block with PAT_sp.
+        feature_norms: Build for dense prediction: each stage's map is normed as it is handed out.
+        drop_path_rate: Stochastic depth of the last block, rising linearly from 0.
+        **backbone: num_classes, global_pool, drop_rate of :class:`~zoo.backbone.Backbone`.
+
+    Source: haiduo/PartialNet @ 679cfc0, models/partialnet.py.
+    """
+
+    def __init__(
+            self, mixer: MixerFactory = patnet_mixer, img_size: int | Sequence[int] = 224, embed_dim: int = 32,
+            depths: Sequence[int] = (1, 2, 8, 2), activation: str = 'gelu', spatial: bool = False,
+            feature_norms: bool = False, drop_path_rate: float = 0., in_chans: int = 3, device=None, dtype=None,
+            **backbone: Any):
+        dd = dict(device=device, dtype=dtype)
+        self.activation = activation  # before the base asks for a head
+        rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
+        dims = [embed_dim * 2 ** s for s in range(4)]
+        stages = []
+        for s, (dim, grid) in enumerate(zip(dims, self.grids(to_pair(img_size)))):
+            sites = [Site(s, i, dim, HEADS, grid) for i in range(depths[s])]
+            blocks = [
+                PATBlock(dim, mixer(site, **dd), activation, spatial, s == 3, rate, **dd)
+                for site, rate in zip(sites, rates[s])]
+            merge = ConvNorm(dims[s - 1], dim, 2, kernel_size=2, bias=False, **dd) if s else None
+            stages.append(Stage(blocks, downsample=merge))
+        super().__init__(
+            ConvNorm(in_chans, embed_dim, 4, kernel_size=4, bias=False, **dd), stages, dims, strides=(4, 8, 16, 32),
+            in_chans=in_chans, conv_init='linear',
+            feature_norms=[MapNorm(dim, **dd) for dim in dims] if feature_norms else None, **dd, **backbone)
+
+    def grids(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
+        return [(img_size[0] // stride, img_size[1] // stride) for stride in (4, 8, 16, 32)]
+
+    def make_head(self, num_classes: int, global_pool: str, device=None, dtype=None) -> ProjectedHead:
+        return ProjectedHead(
+            self.num_features, HIDDEN, num_classes, self.activation, global_pool, self.drop_rate, device=device,
+            dtype=dtype)
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the classifier by a new one (0: none), and the pooling if one is named; the projection stays."""
+        proj = self.head.proj
+        super().reset_classifier(num_classes, global_pool)
+        if None not in (proj, self.head.proj) and proj.weight.shape == self.head.proj.weight.shape:
+            self.head.proj = proj
+
+
+# --- variants: smallest first; the repository has no accuracies
+
+CFG = dict(
+    num_classes=1000, input_size=(3, 224, 224), pool_size=(7, 7), interpolation='bicubic', crop_pct=0.9,
+    mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD, first_conv='stem.conv', classifier='head.fc',
+    origin_url='https://github.com/haiduo/PartialNet', license='mit', paper_ids='arXiv:2503.03148',
+    paper_name='Partial Convolution Meets Visual Attention')
+
+SIZES = dict(  # constructor arguments, stochastic depth
+    t0=(dict(), 0.),
+    t1=(dict(embed_dim=48, spatial=True), 0.02),
+    t2=(dict(embed_dim=64, depths=(2, 2, 6, 4), activation='relu'), 0.05),
+    s=(dict(embed_dim=96, depths=(2, 2, 9, 4), activation='relu'), 0.1),
+    m=(dict(embed_dim=128, depths=(2, 3, 16, 4), activation='relu'), 0.2),
+    l=(dict(embed_dim=160, depths=(2, 3, 20, 4), activation='relu'), 0.3),
+)
+FORMS = dict(sp=dict(spatial=True), sp_h6=dict(spatial=True, mixer=functools.partial(patnet_mixer, num_heads=6)))
+
+
+def _variant(name: str) -> Variant:
+    size, _, form = name.partition('_')
+    args, drop_path = SIZES[size]
+    # PAT_sf is softmax attention: its share of the work grows with the square of the pixels
+    return Variant(f'patnet_{name}', {**args, **FORMS.get(form, {})}, drop_path=drop_path, linear=False)
+
+
+VARIANTS = tuple(map(_variant, (
+    't0', 't0_sp', 't1', 't2', 't2_sp', 't2_sp_h6', 's', 's_sp', 's_sp_h6', 'm', 'm_sp', 'l', 'l_sp')))
+
+
+# --- checkpoints: keys of the reference to ours
+
+RULES = (
+    (r'^model\.', ''),  # of the lightning module
+    (r'^patch_embed\.proj\.', 'stem.conv.'),
+    (r'^patch_embed\.norm\.', 'stem.norm.'),
+    *((fr'^stages\.{2 * s - 1}\.reduction\.', f'stages.{s}.downsample.conv.') for s in (1, 2, 3)),
+    *((fr'^stages\.{2 * s - 1}\.norm\.', f'stages.{s}.downsample.norm.') for s in (1, 2, 3)),
+    *((fr'^stages\.{2 * s}\.blocks\.(\d+)\.(spatial_mixing|mlp)', fr'stages.{s}.blocks.\1.\2') for s in (1, 2, 3)),
+    (r'\.spatial_mixing\.partial_conv3\.', '.mixer.conv.'),
+    (r'\.spatial_mixing\.attn\.cfc1\.', '.mixer.gate.'),
+    (r'\.spatial_mixing\.attn\.bn\.', '.mixer.gate_norm.'),
+    (r'\.spatial_mixing\.attn\.rpe_k\.lookup_table_bias$', '.mixer.distance_bias'),
+    (r'\.spatial_mixing\.(?:attn\.)?', '.mixer.'),
+    (r'\.mlp\.0\.', '.fc1.'),
+    (r'\.mlp\.1\.', '.norm.'),
+    (r'\.mlp\.3\.', '.fc2.'),
+    (r'\.mlp\.4\.conv\.', '.spatial.proj.'),
+    (r'\.mlp\.4\.conv_attn\.', '.spatial.gate.'),
+    (r'\.mlp\.4\.norm\.', '.spatial.norm1.'),
+    (r'\.mlp\.4\.norm2\.', '.spatial.norm2.'),
+    *((fr'^norm{2 * s}\.', f'feature_norms.{s}.norm.') for s in range(4)),
+    (r'^avgpool_pre_head\.1\.', 'head.proj.'),
+    (r'^head\.(weight|bias)$', r'head.fc.\1'),
+)
+
+
+def patnet_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """1x1 convolutions become linear layers; a detection model has no head, whose projection then stays as it is."""
+    state = rename(state, RULES)
+    for key, value in state.items():
+        if key.endswith('.gate.weight') and value.shape[-1] == 2:  # [C, C, 1, 2]: means, then deviations
+            state[key] = value.permute(0, 2, 3, 1).flatten(1)
+        elif value.ndim == 4 and value.shape[2:] == (1, 1):
+            state[key] = value.flatten(1)
+    if 'feature_norms.0.norm.weight' in state:
+        head = {key: value for key, value in model.state_dict().items() if key == 'head.proj.weight'}
+        state = {**head, **state}
+    return state
+
+
+register_family(__name__, PATNet, patnet_mixer, VARIANTS, patnet_keys, CFG)

@@ -1,0 +1,195 @@
+"""SMT: scale-aware modulation that gives way to softmax attention.
+
+Lin et al., "Scale-Aware Modulation Meet Transformer", ICCV 2023, arXiv 2307.08579.
+Reference: AFeng-x/SMT @ 11e954d9b4d0f513397ba011669c7864fd94e5fb (MIT).
+
+Stages 1 and 2 modulate: ``out = proj(v * context(x))``, where the context comes from depthwise convolutions of four
+sizes. Stage 4 is a transformer, and stage 3 has both by turns, so that dependencies grow from local to global. The
+attention adds a depthwise 3x3 of its values, feed-forward layers add one of their hidden channels before GELU. A
+LayerNorm closes each stage, which the maps for dense prediction pass too. No position tables: any size runs as it is,
+but the last row and column of a map of odd size behind the first convolution are dropped.
+
+Departures of the released code from the paper: every configuration of Large and its weights have layer scales from
+1e-4, which the function ``smt_l`` lacks; they are built here. Small has 22.6 M parameters, not the 21 M of the table.
+
+The weights of the repository's release v1.0.0 are those of the tags below.
+"""
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import calculate_drop_path_rates
+from torch import Tensor, nn
+
+from zoo_kernels import depthwise_conv
+
+from ..backbone import Backbone, Stage, halve, to_pair
+from ..blocks.layout import ceil_div
+from ..blocks.mixers import MixerFactory, ScaleAwareModulation, Site, SoftmaxAttention
+from ..blocks.mlp import ConvMlp, in_chunks
+from ..blocks.patch import ConvNorm, PatchConv
+from ..blocks.transformer import TransformerBlock, build_blocks
+from ..registry import Variant, register_family
+from ..weights.convert import concatenate, rename
+
+__all__ = []  # the entrypoints: filled by the registration
+
+
+def smt_mixer(site: Site, **dd: Any) -> nn.Module:
+    """Modulation in stages 1 and 2 and in even blocks of stage 3, softmax attention after."""
+    if site.stage < 2 or (site.stage == 2 and site.index % 2 == 0):
+        return ScaleAwareModulation.for_site(site, **dd)
+    return SoftmaxAttention.for_site(site, **dd)
+
+
+class Stem(nn.Module):
+    """Convolution of stride 2, batch norm, ReLU, separate patches of 2, LayerNorm; ``[B, H, W, in_chans]`` -> 1 / 4."""
+
+    def __init__(self, in_chans: int, dim: int, kernel_size: int, device=None, dtype=None):
+        super().__init__()
+        dd = dict(device=device, dtype=dtype)
+        self.conv1 = ConvNorm(in_chans, dim, 2, kernel_size=kernel_size, bias=False, **dd)
+        self.conv2 = PatchConv(dim, dim, 2, 2, **dd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:  # the statistics are those of the batch
+            return self._maps(x)
+        return in_chunks(self._maps, x, self.conv1.conv.out_channels * x.shape[1] * x.shape[2] // 4)
+
+    def _maps(self, x: Tensor) -> Tensor:
+        return self.conv2(F.relu(self.conv1(x)))
+
+
+class LocalMlp(ConvMlp):
+    """Expand, add a depthwise 3x3 of that, GELU, project; on ``[B, H, W, C]`` maps."""
+
+    def _maps(self, x: Tensor) -> Tensor:
+        weight, bias = self.dwconv.kernel()
+        centre = F.pad(weight.new_ones(1, 1, 1, 1), (1, 1, 1, 1))  # what is added is a convolution too: one pass
+        return self.fc2(depthwise_conv(self.fc1(x), weight + centre, bias, activation='gelu'))
+
+
+class ScaledBlock(TransformerBlock):
+    """The pre-norm block with layer scales from 1e-4."""
+
+    def __init__(
+            self, dim: int, mixer: nn.Module, mlp: nn.Module, drop_path: float = 0., eps: float = 1e-5, device=None,
+            dtype=None):
+        super().__init__(dim, mixer, mlp, drop_path, eps, device=device, dtype=dtype)
+        self.gamma1 = nn.Parameter(torch.full((dim,), 1e-4, device=device, dtype=dtype))
+        self.gamma2 = nn.Parameter(torch.full((dim,), 1e-4, device=device, dtype=dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.addcmul(x, self.gamma1, self.drop_path1(self.mixer(self.norm1(x))))
+        return torch.addcmul(x, self.gamma2, self.drop_path2(self.mlp(self.norm2(x))))
+
+
+class SMT(Backbone):
+    """Scale-Aware Modulation Transformer.
+
+    Args:
+        mixer: Factory of the token mixers. Those that are not modulation are told to add a depthwise 3x3 of the values.
+        img_size: Size in pixels that the mixers are told; every size from 32 runs.
+        dims: Channels of the stages.
+        depths: Blocks of the stages.
+        num_heads: Heads of the stages; modulation has four everywhere.
+        mlp_ratios: Hidden width of the feed-forward layers over channels.
+        stem_kernel: Side of the first convolution's kernels.
+        layer_scale: Scale the branches of the blocks by learned factors from 1e-4.
+        drop_path_rate: Stochastic depth of the last block, rising linearly from 0.
+        **backbone: num_classes, global_pool, drop_rate of :class:`~zoo.backbone.Backbone`.
+
+    Source: AFeng-x/SMT @ 11e954d, models/smt.py and models/build.py.
+    """
+
+    def __init__(
+            self, mixer: MixerFactory = smt_mixer, img_size: int | Sequence[int] = 224,
+            dims: Sequence[int] = (64, 128, 256, 512), depths: Sequence[int] = (2, 2, 8, 1),
+            num_heads: Sequence[int] = (2, 4, 8, 16), mlp_ratios: Sequence[int] = (4, 4, 4, 2), stem_kernel: int = 3,
+            layer_scale: bool = False, drop_path_rate: float = 0., in_chans: int = 3, device=None, dtype=None,
+            **backbone: Any):
+        dd = dict(device=device, dtype=dtype)
+        rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
+        block = ScaledBlock if layer_scale else TransformerBlock
+        stages = []
+        for s, (dim, grid) in enumerate(zip(dims, self.grids(to_pair(img_size)))):
+            sites = [Site(s, i, dim, num_heads[s], grid, lepe=True) for i in range(depths[s])]
+            stages.append(Stage(
+                build_blocks(sites, rates[s], mixer, LocalMlp, mlp_ratios[s], eps=1e-6, block=block, **dd),
+                downsample=PatchConv(dims[s - 1], dim, 3, 2, padding=1, **dd) if s else None,
+                norm=nn.LayerNorm(dim, eps=1e-6, **dd)))
+        super().__init__(
+            Stem(in_chans, dims[0], stem_kernel, **dd), stages, dims, strides=(4, 8, 16, 32), in_chans=in_chans,
+            conv_init='fan_out', **dd, **backbone)
+        for module in self.stages.modules():
+            if isinstance(module, ScaleAwareModulation):  # a 1x1 convolution in the reference
+                nn.init.normal_(module.fc.weight, std=math.sqrt(2 / module.fc.out_features))
+
+    def grids(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
+        return halve((ceil_div(img_size[0], 2) // 2, ceil_div(img_size[1], 2) // 2), 4)
+
+
+# --- variants: smallest first; accuracies are those of the repository's README at the reference commit
+
+CFG = dict(
+    num_classes=1000, input_size=(3, 224, 224), pool_size=(7, 7), interpolation='bicubic', crop_pct=0.875,
+    mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD, first_conv='stem.conv1.conv', classifier='head.fc',
+    origin_url='https://github.com/AFeng-x/SMT', license='mit', paper_ids='arXiv:2307.08579',
+    paper_name='Scale-Aware Modulation Meet Transformer')
+AT_384 = dict(input_size=(3, 384, 384), pool_size=(12, 12), crop_pct=1.0, crop_mode='squash')  # data/build.py
+WIDE = dict(mlp_ratios=(8, 6, 4, 2), stem_kernel=7)
+
+VARIANTS = (
+    Variant('smt_tiny', {}, drop_path=0.1, top1=dict(in1k=82.2), linear=False),
+    Variant('smt_small', dict(depths=(3, 4, 18, 2)), drop_path=0.2, top1=dict(in1k=83.7), linear=False),
+    Variant('smt_base', dict(WIDE, depths=(4, 6, 28, 2)), drop_path=0.3, top1=dict(in1k=84.3), linear=False),
+    Variant(
+        'smt_large', dict(WIDE, dims=(96, 192, 384, 768), depths=(4, 6, 28, 4), layer_scale=True), drop_path=0.4,
+        top1=dict(in22k_ft_in1k=87.1, in22k_ft_in1k_384=88.1),
+        cfgs=dict(in22k_ft_in1k={}, in22k_ft_in1k_384=AT_384, in22k=dict(num_classes=21841)), linear=False),
+)
+
+
+# --- checkpoints: keys of the reference to ours
+
+RULES = (
+    (r'^patch_embed1\.conv\.0\.', 'stem.conv1.conv.'),
+    (r'^patch_embed1\.conv\.1\.', 'stem.conv1.norm.'),
+    (r'^patch_embed1\.conv\.3\.', 'stem.conv2.proj.'),
+    (r'^patch_embed1\.norm\.', 'stem.conv2.norm.'),
+    *((fr'^patch_embed{s + 1}\.', f'stages.{s}.downsample.') for s in range(1, 4)),
+    *((fr'^block{s + 1}\.', f'stages.{s}.blocks.') for s in range(4)),
+    *((fr'^norm{s + 1}\.', f'stages.{s}.norm.') for s in range(4)),
+    (r'\.attn\.local_conv\.', '.mixer.lepe.'),
+    *((fr'\.attn\.local_conv_{i + 1}\.', f'.mixer.convs.{i}.') for i in range(4)),
+    (r'\.attn\.proj0\.', '.mixer.aggregate.'),
+    (r'\.attn\.bn\.', '.mixer.aggregate.norm.'),
+    (r'\.attn\.proj1\.', '.mixer.fc.'),
+    (r'\.attn\.', '.mixer.'),
+    (r'\.gamma_(\d)$', r'.gamma\1'),
+    (r'\.dwconv\.dwconv\.', '.dwconv.'),
+    (r'^head\.', 'head.fc.'),
+)
+
+
+def smt_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Join queries with keys and values, and order aggregated channels by run instead of by group."""
+    state = concatenate(rename(state, RULES), '.mixer.q.', '.mixer.kv.', '.mixer.qkv.')
+    for key, value in state.items():
+        if '.mixer.aggregate.' in key and value.ndim:  # [groups * runs (, heads, 1, 1)]
+            value = value.squeeze((-1, -2)) if value.ndim == 4 else value
+            state[key] = _by_run(value.mT if value.ndim == 2 else value)
+        elif key.endswith('.mixer.fc.weight'):
+            state[key] = _by_run(value.squeeze((-1, -2)))
+    return state
+
+
+def _by_run(x: Tensor, runs: int = 8) -> Tensor:
+    """Channels, the last dimension, from groups of ``runs`` to runs of groups."""
+    return x.unflatten(-1, (-1, runs)).mT.flatten(-2).contiguous()
+
+
+register_family(__name__, SMT, smt_mixer, VARIANTS, smt_keys, CFG)

@@ -1,0 +1,162 @@
+"""VAN: large-kernel attention in a pyramid of convolutions.
+
+Guo et al., "Visual Attention Network", Computational Visual Media 2023, arXiv 2202.09741.
+Reference: Visual-Attention-Network/VAN-Classification @ e19779b53a1b0828b51ecb4412d577541aee83a7 (Apache-2.0; its
+README asks commercial users to contact the authors). ImageNet-22k scripts: LGYoung/VAN-Classification @ b3e3188.
+
+The attention is no softmax but a product: ``out = proj2(u * fc(dwd(dw(u)))) + x`` with ``u = gelu(proj1(x))``, where a
+depthwise 5 x 5 (``dw``), a depthwise 7 x 7 of every third pixel (``dwd``) and a linear layer stand for one kernel of
+21 x 21. Feed-forward layers are PVTv2's, with a depthwise 3 x 3. Batch norm in blocks and patches, layer scales from
+0.01, a LayerNorm behind each stage, which the maps for dense prediction pass too. No position tables: any size runs as
+it is.
+
+In the released code the mixer adds its own, normed input to what it computes, beside the shortcut of the block.
+
+The repository has weights of ``van_b0`` to ``van_b3`` alone. There are none for ``van_b4``, ``van_b5`` and ``van_b6``,
+and no accuracy: the 22k scripts give their recipe, models/van.py their widths (OpenMMLab reports 84.13 for its own
+conversion of a b4, under other names). Inputs are scaled to [-1, 1], as timm 0.4.12 does for the configuration that the
+code borrows; only the 22k scripts use ImageNet's mean.
+"""
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, IMAGENET_INCEPTION_MEAN, IMAGENET_INCEPTION_STD
+from timm.layers import DropPath, calculate_drop_path_rates
+from torch import Tensor, nn
+
+from ..backbone import Backbone, Stage, halve, to_pair
+from ..blocks.layout import ceil_div
+from ..blocks.mixers import LargeKernelAttention, MixerFactory, Site
+from ..blocks.mlp import ConvMlp
+from ..blocks.norm import batch_norm
+from ..blocks.patch import ConvNorm
+from ..registry import Variant, register_family
+from ..weights.convert import rename
+
+__all__ = []  # the entrypoints: filled by the registration
+
+
+class VANBlock(nn.Module):
+    """``x + gamma1 mixer(norm1(x))``, then ``x + gamma2 mlp(norm2(x))`` with batch norms, on ``[B, H, W, C]`` maps.
+
+    Args:
+        dim: Channels C.
+        mixer: Token mixer, shape-preserving.
+        hidden: Channels inside the feed-forward layer.
+        drop_path: Rate of stochastic depth in training.
+    """
+
+    def __init__(self, dim: int, mixer: nn.Module, hidden: int, drop_path: float = 0., device=None, dtype=None):
+        super().__init__()
+        dd = dict(device=device, dtype=dtype)
+        self.norm1 = nn.BatchNorm2d(dim, **dd)
+        self.mixer = mixer
+        self.gamma1 = nn.Parameter(torch.full((dim,), 1e-2, **dd))
+        self.drop_path1 = DropPath(drop_path)
+        self.norm2 = nn.BatchNorm2d(dim, **dd)
+        self.mlp = ConvMlp(dim, hidden, **dd)
+        self.gamma2 = nn.Parameter(torch.full((dim,), 1e-2, **dd))
+        self.drop_path2 = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.addcmul(x, self.gamma1, self.drop_path1(self.mixer(batch_norm(self.norm1, x))))
+        return torch.addcmul(x, self.gamma2, self.drop_path2(self.mlp(batch_norm(self.norm2, x))))
+
+
+class VAN(Backbone):
+    """Visual Attention Network.
+
+    Args:
+        mixer: Factory of the token mixers.
+        img_size: Size in pixels that the mixers are told; every size from 32 runs.
+        dims: Channels of the stages, multiples of 32. Mixers with heads are offered one for 32 channels.
+        depths: Blocks of the stages.
+        mlp_ratios: Hidden width of the feed-forward layers over channels.
+        drop_path_rate: Stochastic depth of the last block, rising linearly from 0.
+        **backbone: num_classes, global_pool, drop_rate of :class:`~zoo.backbone.Backbone`.
+
+    Source: Visual-Attention-Network/VAN-Classification @ e19779b, models/van.py.
+    """
+
+    def __init__(
+            self, mixer: MixerFactory = LargeKernelAttention.for_site, img_size: int | Sequence[int] = 224,
+            dims: Sequence[int] = (64, 128, 320, 512), depths: Sequence[int] = (2, 2, 4, 2),
+            mlp_ratios: Sequence[int] = (8, 8, 4, 4), drop_path_rate: float = 0., in_chans: int = 3, device=None,
+            dtype=None, **backbone: Any):
+        dd = dict(device=device, dtype=dtype)
+        rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
+        stages = []
+        for s, (dim, grid) in enumerate(zip(dims, self.grids(to_pair(img_size)))):
+            sites = [Site(s, i, dim, dim // 32, grid) for i in range(depths[s])]
+            stages.append(Stage(
+                [VANBlock(dim, mixer(site, **dd), dim * mlp_ratios[s], rate, **dd)
+                 for site, rate in zip(sites, rates[s])],
+                downsample=ConvNorm(dims[s - 1], dim, 2, **dd) if s else None,
+                norm=nn.LayerNorm(dim, eps=1e-6, **dd)))
+        super().__init__(
+            ConvNorm(in_chans, dims[0], 4, kernel_size=7, **dd), stages, dims, strides=(4, 8, 16, 32),
+            in_chans=in_chans, conv_init='fan_out', **dd, **backbone)
+        for module in self.stages.modules():  # 1x1 convolutions in the reference
+            if isinstance(module, (LargeKernelAttention, ConvMlp)):
+                for layer in filter(lambda child: isinstance(child, nn.Linear), module.children()):
+                    nn.init.normal_(layer.weight, std=math.sqrt(2 / layer.out_features))
+
+    def grids(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
+        return halve((ceil_div(img_size[0], 4), ceil_div(img_size[1], 4)), 4)
+
+
+# --- variants: smallest first; accuracies are those of the repository's README at the reference commit
+
+CFG = dict(
+    num_classes=1000, input_size=(3, 224, 224), pool_size=(7, 7), interpolation='bicubic', crop_pct=0.9,
+    mean=IMAGENET_INCEPTION_MEAN, std=IMAGENET_INCEPTION_STD, first_conv='stem.conv', classifier='head.fc',
+    origin_url='https://github.com/Visual-Attention-Network/VAN-Classification', license='apache-2.0',
+    paper_ids='arXiv:2202.09741', paper_name='Visual Attention Network')
+
+# b4 to b6 are trained on ImageNet-22k, then fine-tuned: ImageNet-22k/{train,finetune,finetune_384}.sh, main.py
+IN22K = dict(mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD, crop_pct=0.875)
+TAGS = dict(
+    in22k_ft_in1k=IN22K,
+    in22k_ft_in1k_384=dict(IN22K, input_size=(3, 384, 384), pool_size=(12, 12), crop_pct=1.0, crop_mode='squash'),
+    in22k=dict(IN22K, num_classes=21841))
+
+VARIANTS = (
+    Variant('van_b0', dict(dims=(32, 64, 160, 256), depths=(3, 3, 5, 2)), drop_path=0.1, top1=dict(in1k=75.4)),
+    Variant('van_b1', {}, drop_path=0.1, top1=dict(in1k=81.1)),
+    Variant('van_b2', dict(depths=(3, 3, 12, 3)), drop_path=0.1, top1=dict(in1k=82.8)),
+    Variant('van_b3', dict(depths=(3, 5, 27, 3)), drop_path=0.2, top1=dict(in1k=83.9)),
+    Variant('van_b4', dict(depths=(3, 6, 40, 3)), drop_path=0.2, cfgs=TAGS),
+    Variant('van_b5', dict(dims=(96, 192, 480, 768), depths=(3, 3, 24, 3)), drop_path=0.2, cfgs=TAGS),
+    Variant('van_b6', dict(dims=(96, 192, 384, 768), depths=(6, 6, 90, 6)), drop_path=0.3, cfgs=TAGS),
+)
+
+
+# --- checkpoints: keys of the reference to ours
+
+RULES = (
+    (r'^patch_embed1\.proj\.', 'stem.conv.'),
+    (r'^patch_embed1\.norm\.', 'stem.norm.'),
+    *((fr'^patch_embed{s + 1}\.proj\.', f'stages.{s}.downsample.conv.') for s in range(1, 4)),
+    *((fr'^patch_embed{s + 1}\.norm\.', f'stages.{s}.downsample.norm.') for s in range(1, 4)),
+    *((fr'^block{s + 1}\.', f'stages.{s}.blocks.') for s in range(4)),
+    *((fr'^norm{s + 1}\.', f'stages.{s}.norm.') for s in range(4)),
+    (r'\.layer_scale_(\d)$', r'.gamma\1'),
+    (r'\.attn\.proj_(\d)\.', r'.mixer.proj\1.'),
+    (r'\.attn\.spatial_gating_unit\.conv0\.', '.mixer.conv.'),
+    (r'\.attn\.spatial_gating_unit\.conv_spatial\.', '.mixer.dilated.'),
+    (r'\.attn\.spatial_gating_unit\.conv1\.', '.mixer.fc.'),
+    (r'\.dwconv\.dwconv\.', '.dwconv.'),
+    (r'^head\.', 'head.fc.'),
+)
+
+
+def van_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """1x1 convolutions become linear layers."""
+    return {
+        key: value.flatten(1) if value.ndim == 4 and value.shape[2:] == (1, 1) else value
+        for key, value in rename(state, RULES).items()}
+
+
+register_family(__name__, VAN, LargeKernelAttention.for_site, VARIANTS, van_keys, CFG)
