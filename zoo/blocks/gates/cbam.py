@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .passes import multiply
 from .site import GateSite
 
 
@@ -41,4 +42,4 @@ class CBAM(nn.Module):
         hidden = F.relu(self.fc1(pooled)).sum(0)
         x = x * (F.linear(hidden, self.fc2.weight) + 2 * self.fc2.bias).sigmoid()[:, :, None, None]
         places = torch.cat([x.amax(1, keepdim=True), x.mean(1, keepdim=True)], dim=1)
-        return x * self.norm(self.conv(places)).sigmoid()
+        return multiply(x, self.norm(self.conv(places)).sigmoid())

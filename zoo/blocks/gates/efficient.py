@@ -1,6 +1,7 @@
 """Efficient attention: global, linear in the number of places."""
 from torch import Tensor, nn
 
+from ..layout import to_nchw, to_nhwc
 from .site import GateSite
 
 
@@ -26,8 +27,8 @@ class EfficientAttention(nn.Module):
             raise ValueError(f'{keys} key and {values} value channels in {num_heads} heads: choose a divisor of both')
         self.num_heads = num_heads
         self.widths = keys, keys, values
-        self.qkv = nn.Conv2d(channels, sum(self.widths), 1, **dd)
-        self.proj = nn.Conv2d(values, channels, 1, **dd)
+        self.qkv = nn.Linear(channels, sum(self.widths), **dd)
+        self.proj = nn.Linear(values, channels, **dd)
 
     @classmethod
     def for_site(cls, site: GateSite, device=None, dtype=None, **options) -> 'EfficientAttention':
@@ -36,7 +37,10 @@ class EfficientAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, H, W]`` -> the same."""
-        q, k, v = (t.flatten(2).unflatten(1, (self.num_heads, -1)) for t in self.qkv(x).split(self.widths, 1))
-        state = v @ k.softmax(-1).transpose(2, 3)  # [B, heads, values, keys]
-        y = state @ q.softmax(2)
-        return x + self.proj(y.flatten(1, 2).unflatten(2, x.shape[2:]))
+        tokens = to_nhwc(x)
+        q, k, v = (
+            t.flatten(1, 2).unflatten(-1, (self.num_heads, -1)) for t in self.qkv(tokens).split(self.widths, dim=-1))
+        state = k.softmax(1).permute(0, 2, 3, 1) @ v.transpose(1, 2)  # [B, heads, keys, values]
+        y = q.softmax(-1).transpose(1, 2) @ state
+        y = self.proj(y.transpose(1, 2).flatten(2).unflatten(1, tokens.shape[1:3]))
+        return x + to_nchw(y)

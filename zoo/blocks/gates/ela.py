@@ -1,6 +1,7 @@
 """Efficient local attention (ELA): rows and columns gated by convolutions of their means."""
 from torch import Tensor, nn
 
+from .passes import multiply, over_side
 from .site import GateSite
 
 # size of the convolution's kernel, channels of its groups, groups of the norm
@@ -44,4 +45,5 @@ class ELA(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, H, W]`` -> the same."""
-        return x * self._gate(x.mean(3))[..., None] * self._gate(x.mean(2))[:, :, None]
+        rows, columns = (self._gate(over_side('mean', x, dim)) for dim in (3, 2))
+        return multiply(x * rows[..., None], columns[:, :, None])

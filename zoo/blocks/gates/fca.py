@@ -38,7 +38,7 @@ def basis(side: int, height: int, width: int, dtype: torch.dtype, device: torch.
     if not exporting() and (height, width) == (side, side):
         return table
     rows, columns = (cells(size, side, dtype, device) for size in (height, width))
-    return torch.einsum('yh,kyx,xw->khw', rows, table, columns)
+    return rows.t() @ (table @ columns)
 
 
 class FCA(nn.Module):
@@ -73,5 +73,7 @@ class FCA(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, H, W]`` -> the same."""
         weights = basis(self.side, *x.shape[2:], like=x).to(x.dtype)
-        z = torch.einsum('khw,bkchw->bkc', weights, x.unflatten(1, (len(weights), -1))).flatten(1)
+        # all frequencies of all channels, then each group's own: one pass over the map
+        z = torch.bmm(weights.flatten(1).expand(len(x), -1, -1), x.flatten(2).transpose(1, 2))
+        z = z.unflatten(2, (len(weights), -1)).diagonal(dim1=1, dim2=2).transpose(1, 2).flatten(1)
         return x * self.fc2(F.relu(self.fc1(z))).sigmoid()[:, :, None, None]

@@ -4,6 +4,7 @@ import functools
 import torch
 from torch import Tensor, nn
 
+from .passes import over_side
 from .site import GateFactory, GateSite
 
 
@@ -62,9 +63,9 @@ class TripletAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, H, W]`` -> the same."""
-        gate = self.columns(x.amax(2), x.mean(2))[:, :, None]
-        rows = self.rows(x.amax(3).transpose(1, 2), x.mean(3).transpose(1, 2))
-        gate = gate + rows.transpose(1, 2)[..., None]
+        columns, rows = ([over_side(reduce, x, dim) for reduce in ('amax', 'mean')] for dim in (2, 3))
+        gate = self.columns(*columns)[:, :, None]
+        gate = gate + self.rows(*(t.transpose(1, 2) for t in rows)).transpose(1, 2)[..., None]
         if self.places is None:
             return x * (gate / 2)
         return x * ((gate + self.places(x.amax(1), x.mean(1))[:, None]) / 3)

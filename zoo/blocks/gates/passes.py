@@ -1,0 +1,32 @@
+"""Passes over ``[B, C, H, W]`` maps that torch does slowly in one of the two layouts, on CPUs."""
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from zoo_kernels.dispatch import in_place
+
+from ..layout import exporting, to_nhwc
+
+
+def over_side(reduce: str, x: Tensor, dim: int) -> Tensor:
+    """Mean or maximum (``'mean'``, ``'amax'``) over the rows (dim 2) or columns (dim 3): ``[B, C, H or W]``."""
+    if not exporting() and x.is_contiguous(memory_format=torch.channels_last):
+        # what torch hands out for such a map is laid out otherwise, which takes it ten times as long
+        return getattr(to_nhwc(x), reduce)(dim - 1).transpose(1, 2)
+    return getattr(x, reduce)(dim)
+
+
+def multiply(x: Tensor, gate: Tensor) -> Tensor:
+    """``x * gate`` for an x that nothing else needs: in plain inference it is overwritten."""
+    return x.mul_(gate) if in_place() else x * gate
+
+
+def max_around(x: Tensor) -> Tensor:
+    """Maxima of the 3 x 3 places around each, of an x >= 0."""
+    if not in_place() or x.device.type != 'cpu':
+        return F.max_pool2d(x, 3, stride=1, padding=1)
+    for dim, pads in ((2, (0, 0, 1, 1)), (3, (1, 1))):
+        padded, size = F.pad(x, pads), x.shape[dim]
+        x = torch.maximum(padded.narrow(dim, 0, size), padded.narrow(dim, 1, size))
+        torch.maximum(x, padded.narrow(dim, 2, size), out=x)
+    return x
