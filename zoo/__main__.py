@@ -5,6 +5,7 @@ from collections.abc import Sequence
 COMMANDS = {
     'train': 'train an image classifier (python -m zoo train --config quickstart)',
     'validate': 'measure the accuracy of a checkpoint',
+    'probe': 'train a linear or an attentive probe on the frozen features of a model',
     'benchmark': 'measure the time and memory of ops and models (python -m zoo benchmark ops --quick)',
 }
 
@@ -24,6 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         from zoo.train.main import main as run
     elif command == 'validate':
         from zoo.train.validate import main as run
+    elif command == 'probe':
+        from zoo.train.probe import main as run
     else:
         from zoo.bench.main import main as run
     return run(rest)

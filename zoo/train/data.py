@@ -88,10 +88,15 @@ def check_classes(dataset: Dataset, num_classes: int) -> None:
     Raises:
         UserError: with the flag that fits.
     """
+    count = class_count(dataset)
+    if count and count > num_classes:
+        raise UserError(f'the data has {count} classes, the model {num_classes}; give --num-classes {count}')
+
+
+def class_count(dataset: Dataset) -> int | None:
+    """How many classes a data set has, None if it does not say."""
     names = getattr(dataset, 'classes', None) or getattr(getattr(dataset, 'reader', None), 'class_to_idx', None)
-    if names and len(names) > num_classes:
-        raise UserError(
-            f'the data has {len(names)} classes, the model {num_classes}; give --num-classes {len(names)}')
+    return len(names) if names else None
 
 
 def make_mixup(args: argparse.Namespace, num_classes: int) -> Mixup | None:

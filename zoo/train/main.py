@@ -10,7 +10,7 @@ import torch
 from . import build, checkpoint, data, fashion_mnist, options
 from .errors import UserError, guarded, nearest, require
 from .session import NOT_CARRIED, Session
-from .table import TRAIN
+from .table import TRAIN, Option
 
 ABOUT = ('Train an image classifier: any model of the zoo or of timm, on image folders or any data set of timm. Flags '
          'are those of timm\'s training script. "--config quickstart" needs nothing else.')
@@ -35,12 +35,15 @@ def train(argv: Sequence[str]) -> None:
     flags, config = options.parse(TRAIN, argv, 'zoo train', ABOUT)
     content = None
     if flags.get('resume') or config.get('resume'):
-        content = _read_resumed(flags.get('resume') or config['resume'])
+        path = flags.get('resume') or config['resume']
+        content = read_resumed(path)
+        if 'probe' in content:
+            raise UserError(f'{path} is a checkpoint of a probe; python -m zoo probe --resume goes on with it')
         if not config:
-            config = _carried(content)
+            config = carried(content, TRAIN)
     args = options.merge(TRAIN, config, flags)
-    _check(args, content)
-    folder = _folder(args, flags, content)
+    check(args, content)
+    folder = folder_of(args, flags, content)
     place = build.find_place(args.device)
     try:
         if args.dataset == data.QUICKSTART or config.get('dataset') == data.QUICKSTART and args.dataset == data.DIGITS:
@@ -51,7 +54,7 @@ def train(argv: Sequence[str]) -> None:
             torch.distributed.destroy_process_group()
 
 
-def _check(args: argparse.Namespace, content: dict | None) -> None:
+def check(args: argparse.Namespace, content: dict | None) -> None:
     """What can be said from the options and the resumed checkpoint alone, before anything takes time."""
     build.check_model_name(args.model)
     build.check_sizes(args)
@@ -76,7 +79,7 @@ def _check(args: argparse.Namespace, content: dict | None) -> None:
         raise UserError('--model-ema-decay and --smoothing must be below 1')
 
 
-def _folder(args: argparse.Namespace, flags: dict[str, Any], content: dict | None) -> Path | None:
+def folder_of(args: argparse.Namespace, flags: dict[str, Any], content: dict | None) -> Path | None:
     """The folder of the run, None if its name needs the image size; writable, and not another run's."""
     resumed = content is not None and not {'output', 'experiment'} & set(flags)
     folder = Path(args.resume).parent if resumed else Path(args.output) / args.experiment if args.experiment else None
@@ -91,22 +94,34 @@ def _quickstart(
         args: argparse.Namespace, config: dict[str, Any], flags: dict[str, Any],
         place: build.Place) -> argparse.Namespace:
     """Settle the quickstart's data: Fashion-MNIST if it can be had, else the digits, with what they need."""
-    found = [None]
     if args.dataset == data.QUICKSTART:
-        if place.primary:
-            found = [fashion_mnist.obtain(args.data_dir, lambda line: print(line, flush=True))]
-        if place.distributed:
-            torch.distributed.broadcast_object_list(found)
-        if found[0] is not None:
-            return options.merge(
-                TRAIN, config, flags, dict(dataset='torch/fashion_mnist', data_dir=str(found[0].resolve())))
-        if place.primary:
-            print('Fashion-MNIST cannot be had here; going on with the digits that come with scikit-learn', flush=True)
+        found = quickstart_data(args, place)
+        if found['dataset'] != data.DIGITS:
+            return options.merge(TRAIN, config, flags, found)
     overlay = options.read_config(options.config_path(DIGITS_CONFIG), TRAIN, inherit=False)
     return options.merge(TRAIN, config, overlay, flags, dict(dataset=data.DIGITS, data_dir=None))
 
 
-def _read_resumed(path: str) -> dict[str, Any]:
+def quickstart_data(args: argparse.Namespace, place: build.Place) -> dict[str, Any]:
+    """The options of the quickstart's data: Fashion-MNIST if it can be had, else the digits."""
+    found = [None]
+    if place.primary:
+        found = [fashion_mnist.obtain(args.data_dir, lambda line: print(line, flush=True))]
+    if place.distributed:
+        torch.distributed.broadcast_object_list(found)
+    if found[0] is not None:
+        return dict(dataset='torch/fashion_mnist', data_dir=str(found[0].resolve()))
+    if place.primary:
+        print('Fashion-MNIST cannot be had here; going on with the digits that come with scikit-learn', flush=True)
+    return dict(dataset=data.DIGITS, data_dir=None)
+
+
+def read_resumed(path: str) -> dict[str, Any]:
+    """The checkpoint of a run to go on with.
+
+    Raises:
+        UserError: another program wrote it.
+    """
     content, ours = checkpoint.read(path)
     if not ours or 'optimizer' not in content:
         raise UserError(f'{path} is no checkpoint of this program; start from its weights with --initial-checkpoint or '
@@ -114,7 +129,7 @@ def _read_resumed(path: str) -> dict[str, Any]:
     return content
 
 
-def _carried(content: dict[str, Any]) -> dict[str, Any]:
-    """The options of the run that wrote a checkpoint."""
-    known = {option.dest for option in TRAIN} - set(NOT_CARRIED)
+def carried(content: dict[str, Any], table: Sequence[Option]) -> dict[str, Any]:
+    """The options of a table that the run which wrote a checkpoint had."""
+    known = {option.dest for option in table} - set(NOT_CARRIED)
     return {key: value for key, value in content['args'].items() if key in known}

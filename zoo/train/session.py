@@ -16,6 +16,7 @@ from torch import nn
 
 from . import build, checkpoint, data, engine, options, report
 from .errors import CtrlC, Interrupted, UserError
+from .table import TRAIN
 
 NOT_CARRIED = ('config', 'debug', 'resume', 'no_resume_opt', 'start_epoch', 'stop_epoch')  # of one call only
 HYPERPARAMETERS = ('lr', 'initial_lr', 'weight_decay', 'betas', 'eps', 'momentum')
@@ -31,6 +32,8 @@ class Session:
         folder: Of the run; None to name it by time, model and size.
         content: Checkpoint to go on from.
     """
+
+    command, table = 'train', TRAIN
 
     def __init__(self, args: argparse.Namespace, place: build.Place, folder: Path | None, content: dict | None):
         self.args, self.place, self.content = args, place, content
@@ -86,7 +89,7 @@ class Session:
         train_batches, val_batches = self._build_loaders(mixup)
         updates = math.ceil(len(train_batches) / args.grad_accum_steps)
         rates = build.learning_rates(args, place.world_size)
-        optimizer = build.make_optimizer(args, self.model, rates['lr'])
+        optimizer = self._make_optimizer(rates['lr'])
         schedule, epochs = build.make_schedule(args, optimizer, updates, rates)
         loss = build.make_loss(args, mixup is not None).to(place.device)
         task = ClassificationTask(self.model, criterion=loss, device=place.device, verbose=False)
@@ -101,16 +104,24 @@ class Session:
             args, engine.Feed.of(args, place), task, optimizer, schedule, build.scaler_of(args, place.device),
             train_batches, val_batches, mixup, epochs)
 
-    def _build_loaders(self, mixup: Any) -> tuple[Any, Any]:
+    def _make_optimizer(self, lr: float) -> torch.optim.Optimizer:
+        return build.make_optimizer(self.args, self.model, lr)
+
+    def _open_sets(self, channels: int) -> tuple[Any, Any]:
+        """The data to train on and to validate on."""
         args, place = self.args, self.place
-        channels = self.config['input_size'][0]
-        shared = dict(device=place.device, distributed=place.distributed, img_dtype=build.dtype_of(args))
         if args.dataset_download and not place.primary:
             torch.distributed.barrier()  # the first process downloads for all
         train_set = data.open_dataset(args, args.train_split, channels, training=True)
         val_set = data.open_dataset(args, args.val_split, channels)
         if args.dataset_download and place.primary and place.distributed:
             torch.distributed.barrier()
+        return train_set, val_set
+
+    def _build_loaders(self, mixup: Any) -> tuple[Any, Any]:
+        args, place = self.args, self.place
+        shared = dict(device=place.device, distributed=place.distributed, img_dtype=build.dtype_of(args))
+        train_set, val_set = self._open_sets(self.config['input_size'][0])
         data.check_classes(train_set, self.classes)
         self.images = len(train_set), len(val_set)
         return (data.train_loader(args, train_set, self.config, mixup, **shared),
@@ -215,20 +226,29 @@ class Session:
         if self.place.primary:
             print(line, flush=True)
 
+    def _name(self) -> str:
+        """What is trained."""
+        return self.args.model
+
+    def _recorded(self) -> dict[str, Any]:
+        """The options worth keeping, as plain types: args.yaml and the checkpoints hold them."""
+        known = {option.dest for option in self.table} - set(NOT_CARRIED)
+        return options.plain({key: value for key, value in vars(self.args).items() if key in known})
+
     def _description(self) -> dict[str, Any]:
         """What it takes to rebuild model and preprocessing from a checkpoint alone."""
         return dict(
-            arch=self.args.model, version=checkpoint.VERSION, args=_recorded(self.args),
+            arch=self.args.model, version=checkpoint.VERSION, args=self._recorded(),
             data_config=options.plain(self.config), num_classes=self.classes, in_chans=self.config['input_size'][0],
             model_kwargs=options.plain(self.args.model_kwargs), metric_name=self.args.eval_metric)
 
     def _open_folder(self) -> None:
         if self.place.primary:
             self.folder.mkdir(parents=True, exist_ok=True)
-            text = yaml.safe_dump(_recorded(self.args), sort_keys=False, allow_unicode=True)
+            text = yaml.safe_dump(self._recorded(), sort_keys=False, allow_unicode=True)
             checkpoint.write_atomically(self.folder / 'args.yaml', lambda file: file.write(text.encode()))
         parameters = sum(p.numel() for p in self.model.parameters())
-        self.say(f'{self.args.model}: {parameters / 1e6:.2f} M parameters, images {list(self.config["input_size"])}, '
+        self.say(f'{self._name()}: {parameters / 1e6:.2f} M parameters, images {list(self.config["input_size"])}, '
                  f'{self.images[0]} to train on, {self.images[1]} to validate; {self.place.device}, '
                  f'{self.place.world_size} process(es); folder {self.folder}')
 
@@ -261,7 +281,7 @@ class Session:
         if newest is None:
             return f'no epoch was finished, so there is nothing to go on from in {self.folder}'
         return (f'{newest} is the last whole checkpoint; go on with: '
-                f'{report.command("train", "--resume", str(newest))}')
+                f'{report.command(self.command, "--resume", str(newest))}')
 
     def _close(self) -> None:
         args, best = self.args, self.keeper.best
@@ -270,7 +290,7 @@ class Session:
         files = sorted(path.name for path in self.folder.iterdir() if not path.name.startswith('.'))
         parameters = sum(p.numel() for p in self.model.parameters())
         rows = [
-            ('model', f'{args.model}' + (f' {args.model_kwargs}' if args.model_kwargs else '')),
+            ('model', self._name() + (f' {args.model_kwargs}' if args.model_kwargs else '')),
             ('parameters', f'{parameters / 1e6:.2f} M'),
             ('data', f'{args.dataset or args.data_dir}: {self.images[0]} images to train on, {self.images[1]} to '
                      f'validate, at {" x ".join(map(str, self.config["input_size"][1:]))}'),
@@ -282,11 +302,6 @@ class Session:
         ]
         print(report.table(rows))
         print('validate it:\n  ' + report.command('validate', '--checkpoint', str(self.folder / judged)), flush=True)
-
-
-def _recorded(args: argparse.Namespace) -> dict[str, Any]:
-    """The options worth keeping, as plain types: args.yaml and the checkpoints hold them."""
-    return options.plain({key: value for key, value in vars(args).items() if key not in NOT_CARRIED})
 
 
 def _restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any], keep_lr: bool) -> None:

@@ -1,8 +1,8 @@
-"""Every option of ``train`` and ``validate``: one row is the flag, the YAML key, the type, the default and the help.
+"""Every option of ``train``, ``validate`` and ``probe``: a row is flag, YAML key, type, default and help.
 
 Names and defaults are those of timm's training script, so that its recipes and habits carry over.
 """
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 SCHEDULES = ('cosine', 'tanh', 'step', 'multistep', 'poly', 'plateau', 'wsd', 'rsqrt', 'constant', 'none')
@@ -177,3 +177,28 @@ VALIDATE = COMMON + (
     row('retry', bool, False, 'when memory runs out, try again with smaller batches'),
     row('log_freq', int, 10, 'batches between log lines', low=1),
 )
+
+# Of training, what does not fit a probe: it has no layers, its weights and its learning rate are said another way
+_NOT_OF_PROBES = (
+    'gp', 'initial_checkpoint', 'pretrained_path', 'drop', 'drop_path', 'grad_checkpointing', 'sync_bn', 'layer_decay',
+    'lr_base', 'lr_base_size', 'lr_base_scale', 'lr_mult', 'lr_scale_ends')
+_OF_PROBES = dict(  # defaults: the recipe of billpsomas/efficient-probing
+    batch_size=1024, opt='lars', weight_decay=0., sched_on_updates=True, epochs=90, warmup_epochs=None, warmup_lr=0.,
+    color_jitter=[0.], smoothing=0., train_interpolation='bicubic', output='output/probe')
+_SAID_OF_PROBES = dict(
+    num_classes="classes; default: the data's own number", pretrained='probe the published weights',
+    lr='learning rate; default: blr scaled to the global batch',
+    warmup_epochs='epochs of linear warm-up; default: a ninth of all',
+    resume="go on from a probe's checkpoint of an earlier run, in that run's folder")
+
+PROBE = (
+    row('pool', str, 'linear', 'pooling of the patch tokens: their mean, or efficient probing',
+      choices=('linear', 'ep')),
+    row('queries', int, 32, "queries of efficient probing; divide the model's width", low=1),
+    row('checkpoint', str, '', 'probe the weights in this file; one written by train brings model and preprocessing '
+                               'along'),
+    row('blr', float, 0.1, 'learning rate of a global batch of 256 images', low=0),
+) + tuple(
+    replace(option, default=_OF_PROBES.get(option.dest, option.default),
+            help=_SAID_OF_PROBES.get(option.dest, option.help))
+    for option in TRAIN if option.dest not in _NOT_OF_PROBES)

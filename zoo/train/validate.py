@@ -14,7 +14,7 @@ from timm.layers import apply_test_time_pool
 from timm.utils import check_batch_size_retry, decay_batch_step, reparameterize_model
 from torch import Tensor, nn
 
-from . import build, checkpoint, data, engine, options, report
+from . import build, checkpoint, data, engine, options, probe, report
 from .errors import UserError, guarded, require
 from .table import COMMON, VALIDATE
 
@@ -98,6 +98,8 @@ def _build_model(args: argparse.Namespace, content: dict | None, own: bool) -> n
     weights = checkpoint.weights_of(content, args.use_ema)
     if not own:  # perhaps in the names of the paper's own code: the model's loader knows them
         return build.create_model(args, weights)
+    if 'probe' in content:
+        return probe.rebuild(content, weights, args.checkpoint)
     args = argparse.Namespace(**{**vars(args), 'pretrained': False})
     model = build.create_model(args)
     checkpoint.load_exactly(model, weights, args.checkpoint)
