@@ -6,6 +6,8 @@ halve; ``length`` counts all epochs, warm-up and cool-down too; ``model_ema_deca
 is told where the name does not; ``built_for_size`` is whether a model has to be told a size other than 224; ``tag`` is
 that of the top-1 in the header; ``top1`` is told for models of timm's own. ``paper``, ``commit`` and ``header`` stand
 in the header, and ``starts_from`` is whether it asks for weights. All else are options of the trainer.
+
+``UNPUBLISHED`` are the models that have no recipe, each with the reason.
 """
 
 
@@ -204,6 +206,50 @@ OVERLOCK = rows('drop_path', {
     amp_dtype='float16', train_interpolation='random', model_ema_decay=0.9999, paper='2502.20087', commit='2c8ab3b',
     header='an auxiliary loss that this recipe lacks')
 
+# --- CNNs with gates; without a warm-up, warmup_lr is the trainer's default and has no effect
+
+CNN = dict(
+    scales=(), warmup_lr=1e-5, min_lr=0., warmup_epochs=0, warmup_prefix=False, sched_on_updates=False, momentum=0.9,
+    weight_decay=1e-4, clip_grad=None, opt='momentum', opt_kwargs=dict(filter_bias_and_bn=False), amp=False, aa=None,
+    color_jitter=[0.], scale=[0.08, 1.], ratio=[3 / 4, 4 / 3], train_interpolation='bilinear', reprob=0., aug_repeats=0,
+    mixup=0., cutmix=0., smoothing=0., drop=0., drop_path=0., model_ema_decay=None)
+STEPS = dict(CNN, batch=256, lr=0.1, sched='step', decay_epochs=30, decay_rate=0.1, length=100)
+MOBILE = dict(STEPS, batch=96, lr=0.045, decay_epochs=1, decay_rate=0.98, length=400, weight_decay=4e-5, drop=0.25)
+
+CBAM = {
+    f'{kind}_resnet{depth}': dict(
+        STEPS, processes=4, length=length, paper=paper, commit='459efad',
+        header='' if depth == 50 else 'The command is that of ResNet-50')
+    for kind, length, paper in (('cbam', 100, '1807.06521'), ('bam', 90, '1807.06514')) for depth in (18, 34, 50, 101)}
+
+ECANET = {f'ecanet_resnet{depth}': dict(STEPS, processes=4) for depth in (18, 34, 50, 101, 152)}
+ECANET['ecanet_mobilenet_v2'] = dict(MOBILE, processes=4)
+for _row in ECANET.values():
+    _row.update(paper='1910.03151', commit='b332f6b')
+
+FCANET = {f'fcanet_resnet{depth}': dict(
+    CNN, processes=4, batch=512, lr=0.2, scales=('lr',), warmup_lr=0., sched='cosine', sched_on_updates=True,
+    length=100, warmup_epochs=5, warmup_prefix=True, amp=True, scale=[0.1, 1.], ratio=[0.8, 1.25], smoothing=0.1,
+    paper='2012.11879', commit='aa5fb63') for depth in (34, 50, 101, 152)}
+
+TRIPLET = {f'triplet_resnet{name}': dict(STEPS, processes=1) for name in ('18', '18_k3', '34', '50', '50_k3', '101')}
+TRIPLET |= {f'triplet_mobilenet_v2{name}': dict(MOBILE, processes=2) for name in ('', '_k3')}
+for _row in TRIPLET.values():
+    _row.update(paper='2010.03045', commit='2cf02fb')
+
+EMCA = {
+    f'emca_resnet{depth}{recall}': dict(
+        STEPS, processes=4, length=200, paper='2211.07521', commit='76bae42', header='The command is not published')
+    for depth in (18, 34, 50) for recall in ('', '_s1n1', '_lastblocks')}
+
+RESNEST = {f'resnest50d_{setting}': dict(
+    CNN, processes=8, nodes=8, batch=8192, lr=3.2, scales=('lr',), warmup_lr=0., sched='cosine', sched_on_updates=True,
+    length=270, warmup_epochs=5, warmup_prefix=True, opt='sgd', opt_kwargs={}, aa='originalr', color_jitter=[0.4],
+    mixup=0.2, smoothing=0.1, paper='2004.08955', commit='1dfb3e8', header='DropBlock and colour jitter')
+    for setting in ('1s1x64d', '1s2x40d', '2s1x64d', '2s2x40d', '4s1x64d')}
+
+GATED = CBAM | ECANET | FCANET | TRIPLET | EMCA | RESNEST
+
 # --- models of timm's own; their top-1 is told here
 
 FOCALNET = rows('drop_path top1', {
@@ -239,4 +285,11 @@ TIMMS_OWN = FOCALNET | SWIFTFORMER | MAMBAOUT | IFORMER
 
 PUBLISHED = (
     FLATTEN | AGENT | INLINE | PYRAMIDS | L2VIT | CARE | VAN | EFFICIENTMOD | SMT | LITV2 | BIFORMER | PATNET
-    | OVERLOCK | TIMMS_OWN)
+    | OVERLOCK | GATED | TIMMS_OWN)
+
+UNPUBLISHED = dict(
+    ela_resnet50='no code, and no word on where the gates stand',
+    ulsam_mobilenet_v2='the gate alone, and no word on where it stands',
+    cbam_resnet18_cifar='the repository trains on ImageNet only',
+    flatten_pvt_v2_b5='in the code only, without a configuration',
+    zoo_hybrid="the zoo's own, to be given a mixer and a host")
