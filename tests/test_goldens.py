@@ -3,14 +3,22 @@ import pytest
 
 import zoo
 from tests import goldens
-from zoo.registry import smallest_models
+from zoo.registry import FAMILIES
+
+UNPUBLISHED = {'ela_resnet50', 'ulsam_mobilenet_v2'}  # as whole models; their gates have goldens
+
+
+def smallest(family):
+    """The first golden of the first model that has any."""
+    files = (sorted(goldens.FOLDER.glob(f'{variant.name}@*.json')) for variant in family.variants)
+    return next((found[0].stem for found in files if found), None)
 
 
 def cases():
     """One golden for each family and host in a quick run, all in a full one."""
-    quick = {name: sorted(goldens.FOLDER.glob(f'{name}@*.json'))[0].stem for name in smallest_models()}
+    quick = {smallest(family) for family in FAMILIES}
     files = sorted(path.stem for path in goldens.FOLDER.glob('*@*.json'))
-    return [pytest.param(stem, marks=[] if stem in quick.values() else pytest.mark.full) for stem in files]
+    return [pytest.param(stem, marks=[] if stem in quick else pytest.mark.full) for stem in files]
 
 
 @pytest.mark.parametrize('stem', cases())
@@ -22,4 +30,5 @@ def test_agrees_with_reference(stem, tmp_path):
 def test_every_golden_names_a_model():
     names = {goldens.load(path.stem)['name'] for path in goldens.FOLDER.glob('*@*.json')}
     assert names <= set(zoo.list_models())
-    assert set(smallest_models()) <= names
+    without = [family for family in FAMILIES if family.variants and smallest(family) is None]
+    assert {family.variants[0].name for family in without} == UNPUBLISHED
