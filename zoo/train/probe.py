@@ -170,6 +170,8 @@ def probe(argv: Sequence[str]) -> None:
 
     flags, config = options.parse(PROBE, argv, 'zoo probe', ABOUT)
     given, content, brought = {**config, **flags}, None, {}
+    if given.get('checkpoint') and given.get('pretrained'):
+        raise UserError('--checkpoint and --pretrained exclude each other; give one')
     if given.get('resume'):
         content = read_resumed(given['resume'])
         if 'probe' not in content:
@@ -284,8 +286,6 @@ def _settle(args: argparse.Namespace, given: Mapping[str, Any]) -> None:
     if args.warmup_epochs is None:
         args.warmup_epochs = args.epochs / 9
     if args.checkpoint:
-        if args.pretrained:
-            raise UserError('--checkpoint and --pretrained exclude each other; give one')
         args.checkpoint = str(Path(args.checkpoint).resolve())  # a resumed run may start elsewhere
     if args.batch_size < 2:
         raise UserError('--batch-size must be at least 2: the probe has a batch norm')
