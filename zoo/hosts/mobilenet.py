@@ -30,3 +30,12 @@ class GatedMobileNetV2(EfficientNet):
             round_chs_fn=round_channels, norm_layer=nn.BatchNorm2d, act_layer=nn.ReLU6, **mobilenet)
         if gate is not None:
             place_gates(self, gate)
+        for module in self.modules():  # those of gates too, as in the papers' code
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode='fan_out')
+            elif isinstance(module, nn.BatchNorm2d):
+                nn.init.ones_(module.weight)
+            elif isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.01)
+            if isinstance(module, (nn.Conv2d, nn.Linear)) and module.bias is not None:
+                nn.init.zeros_(module.bias)

@@ -28,7 +28,7 @@ class GatedResNet(ResNet):
             the gate behind that stage.
         cifar: Build for images of 32 pixels: a 3x3 stem of stride 1, no pooling.
         zero_init_last: Start the last norm of each block at zero; none of the gates' papers does.
-        classifier_init: Initialises the classifier's weight; torch's default when None. The bias starts at zero then.
+        init: Called with the model in the end: what the paper's code initialises otherwise than timm.
         **resnet: block, layers, num_classes, ... of timm's ResNet.
 
     Source: He et al., arXiv 1512.03385; timm.models.resnet.
@@ -38,7 +38,7 @@ class GatedResNet(ResNet):
 
     def __init__(
             self, gate: GateFactory | None = None, stage_gate: GateFactory | None = None, cifar: bool = False,
-            zero_init_last: bool = False, classifier_init: Callable[[Any], Any] | None = None, device=None, dtype=None,
+            zero_init_last: bool = False, init: Callable[[nn.Module], None] | None = None, device=None, dtype=None,
             **resnet: Any):
         dd = dict(device=device, dtype=dtype)
         super().__init__(zero_init_last=zero_init_last, **resnet, **dd)
@@ -51,9 +51,8 @@ class GatedResNet(ResNet):
                 stage = getattr(self, info['module'])
                 site = GateSite(s, len(stage) - 1, info['num_chs'], len(stage))
                 stage.add_module('gate', stage_gate(site, **dd))
-        if classifier_init is not None and isinstance(self.fc, nn.Linear):
-            classifier_init(self.fc.weight)
-            nn.init.zeros_(self.fc.bias)
+        if init is not None:
+            init(self)
 
     def _shrink_stem(self, **dd: Any) -> None:
         old = self.conv1
@@ -62,3 +61,23 @@ class GatedResNet(ResNet):
         self.maxpool = nn.Identity()
         for info, reduction in zip(self.feature_info, (1, 1, 2, 4, 8)):
             info['reduction'] = reduction
+
+
+def init_by_name(model: nn.Module) -> None:
+    """As CBAM's code does it: the classifier by Kaiming's rule, convolutions of shortcuts as torch builds them.
+
+    That code looks for 'conv' in the names of parameters, and those of shortcuts do not have it.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d) and '.downsample.' in name:
+            module.reset_parameters()
+    if isinstance(model.fc, nn.Linear):
+        nn.init.kaiming_normal_(model.fc.weight)
+        nn.init.zeros_(model.fc.bias)
+
+
+def init_as_torch(model: nn.Module) -> None:
+    """All convolutions as torch builds them."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.reset_parameters()

@@ -30,13 +30,12 @@ CIFAR = dict(cifar100=dict(num_classes=100, input_size=(3, 32, 32), pool_size=(4
 
 def cbam_args(depth: int, **options) -> dict:
     """Constructor arguments of a CBAM-ResNet."""
-    return dict(
-        resnet.SIZES[depth], gate=CBAM.for_site, classifier_init=nn.init.kaiming_normal_, **options)
+    return dict(resnet.SIZES[depth], gate=CBAM.for_site, init=resnet.init_by_name, **options)
 
 
 def bam_args(depth: int) -> dict:
     """Constructor arguments of a BAM-ResNet."""
-    return dict(resnet.SIZES[depth], stage_gate=BAM.for_site, classifier_init=nn.init.kaiming_normal_)
+    return dict(resnet.SIZES[depth], stage_gate=BAM.for_site, init=resnet.init_by_name)
 
 
 # --- variants: smallest first; accuracies are those of the repository's README at the reference commit

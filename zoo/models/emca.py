@@ -141,7 +141,7 @@ TOP1 = {  # by depth: all blocks, the last one, the last ones of all stages
 }
 VARIANTS = tuple(
     Variant(
-        f'emca_resnet{depth}{suffix}', dict(resnet.SIZES[depth], recall=recall),
+        f'emca_resnet{depth}{suffix}', dict(resnet.SIZES[depth], recall=recall, init=resnet.init_as_torch),
         top1=dict(in1k=value) if value else {})
     for depth, values in TOP1.items()
     for (suffix, recall), value in zip((('', 'blocks'), ('_s1n1', 'last'), ('_lastblocks', 'lasts')), values))

@@ -30,8 +30,7 @@ MOBILENET_CFG = dict(CFG, first_conv='conv_stem', classifier='classifier')
 
 def args(depth: int, kernel_size: int = 7) -> dict:
     """Constructor arguments of a ResNet with triplet attention."""
-    return dict(
-        resnet.SIZES[depth], gate=TripletAttention.of_size(kernel_size), classifier_init=nn.init.kaiming_normal_)
+    return dict(resnet.SIZES[depth], gate=TripletAttention.of_size(kernel_size), init=resnet.init_by_name)
 
 
 # --- variants: smallest first; accuracies are 100 less the errors in the repository's README at the reference commit
