@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .blocks.layout import exporting, to_nchw, to_nhwc
+from .blocks.pooling import POOLS, PooledHead
 
 MIN_SIZE = 32  # pixels: the last stage of a stride-32 model still has one token
 
@@ -82,7 +83,7 @@ class Backbone(nn.Module):
         strides: Pixels a token of each stage's map.
         in_chans: Image channels.
         num_classes: Outputs of the classifier; 0 for none.
-        global_pool: Pooling of the head, '' for none.
+        global_pool: Pooling of the head: timm's 'avg', 'max', ..., learned ('ggem', 'ep'), or '' for none.
         drop_rate: Dropout before the classifier.
         norm: Final norm over channels, on ``[B, H, W, C]``; None for none.
         num_features: Channels behind ``norm`` where it changes them; the last of ``dims`` by default.
@@ -218,6 +219,9 @@ class Backbone(nn.Module):
 
     def make_head(self, num_classes: int, global_pool: str, device=None, dtype=None) -> nn.Module:
         """A new head for ``num_features`` channels: pooling, dropout, a linear layer ``fc`` (0 classes: none)."""
+        if global_pool in POOLS:
+            return PooledHead(
+                self.num_features, num_classes, global_pool, self.drop_rate, device=device, dtype=dtype)
         return ClassifierHead(
             self.num_features, num_classes, pool_type=global_pool, drop_rate=self.drop_rate, device=device,
             dtype=dtype)

@@ -77,3 +77,34 @@ class EfficientProbing(nn.Module):
         weights = (self.queries * x.shape[-1] ** -0.5 @ x.transpose(1, 2)).softmax(-1)
         v = self.v(x).unflatten(-1, (len(self.queries), -1))
         return torch.einsum('bqn,bnqc->bqc', weights, v).flatten(1)
+
+
+POOLS = dict(ggem=GGeM, ep=EfficientProbing)  # by the name that a model's ``global_pool`` has
+
+
+class PooledHead(nn.Module):
+    """Head of a model with a learned pooling: that, dropout, a linear layer ``fc``.
+
+    Args:
+        dim: Channels C.
+        num_classes: Outputs; 0 for pooled features.
+        global_pool: A name from ``POOLS``.
+        drop_rate: Dropout before the linear layer.
+        prefix: Tokens that are left out, class tokens.
+    """
+
+    def __init__(
+            self, dim: int, num_classes: int, global_pool: str, drop_rate: float = 0., prefix: int = 0, device=None,
+            dtype=None):
+        super().__init__()
+        dd = dict(device=device, dtype=dtype)
+        self.prefix = prefix
+        self.global_pool = POOLS[global_pool](dim, **dd)
+        self.drop = nn.Dropout(drop_rate)
+        self.fc = nn.Linear(self.global_pool.out_features, num_classes, **dd) if num_classes else nn.Identity()
+
+    def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """A map ``[B, C, H, W]`` or tokens ``[B, prefix + N, C]`` -> ``[B, num_classes]``."""
+        tokens = x.flatten(2).transpose(1, 2) if x.ndim == 4 else x[:, self.prefix:]
+        x = self.drop(self.global_pool(tokens))
+        return x if pre_logits else self.fc(x)

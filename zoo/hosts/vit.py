@@ -11,6 +11,7 @@ from ..blocks.layout import ceil_div, to_nchw
 from ..blocks.mixers import MixerFactory, Site, SoftmaxAttention
 from ..blocks.mlp import Mlp
 from ..blocks.patch import PatchConv
+from ..blocks.pooling import POOLS, PooledHead
 from ..blocks.position import PositionMap
 from ..blocks.transformer import TransformerBlock, build_blocks
 
@@ -69,7 +70,7 @@ class TokenHead(nn.Module):
             dtype=None):
         super().__init__()
         if global_pool not in ('token', 'avg', ''):
-            raise ValueError(f"global_pool {global_pool!r}: use 'token', 'avg' or ''")
+            raise ValueError(f"global_pool {global_pool!r}: use 'token', 'avg', 'ggem', 'ep' or ''")
         self.global_pool = global_pool
         self.drop = nn.Dropout(drop_rate)
         self.fc = nn.Linear(dim, num_classes, device=device, dtype=dtype) if num_classes else nn.Identity()
@@ -96,7 +97,7 @@ class ViT(Backbone):
         num_heads: Heads.
         mlp_ratio: Hidden width of the feed-forward layers over channels.
         qkv_bias: Bias of the mixers' projections.
-        global_pool: 'token', 'avg' or ''.
+        global_pool: 'token', 'avg', learned ('ggem', 'ep'), or ''.
         drop_path_rate: Stochastic depth of the last block, rising linearly from 0.
         **backbone: num_classes, drop_rate of :class:`~zoo.backbone.Backbone`.
 
@@ -127,8 +128,11 @@ class ViT(Backbone):
     def grids(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
         return [self._grid(img_size)] * len(self.stages)
 
-    def make_head(self, num_classes: int, global_pool: str, device=None, dtype=None) -> TokenHead:
-        return TokenHead(self.num_features, num_classes, global_pool, self.drop_rate, device=device, dtype=dtype)
+    def make_head(self, num_classes: int, global_pool: str, device=None, dtype=None) -> nn.Module:
+        args = self.num_features, num_classes, global_pool, self.drop_rate
+        if global_pool in POOLS:
+            return PooledHead(*args, prefix=1, device=device, dtype=dtype)
+        return TokenHead(*args, device=device, dtype=dtype)
 
     def _close(self, x: Tokens, stage: int) -> Tokens:
         return Tokens(super()._close(x.x, stage), x.grid)
