@@ -93,7 +93,7 @@ def test_initialisation_of_gates():
     assert fca.fc1.bias is None and fca.fc2.bias is None
     for gate in (ECA(512, 7), EMCA(512, 3)):
         bounds = {name: p.shape[-1] ** -0.5 for name, p in gate.named_parameters()}
-        assert all(float(gate.get_parameter(name).abs().max()) <= bound for name, bound in bounds.items())
+        assert all(gate.get_parameter(name).abs().max().item() <= bound for name, bound in bounds.items())
 
 
 def test_variants_match_the_published_tables():

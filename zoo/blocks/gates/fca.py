@@ -74,6 +74,6 @@ class FCA(nn.Module):
         """``[B, C, H, W]`` -> the same."""
         weights = basis(self.side, *x.shape[2:], like=x).to(x.dtype)
         # all frequencies of all channels, then each group's own: one pass over the map
-        z = torch.bmm(weights.flatten(1).expand(len(x), -1, -1), x.flatten(2).transpose(1, 2))
+        z = torch.bmm(weights.flatten(1).expand(x.shape[0], -1, -1), x.flatten(2).transpose(1, 2))
         z = z.unflatten(2, (len(weights), -1)).diagonal(dim1=1, dim2=2).transpose(1, 2).flatten(1)
         return x * self.fc2(F.relu(self.fc1(z))).sigmoid()[:, :, None, None]
