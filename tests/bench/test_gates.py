@@ -10,24 +10,26 @@ from zoo.train.errors import UserError
 
 
 def test_selection():
-    assert gates.select([]) == list(GATES)
-    assert gates.select(['e*', 'eca']) == ['eca', 'efficient', 'ela']
+    assert set(gates.select([])) == {*GATES, 'emca'}
+    assert gates.select(['e*', 'eca']) == ['eca', 'efficient', 'ela', 'emca']
     with pytest.raises(UserError, match="unknown gate 'ecaa'; did you mean eca"):
         gates.select(['ecaa'])
 
 
 def test_ratios_are_to_the_plain_host(monkeypatch):
-    times = {'none': 20., 'eca': 25., 'fca': 40.}
+    times = {'none': 20., 'eca': 25., 'fca': 40., 'emca': 30.}
     monkeypatch.setattr(timing, 'interleaved', lambda calls, *args: {
         name: timing.Timing.of([times[name]]) for name in calls})
-    rows = gates.measure('resnet18', ['eca', 'fca'], (64, 64), 2, torch.float32, torch.device('cpu'), 1)
-    assert [(row['gate'], row['ratio']) for row in rows] == [('none', 1.), ('eca', 1.25), ('fca', 2.)]
-    assert [row['parameters'] for row in rows] == [0, 36, 87040]
+    rows = gates.measure('resnet18', ['eca', 'fca', 'emca'], (64, 64), 2, torch.float32, torch.device('cpu'), 1)
+    assert [(row['gate'], row['ratio']) for row in rows] == [('none', 1.), ('eca', 1.25), ('fca', 2.), ('emca', 1.5)]
+    assert [row['parameters'] for row in rows] == [0, 36, 87040, 73]
 
 
 def test_a_host_without_places(tmp_path, capsys):
     assert main.main(['gates', 'eca', '--host', 'seresnet50', '--size', '32', '--output', str(tmp_path / 'x')]) == 2
     assert 'eca in seresnet50: Bottleneck has a SEModule already' in capsys.readouterr().err
+    assert main.main(['gates', 'emca', '--host', 'mobilenetv2_100', '--size', '32']) == 2
+    assert 'emca in mobilenetv2_100: there is none; use --host resnet18' in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

@@ -11,6 +11,8 @@ from ..blocks.gates import GATES, add_gates
 from ..train.errors import UserError, nearest
 from . import timing
 
+NAMES = sorted([*GATES, 'emca'])  # which recalls other blocks, and so is no module for any host
+
 
 def select(globs: Sequence[str]) -> list[str]:
     """Gates by names or globs; all of them for none.
@@ -20,9 +22,9 @@ def select(globs: Sequence[str]) -> list[str]:
     """
     chosen: dict[str, None] = {}
     for glob in globs or ['*']:
-        fitting = fnmatch.filter(GATES, glob)
+        fitting = fnmatch.filter(NAMES, glob)
         if not fitting:
-            raise UserError(f'unknown gate {glob!r}{nearest(glob, GATES)} (known: {", ".join(GATES)})')
+            raise UserError(f'unknown gate {glob!r}{nearest(glob, NAMES)} (known: {", ".join(NAMES)})')
         chosen.update(dict.fromkeys(fitting))
     return list(chosen)
 
@@ -36,14 +38,9 @@ def measure(
     Raises:
         UserError: A host that has no place for gates, or has gates.
     """
-    models = {'none': _host(host, device, dtype)}
+    models = {'none': _host(host).to(device, dtype, memory_format=torch.channels_last)}
     for name in names:
-        model = _host(host, device, dtype)
-        try:
-            add_gates(model, name)
-        except ValueError as e:
-            raise UserError(f'{name} in {host}: {e}') from None
-        models[name] = model.to(device, dtype, memory_format=torch.channels_last)
+        models[name] = _gated(host, name).to(device, dtype, memory_format=torch.channels_last)
     images = torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(0))
     images = images.to(device, dtype, memory_format=torch.channels_last)
     times = timing.interleaved({name: _call(model, images) for name, model in models.items()}, device, repeats)
@@ -54,9 +51,20 @@ def measure(
     } for name, model in models.items()]
 
 
-def _host(name: str, device: torch.device, dtype: torch.dtype) -> nn.Module:
+def _host(name: str) -> nn.Module:
     torch.manual_seed(0)
-    return timm.create_model(name).eval().to(device, dtype, memory_format=torch.channels_last)
+    return timm.create_model(name).eval()
+
+
+def _gated(host: str, name: str) -> nn.Module:
+    if name == 'emca':
+        if not timm.is_model(f'emca_{host}'):
+            raise UserError(f'emca in {host}: there is none; use --host resnet18, resnet34, resnet50 or resnet101')
+        return _host(f'emca_{host}')
+    try:
+        return add_gates(_host(host), name)
+    except ValueError as e:
+        raise UserError(f'{name} in {host}: {e}') from None
 
 
 def _call(model: nn.Module, images: torch.Tensor):
