@@ -148,7 +148,7 @@ def test_the_second_ctrl_c_acts_at_once(capfd):
     assert signal.getsignal(signal.SIGINT) is before and 'stopping after this batch' in capfd.readouterr().err
 
 
-@pytest.mark.parametrize('tool', ['train', 'validate'])
+@pytest.mark.parametrize('tool', ['train', 'validate', 'probe'])
 def test_the_tools_are_the_same_programs_from_a_bare_checkout(tool, tmp_path):
     result = subprocess.run(
         [sys.executable, '-S', '-c', 'import sys; sys.path[:0] = sys.argv[2:]; import runpy; tool = sys.argv[1]; '

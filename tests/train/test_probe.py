@@ -1,6 +1,10 @@
 """Probes: what they train, what they leave alone, what their checkpoints hold."""
 import csv
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import timm
@@ -74,6 +78,8 @@ def test_only_the_probe_learns(zoo, flags, probed, tmp_path, monkeypatch, pool):
     assert float(rows[-1]['eval_top1']) > 70 and len(rows) == 4  # chance is 33
     assert 'test_resnet, ' + ('EP with 8 queries' if pool == 'ep' else 'linear probe') in result.out
     assert 'features of random weights' in result.out and 'best top1' in result.out
+    count = sum(value.numel() for key, value in last['state_dict'].items() if not key.startswith('norm.'))
+    assert f'parameters  {count if pool == "linear" else "0.01 M"}\n' in result.out
 
 
 def test_the_published_recipe_learns_too(zoo, flags, tmp_path):
@@ -335,3 +341,20 @@ def test_the_fingerprint_sees_every_number():
     assert value.ndim <= 1 and math.isfinite(value.sum())
     value.view(-1)[0] += 1e-3
     assert probe.fingerprint(model) != first
+
+
+def test_two_processes_train_one_probe(flags, tmp_path):
+    root = Path(__file__).parents[2]
+    words = flags(data_dir='', dataset='digits', input_size='1 32 32', model='test_resnet', batch_size=64, mean=0.3,
+                  std=0.4, pool='ep', queries=8, epochs=4)
+    environment = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=os.pathsep.join(
+        [str(root), str(root / 'kernels'), os.environ.get('PYTHONPATH', '')]))
+    result = subprocess.run(
+        [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', '-m', 'zoo', 'probe',
+         *words], capture_output=True, text=True, env=environment, cwd=tmp_path, check=False, timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert '2 process(es)' in result.stdout and result.stdout.count('validate it:') == 1
+    path = tmp_path / 'out' / 'run' / 'last.pth.tar'
+    assert read(path)['metric'] > 30  # chance is 10
+    # one process with the weights that the first one drew finds what both found together: both had those weights
+    assert validate.validate(['--checkpoint', str(path)])['top1'] == pytest.approx(read(path)['metric'], abs=1e-4)

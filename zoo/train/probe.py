@@ -224,9 +224,13 @@ def load_backbone(args: argparse.Namespace) -> nn.Module:
     if not args.checkpoint:
         return build.create_model(headless)
     state = checkpoint.weights_of(checkpoint.read(args.checkpoint)[0])
-    empty = build.create_model(headless).state_dict()
-    if all(name in state for name in empty):
-        return build.create_model(headless, state, adapt=True)
+    model = build.create_model(headless)
+    own = model.state_dict()
+    if all(name in state for name in own):
+        if any(state[name].shape != value.shape for name, value in own.items()):  # another image size or channel count
+            return build.create_model(headless, state, adapt=True)
+        model.load_state_dict({name: state[name] for name in own})
+        return model
     whole = argparse.Namespace(**{**vars(args), 'num_classes': None})
     return build.create_model(whole, state)  # in the names of the paper's own code, and then all of it
 

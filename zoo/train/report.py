@@ -76,6 +76,11 @@ def duration(seconds: float) -> str:
     return f'{hours}:{minutes:02}:{seconds:02}' if hours else f'{minutes}:{seconds:02}'
 
 
+def parameters(count: int) -> str:
+    """12.30 M; few are counted: 650."""
+    return f'{count / 1e6:.2f} M' if count >= 10_000 else str(count)
+
+
 def read_summary(path: Path, before: int) -> list[dict[str, Any]]:
     """The rows of an earlier run's summary up to the epoch ``before``, numbers as numbers."""
     if not path.exists():

@@ -248,8 +248,8 @@ class Session:
             text = yaml.safe_dump(self._recorded(), sort_keys=False, allow_unicode=True)
             checkpoint.write_atomically(self.folder / 'args.yaml', lambda file: file.write(text.encode()))
         parameters = sum(p.numel() for p in self.model.parameters())
-        self.say(f'{self._name()}: {parameters / 1e6:.2f} M parameters, images {list(self.config["input_size"])}, '
-                 f'{self.images[0]} to train on, {self.images[1]} to validate; {self.place.device}, '
+        self.say(f'{self._name()}: {report.parameters(parameters)} parameters, '
+                 f'images {list(self.config["input_size"])}, {self.images[0]} to train on, {self.images[1]} to validate; {self.place.device}, '
                  f'{self.place.world_size} process(es); folder {self.folder}')
 
     def _keep(self, row: dict[str, Any], metric: float | None, speed: float) -> None:
@@ -291,7 +291,7 @@ class Session:
         parameters = sum(p.numel() for p in self.model.parameters())
         rows = [
             ('model', self._name() + (f' {args.model_kwargs}' if args.model_kwargs else '')),
-            ('parameters', f'{parameters / 1e6:.2f} M'),
+            ('parameters', report.parameters(parameters)),
             ('data', f'{args.dataset or args.data_dir}: {self.images[0]} images to train on, {self.images[1]} to '
                      f'validate, at {" x ".join(map(str, self.config["input_size"][1:]))}'),
             ('epochs', f'{self.stop}' + (f' (this time {self.stop - self.start})' if self.start else '')),
