@@ -250,7 +250,8 @@ class Session:
         parameters = sum(p.numel() for p in self.model.parameters())
         self.say(f'{self._name()}: {report.parameters(parameters)} parameters, '
                  f'images {list(self.config["input_size"])}, {self.images[0]} to train on, '
-                 f'{self.images[1]} to validate; {self.place.device}, {self.place.world_size} process(es); folder {self.folder}')
+                 f'{self.images[1]} to validate; {self.place.device}, {self.place.world_size} process(es); '
+                 f'folder {self.folder}')
 
     def _keep(self, row: dict[str, Any], metric: float | None, speed: float) -> None:
         epoch = row['epoch']
