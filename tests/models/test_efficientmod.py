@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.models.rules import check_initial, decay_groups
+from tests.models.weights import loaded, scatter
 from zoo.blocks.mixers import EfficientModulation, SoftmaxAttention
 from zoo.blocks.mixers.modulation import CHUNK_BYTES
 from zoo.models.efficientmod import ModulationBlock
@@ -144,17 +145,11 @@ def reference_state(model):
 
 @pytest.fixture(scope='module')
 def source():
-    torch.manual_seed(1)
-    model = timm.create_model('efficientmod_xxs', **SHALLOW)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(0.1 * torch.randn_like(p))
-    return model.eval()
+    return scatter(timm.create_model('efficientmod_xxs', **SHALLOW))
 
 
 def load(state, **kwargs):
-    return timm.create_model(
-        'efficientmod_xxs', pretrained=True, pretrained_cfg_overlay=dict(state_dict=state), **SHALLOW, **kwargs).eval()
+    return loaded('efficientmod_xxs', state, **SHALLOW, **kwargs)
 
 
 @torch.no_grad()

@@ -115,6 +115,7 @@ def test_variants_match_the_published_tables():
 # --- checkpoints
 
 def load(name, checkpoint, folder, **kwargs):
+    """From a file."""
     torch.save(checkpoint, folder / 'a.pth')
     return timm.create_model(
         name, pretrained=True, pretrained_cfg_overlay=dict(file=str(folder / 'a.pth')), **kwargs).eval()

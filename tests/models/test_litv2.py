@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.models.rules import check_initial, decay_groups
+from tests.models.weights import loaded, scatter
 from zoo.blocks.mixers import HiLoAttention, Site
 from zoo.models.litv2 import ConvBlock, DeformableMerging
 from zoo.train import build, options
@@ -73,13 +74,6 @@ def test_variants_match_the_published_table():
     assert (cfg['input_size'], cfg['crop_pct'], cfg['crop_mode']) == ((3, 384, 384), 1.0, 'squash')
 
 
-def randomise(module):
-    with torch.no_grad():
-        for p in module.parameters():
-            p.normal_(std=0.3)
-    return module
-
-
 def hilo_by_hand(mixer, x):
     """Window by window and head by head, zeros behind the map."""
     side, d = mixer.window, mixer.head_dim
@@ -107,7 +101,7 @@ def hilo_by_hand(mixer, x):
 @pytest.mark.parametrize('grid', [(4, 6), (5, 3), (1, 1)])
 def test_hilo_is_the_formula(window, alpha, grid):
     torch.manual_seed(0)
-    mixer = randomise(HiLoAttention(16, 4, window, alpha).double())
+    mixer = scatter(HiLoAttention(16, 4, window, alpha).double())
     x = torch.randn(2, *grid, 16, dtype=torch.float64)
     torch.testing.assert_close(mixer(x), hilo_by_hand(mixer, x))
 
@@ -123,7 +117,7 @@ def test_hilo_takes_the_windows_of_its_host():
 def test_merging_is_the_formula():
     """Every tap by itself: moved by (row, column), bilinear, zero outside; the last odd row and column are dropped."""
     torch.manual_seed(0)
-    merging = randomise(DeformableMerging(3, 4).double()).eval()
+    merging = scatter(DeformableMerging(3, 4).double())
     merging.norm.running_mean.normal_()
     merging.norm.running_var.uniform_(0.5, 2)
     x = torch.randn(2, 5, 7, 3, dtype=torch.float64)
@@ -203,13 +197,12 @@ def reference_state(model):
 def test_classifier_weights_start_a_backbone_for_dense_prediction():
     """Norms of maps 2 to 4 start anew, the first map has none; windows are arguments and have no weights."""
     torch.manual_seed(1)
-    source = randomise(timm.create_model('litv2_s_alpha05', **SHALLOW)).eval()
+    source = scatter(timm.create_model('litv2_s_alpha05', **SHALLOW))
     x = torch.randn(1, 3, 97, 70)
 
     def load(**kwargs):
-        return timm.create_model(
-            'litv2_s_alpha05', features_only=True, pretrained=True,
-            pretrained_cfg_overlay=dict(state_dict={'model': reference_state(source)}), **SHALLOW, **kwargs).eval()
+        state = {'model': reference_state(source)}
+        return loaded('litv2_s_alpha05', state, features_only=True, **SHALLOW, **kwargs)
 
     plain, dense = load()(x), load(feature_norms=True)(x)
     assert [tuple(t.shape[2:]) for t in dense] == source.grids((97, 70)) == [(25, 18), (12, 9), (6, 4), (3, 2)]
@@ -225,5 +218,4 @@ def test_classifier_weights_start_a_backbone_for_dense_prediction():
 def test_checkpoint_of_another_share_is_refused():
     source = timm.create_model('litv2_s_alpha05', **SHALLOW)
     with pytest.raises(ValueError, match=r'stages\.2\.blocks\.0\.mixer\.low_q\.weight is \[192, 384\]'):
-        timm.create_model(
-            'litv2_s', pretrained=True, pretrained_cfg_overlay=dict(state_dict=reference_state(source)), **SHALLOW)
+        loaded('litv2_s', reference_state(source), **SHALLOW)

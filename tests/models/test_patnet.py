@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.models.rules import check_initial, decay_groups
+from tests.models.weights import loaded, scatter
 from zoo.blocks.mixers import PartialChannelAttention, PartialSelfAttention
 from zoo.blocks.mixers.partial import PartialSpatialAttention, distance_buckets, style
 from zoo.models import patnet
@@ -14,20 +15,6 @@ from zoo.train import build, options
 from zoo.train.table import TRAIN
 
 SMALL = dict(depths=(1, 1, 1, 1), num_classes=10)
-
-
-def scatter(module, seed=0):
-    """Weights and statistics that hide nothing; in eval mode."""
-    torch.manual_seed(seed)
-    with torch.no_grad():
-        for p in module.parameters():
-            p.add_(0.2 * torch.randn_like(p))
-        for name, buffer in module.named_buffers():
-            if name.endswith('running_mean'):
-                buffer.normal_()
-            elif name.endswith('running_var'):
-                buffer.uniform_(0.5, 2)
-    return module.eval()
 
 
 def normed(norm, x):
@@ -328,9 +315,7 @@ def source():
 
 
 def load(state, **kwargs):
-    return timm.create_model(
-        'patnet_t0_sp', depths=(1, 1, 1, 1), pretrained=True, pretrained_cfg_overlay=dict(state_dict=state),
-        **kwargs).eval()
+    return loaded('patnet_t0_sp', state, depths=(1, 1, 1, 1), **kwargs)
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ import timm
 import torch
 
 from tests.models.rules import check_initial, decay_groups
+from tests.models.weights import loaded, scatter
 from zoo.blocks.mixers import RankAugmentedLinearAttention, RotaryAttention
 
 
@@ -84,18 +85,11 @@ def reference_state(model):
 
 @pytest.fixture(scope='module')
 def source():
-    torch.manual_seed(1)
-    model = timm.create_model('ravlt_t', depths=(1, 1, 1, 1))
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(0.1 * torch.randn_like(p))
-    return model.eval()
+    return scatter(timm.create_model('ravlt_t', depths=(1, 1, 1, 1)))
 
 
 def load(state, **kwargs):
-    return timm.create_model(
-        'ravlt_t', depths=(1, 1, 1, 1), pretrained=True, pretrained_cfg_overlay=dict(state_dict=state),
-        **kwargs).eval()
+    return loaded('ravlt_t', state, depths=(1, 1, 1, 1), **kwargs)
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.models.rules import check_initial, decay_groups
+from tests.models.weights import scatter
 from zoo.blocks.mixers import ScaleAwareModulation, Site, SoftmaxAttention
 from zoo.models.smt import LocalMlp, ScaledBlock, Stem
 
@@ -60,22 +61,11 @@ def test_variants_match_the_published_table():
     assert (cfg['input_size'], cfg['crop_pct'], cfg['crop_mode']) == ((3, 384, 384), 1.0, 'squash')
 
 
-def randomise(module):
-    with torch.no_grad():
-        for p in module.parameters():
-            p.normal_(std=0.3)
-        for m in module.modules():
-            if isinstance(m, torch.nn.BatchNorm2d):
-                m.running_mean.normal_()
-                m.running_var.uniform_(0.5, 2)
-    return module
-
-
 @pytest.mark.parametrize('train', [False, True])
 def test_modulation_is_the_formula(train):
     """Channel g of the heads to 8 channels by the grouped convolution of the paper's code, in its order of channels."""
     torch.manual_seed(0)
-    mixer = randomise(ScaleAwareModulation(16).double()).train(train)
+    mixer = scatter(ScaleAwareModulation(16).double()).train(train)
     x = torch.randn(2, 5, 6, 16, dtype=torch.float64)
     s = mixer.s(x).permute(0, 3, 1, 2).split(4, dim=1)
     heads = [F.conv2d(t, c.weight, c.bias, padding=c.weight.shape[-1] // 2, groups=4) for t, c in zip(s, mixer.convs)]
@@ -99,7 +89,7 @@ def test_modulation_refuses_widths_that_four_heads_do_not_divide():
 
 def test_feed_forward_adds_its_convolution():
     torch.manual_seed(0)
-    mlp = randomise(LocalMlp(6, 12).double())
+    mlp = scatter(LocalMlp(6, 12).double())
     x = torch.randn(2, 4, 5, 6, dtype=torch.float64)
     y = mlp.fc1(x)
     local = F.conv2d(y.permute(0, 3, 1, 2), mlp.dwconv.weight, mlp.dwconv.bias, padding=1, groups=12)
@@ -149,7 +139,7 @@ def reference_state(model):
 def test_checkpoint_of_the_reference_at_another_size():
     """Nothing depends on the size; 22k classes give way to others; a wrong order of channels would show."""
     torch.manual_seed(1)
-    source = randomise(timm.create_model('smt_large', num_classes=21841, **SHALLOW)).eval()
+    source = scatter(timm.create_model('smt_large', num_classes=21841, **SHALLOW))
     overlay = dict(state_dict={'model': reference_state(source)}, num_classes=21841)
     model = timm.create_model(
         'smt_large', num_classes=5, img_size=(96, 160), pretrained=True, pretrained_cfg_overlay=overlay,

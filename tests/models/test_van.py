@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.models.rules import check_initial, decay_groups
+from tests.models.weights import loaded, scatter
 from zoo.blocks.depthwise import DepthwiseConv2d
 from zoo.blocks.mixers import LargeKernelAttention
 
@@ -141,20 +142,11 @@ def reference_state(model):
 
 @pytest.fixture(scope='module')
 def source():
-    torch.manual_seed(1)
-    model = timm.create_model('van_b0', depths=DEPTHS)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(0.1 * torch.randn_like(p))
-        for name, buffer in model.named_buffers():
-            if name.endswith('running_var'):
-                buffer.uniform_(0.5, 2)
-    return model.eval()
+    return scatter(timm.create_model('van_b0', depths=DEPTHS))
 
 
 def load(state, **kwargs):
-    return timm.create_model(
-        'van_b0', depths=DEPTHS, pretrained=True, pretrained_cfg_overlay=dict(state_dict=state), **kwargs).eval()
+    return loaded('van_b0', state, depths=DEPTHS, **kwargs)
 
 
 @torch.no_grad()
