@@ -131,13 +131,18 @@ def test_smallest_of_each_family_and_host(timm_tests, tmp_path, capfd):
     check(timm_tests, models, tmp_path, capfd)
 
 
+PARTS = 8  # that processes of pytest may share
+
+
 @pytest.mark.full
 @pytest.mark.timeout(0)  # each of timm's tests has its own limit
-def test_every_model(timm_tests, tmp_path, capfd):
-    globs = os.environ.get('ZOO_SUITE_MODELS', '').split(',')
-    models = zoo.list_models(globs)
+@pytest.mark.parametrize('part', range(PARTS))
+def test_every_model(timm_tests, part, tmp_path, capfd):
+    models = zoo.list_models(os.environ.get('ZOO_SUITE_MODELS', '').split(','))
     assert models
-    check(timm_tests, models, tmp_path, capfd)
+    if part >= len(models):
+        pytest.skip(f'{len(models)} models were asked for')
+    check(timm_tests, models[part::PARTS], tmp_path, capfd)
 
 
 def test_names_that_timm_takes_for_non_standard_are(timm_tests):
