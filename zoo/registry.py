@@ -3,16 +3,20 @@ import dataclasses
 import fnmatch
 import sys
 import warnings
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import timm
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+import torch
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model, resolve_pretrained_cfg
 from torch import Tensor, nn
 
 from .blocks.mixers import MixerFactory, mixer_factory
-from .weights import fit_state_dict, read_checkpoint, state_dict_of
+from .weights import fit_state_dict, read_checkpoint, resolve, state_dict_of
 from .weights.convert import KeyMap, classifier_names
+from .weights.official import cfg_entries
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +50,7 @@ class Family:
 
 
 FEATURES = dict(out_indices=4, feature_cls='getter')  # of hosts that do not say
+SOURCES = ('url', 'file', 'state_dict', 'hf_hub_id', 'hf_hub_filename')  # of a pretrained cfg
 FAMILIES: list[Family] = []
 _OURS: dict[str, Variant] = {}
 
@@ -79,7 +84,10 @@ def register_variants(
         warnings.warn(f'{name} is registered by another package already; that one stays', stacklevel=2)
     variants = [v for v in variants if v.name not in taken]
     default_cfgs.update(generate_default_cfgs({
-        f'{v.name}.{tag}': dict(cfg, **entries) for v in variants for tag, entries in v.cfgs.items()}))
+        f'{v.name}.{tag}': {**cfg_entries(f'{v.name}.{tag}'), **cfg, **entries}
+        for v in variants for tag, entries in v.cfgs.items()}))
+    for v in variants:
+        default_cfgs[v.name].tags = deque(v.cfgs)  # timm puts a later tag first if it is the first with weights
     for variant in variants:
         entrypoint = _entrypoint(module, host, mixer, variant, key_map)
         setattr(owner, variant.name, entrypoint)
@@ -154,11 +162,15 @@ def _entrypoint(
 def _build(
         host: Callable[..., nn.Module], name: str, key_map: KeyMap | None, pretrained: bool, /,
         pretrained_cfg_overlay: dict[str, Any] | None = None, **kwargs: Any) -> nn.Module:
-    """timm's builder, with local weights (``file``, ``state_dict`` of the overlay) read and fitted by us."""
+    """timm's builder, with weights (``file``, ``state_dict`` of the overlay, else the official ones) read and fitted
+    by us."""
     overlay = dict(pretrained_cfg_overlay or {})
-    if pretrained and (overlay.get('state_dict') or overlay.get('file')):
-        source = overlay.get('state_dict') or read_checkpoint(overlay['file'])
-        overlay['state_dict'] = dict(carried=_Carried(state_dict_of(source)))
+    if pretrained:
+        source = overlay.get('state_dict') or overlay.get('file') or _official(
+            name, key_map, kwargs.get('pretrained_cfg'), overlay, kwargs.get('cache_dir'))
+        if source:
+            source = source if isinstance(source, Mapping) else read_checkpoint(source)
+            overlay['state_dict'] = dict(carried=_Carried(state_dict_of(source)))
     headless = kwargs.get('features_only', False)
 
     def fit(state: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
@@ -172,6 +184,21 @@ def _build(
     return build_model_with_cfg(
         host, name, pretrained, pretrained_cfg_overlay=overlay, pretrained_filter_fn=fit,
         feature_cfg=dict(getattr(host, 'feature_cfg', FEATURES)), **kwargs)  # timm takes entries out
+
+
+def _official(
+        name: str, key_map: KeyMap | None, cfg: Any, overlay: dict[str, Any], cache_dir: str | None) -> Path | None:
+    """Local file of the official weights; None where the user has named others, which timm fetches."""
+    cfg = resolve_pretrained_cfg(name, cfg, overlay)
+    listed = timm.get_pretrained_cfg(f'{name}.{cfg.tag}') if cfg.tag else None
+    if listed is None or cfg.source or any(getattr(cfg, key) != getattr(listed, key) for key in SOURCES):
+        return None
+
+    def native() -> nn.Module:
+        with torch.device('meta'):
+            return timm.create_model(f'{name}.{cfg.tag}')
+
+    return resolve(f'{name}.{cfg.tag}', native, key_map, cache_dir)
 
 
 def _settle_classifier(state: dict[str, Tensor], model: nn.Module, headless: bool) -> None:

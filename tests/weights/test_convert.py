@@ -121,8 +121,3 @@ def test_state_dict_overlay():
     model = timm.create_model(
         'flatten_pvt_v2_b0', pretrained=True, pretrained_cfg_overlay=dict(state_dict=source.state_dict()))
     assert torch.equal(model.stem.proj.weight, source.stem.proj.weight)
-
-
-def test_no_weights_to_download_yet():
-    with pytest.raises(RuntimeError, match='No pretrained weights exist'):
-        timm.create_model('flatten_pvt_tiny', pretrained=True)

@@ -1,5 +1,7 @@
-"""Reading, checking and converting checkpoints."""
+"""Fetching, reading, checking and converting checkpoints."""
+from .cache import WeightsError
 from .checkpoint import read_checkpoint, state_dict_of
 from .convert import fit_state_dict
+from .official import resolve
 
-__all__ = ['fit_state_dict', 'read_checkpoint', 'state_dict_of']
+__all__ = ['WeightsError', 'fit_state_dict', 'read_checkpoint', 'resolve', 'state_dict_of']

@@ -54,6 +54,11 @@ def classifier_names(model: nn.Module) -> tuple[str, ...]:
     return _names(model, 'classifier')
 
 
+def check_all(state: dict[str, Tensor], model: nn.Module) -> None:
+    """Raise ``ValueError`` unless ``state`` is the whole of the model, classifier and input channels included."""
+    _check(state, model.state_dict(), (), (), model)
+
+
 def rename(
         state: dict[str, Tensor], rules: Sequence[tuple[str, str]], drop: str | None = None) -> dict[str, Tensor]:
     """Apply ``re.sub`` rules in order to every key; leave out keys that match ``drop``."""

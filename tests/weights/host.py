@@ -1,0 +1,136 @@
+"""A local server that plays the hub, GitHub and cloud hosts, with their faults; and the way of the real clients to it.
+
+``https://any.host/path`` is served as ``/any.host/path``, files of the hub as ``/org/repo/resolve/REVISION/file``.
+"""
+import contextlib
+import dataclasses
+import hashlib
+import re
+import threading
+import urllib.request
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+COMMIT = 'c' * 40
+
+
+@dataclasses.dataclass
+class File:
+    """What the server has under a path.
+
+    Args:
+        content: The whole file.
+        faults: What goes wrong, one entry a GET, the last one for good if ``forever``: a number of bytes after which
+            the connection is cut, an HTTP status, or a (status, headers) pair.
+        etag: Of the answer; '' for none. By default the hash of the content, as the hub gives it.
+        ranges: Whether a part can be asked for.
+        kind: Content-Type.
+    """
+
+    content: bytes
+    faults: list = dataclasses.field(default_factory=list)
+    forever: bool = False
+    etag: str | None = None
+    ranges: bool = True
+    kind: str = 'application/octet-stream'
+
+
+class Host(ThreadingHTTPServer):
+    """``files`` by path; ``asked`` is every request as ``(method, path, first byte)``."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(('127.0.0.1', 0), Answer)
+        self.files, self.asked = {}, []
+
+    @property
+    def address(self):
+        return f'http://127.0.0.1:{self.server_port}'
+
+    def got(self, part):
+        """First bytes of the GETs of paths with ``part`` in them."""
+        return [first for method, path, first in self.asked if method == 'GET' and part in path]
+
+    def handle_error(self, request, client_address):
+        pass  # clients that are killed
+
+
+class Answer(BaseHTTPRequestHandler):
+    protocol_version = 'HTTP/1.1'
+
+    def log_message(self, *args):
+        pass
+
+    def do_HEAD(self):
+        self.answer(body=False)
+
+    def do_GET(self):
+        self.answer(body=True)
+
+    def answer(self, body):
+        ranged = re.match(r'bytes=(\d+)-', self.headers.get('Range') or '')
+        start = int(ranged.group(1)) if ranged else 0
+        self.server.asked.append((self.command, self.path, start))
+        file = self.server.files.get(self.path)
+        if file is None:
+            return self.refuse(404, {'X-Error-Code': 'EntryNotFound'})
+        fault = None
+        if file.faults and (body or not isinstance(file.faults[0], int) or file.faults[0] >= 400):
+            fault = file.faults[0] if file.forever else file.faults.pop(0)
+        if isinstance(fault, tuple):
+            return self.refuse(*fault)
+        if fault is not None and 400 <= fault < 600:
+            return self.refuse(fault, {})
+        start = start if file.ranges else 0
+        if start >= len(file.content) > 0:
+            return self.refuse(416, {})
+        self.send_response(206 if start else 200)
+        if start:
+            self.send_header('Content-Range', f'bytes {start}-{len(file.content) - 1}/{len(file.content)}')
+        etag = hashlib.sha256(file.content).hexdigest() if file.etag is None else file.etag
+        for name, value in {'Content-Type': file.kind, 'Content-Length': len(file.content) - start,
+                            'ETag': etag and f'"{etag}"', 'X-Repo-Commit': COMMIT}.items():
+            if value != '':
+                self.send_header(name, str(value))
+        self.end_headers()
+        if body:
+            self.wfile.write(file.content[start:][:fault])
+            if fault is not None:
+                self.close_connection = True
+
+    def refuse(self, status, headers):
+        self.send_response(status)
+        for name, value in {'Content-Length': '0', **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+
+
+@contextlib.contextmanager
+def serving():
+    host = Host()
+    thread = threading.Thread(target=host.serve_forever, kwargs=dict(poll_interval=0.05), daemon=True)
+    thread.start()
+    try:
+        yield host
+    finally:
+        host.shutdown()
+        host.server_close()
+        thread.join()
+
+
+class ToHost(urllib.request.BaseHandler):
+    """Sends urllib's https requests to the local server."""
+
+    handler_order = 100  # before the handlers of urllib
+
+    def __init__(self, address):
+        self.address = address
+
+    def https_open(self, request):
+        local = urllib.request.Request(f'{self.address}/{request.host}{request.selector}', headers=request.headers)
+        return self.parent.open(local, timeout=request.timeout)
+
+
+def lead_to(address):
+    """Have urllib find all https hosts at ``address``; the proxies of the environment are left out."""
+    urllib.request.install_opener(urllib.request.build_opener(ToHost(address), urllib.request.ProxyHandler({})))

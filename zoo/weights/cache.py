@@ -1,0 +1,174 @@
+"""Where official weights lie on disk, what is known of them, and how files get there whole.
+
+::
+
+    $ZOO_CACHE, else $XDG_CACHE_HOME/zoo, else ~/.cache/zoo
+        manifest.json           SHA-256 of every official file at its first use, and of what was made of it
+        downloads/              official files on their way; removed once they are converted
+        converted/NAME.TAG.safetensors
+        locks/                  one process at a time fetches and converts a model
+"""
+import contextlib
+import datetime
+import errno
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+FORMAT = 1  # of converted files: raised when a checkpoint map or a model's key names change
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_logger = logging.getLogger(__name__)
+
+
+class WeightsError(ValueError):
+    """Official weights cannot be had: why, and what to do about it, in one line."""
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file."""
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Within this context an ``OSError`` is a folder that cannot be written: told in one line, with the fix."""
+    try:
+        yield
+    except OSError as e:
+        raise WeightsError(unwritable(folder, e)) from None
+
+
+def unwritable(folder: Path, error: OSError) -> str:
+    """What to tell of a folder that cannot be written."""
+    reason = error.strerror or str(error)
+    if error.errno in NO_ROOM:
+        return f'no room for weights in {folder} ({reason}); free some, or set ZOO_CACHE to a folder with more'
+    return f'weights cannot be written to {folder} ({reason}); set ZOO_CACHE to a folder that is writable'
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` fill a temporary file beside ``path``, and put it in its place when it is safely on the disk.
+
+    The caller holds the lock of what it writes.
+
+    Raises:
+        WeightsError: the folder is read-only or full; nothing is left behind.
+    """
+    with writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f'.{path.name}.tmp')  # always the same: what a killed process left is written over
+        try:
+            write(temporary)
+            with open(temporary, 'rb+') as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        if os.name == 'posix':  # the new name, too, is to outlast a power cut
+            names = os.open(path.parent, os.O_RDONLY)
+            os.fsync(names)
+            os.close(names)
+
+
+def cache_folder() -> Path:
+    """The folder of the zoo's weights: ``ZOO_CACHE``, else ``zoo`` in the user's cache."""
+    if folder := os.environ.get('ZOO_CACHE'):
+        return Path(folder).expanduser()
+    return Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser() / 'zoo'
+
+
+class Cache:
+    """The files of one folder, and its manifest.
+
+    Args:
+        folder: Where; by default :func:`cache_folder`. It is made when something is written to it.
+    """
+
+    def __init__(self, folder: str | Path | None = None):
+        self.folder = Path(folder) if folder else cache_folder()
+        self.downloads = self.folder / 'downloads'
+        self.manifest_path = self.folder / 'manifest.json'
+
+    def manifest(self) -> dict[str, dict[str, Any]]:
+        """``files`` by where they came from, ``converted`` by model.
+
+        Raises:
+            WeightsError: it is damaged: no hash is taken on trust anew behind the user's back.
+        """
+        try:
+            content = json.loads(self.manifest_path.read_text())
+            return {'files': dict(content['files']), 'converted': dict(content['converted'])}
+        except FileNotFoundError:
+            return {'files': {}, 'converted': {}}
+        except (OSError, ValueError, KeyError, TypeError):
+            raise WeightsError(
+                f'{self.manifest_path} cannot be read, and with it what is known of the weights there; '
+                f'delete the folder {self.folder} to fetch them anew') from None
+
+    def recorded(self, location: str) -> str | None:
+        """SHA-256 of the official file of this location at its first use."""
+        return self.manifest()['files'].get(location, {}).get('sha256')
+
+    def converted_path(self, name_tag: str) -> Path:
+        return self.folder / 'converted' / f'{name_tag}.safetensors'
+
+    def converted(self, name_tag: str, location: str, sha256: str | None) -> Path | None:
+        """The file that was made of ``location``'s; None if it has to be made anew.
+
+        Args:
+            name_tag: Model and tag.
+            location: Where its official file is now.
+            sha256: Of the official file, if it is known; otherwise that of its first use counts.
+        """
+        manifest, path = self.manifest(), self.converted_path(name_tag)
+        entry = manifest['converted'].get(name_tag)
+        if entry is None or not path.is_file():
+            return None
+        expected = sha256 or manifest['files'].get(location, {}).get('sha256')
+        if (entry['format'], entry['location'], entry['source_sha256']) != (FORMAT, location, expected):
+            return None
+        if sha256_of(path) != entry['sha256']:
+            _logger.warning('%s is damaged; fetching the weights of %s anew', path, name_tag)
+            return None
+        return path
+
+    def record(self, name_tag: str, location: str, sha256: str, size: int) -> None:
+        """Note the hashes of an official file of ``size`` bytes and of the file that was made of it."""
+        path = self.converted_path(name_tag)
+        entry = dict(format=FORMAT, location=location, source_sha256=sha256, sha256=sha256_of(path))
+        now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds')
+        with self.lock('manifest'):
+            manifest = self.manifest()
+            manifest['files'].setdefault(location, dict(sha256=sha256, bytes=size, first_used=now))
+            if manifest['files'][location]['sha256'] != sha256:  # the table of sources knows better
+                manifest['files'][location] = dict(sha256=sha256, bytes=size, first_used=now)
+            manifest['converted'][name_tag] = entry
+            text = json.dumps(manifest, indent=1, sort_keys=True) + '\n'
+            write_atomically(self.manifest_path, lambda path: path.write_text(text))
+
+    @contextlib.contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        """Have ``name`` to oneself among all processes; a process that is killed lets go."""
+        with writing(self.folder):
+            (self.folder / 'locks').mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.folder / 'locks' / f'{name}.lock')
+            try:
+                lock.acquire(timeout=0.2)
+            except Timeout:
+                _logger.info('waiting for another process that is at work on %s', name)
+                lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+

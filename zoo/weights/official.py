@@ -1,0 +1,99 @@
+"""Official weights by name: fetched once, verified, converted to our key names and kept."""
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from .cache import FORMAT, Cache, WeightsError, write_atomically
+from .checkpoint import read_checkpoint, state_dict_of
+from .convert import KeyMap, check_all, fit_state_dict
+from .fetch import address, discard, fetch, fetchable, hub_file
+from .sources import Source, load, source
+
+
+def resolve(
+        name_tag: str, build: Callable[[], nn.Module], key_map: KeyMap | None,
+        folder: str | Path | None = None) -> Path:
+    """The official weights of a model as a local safetensors file with our key names.
+
+    The first call fetches the official file, checks it (against the hash of the table of sources, else against that
+    of its first use), converts it strictly and keeps the result; later ones need no network.
+
+    Args:
+        name_tag: ``model.tag``.
+        build: Makes the model that the weights are for, on any device; called when there is something to convert.
+        key_map: From the reference's key names to ours.
+        folder: The cache, by default :func:`zoo.weights.cache.cache_folder`.
+
+    Raises:
+        WeightsError: the weights cannot be had, are damaged, or cannot be kept; one line with what to do.
+        ValueError: the file is no checkpoint, would run code, or does not fit the model.
+    """
+    origin, cache = source(name_tag), Cache(folder)
+    kept = cache.converted(name_tag, origin.location, origin.sha256)
+    if kept is None:
+        with cache.lock(name_tag):
+            kept = cache.converted(name_tag, origin.location, origin.sha256)  # another process may have been at it
+            if kept is None:
+                kept = _make(origin, cache, build, key_map)
+    return kept
+
+
+def cfg_entries(name_tag: str) -> dict[str, Any]:
+    """Pretrained-cfg entries of a model's official weights, {} if there are none to download.
+
+    timm lists a model as pretrained by them, but never follows them: :func:`resolve` is faster.
+    """
+    origin = load().get(name_tag)
+    if origin is None or not fetchable(origin):
+        return {}
+    licence = {} if origin.licence == 'unknown' else dict(license=origin.licence.lower())
+    if origin.kind == 'hub':
+        repo, file, revision = hub_file(origin.location)
+        return dict(hf_hub_id=f'{repo}@{revision}' if revision else repo, hf_hub_filename=file, **licence)
+    return dict(url=address(origin), **licence)
+
+
+def _make(origin: Source, cache: Cache, build: Callable[[], nn.Module], key_map: KeyMap | None) -> Path:
+    """Fetch and convert."""
+    known = origin.sha256 or cache.recorded(origin.location)
+    path, digest = fetch(origin, cache.downloads, known)
+    try:
+        state = state_dict_of(read_checkpoint(path))
+        model = build()
+        state = fit_state_dict(state, model, key_map)
+        check_all(state, model)
+    except ValueError:
+        if known is None:  # nothing says that this is the right file
+            discard(path)
+        raise
+    size = path.stat().st_size
+    kept = cache.converted_path(origin.name)
+    provenance = dict(
+        format='pt', model=origin.name, source=address(origin), source_sha256=digest,
+        license=origin.licence, zoo_version=_version(), zoo_format=str(FORMAT), note='converted, not retrained')
+    write_atomically(kept, lambda file: _save(state, file, provenance))
+    cache.record(origin.name, origin.location, digest, size)
+    if origin.kind != 'hub':
+        discard(path)
+    return kept
+
+
+def _save(state: dict[str, Tensor], path: Path, provenance: dict[str, str]) -> None:
+    """Write safetensors; its own error for a full disk becomes the system's."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+    try:
+        save_file({key: value.detach().clone().contiguous() for key, value in state.items()}, str(path), provenance)
+    except SafetensorError as e:
+        number = re.search(r'os error (\d+)', str(e))
+        if number is None:
+            raise WeightsError(f'the converted weights cannot be written to {path.parent}: {e}') from None
+        raise OSError(int(number.group(1)), str(e).partition('I/O error: ')[2].partition(' (os error')[0]) from None
+
+
+def _version() -> str:
+    from .. import __version__
+    return __version__
