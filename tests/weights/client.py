@@ -1,7 +1,8 @@
-"""A process of a user: ``python -m tests.weights.client CASE...``; prints a JSON dict of case -> outcome.
+"""A process of a user: ``python -m tests.weights.client CASE...``; prints a JSON list of outcomes.
 
-A case is ``model.tag kind location``, and what it creates is that model with the weights at that place. The outcome is
-the sum of the first weights of the stem, or ``Error: text``. ``ZOO_TEST_HOST`` is the address of the local server.
+A case is ``model.tag kind location``, and what it creates is that model with the weights at that place; ``forget``
+removes what has been converted. The outcome is the sum of the weights of the stem, or ``Error: text``.
+``ZOO_TEST_HOST`` is the address of the local server.
 """
 import contextlib
 import ctypes
@@ -9,9 +10,14 @@ import dataclasses
 import json
 import os
 import resource
+import shutil
 import signal
+import subprocess
 import sys
 import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
 
 
 def powerless():
@@ -28,6 +34,7 @@ def main(cases):
     import zoo  # noqa: F401
     from tests.weights.host import lead_to
     from zoo.weights import official
+    from zoo.weights.cache import Cache
     from zoo.weights.sources import source
 
     lead_to(os.environ['ZOO_TEST_HOST'])
@@ -45,17 +52,35 @@ def main(cases):
             os.truncate(path, path.stat().st_size // 2)
             os.kill(os.getpid(), signal.SIGKILL)
         official._save = half
-    outcomes = {}
+    results = []
     for case in cases:
+        if case == 'forget':
+            shutil.rmtree(Cache().folder / 'converted')
+            continue
         name, kind, location = case.split()
-        row = dataclasses.replace(source(name), kind=kind, location=location)
+        row = dataclasses.replace(source(name), kind=kind, location=location, sha256=None, bytes=None)
         official.source = lambda name, row=row: row
         with contextlib.redirect_stdout(sys.stderr):
             try:
-                outcomes[case] = float(timm.create_model(name, pretrained=True).stem.proj.weight.double().sum())
+                results.append(timm.create_model(name, pretrained=True).stem.proj.weight.double().sum().item())
             except Exception as e:
-                outcomes[case] = f'{type(e).__name__}: {e}'
-    print(json.dumps(outcomes))
+                results.append(f'{type(e).__name__}: {e}')
+    print(json.dumps(results))
+
+
+def start(host, *cases, **env):
+    """Start such a process with further environment variables."""
+    env = {**os.environ, 'ZOO_TEST_HOST': host.address, 'HF_HUB_OFFLINE': '0', **{k: str(v) for k, v in env.items()}}
+    return subprocess.Popen(
+        [sys.executable, '-m', 'tests.weights.client', *cases], cwd=ROOT, env=env, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def outcomes(process):
+    """What a process has to say at its end."""
+    out, err = process.communicate(timeout=500)
+    assert process.returncode == 0, err
+    return json.loads(out)
 
 
 if __name__ == '__main__':

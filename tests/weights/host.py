@@ -19,11 +19,13 @@ class File:
 
     Args:
         content: The whole file.
-        faults: What goes wrong, one entry a GET, the last one for good if ``forever``: a number of bytes after which
-            the connection is cut, an HTTP status, or a (status, headers) pair.
+        faults: What goes wrong, one entry a request, the first one for good if ``forever``: a number of bytes after
+            which the connection is cut, an HTTP status, or a (status, headers) pair.
         etag: Of the answer; '' for none. By default the hash of the content, as the hub gives it.
         ranges: Whether a part can be asked for.
         kind: Content-Type.
+        commit: Of the hub's repository.
+        later: What is there after a whole GET.
     """
 
     content: bytes
@@ -32,6 +34,8 @@ class File:
     etag: str | None = None
     ranges: bool = True
     kind: str = 'application/octet-stream'
+    commit: str = COMMIT
+    later: 'File | None' = None
 
 
 class Host(ThreadingHTTPServer):
@@ -74,13 +78,12 @@ class Answer(BaseHTTPRequestHandler):
         file = self.server.files.get(self.path)
         if file is None:
             return self.refuse(404, {'X-Error-Code': 'EntryNotFound'})
-        fault = None
-        if file.faults and (body or not isinstance(file.faults[0], int) or file.faults[0] >= 400):
-            fault = file.faults[0] if file.forever else file.faults.pop(0)
-        if isinstance(fault, tuple):
-            return self.refuse(*fault)
-        if fault is not None and 400 <= fault < 600:
-            return self.refuse(fault, {})
+        fault = file.faults[0] if file.faults else None
+        status = isinstance(fault, tuple) or fault in range(400, 600)
+        if file.faults and not file.forever and (status or body):
+            del file.faults[0]
+        if status:
+            return self.refuse(*(fault if isinstance(fault, tuple) else (fault, {})))
         start = start if file.ranges else 0
         if start >= len(file.content) > 0:
             return self.refuse(416, {})
@@ -89,7 +92,7 @@ class Answer(BaseHTTPRequestHandler):
             self.send_header('Content-Range', f'bytes {start}-{len(file.content) - 1}/{len(file.content)}')
         etag = hashlib.sha256(file.content).hexdigest() if file.etag is None else file.etag
         for name, value in {'Content-Type': file.kind, 'Content-Length': len(file.content) - start,
-                            'ETag': etag and f'"{etag}"', 'X-Repo-Commit': COMMIT}.items():
+                            'ETag': etag and f'"{etag}"', 'X-Repo-Commit': file.commit}.items():
             if value != '':
                 self.send_header(name, str(value))
         self.end_headers()
@@ -97,6 +100,8 @@ class Answer(BaseHTTPRequestHandler):
             self.wfile.write(file.content[start:][:fault])
             if fault is not None:
                 self.close_connection = True
+            elif file.later:
+                self.server.files[self.path] = file.later
 
     def refuse(self, status, headers):
         self.send_response(status)

@@ -2,8 +2,6 @@
 import dataclasses
 import hashlib
 import json
-import os
-import subprocess
 import sys
 import time
 import urllib.request
@@ -17,6 +15,7 @@ from safetensors import safe_open
 
 import zoo
 from tests import goldens
+from tests.weights.client import outcomes, start
 from tests.weights.host import File, lead_to, serving
 from tests.weights.test_checkpoint import Bomb
 from zoo.registry import FAMILIES
@@ -28,7 +27,6 @@ MODEL = 'flatten_pvt_v2_b0'
 NAME = f'{MODEL}.in1k'
 PLACE = source(NAME).location
 PATH = PLACE.replace('https:/', '')
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope='module')
@@ -314,25 +312,15 @@ def test_damaged_manifest(host, cache, content):
 
 # --- processes of their own
 
-def client(host, *cases, **env):
-    """Start a process that creates models; see client.py."""
-    env = {**os.environ, 'ZOO_TEST_HOST': host.address, 'HF_HUB_OFFLINE': '0', **{k: str(v) for k, v in env.items()}}
-    return subprocess.Popen(
-        [sys.executable, '-m', 'tests.weights.client', *cases], cwd=ROOT, env=env, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-
 CASE = f'{NAME} tsinghua {PLACE}'
 
 
 def outcome(process):
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
-    return json.loads(out)[CASE]
+    return outcomes(process)[0]
 
 
 def test_killed_in_the_middle_of_conversion(host, cache):
-    process = client(host, CASE, ZOO_TEST_KILL='')
+    process = start(host, CASE, ZOO_TEST_KILL='')
     process.communicate(timeout=300)
     assert process.returncode == -9
     assert names(cache) == [f'converted/.{NAME}.safetensors.tmp', f'downloads/{NAME}.pth']
@@ -341,7 +329,7 @@ def test_killed_in_the_middle_of_conversion(host, cache):
 
 
 def test_two_processes_at_once(host, cache):
-    processes = [client(host, CASE) for _ in range(2)]
+    processes = [start(host, CASE) for _ in range(2)]
     want = create().stem.proj.weight.double().sum().item()
     assert [outcome(process) for process in processes] == [want] * 2
     assert names(cache) == READY and len(host.asked) == 1
@@ -351,14 +339,14 @@ def test_two_processes_at_once(host, cache):
 def test_read_only_cache(host, cache):
     cache.folder.mkdir()
     cache.folder.chmod(0o555)
-    text = outcome(client(host, CASE, ZOO_TEST_POWERLESS=''))
+    text = outcome(start(host, CASE, ZOO_TEST_POWERLESS=''))
     assert text == (f'WeightsError: weights cannot be written to {cache.folder} (Permission denied); '
                     f'set ZOO_CACHE to a folder that is writable')
     cache.folder.chmod(0o755)
     want = create().stem.proj.weight.double().sum().item()
     for folder in (cache.folder, *filter(Path.is_dir, cache.folder.rglob('*'))):
         folder.chmod(0o555)
-    assert outcome(client(host, CASE, ZOO_TEST_POWERLESS='')) == want
+    assert outcome(start(host, CASE, ZOO_TEST_POWERLESS='')) == want
     for folder in (cache.folder, *filter(Path.is_dir, cache.folder.rglob('*'))):
         folder.chmod(0o755)
 
@@ -367,7 +355,7 @@ def test_read_only_cache(host, cache):
 @pytest.mark.parametrize('limit', [5_000_000, 14_390_000], ids=['download', 'conversion'])
 def test_full_disk(host, cache, limit, reference):
     torch.manual_seed(0)
-    text = outcome(client(host, CASE, ZOO_TEST_FILE_SIZE=limit))
+    text = outcome(start(host, CASE, ZOO_TEST_FILE_SIZE=limit))
     assert text.startswith(f'WeightsError: no room for weights in {cache.folder}/')
     assert text.endswith('(File too large); free some, or set ZOO_CACHE to a folder with more')
     create()
