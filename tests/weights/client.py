@@ -28,6 +28,26 @@ def powerless():
         raise OSError(ctypes.get_errno(), 'capset')
 
 
+def spoil(official):
+    """Let the disk be full at 5 MB from the download or from the conversion on, or be killed amid the conversion."""
+    full, save = os.environ.get('ZOO_TEST_FULL'), official._save
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5_000_000, 5_000_000))
+
+    def half(state, path, provenance):
+        if full:
+            limit()
+        save(state, path, provenance)
+        os.truncate(path, path.stat().st_size // 2)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if full == 'downloads':
+        limit()
+    if full == 'converted' or 'ZOO_TEST_KILL' in os.environ:
+        official._save = half
+
+
 def main(cases):
     import timm
 
@@ -42,16 +62,7 @@ def main(cases):
     time.sleep = lambda seconds: sleep(min(seconds, 0.01))  # nobody waits for the next attempt
     if 'ZOO_TEST_POWERLESS' in os.environ:
         powerless()
-    if limit := os.environ.get('ZOO_TEST_FILE_SIZE'):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
-    if 'ZOO_TEST_KILL' in os.environ:
-        save = official._save
-
-        def half(state, path, provenance):
-            save(state, path, provenance)
-            os.truncate(path, path.stat().st_size // 2)
-            os.kill(os.getpid(), signal.SIGKILL)
-        official._save = half
+    spoil(official)
     results = []
     for case in cases:
         if case == 'forget':

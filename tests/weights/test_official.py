@@ -66,7 +66,7 @@ def refused(match, error=WeightsError):
 
 
 def stand_in(monkeypatch, **changes):
-    row = dataclasses.replace(source(NAME), **changes)
+    row = dataclasses.replace(source(NAME), **{**dict(sha256=None, bytes=None), **changes})
     monkeypatch.setattr(official, 'source', lambda name: row)
 
 
@@ -130,7 +130,8 @@ def test_every_family_is_converted_as_from_a_file(host, cache, monkeypatch, tmp_
     name = golden['name']
     tag = timm.get_pretrained_cfg(name).tag
     torch.save({'model': goldens.reference_state(golden, torch.float32)}, tmp_path / 'a.pth')
-    row = dataclasses.replace(source(f'{name}.{tag}'), kind='https', location='https://weights.example/a.pth')
+    row = dataclasses.replace(
+        source(f'{name}.{tag}'), kind='https', location='https://weights.example/a.pth', sha256=None, bytes=None)
     monkeypatch.setattr(official, 'source', lambda name: row)
     host.files['/weights.example/a.pth'] = File((tmp_path / 'a.pth').read_bytes())
     by_name = timm.create_model(name, pretrained=True).state_dict()
@@ -352,11 +353,14 @@ def test_read_only_cache(host, cache):
 
 
 @pytest.mark.skipif(sys.platform == 'win32', reason='no limit of file sizes')
-@pytest.mark.parametrize('limit', [5_000_000, 14_390_000], ids=['download', 'conversion'])
-def test_full_disk(host, cache, limit, reference):
-    torch.manual_seed(0)
-    text = outcome(start(host, CASE, ZOO_TEST_FILE_SIZE=limit))
-    assert text.startswith(f'WeightsError: no room for weights in {cache.folder}/')
-    assert text.endswith('(File too large); free some, or set ZOO_CACHE to a folder with more')
+@pytest.mark.parametrize('folder, left', [
+    ('downloads', [f'downloads/{NAME}.pth.part', f'downloads/{NAME}.pth.part.json']),
+    ('converted', [f'downloads/{NAME}.pth'])])
+def test_full_disk(host, cache, folder, left):
+    text = outcome(start(host, CASE, ZOO_TEST_FULL=folder))
+    assert text == (f'WeightsError: no room for weights in {cache.folder / folder} (File too large); '
+                    f'free some, or set ZOO_CACHE to a folder with more')
+    assert names(cache) == left
     create()
     assert names(cache) == READY
+    assert host.got(PATH) == ([0, 5_000_000] if folder == 'downloads' else [0])  # what had arrived is used

@@ -269,7 +269,7 @@ def _verify(path: Path, source: Source, known: str | None) -> str:
     if source.bytes is not None and size != source.bytes:
         raise WeightsError(
             f'{address(source)} has {size} bytes instead of {source.bytes}; it was removed, try again. If that '
-            f'does not help, the authors have replaced it: {by_hand(source)}')
+            f'does not help, the authors have replaced it. {by_hand(source)}')
     digest = sha256_of(path)
     if known is not None and digest != known:
         raise WeightsError(
