@@ -22,7 +22,7 @@ def pool_map(x: Tensor, grid: tuple[int, int]) -> Tensor:
     """
     if not exporting():
         return to_nhwc(F.adaptive_avg_pool2d(to_nchw(x), grid))
-    return _resample(x, grid, _cells)
+    return _resample(x, grid, cells)
 
 
 def interpolate_map(x: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -41,11 +41,11 @@ def _resample(x: Tensor, grid: tuple[int, int], weights: Callable[[int, int, Ten
     return x
 
 
-def _cells(size: int, cells: int, like: Tensor) -> Tensor:
-    """Weights ``[cells, size]`` of the means over the cells of one axis."""
-    cell = torch.arange(cells, device=like.device)[:, None]
+def cells(size: int, count: int, like: Tensor) -> Tensor:
+    """Weights ``[count, size]`` of the means over the cells of one axis."""
+    cell = torch.arange(count, device=like.device)[:, None]
     place = torch.arange(size, device=like.device)[None, :]
-    first, last = cell * size // cells, ((cell + 1) * size + cells - 1) // cells
+    first, last = cell * size // count, ((cell + 1) * size + count - 1) // count
     return ((place >= first) & (place < last)).to(like.dtype) / (last - first).to(like.dtype)
 
 
