@@ -9,6 +9,8 @@ in the header, and ``starts_from`` is whether it asks for weights. All else are 
 
 ``UNPUBLISHED`` are the models that have no recipe, each with the reason.
 """
+import timm
+from packaging.version import Version
 
 
 def rows(columns, table, **shared):
@@ -282,6 +284,7 @@ IFORMER = rows('drop_path top1', {
     model_ema_decay=None, paper='2501.15369', commit='2a87540', header='without a teacher')
 
 TIMMS_OWN = FOCALNET | SWIFTFORMER | MAMBAOUT | IFORMER
+LACKING = set(IFORMER) if Version(timm.__version__) < Version('1.0.30') else set()  # in the timm that is installed
 
 PUBLISHED = (
     FLATTEN | AGENT | INLINE | PYRAMIDS | L2VIT | CARE | VAN | EFFICIENTMOD | SMT | LITV2 | BIFORMER | PATNET

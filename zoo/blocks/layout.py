@@ -29,6 +29,11 @@ def settle(x: Tensor) -> Tensor:
     return x.clone(memory_format=torch.contiguous_format) if exporting() else x.contiguous()
 
 
+def greater(size: int, least: int) -> int:
+    """``max(size, least)`` that is recorded for all sizes; torch 2.11 does not compile ``sym_max``."""
+    return torch.sym_max(size, least) if exporting() else max(size, least)
+
+
 def ceil_div(size: int, window: int) -> int:
     """Smallest number of windows that covers ``size``."""
     return (size + window - 1) // window

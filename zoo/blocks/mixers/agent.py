@@ -10,7 +10,7 @@ from zoo_kernels import agent_attention
 
 from ..depthwise import DepthwiseConv2d
 from ..layout import exporting, settle
-from ..resize import pool_map
+from ..resize import cells, pool_map
 from .sequence import GlobalMixer, add_local
 from .site import Site
 
@@ -174,7 +174,10 @@ def pool_to_grid(x: Tensor, side: int) -> Tensor:
     Returns:
         ``[B, side**2, C]``.
     """
-    return pool_map(x, (side, side)).flatten(1, 2)
+    if not exporting():
+        return pool_map(x, (side, side)).flatten(1, 2)
+    rows, columns = (cells(size, side, x.dtype, x.device) for size in x.shape[1:3])
+    return torch.einsum('yh,bhwc,xw->byxc', rows, x, columns).flatten(1, 2)
 
 
 def _resample(table: Tensor, length: int) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layout import passing, settle, to_nchw, to_nhwc
+from ..layout import greater, passing, settle, to_nchw, to_nhwc
 from ..norm import batch_norm, scale_and_shift
 from .site import Site
 
@@ -175,7 +175,7 @@ def style(x: Tensor) -> Tensor:
     """
     x = x.to(torch.promote_types(x.dtype, torch.float32))  # sums of squares leave the range of float16
     mean = x.mean((1, 2), keepdim=True)
-    freedom = torch.sym_max(x.shape[1] * x.shape[2] - 1, 1)
+    freedom = greater(x.shape[1] * x.shape[2] - 1, 1)
     variance = (x - mean).square().sum((1, 2)) / freedom  # torch.std takes ten times as long on a CPU
     deviation = variance * variance.clamp(min=torch.finfo(variance.dtype).tiny).rsqrt()  # no division by 0 backward
     return torch.cat([mean.flatten(1), deviation], dim=1)

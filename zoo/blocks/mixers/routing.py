@@ -1,13 +1,12 @@
 """Bi-level routing attention (BiFormer), and the softmax attention that closes its models."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo_kernels import route, routed_attention
 
 from ..depthwise import DepthwiseConv2d
-from ..layout import crop_map, exporting, pad_map, settle, window_count
+from ..layout import crop_map, exporting, greater, pad_map, settle, window_count
 from .sequence import GlobalMixer, add_local
 from .site import Site
 
@@ -84,7 +83,6 @@ class RoutedAttention(nn.Module):
         """Regions along a side of the map, and tokens of a region along it."""
         if not self.pad_projected:
             return self.n_win, window_count(side, self.n_win)
-        greater = torch.sym_max if exporting() else max  # torch 2.11 compiles max only, and records the other
         tokens = window_count(greater(side + 1 - self.n_win, 1), self.n_win)  # max(side // n_win, 1), recorded opaque
         return window_count(side, tokens), tokens
 
@@ -122,5 +120,5 @@ class EnhancedAttention(GlobalMixer):
         qkv = self.qkv(x)
         q, k, v = qkv.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         y = settle(F.scaled_dot_product_attention(q, k, v).transpose(1, 2)).flatten(2)
-        local = qkv.chunk(3, dim=-1)[2] if self.of_values else x
+        local = qkv.chunk(3, dim=-1)[2] if self.of_values else settle(x)
         return self.proj(add_local(y, local, self.lepe.weight, self.lepe.bias, grid, prefix))
