@@ -17,6 +17,7 @@ from .blocks.mixers import MixerFactory, mixer_factory
 from .weights import fit_state_dict, read_checkpoint, resolve, state_dict_of
 from .weights.convert import KeyMap, classifier_names
 from .weights.official import cfg_entries
+from .weights.sources import tags
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,17 +28,21 @@ class Variant:
         name: Registered name.
         args: Constructor arguments of the host.
         drop_path: Stochastic depth of the published ImageNet recipe (models are built with 0 unless asked).
-        top1: ImageNet-1k accuracy in percent by pretrained tag, as the paper or its repository states it.
-        cfgs: timm pretrained-cfg entries by tag, beside those that the family shares. The first tag is the default.
+        cfgs: timm pretrained-cfg entries by tag, beside those of the family and of the table of weights, which lists
+            the tags: a registered variant has all of them here, the default first.
         linear: Whether the work grows linearly with the number of pixels: no softmax over the map or its rows.
     """
 
     name: str
     args: Mapping[str, Any]
     drop_path: float = 0.
-    top1: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    cfgs: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=lambda: {'in1k': {}})
+    cfgs: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     linear: bool = True
+
+    @property
+    def top1(self) -> dict[str, float]:
+        """ImageNet-1k accuracy in percent by tag, as the paper or its repository states it."""
+        return {tag: row.top1 for tag, row in tags(self.name).items() if row.top1 is not None}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,18 +78,21 @@ def register_variants(
         module: ``__name__`` of the family's file.
         host: Called with the mixer, a variant's arguments and those of the user.
         mixer: Factory of the family's token mixers; None for a host that takes none.
-        variants: The table, smallest first.
+        variants: The table, smallest first. One that the table of weights does not know has the tag ``in1k``.
         key_map: Renames the reference's checkpoint keys to ours; None if there is no reference.
         cfg: Pretrained-cfg entries that all variants share.
+
+    Raises:
+        ValueError: A variant has entries for a tag that is not in the table of weights.
     """
     owner = sys.modules[module]
     default_cfgs = owner.__dict__.setdefault('default_cfgs', {})
     taken = {v.name for v in variants if timm.is_model(v.name) and v.name not in _OURS}
     for name in sorted(taken):
         warnings.warn(f'{name} is registered by another package already; that one stays', stacklevel=2)
-    variants = [v for v in variants if v.name not in taken]
+    variants = [_with_all_tags(v) for v in variants if v.name not in taken]
     default_cfgs.update(generate_default_cfgs({
-        f'{v.name}.{tag}': {**cfg_entries(f'{v.name}.{tag}'), **cfg, **entries}
+        f'{v.name}.{tag}': {**_from_table(f'{v.name}.{tag}'), **cfg, **entries}
         for v in variants for tag, entries in v.cfgs.items()}))
     for v in variants:
         default_cfgs[v.name].tags = deque(v.cfgs)  # timm puts a later tag first if it is the first with weights
@@ -94,6 +102,22 @@ def register_variants(
         register_model(entrypoint)
         _OURS[variant.name] = variant
     return tuple(variants)
+
+
+def _with_all_tags(variant: Variant) -> Variant:
+    listed = tags(variant.name) or {'in1k': None}
+    unknown = [tag for tag in variant.cfgs if tag not in listed]
+    if unknown:
+        raise ValueError(f'{variant.name}: the table of weights has no row of the tag {", ".join(unknown)}; add it')
+    return dataclasses.replace(variant, cfgs={tag: variant.cfgs.get(tag, {}) for tag in listed})
+
+
+def _from_table(name_tag: str) -> dict[str, Any]:
+    """Pretrained-cfg entries by the table of weights; the last map has a 32th of the image's sides."""
+    entries = cfg_entries(name_tag)
+    if entries:
+        entries['pool_size'] = tuple(side // 32 for side in entries['input_size'][1:])
+    return entries
 
 
 def list_models(filter: str | Sequence[str] = '', pretrained: bool = False) -> list[str]:

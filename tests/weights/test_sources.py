@@ -4,11 +4,12 @@ import sys
 from importlib import resources
 
 import pytest
+import timm
 import yaml
 
-from zoo.registry import FAMILIES
+from zoo.registry import FAMILIES, Variant, register_variants, variant
 from zoo.weights import sources
-from zoo.weights.sources import Source, load, parse, source
+from zoo.weights.sources import Source, load, parse, source, tags
 
 FILES = [file for file in resources.files(sources).iterdir() if file.name.endswith('.yaml')]
 CFGS = {
@@ -36,22 +37,36 @@ def test_rows_are_in_the_file_of_their_family():
     assert {file.name for file in FILES} == {f'{family}.yaml' for family in FAMILY.values()}
 
 
-@pytest.mark.parametrize('name', CFGS)
-def test_evaluation_is_that_of_the_registry(name):
-    row, (variant, cfg) = source(name), CFGS[name]
-    assert (3, *row.size) == cfg.input_size
-    assert (row.crop, row.crop_mode, row.num_classes) == (cfg.crop_pct, cfg.crop_mode, cfg.num_classes)
-    assert row.top1 == variant.top1.get(name.split('.')[1])
-    for key in ('interpolation', 'mean', 'std'):
-        assert getattr(row, key) in (None, getattr(cfg, key))
-    assert cfg.license in (None, row.licence.lower())
+def test_pretrained_cfgs_are_made_from_the_table():
+    """No family says otherwise."""
+    for name, (own, cfg) in CFGS.items():
+        row = source(name)
+        assert (3, *row.size) == cfg.input_size, name
+        for theirs, ours in (('crop', 'crop_pct'), ('crop_mode',) * 2, ('num_classes',) * 2, ('interpolation',) * 2,
+                             ('mean',) * 2, ('std',) * 2):
+            assert getattr(row, theirs) == getattr(cfg, ours), name
+        assert row.top1 == own.top1.get(name.split('.')[1])
+        assert cfg.license == (None if row.licence == 'unknown' else row.licence.lower())
 
 
-@pytest.mark.parametrize('key', ['interpolation', 'mean', 'std'])
-@pytest.mark.parametrize('family', sorted(set(FAMILY.values())))
-def test_rows_without_a_value_share_that_of_their_family(family, key):
-    silent = [name for name in CFGS if FAMILY[name] == family and getattr(source(name), key) is None]
-    assert len({getattr(CFGS[name][1], key) for name in silent}) == 1
+@pytest.mark.parametrize('name, pool_size', [
+    ('flatten_swin_base.in1k_384', (12, 12)), ('agent_deit_small.in1k_448', None),
+    ('van_b4.in22k_ft_in1k_384', (12, 12)),
+    ('cbam_resnet18_cifar.cifar100', (4, 4)), ('agent_pvt_medium.in1k_256', (8, 8))])
+def test_size_of_the_last_map(name, pool_size):
+    assert CFGS[name][1].pool_size == pool_size
+
+
+def test_first_row_is_the_default():
+    assert list(tags('smt_large')) == ['in22k_ft_in1k', 'in22k_ft_in1k_384', 'in22k'] == list(variant('smt_large').cfgs)
+    assert timm.get_pretrained_cfg('smt_large').tag == 'in22k_ft_in1k'
+    assert variant('smt_large').top1 == {'in22k_ft_in1k': 87.1, 'in22k_ft_in1k_384': 88.1}
+    assert tags('zoo_hybrid') == {} and list(variant('zoo_hybrid').cfgs) == ['in1k']
+
+
+def test_entries_of_a_tag_without_a_row_are_refused():
+    with pytest.raises(ValueError, match='smt_tiny: the table of weights has no row of the tag in21k; add it'):
+        register_variants('zoo.models.smt', None, None, [Variant('smt_tiny', {}, cfgs=dict(in21k={}))], None, {})
 
 
 def test_some_rows_of_note():
@@ -61,7 +76,10 @@ def test_some_rows_of_note():
     van = source('van_b0.in1k')
     assert (van.kind, van.bytes, van.sha256[:8]) == ('hub', 49627991, '058bda07')
     assert van.location.startswith('Visual-Attention-Network/VAN-Tiny-original:van_tiny_754.pth.tar@b13047f7')
-    assert source('van_b5.in22k').mean == (0.485, 0.456, 0.406)
+    assert van.mean == (0.5, 0.5, 0.5)
+    assert source('van_b5.in22k').mean == source('ravlt_t.in1k').mean == (0.485, 0.456, 0.406)
+    assert source('fcanet_resnet34.in1k').interpolation == 'bilinear'
+    assert source('overlock_b.in1k').crop == 0.975 and source('emca_resnet18_s1n1.in1k').top1 == 70.83
     assert source('emca_resnet50.in1k').note == 'not released'
 
 
@@ -74,8 +92,16 @@ def test_no_file_is_listed_twice():
 def test_a_good_row():
     row = parse(text(size=[192, 256], sha256=HASH, bytes=7, mean=[0.5, 0.5, 0.5]))['a_b.in1k']
     assert (row.size, row.sha256, row.bytes, row.mean) == ((192, 256), HASH, 7, (0.5, 0.5, 0.5))
-    assert (row.crop_mode, row.num_classes, row.interpolation, row.note) == ('center', 1000, None, '')
+    assert (row.crop_mode, row.num_classes, row.interpolation, row.note) == ('center', 1000, 'bicubic', '')
     assert parse(text())['a_b.in1k'].size == (224, 224)
+
+
+def test_defaults_of_a_file():
+    rows = parse('defaults: {interpolation: bilinear, top1: 70}\n' + text() + text('c_d.in1k', top1=None))
+    assert [row.interpolation for row in rows.values()] == ['bilinear'] * 2
+    assert {name: row.top1 for name, row in rows.items()} == {'a_b.in1k': 80.1, 'c_d.in1k': 70}
+    with pytest.raises(ValueError, match='a_b.in1k: unknown column crop_pct'):
+        parse('defaults: {crop_pct: 1.0}\n' + text())
 
 
 @pytest.mark.parametrize('changes, message', [

@@ -32,7 +32,7 @@ from ..hosts import PVT, CSwin, Swin, ViT, cswin, pvt, swin, vit
 from ..registry import Variant, register_family
 from ..weights import leaplab
 from ..weights.convert import rename
-from ..weights.leaplab import at
+from ..weights.leaplab import FIXED
 
 __all__ = []  # the entrypoints: filled by the registration
 
@@ -43,7 +43,7 @@ CSWIN = functools.partial(leading, first=AGENTS, other=StripeAttention.for_site,
 DEIT_BASE = functools.partial(leading, first=AGENTS, other=SoftmaxAttention.for_site, blocks=(4,), stored=9)
 
 
-# --- variants: smallest first; accuracies are those of the repository's README at the reference commit
+# --- variants: smallest first
 
 CFG = dict(
     leaplab.CFG, origin_url='https://github.com/LeapLabTHU/Agent-Attention', paper_ids='arXiv:2312.08874',
@@ -51,22 +51,16 @@ CFG = dict(
 DEIT_CFG = dict(CFG, pool_size=None)
 
 DEIT_VARIANTS = (
-    Variant('agent_deit_tiny', vit.SIZES['tiny'], drop_path=0., top1=dict(in1k=74.9)),
-    Variant(
-        'agent_deit_small', vit.SIZES['small'], drop_path=0.1, top1=dict(in1k=80.5, in1k_448=83.1),
-        cfgs=dict(in1k={}, in1k_448=at(448, pool_size=None))),
-    Variant(
-        'agent_deit_base', dict(vit.SIZES['base'], mixer=DEIT_BASE), drop_path=0.3, top1=dict(in1k=82.0),
-        linear=False),
+    Variant('agent_deit_tiny', vit.SIZES['tiny'], drop_path=0.),
+    Variant('agent_deit_small', vit.SIZES['small'], drop_path=0.1, cfgs=dict(in1k_448=FIXED)),
+    Variant('agent_deit_base', dict(vit.SIZES['base'], mixer=DEIT_BASE), drop_path=0.3, linear=False),
 )
 
 PVT_VARIANTS = (
-    Variant('agent_pvt_tiny', pvt.SIZES['tiny'], drop_path=0.1, top1=dict(in1k=78.4)),
-    Variant('agent_pvt_small', pvt.SIZES['small'], drop_path=0.1, top1=dict(in1k=82.2)),
-    Variant(
-        'agent_pvt_medium', pvt.SIZES['medium'], drop_path=0.3, top1=dict(in1k=83.4, in1k_256=83.8),
-        cfgs=dict(in1k={}, in1k_256=at(256))),
-    Variant('agent_pvt_large', pvt.SIZES['large'], drop_path=0.3, top1=dict(in1k=83.7)),
+    Variant('agent_pvt_tiny', pvt.SIZES['tiny'], drop_path=0.1),
+    Variant('agent_pvt_small', pvt.SIZES['small'], drop_path=0.1),
+    Variant('agent_pvt_medium', pvt.SIZES['medium'], drop_path=0.3, cfgs=dict(in1k_256=FIXED)),
+    Variant('agent_pvt_large', pvt.SIZES['large'], drop_path=0.3),
 )
 
 
@@ -75,24 +69,20 @@ SWIN_VARIANTS = (
     Variant(
         'agent_swin_tiny',
         dict(swin.SIZES['tiny'], **SWIN_ARGS, mixer=functools.partial(SWIN, blocks=(None, None, None, 0))),
-        drop_path=0.2, top1=dict(in1k=82.6)),
+        drop_path=0.2),
     Variant(
-        'agent_swin_small', dict(swin.SIZES['small'], **SWIN_ARGS), drop_path=0.3,
-        top1=dict(in1k=83.7, in1k_288=84.1), cfgs=dict(in1k={}, in1k_288=at(288, crop_pct=1.0))),
+        'agent_swin_small', dict(swin.SIZES['small'], **SWIN_ARGS), drop_path=0.3, cfgs=dict(in1k_288=FIXED)),
     Variant(
         'agent_swin_base',
         dict(swin.SIZES['base'], **SWIN_ARGS, mixer=functools.partial(SWIN, blocks=(None, None, 2, 0))),
-        drop_path=0.5, top1=dict(in1k=84.0, in1k_384=84.9), cfgs=dict(in1k={}, in1k_384=at(384, crop_pct=1.0))),
+        drop_path=0.5, cfgs=dict(in1k_384=FIXED)),
 )
 
 CSWIN_VARIANTS = (
-    Variant('agent_cswin_tiny', cswin.SIZES['tiny'], drop_path=0.2, top1=dict(in1k=83.1), linear=False),
+    Variant('agent_cswin_tiny', cswin.SIZES['tiny'], drop_path=0.2, linear=False),
     Variant(
-        'agent_cswin_small', dict(cswin.SIZES['small'], depths=(3, 6, 29, 2)), drop_path=0.4, top1=dict(in1k=83.9),
-        linear=False),
-    Variant(
-        'agent_cswin_base', cswin.SIZES['base'], drop_path=0.5, top1=dict(in1k=84.7, in1k_384=85.8),
-        cfgs=dict(in1k={}, in1k_384=at(384)), linear=False),
+        'agent_cswin_small', dict(cswin.SIZES['small'], depths=(3, 6, 29, 2)), drop_path=0.4, linear=False),
+    Variant('agent_cswin_base', cswin.SIZES['base'], drop_path=0.5, cfgs=dict(in1k_384=FIXED), linear=False),
 )
 
 

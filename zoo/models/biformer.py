@@ -21,7 +21,6 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import calculate_drop_path_rates
 from torch import Tensor, nn
 
@@ -142,28 +141,26 @@ class BiFormer(Backbone):
         return halve((ceil_div(img_size[0], 4), ceil_div(img_size[1], 4)), 4)
 
 
-# --- variants: Swin's layout last; accuracies are those of the repository's README at the reference commit
+# --- variants: Swin's layout last
 
 CFG = dict(
-    num_classes=1000, input_size=(3, 224, 224), pool_size=(7, 7), interpolation='bicubic', crop_pct=0.875,
-    mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD, first_conv='stem.0.conv', classifier='head.fc',
-    origin_url='https://github.com/rayleizhu/BiFormer', license='mit', paper_ids='arXiv:2303.08810',
+    first_conv='stem.0.conv', classifier='head.fc',
+    origin_url='https://github.com/rayleizhu/BiFormer', paper_ids='arXiv:2303.08810',
     paper_name='BiFormer: Vision Transformer with Bi-Level Routing Attention')
 SWIN = dict(dims=(96, 192, 384, 768), depths=(2, 2, 6, 2), num_heads=(3, 6, 12, 8), mlp_ratio=4, swin_layout=True)
 SWIN_CFGS = dict(in1k=dict(first_conv='stem.conv'))
 
 # stochastic depth is published for three of them (README.md, scripts/train.sh)
 VARIANTS = (
-    Variant('biformer_tiny', {}, top1=dict(in1k=81.4), linear=False),
-    Variant('biformer_small', dict(depths=(4, 4, 18, 4)), drop_path=0.15, top1=dict(in1k=83.8), linear=False),
+    Variant('biformer_tiny', {}, linear=False),
+    Variant('biformer_small', dict(depths=(4, 4, 18, 4)), drop_path=0.15, linear=False),
     Variant(
-        'biformer_base', dict(dims=(96, 192, 384, 768), depths=(4, 4, 18, 4), num_heads=(3, 6, 12, 8)),
-        top1=dict(in1k=84.3), linear=False),
-    Variant('biformer_stl', SWIN, drop_path=0.1, top1=dict(in1k=82.7), cfgs=SWIN_CFGS, linear=False),
+        'biformer_base', dict(dims=(96, 192, 384, 768), depths=(4, 4, 18, 4), num_heads=(3, 6, 12, 8)), linear=False),
+    Variant('biformer_stl', SWIN, drop_path=0.1, cfgs=SWIN_CFGS, linear=False),
     Variant(
         'biformer_stl_nchw',
         dict(SWIN, mixer=functools.partial(biformer_mixer, refactored=True), linear_init='default'),  # 1x1 convolutions
-        drop_path=0.1, top1=dict(in1k=82.7), cfgs=SWIN_CFGS, linear=False),
+        drop_path=0.1, cfgs=SWIN_CFGS, linear=False),
 )
 
 

@@ -9,7 +9,6 @@ convolution of the mean and maximum of the channels. BAM stands behind the first
 
 Departures of the released code from the papers: BAM multiplies its two branches where the paper adds them.
 """
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from ..blocks.gates import BAM, CBAM
@@ -20,12 +19,10 @@ from ..weights.convert import rename
 __all__ = []  # the entrypoints: filled by the registration
 
 CFG = dict(
-    num_classes=1000, input_size=(3, 224, 224), pool_size=(7, 7), interpolation='bilinear', crop_pct=0.875,
-    mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD, first_conv='conv1', classifier='fc', license='mit',
-    origin_url='https://github.com/Jongchan/attention-module')
+    first_conv='conv1', classifier='fc', origin_url='https://github.com/Jongchan/attention-module')
 CBAM_CFG = dict(CFG, paper_ids='arXiv:1807.06521', paper_name='CBAM: Convolutional Block Attention Module')
 BAM_CFG = dict(CFG, paper_ids='arXiv:1807.06514', paper_name='BAM: Bottleneck Attention Module')
-CIFAR = dict(cifar100=dict(num_classes=100, input_size=(3, 32, 32), pool_size=(4, 4), crop_pct=1.0))
+CIFAR = dict(cifar100=dict(pool_size=(4, 4)))
 
 
 def cbam_args(depth: int, **options) -> dict:
@@ -38,19 +35,19 @@ def bam_args(depth: int) -> dict:
     return dict(resnet.SIZES[depth], stage_gate=BAM.for_site, init=resnet.init_by_name)
 
 
-# --- variants: smallest first; accuracies are those of the repository's README at the reference commit
+# --- variants: smallest first
 
 CBAM_VARIANTS = (
     Variant('cbam_resnet18', cbam_args(18)),
     Variant('cbam_resnet34', cbam_args(34)),
-    Variant('cbam_resnet50', cbam_args(50), top1=dict(in1k=77.622)),
+    Variant('cbam_resnet50', cbam_args(50)),
     Variant('cbam_resnet101', cbam_args(101)),
     Variant('cbam_resnet18_cifar', cbam_args(18, cifar=True), cfgs=CIFAR),
 )
 BAM_VARIANTS = (
     Variant('bam_resnet18', bam_args(18)),
     Variant('bam_resnet34', bam_args(34)),
-    Variant('bam_resnet50', bam_args(50), top1=dict(in1k=76.860)),
+    Variant('bam_resnet50', bam_args(50)),
     Variant('bam_resnet101', bam_args(101)),
 )
 

@@ -9,7 +9,6 @@ Departures of the released code from the paper: the size of the kernel does not 
 of channels but a list for each model, a size a stage; ``_k3333`` are the models that the code builds by default.
 MobileNetV2 has kernels of 1 below 96 channels and of 3 from there, behind blocks without a shortcut too.
 """
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from ..blocks.gates import ECA
@@ -21,8 +20,7 @@ from ..weights.mobilenet import mobilenet_keys
 __all__ = []  # the entrypoints: filled by the registration
 
 CFG = dict(
-    num_classes=1000, input_size=(3, 224, 224), pool_size=(7, 7), interpolation='bilinear', crop_pct=0.875,
-    mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD, first_conv='conv1', classifier='fc', license='mit',
+    first_conv='conv1', classifier='fc',
     origin_url='https://github.com/BangguWu/ECANet', paper_ids='arXiv:1910.03151',
     paper_name='ECA-Net: Efficient Channel Attention for Deep Convolutional Neural Networks')
 MOBILENET_CFG = dict(CFG, first_conv='conv_stem', classifier='classifier')
@@ -33,20 +31,19 @@ def sized(depth: int, *sizes: int) -> dict:
     return dict(resnet.SIZES[depth], gate=ECA.with_sizes(sizes))
 
 
-# --- variants: smallest first; accuracies are those of the repository's README at the reference commit
+# --- variants: smallest first
 
 RESNETS = (
-    Variant('ecanet_resnet18', sized(18, 3, 5, 7, 7), top1=dict(in1k=70.92)),
+    Variant('ecanet_resnet18', sized(18, 3, 5, 7, 7)),
     Variant('ecanet_resnet18_k3333', sized(18, 3, 3, 3, 3)),
-    Variant('ecanet_resnet34', sized(34, 3, 3, 5, 7), top1=dict(in1k=74.21)),
-    Variant('ecanet_resnet50', sized(50, 3, 5, 5, 7), top1=dict(in1k=77.42)),
+    Variant('ecanet_resnet34', sized(34, 3, 3, 5, 7)),
+    Variant('ecanet_resnet50', sized(50, 3, 5, 5, 7)),
     Variant('ecanet_resnet50_k3333', sized(50, 3, 3, 3, 3)),
-    Variant('ecanet_resnet101', sized(101, 3, 3, 5, 7), top1=dict(in1k=78.65)),
-    Variant('ecanet_resnet152', sized(152, 3, 3, 5, 7), top1=dict(in1k=78.92)),
+    Variant('ecanet_resnet101', sized(101, 3, 3, 5, 7)),
+    Variant('ecanet_resnet152', sized(152, 3, 3, 5, 7)),
 )
 MOBILENETS = (
-    Variant(
-        'ecanet_mobilenet_v2', dict(gate=ECA.with_sizes((1, 1, 1, 1, 3, 3, 3))), top1=dict(in1k=72.56)),
+    Variant('ecanet_mobilenet_v2', dict(gate=ECA.with_sizes((1, 1, 1, 1, 3, 3, 3)))),
 )
 
 

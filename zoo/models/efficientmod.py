@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import DropPath, calculate_drop_path_rates
 from torch import Tensor, nn
 
@@ -103,28 +102,27 @@ class EfficientMod(Backbone):
         return halve((ceil_div(img_size[0], 4), ceil_div(img_size[1], 4)), 4)
 
 
-# --- variants: smallest first; accuracies are those of the repository's README at the reference commit
+# --- variants: smallest first
 
 CFG = dict(
-    num_classes=1000, input_size=(3, 224, 224), pool_size=(7, 7), interpolation='bicubic', crop_pct=0.875,
-    mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD, first_conv='stem.proj', classifier='head.fc',
-    origin_url='https://github.com/ma-xu/EfficientMod', license='apache-2.0', paper_ids='arXiv:2403.19963',
+    first_conv='stem.proj', classifier='head.fc',
+    origin_url='https://github.com/ma-xu/EfficientMod', paper_ids='arXiv:2403.19963',
     paper_name='Efficient Modulation for Vision Networks')
 
 VARIANTS = (
-    Variant('efficientmod_xxs', {}, top1=dict(in1k=77.1), linear=False),
+    Variant('efficientmod_xxs', {}, linear=False),
     Variant(
         'efficientmod_xs', dict(
             mixer=functools.partial(EfficientModulation.for_site, ratio=4), dims=(32, 64, 144, 288),
-            depths=(3, 3, 4, 2), attention_depths=(0, 0, 3, 3)), top1=dict(in1k=79.4), linear=False),
+            depths=(3, 3, 4, 2), attention_depths=(0, 0, 3, 3)), linear=False),
     Variant(
         'efficientmod_s', dict(
             dims=(32, 64, 144, 312), depths=(4, 4, 8, 4), attention_depths=(0, 0, 4, 4), mlp_ratios=(4, 4, 4, 5)),
-        drop_path=0.02, top1=dict(in1k=81.9), linear=False),
+        drop_path=0.02, linear=False),
     Variant(
         'efficientmod_s_conv', dict(
             dims=(40, 80, 160, 344), depths=(4, 4, 12, 8), attention_depths=(0, 0, 0, 0)),
-        drop_path=0.02, top1=dict(in1k=80.5)),
+        drop_path=0.02),
 )
 
 

@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models._features import feature_take_indices
 from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
@@ -125,26 +124,17 @@ class EMCAResNet(GatedResNet):
         return maps if intermediates_only else (y, maps)
 
 
-# --- variants: smallest first; accuracies are those of the repository's README at the reference commit
+# --- variants: smallest first
 
 CFG = dict(
-    num_classes=1000, input_size=(3, 224, 224), pool_size=(7, 7), interpolation='bilinear', crop_pct=0.875,
-    mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD, first_conv='conv1', classifier='fc',
+    first_conv='conv1', classifier='fc',
     origin_url='https://github.com/eslambakr/EMCA', paper_ids='arXiv:2211.07521',
     paper_name='PKCAM: Previous Knowledge Channel Attention Module')
 
-TOP1 = {  # by depth: all blocks, the last one, the last ones of all stages
-    18: (71.04, 70.83, 70.59),
-    34: (74.46, 74.39, 74.14),
-    50: (77.13, 76.98, 76.82),
-    101: (None, None, None),
-}
 VARIANTS = tuple(
-    Variant(
-        f'emca_resnet{depth}{suffix}', dict(resnet.SIZES[depth], recall=recall, init=resnet.init_as_torch),
-        top1=dict(in1k=value) if value else {})
-    for depth, values in TOP1.items()
-    for (suffix, recall), value in zip((('', 'blocks'), ('_s1n1', 'last'), ('_lastblocks', 'lasts')), values))
+    Variant(f'emca_resnet{depth}{suffix}', dict(resnet.SIZES[depth], recall=recall, init=resnet.init_as_torch))
+    for depth in (18, 34, 50, 101)
+    for suffix, recall in (('', 'blocks'), ('_s1n1', 'last'), ('_lastblocks', 'lasts')))
 
 
 # --- checkpoints: keys of the reference to ours

@@ -10,7 +10,6 @@ block.
 The frequencies are those of a 7 x 7 grid, spread over the map that each stage has at 224 pixels. At other sizes maps
 are pooled to that one first, as in the authors' detection code.
 """
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from ..blocks.gates import FCA
@@ -21,15 +20,13 @@ from ..weights.convert import rename
 __all__ = []  # the entrypoints: filled by the registration
 
 CFG = dict(
-    num_classes=1000, input_size=(3, 224, 224), pool_size=(7, 7), interpolation='bilinear', crop_pct=0.875,
-    mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD, first_conv='conv1', classifier='fc', license='mit',
+    first_conv='conv1', classifier='fc',
     origin_url='https://github.com/cfzd/FcaNet', paper_ids='arXiv:2012.11879',
     paper_name='FcaNet: Frequency Channel Attention Networks')
 
-# smallest first; accuracies are those of the repository's README at the reference commit
+# smallest first
 VARIANTS = tuple(
-    Variant(f'fcanet_resnet{depth}', dict(resnet.SIZES[depth], gate=FCA.for_site), top1=dict(in1k=top1))
-    for depth, top1 in ((34, 75.07), (50, 78.52), (101, 79.64), (152, 80.08)))
+    Variant(f'fcanet_resnet{depth}', dict(resnet.SIZES[depth], gate=FCA.for_site)) for depth in (34, 50, 101, 152))
 
 RULES = (
     (r'^module\.', ''),

@@ -19,7 +19,7 @@ from ..blocks.mixers import FocusedLinearAttention, StripeAttention, WindowAtten
 from ..hosts import PVT, CSwin, PVTv2, Swin, cswin, pvt, pvt_v2, swin
 from ..registry import Variant, register_family
 from ..weights import leaplab
-from ..weights.leaplab import at, cswin_keys, pvt_keys, swin_keys
+from ..weights.leaplab import FIXED, cswin_keys, pvt_keys, swin_keys
 
 __all__ = []  # the entrypoints: filled by the registration
 
@@ -28,21 +28,21 @@ SWIN = functools.partial(leading, first=FOCUSED, other=WindowAttention.for_site,
 CSWIN = functools.partial(leading, first=FOCUSED, other=StripeAttention.for_site, blocks=(None, None, 0, 0))
 
 
-# --- variants: smallest first; accuracies are those of the repository's README at the reference commit
+# --- variants: smallest first
 
 CFG = dict(
     leaplab.CFG, origin_url='https://github.com/LeapLabTHU/FLatten-Transformer', paper_ids='arXiv:2308.00442',
     paper_name='FLatten Transformer: Vision Transformer using Focused Linear Attention')
 
 PVT_VARIANTS = (
-    Variant('flatten_pvt_tiny', pvt.SIZES['tiny'], drop_path=0.1, top1=dict(in1k=77.8)),
+    Variant('flatten_pvt_tiny', pvt.SIZES['tiny'], drop_path=0.1),
     Variant('flatten_pvt_small', pvt.SIZES['small'], drop_path=0.1),
     Variant('flatten_pvt_medium', pvt.SIZES['medium'], drop_path=0.3),
     Variant('flatten_pvt_large', pvt.SIZES['large'], drop_path=0.3),
 )
 
 PVT_V2_VARIANTS = (
-    Variant('flatten_pvt_v2_b0', pvt_v2.SIZES['b0'], drop_path=0.1, top1=dict(in1k=71.1)),
+    Variant('flatten_pvt_v2_b0', pvt_v2.SIZES['b0'], drop_path=0.1),
     Variant('flatten_pvt_v2_b1', pvt_v2.SIZES['b1'], drop_path=0.1),
     Variant('flatten_pvt_v2_b2', pvt_v2.SIZES['b2'], drop_path=0.1),
     Variant('flatten_pvt_v2_b3', pvt_v2.SIZES['b3'], drop_path=0.3),
@@ -51,18 +51,15 @@ PVT_V2_VARIANTS = (
 )
 
 SWIN_VARIANTS = (
-    Variant('flatten_swin_tiny', swin.SIZES['tiny'], drop_path=0.2, top1=dict(in1k=82.1)),
-    Variant('flatten_swin_small', swin.SIZES['small'], drop_path=0.3, top1=dict(in1k=83.5)),
-    Variant(
-        'flatten_swin_base', swin.SIZES['base'], drop_path=0.5, top1=dict(in1k=83.8, in1k_384=85.0),
-        cfgs=dict(in1k={}, in1k_384=at(384, crop_pct=1.0))),
+    Variant('flatten_swin_tiny', swin.SIZES['tiny'], drop_path=0.2),
+    Variant('flatten_swin_small', swin.SIZES['small'], drop_path=0.3),
+    Variant('flatten_swin_base', swin.SIZES['base'], drop_path=0.5, cfgs=dict(in1k_384=FIXED)),
 )
 
 CSWIN_VARIANTS = (
-    Variant('flatten_cswin_tiny', cswin.SIZES['tiny'], drop_path=0.2, top1=dict(in1k=83.1), linear=False),
+    Variant('flatten_cswin_tiny', cswin.SIZES['tiny'], drop_path=0.2, linear=False),
     Variant('flatten_cswin_small', cswin.SIZES['small'], drop_path=0.4, linear=False),
-    Variant(
-        'flatten_cswin_base', cswin.SIZES['base'], drop_path=0.5, cfgs=dict(in1k={}, in1k_384=at(384)), linear=False),
+    Variant('flatten_cswin_base', cswin.SIZES['base'], drop_path=0.5, cfgs=dict(in1k_384=FIXED), linear=False),
 )
 
 register_family(__name__, PVT, FOCUSED, PVT_VARIANTS, pvt_keys, CFG)

@@ -23,7 +23,7 @@ from ..blocks.mixers import InLineAttention, StripeAttention, WindowAttention, l
 from ..hosts import PVT, CSwin, Swin, ViT, cswin, pvt, swin
 from ..registry import Variant, register_family
 from ..weights import leaplab
-from ..weights.leaplab import at, cswin_keys, deit_keys, pvt_keys, swin_keys
+from ..weights.leaplab import FIXED, cswin_keys, deit_keys, pvt_keys, swin_keys
 
 __all__ = []  # the entrypoints: filled by the registration
 
@@ -32,7 +32,7 @@ SWIN = functools.partial(leading, first=EVERYWHERE, other=WindowAttention.for_si
 CSWIN = functools.partial(leading, first=EVERYWHERE, other=StripeAttention.for_site, blocks=(None, None, 0, 0))
 
 
-# --- variants: smallest first; accuracies are those of the repository's README and figure at the reference commit
+# --- variants: smallest first
 
 CFG = dict(
     leaplab.CFG, origin_url='https://github.com/LeapLabTHU/InLine', paper_ids='arXiv:2412.06590',
@@ -40,21 +40,17 @@ CFG = dict(
 DEIT_CFG = dict(CFG, pool_size=None)
 
 DEIT_VARIANTS = (
-    Variant('inline_deit_tiny', dict(embed_dim=192, num_heads=6), drop_path=0.1, top1=dict(in1k=74.5)),
-    Variant(
-        'inline_deit_small', dict(embed_dim=320, num_heads=10), drop_path=0.1, top1=dict(in1k_288=80.2),
-        cfgs=dict(in1k={}, in1k_288=at(288, pool_size=None))),
-    Variant(
-        'inline_deit_base', dict(embed_dim=384, num_heads=12), drop_path=0.1, top1=dict(in1k_448=82.3),
-        cfgs=dict(in1k={}, in1k_448=at(448, pool_size=None))),
+    Variant('inline_deit_tiny', dict(embed_dim=192, num_heads=6), drop_path=0.1),
+    Variant('inline_deit_small', dict(embed_dim=320, num_heads=10), drop_path=0.1, cfgs=dict(in1k_288=FIXED)),
+    Variant('inline_deit_base', dict(embed_dim=384, num_heads=12), drop_path=0.1, cfgs=dict(in1k_448=FIXED)),
 )
 
 HEADS = dict(num_heads=(2, 4, 10, 16))
 PVT_VARIANTS = (
-    Variant('inline_pvt_tiny', dict(pvt.SIZES['tiny'], **HEADS), drop_path=0.1, top1=dict(in1k=78.2)),
-    Variant('inline_pvt_small', dict(pvt.SIZES['small'], **HEADS), drop_path=0.1, top1=dict(in1k=82.0)),
-    Variant('inline_pvt_medium', dict(pvt.SIZES['medium'], **HEADS), drop_path=0.3, top1=dict(in1k=83.2)),
-    Variant('inline_pvt_large', dict(pvt.SIZES['large'], **HEADS), drop_path=0.3, top1=dict(in1k=83.6)),
+    Variant('inline_pvt_tiny', dict(pvt.SIZES['tiny'], **HEADS), drop_path=0.1),
+    Variant('inline_pvt_small', dict(pvt.SIZES['small'], **HEADS), drop_path=0.1),
+    Variant('inline_pvt_medium', dict(pvt.SIZES['medium'], **HEADS), drop_path=0.3),
+    Variant('inline_pvt_large', dict(pvt.SIZES['large'], **HEADS), drop_path=0.3),
 )
 
 WINDOWS = dict(window_size=swin.shared_window)
@@ -62,22 +58,19 @@ SWIN_VARIANTS = (
     Variant(
         'inline_swin_tiny',
         dict(swin.SIZES['tiny'], **WINDOWS, mixer=functools.partial(SWIN, blocks=(None, None, None, 0))),
-        drop_path=0.2, top1=dict(in1k=82.4)),
-    Variant('inline_swin_small', dict(swin.SIZES['small'], **WINDOWS), drop_path=0.3, top1=dict(in1k=83.6)),
+        drop_path=0.2),
+    Variant('inline_swin_small', dict(swin.SIZES['small'], **WINDOWS), drop_path=0.3),
     Variant(
         'inline_swin_base',
         dict(swin.SIZES['base'], **WINDOWS, mixer=functools.partial(SWIN, blocks=(None, None, 2, 0))),
-        drop_path=0.5, top1=dict(in1k=84.1), cfgs=dict(in1k={}, in1k_384=at(384, crop_pct=1.0))),  # TEST.CROP False
+        drop_path=0.5, cfgs=dict(in1k_384=FIXED)),
 )
 
 CSWIN_VARIANTS = (
-    Variant('inline_cswin_tiny', cswin.SIZES['tiny'], drop_path=0.2, top1=dict(in1k=83.2), linear=False),
+    Variant('inline_cswin_tiny', cswin.SIZES['tiny'], drop_path=0.2, linear=False),
     Variant(
-        'inline_cswin_small', dict(cswin.SIZES['small'], depths=(3, 6, 29, 2)), drop_path=0.4, top1=dict(in1k=83.8),
-        linear=False),
-    Variant(
-        'inline_cswin_base', cswin.SIZES['base'], drop_path=0.5, top1=dict(in1k=84.5, in1k_384=85.7),
-        cfgs=dict(in1k={}, in1k_384=at(384)), linear=False),
+        'inline_cswin_small', dict(cswin.SIZES['small'], depths=(3, 6, 29, 2)), drop_path=0.4, linear=False),
+    Variant('inline_cswin_base', cswin.SIZES['base'], drop_path=0.5, cfgs=dict(in1k_384=FIXED), linear=False),
 )
 
 register_family(__name__, ViT, EVERYWHERE, DEIT_VARIANTS, deit_keys, DEIT_CFG)

@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch.nn.functional as F
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import DropPath, calculate_drop_path_rates
 from torch import Tensor, nn
 
@@ -161,25 +160,19 @@ class L2ViT(Backbone):
         return halve((ceil_div(img_size[0], 4), ceil_div(img_size[1], 4)), 4)
 
 
-# --- variants: smallest first; accuracies are those of the repository's readme at the reference commit
+# --- variants: smallest first
 
 CFG = dict(
-    num_classes=1000, input_size=(3, 224, 224), pool_size=(7, 7), interpolation='bicubic', crop_pct=0.875,
-    mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD, first_conv='stem.conv1.conv', classifier='head.fc',
-    origin_url='https://github.com/ChuanyangZheng/L2ViT', license='mit', paper_ids='arXiv:2501.16182',
+    first_conv='stem.conv1.conv', classifier='head.fc',
+    origin_url='https://github.com/ChuanyangZheng/L2ViT', paper_ids='arXiv:2501.16182',
     paper_name='The Linear Attention Resurrection in Vision Transformer')
-AT_384 = dict(input_size=(3, 384, 384), pool_size=(12, 12), crop_pct=1.0, crop_mode='squash')  # datasets.py
 BASE = dict(dims=(128, 256, 512, 1024), depths=(2, 2, 18, 2), num_heads=(4, 8, 16, 32))
 
 VARIANTS = (
-    Variant('l2vit_tiny', {}, top1=dict(in1k=83.1)),
-    Variant('l2vit_small', dict(depths=(2, 2, 18, 2)), top1=dict(in1k=84.1)),
-    Variant(
-        'l2vit_base', BASE, drop_path=0.3, top1=dict(in1k=84.4, in22k_ft_in1k=86.0),
-        cfgs=dict(in1k={}, in22k_ft_in1k={}, in22k=dict(num_classes=21841))),
-    Variant(
-        'l2vit_base_384', dict(BASE, window_size=12), drop_path=0.2, top1=dict(in22k_ft_in1k=87.0),
-        cfgs=dict(in22k_ft_in1k=AT_384)),
+    Variant('l2vit_tiny', {}),
+    Variant('l2vit_small', dict(depths=(2, 2, 18, 2))),
+    Variant('l2vit_base', BASE, drop_path=0.3),
+    Variant('l2vit_base_384', dict(BASE, window_size=12), drop_path=0.2),
 )
 
 

@@ -26,7 +26,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import DropPath, calculate_drop_path_rates
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
@@ -165,31 +164,28 @@ class LITv2(Backbone):
         return [(height // scale, width // scale) for scale in (1, 2, 4, 8)]
 
 
-# --- variants: smallest first; accuracies are those of the repository's README at the reference commit
+# --- variants: smallest first
 
 CFG = dict(
-    num_classes=1000, input_size=(3, 224, 224), pool_size=(7, 7), interpolation='bicubic', crop_pct=0.875,
-    mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD, first_conv='stem.proj', classifier='head.fc',
-    origin_url='https://github.com/ziplab/LITv2', license='apache-2.0', paper_ids='arXiv:2205.13213',
+    first_conv='stem.proj', classifier='head.fc',
+    origin_url='https://github.com/ziplab/LITv2', paper_ids='arXiv:2205.13213',
     paper_name='Fast Vision Transformers with HiLo Attention')
-AT_384 = dict(input_size=(3, 384, 384), pool_size=(12, 12), crop_pct=1.0, crop_mode='squash')  # data/build.py
 
 
-def small(alpha: float, top1: float) -> Variant:
+def small(alpha: float) -> Variant:
     """Small with another share of Lo-Fi heads: figure 4 of the paper."""
     return Variant(
         f'litv2_s_alpha{10 * alpha:02.0f}', dict(mixer=functools.partial(HiLoAttention.for_site, alpha=alpha)),
-        drop_path=0.2, top1=dict(in1k=top1), linear=False)
+        drop_path=0.2, linear=False)
 
 
 VARIANTS = (
-    Variant('litv2_s', {}, drop_path=0.2, top1=dict(in1k=82.0), linear=False),
-    *(small(alpha, top1) for alpha, top1 in (
-        (0., 81.16), (0.2, 81.89), (0.4, 81.81), (0.5, 81.88), (0.7, 81.94), (1., 81.89))),
-    Variant('litv2_m', dict(depths=(2, 2, 18, 2)), drop_path=0.3, top1=dict(in1k=83.3), linear=False),
+    Variant('litv2_s', {}, drop_path=0.2, linear=False),
+    *map(small, (0., 0.2, 0.4, 0.5, 0.7, 1.)),
+    Variant('litv2_m', dict(depths=(2, 2, 18, 2)), drop_path=0.3, linear=False),
     Variant(
         'litv2_b', dict(embed_dim=128, depths=(2, 2, 18, 2), num_heads=(4, 8, 16, 32)), drop_path=0.5,
-        top1=dict(in1k=83.6, in1k_384=84.7), cfgs=dict(in1k={}, in1k_384=AT_384), linear=False),
+        linear=False),
 )
 
 

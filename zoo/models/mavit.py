@@ -16,8 +16,6 @@ projection and norms each stage's map, as that of RAVLT::
 """
 import functools
 
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-
 from ..blocks.mixers import MagnitudeAwareLinearAttention, RotaryAttention, leading
 from ..hosts import Pyramid
 from ..hosts.pyramid import SIZES
@@ -31,16 +29,14 @@ MIXER = functools.partial(
     leading, first=MagnitudeAwareLinearAttention.for_site, other=RotaryAttention.for_site, blocks=(None, None, 0, 0))
 
 CFG = dict(
-    num_classes=1000, input_size=(3, 224, 224), pool_size=(7, 7), interpolation='bicubic',
-    crop_pct=0.875,  # Resize(256) and CenterCrop(224), classfication_release/datasets.py
-    mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD, first_conv='stem.0.conv', classifier='head.fc',
+    first_conv='stem.0.conv', classifier='head.fc',
     origin_url='https://github.com/qhfan/MALA', paper_ids='arXiv:2507.00698',
     paper_name='Rectifying Magnitude Neglect in Linear Attention')
 
-# smallest first; the accuracy is that of the paper's abstract, the repository has none
+# smallest first
 VARIANTS = (
     Variant('mavit_t', dict(SIZES['t'], projection=2048), drop_path=0.1, linear=False),
-    Variant('mavit_s', dict(SIZES['s'], projection=2048), drop_path=0.15, top1=dict(in1k=84.7), linear=False),
+    Variant('mavit_s', dict(SIZES['s'], projection=2048), drop_path=0.15, linear=False),
     Variant('mavit_b', dict(SIZES['b'], projection=2048), drop_path=0.4, linear=False),
     Variant('mavit_l', dict(SIZES['l'], projection=2560), drop_path=0.55, linear=False),
 )

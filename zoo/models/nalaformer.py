@@ -15,8 +15,6 @@ those of the model functions.
 import functools
 from typing import Any
 
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-
 from ..blocks.mixers import NormAwareLinearAttention, RotaryAttention, leading
 from ..hosts import Pyramid
 from ..hosts.pyramid import SIZES
@@ -30,26 +28,24 @@ MIXER = functools.partial(
     leading, first=NormAwareLinearAttention.for_site, other=RotaryAttention.for_site, blocks=(None, None, 0, 0))
 
 CFG = dict(
-    num_classes=1000, input_size=(3, 224, 224), pool_size=(7, 7), interpolation='bicubic',
-    crop_pct=0.875,  # Resize(256) and CenterCrop(224), NaLaformer/datasets.py
-    mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD, first_conv='stem.0.conv', classifier='head.fc',
+    first_conv='stem.0.conv', classifier='head.fc',
     origin_url='https://github.com/ZacharyMeng/NaLaFormer', paper_ids='arXiv:2506.21137',
     paper_name='Norm x Direction: Restoring the Missing Query Norm in Vision Linear Attention')
 COMMON = dict(mid_position=True, gate_norm=True, linear_init='default')
 
 
-def _variant(name: str, size: dict[str, Any], drop_path: float, top1: float) -> Variant:
-    return Variant(name, {**size, **COMMON}, drop_path=drop_path, top1=dict(in1k=top1), linear=False)
+def _variant(name: str, size: dict[str, Any], drop_path: float) -> Variant:
+    return Variant(name, {**size, **COMMON}, drop_path=drop_path, linear=False)
 
 
-# smallest first; accuracies are those of the repository's README at the reference commit
+# smallest first
 VARIANTS = (
     _variant(
-        'nalaformer_xt', dict(embed_dims=(32, 64, 128, 384), depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 12)), 0.1, 79.1),
-    _variant('nalaformer_t', dict(SIZES['t'], mlp_ratio=4.), 0.1, 82.6),
-    _variant('nalaformer_s', SIZES['s'], 0.15, 84.3),
-    _variant('nalaformer_b', dict(SIZES['b'], mlp_ratio=4.), 0.4, 85.2),
-    _variant('nalaformer_l', SIZES['l'], 0.55, 85.7),
+        'nalaformer_xt', dict(embed_dims=(32, 64, 128, 384), depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 12)), 0.1),
+    _variant('nalaformer_t', dict(SIZES['t'], mlp_ratio=4.), 0.1),
+    _variant('nalaformer_s', SIZES['s'], 0.15),
+    _variant('nalaformer_b', dict(SIZES['b'], mlp_ratio=4.), 0.4),
+    _variant('nalaformer_l', SIZES['l'], 0.55),
 )
 
 register_family(__name__, Pyramid, MIXER, VARIANTS, pyramid_keys, CFG)

@@ -23,7 +23,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import calculate_drop_path_rates
 from torch import Tensor, nn
 
@@ -321,13 +320,11 @@ def _map_of(x: Tensor | Seen) -> Tensor:
     return x.x if isinstance(x, Seen) else x
 
 
-# --- variants: smallest first; accuracies are those of the repository's README at the reference commit
+# --- variants: smallest first
 
 CFG = dict(
-    num_classes=1000, input_size=(3, 224, 224), pool_size=(7, 7), interpolation='bicubic',
-    mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD, first_conv='stem.0.conv',
-    classifier=('head.fc', 'aux_head.fc'), origin_url='https://github.com/LMMMEng/OverLoCK', license='apache-2.0',
-    paper_ids='arXiv:2502.20087',
+    first_conv='stem.0.conv', classifier=('head.fc', 'aux_head.fc'),
+    origin_url='https://github.com/LMMMEng/OverLoCK', paper_ids='arXiv:2502.20087',
     paper_name='OverLoCK: An Overview-first-Look-Closely-next ConvNet with Context-Mixing Dynamic Kernels')
 SIZES = dict(
     xt={},
@@ -335,13 +332,11 @@ SIZES = dict(
     s=dict(dims=(64, 128, 320, 512), depths=(6, 6, 8, 3), focus_depths=(16, 3), num_heads=(16, 32)),
     b=dict(dims=(80, 160, 384, 576), depths=(8, 8, 10, 4), focus_depths=(20, 4), num_heads=(12, 18)),
 )
-RESULTS = dict(xt=(0.1, 82.7, 0.925), t=(0.15, 84.2, 0.95), s=(0.4, 84.8, 0.95), b=(0.5, 85.1, 0.975))
+DROP_PATH = dict(xt=0.1, t=0.15, s=0.4, b=0.5)
 
 VARIANTS = tuple(
-    Variant(
-        f'overlock_{size}{form}', dict(SIZES[size], **more), drop_path=drop_path, top1=dict(in1k=top1),
-        cfgs=dict(in1k=dict(crop_pct=crop_pct)))
-    for size, (drop_path, top1, crop_pct) in RESULTS.items()
+    Variant(f'overlock_{size}{form}', dict(SIZES[size], **more), drop_path=drop_path)
+    for size, drop_path in DROP_PATH.items()
     for form, more in (('', {}), ('_reparam', dict(reparameterized=True))))
 
 

@@ -23,7 +23,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch.nn.functional as F
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import DropPath, SelectAdaptivePool2d, calculate_drop_path_rates
 from torch import Tensor, nn
 
@@ -190,12 +189,11 @@ class PATNet(Backbone):
             self.head.proj = proj
 
 
-# --- variants: smallest first; the repository has no accuracies
+# --- variants: smallest first
 
 CFG = dict(
-    num_classes=1000, input_size=(3, 224, 224), pool_size=(7, 7), interpolation='bicubic', crop_pct=0.9,
-    mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD, first_conv='stem.conv', classifier='head.fc',
-    origin_url='https://github.com/haiduo/PartialNet', license='mit', paper_ids='arXiv:2503.03148',
+    first_conv='stem.conv', classifier='head.fc',
+    origin_url='https://github.com/haiduo/PartialNet', paper_ids='arXiv:2503.03148',
     paper_name='Partial Convolution Meets Visual Attention')
 
 SIZES = dict(  # constructor arguments, stochastic depth

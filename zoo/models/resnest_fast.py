@@ -7,7 +7,6 @@ timm's ResNeSt is the authors' own, key by key. These are its blocks with other 
 d (``resnest50d_<s>s<x>x<d>d``), pooled before the 3x3 convolution. ``resnest50d_2s1x64d`` has the shapes of timm's
 ``resnest50d``, which pools behind it: the weights of one load into the other without a word, and are wrong there.
 """
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models.resnest import ResNestBottleneck
 from torch import Tensor, nn
 
@@ -18,23 +17,21 @@ from ..weights.convert import rename
 __all__ = []  # the entrypoints: filled by the registration
 
 CFG = dict(
-    num_classes=1000, input_size=(3, 224, 224), pool_size=(7, 7), interpolation='bilinear', crop_pct=0.875,
-    mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD, first_conv='conv1.0', classifier='fc', license='apache-2.0',
+    first_conv='conv1.0', classifier='fc',
     origin_url='https://github.com/zhanghang1989/ResNeSt', paper_ids='arXiv:2004.08955',
     paper_name='ResNeSt: Split-Attention Networks')
 
 
-def variant(splits: int, groups: int, width: int, top1: float) -> Variant:
+def variant(splits: int, groups: int, width: int) -> Variant:
     """A row of the repository's ablation table."""
     args = dict(
         block=ResNestBottleneck, layers=(3, 4, 6, 3), stem_type='deep', stem_width=32, avg_down=True, base_width=width,
         cardinality=groups, zero_init_last=True, block_args=dict(radix=splits, avd=True, avd_first=True))
-    return Variant(f'resnest50d_{splits}s{groups}x{width}d', args, top1=dict(in1k=top1))
+    return Variant(f'resnest50d_{splits}s{groups}x{width}d', args)
 
 
 VARIANTS = (
-    variant(1, 2, 40, 80.59), variant(1, 1, 64, 80.33), variant(2, 2, 40, 80.61), variant(2, 1, 64, 80.53),
-    variant(4, 1, 64, 80.76))
+    variant(1, 2, 40), variant(1, 1, 64), variant(2, 2, 40), variant(2, 1, 64), variant(4, 1, 64))
 
 
 def keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:

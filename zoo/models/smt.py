@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import calculate_drop_path_rates
 from torch import Tensor, nn
 
@@ -132,24 +131,21 @@ class SMT(Backbone):
         return halve((ceil_div(img_size[0], 2) // 2, ceil_div(img_size[1], 2) // 2), 4)
 
 
-# --- variants: smallest first; accuracies are those of the repository's README at the reference commit
+# --- variants: smallest first
 
 CFG = dict(
-    num_classes=1000, input_size=(3, 224, 224), pool_size=(7, 7), interpolation='bicubic', crop_pct=0.875,
-    mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD, first_conv='stem.conv1.conv', classifier='head.fc',
-    origin_url='https://github.com/AFeng-x/SMT', license='mit', paper_ids='arXiv:2307.08579',
+    first_conv='stem.conv1.conv', classifier='head.fc',
+    origin_url='https://github.com/AFeng-x/SMT', paper_ids='arXiv:2307.08579',
     paper_name='Scale-Aware Modulation Meet Transformer')
-AT_384 = dict(input_size=(3, 384, 384), pool_size=(12, 12), crop_pct=1.0, crop_mode='squash')  # data/build.py
 WIDE = dict(mlp_ratios=(8, 6, 4, 2), stem_kernel=7)
 
 VARIANTS = (
-    Variant('smt_tiny', {}, drop_path=0.1, top1=dict(in1k=82.2), linear=False),
-    Variant('smt_small', dict(depths=(3, 4, 18, 2)), drop_path=0.2, top1=dict(in1k=83.7), linear=False),
-    Variant('smt_base', dict(WIDE, depths=(4, 6, 28, 2)), drop_path=0.3, top1=dict(in1k=84.3), linear=False),
+    Variant('smt_tiny', {}, drop_path=0.1, linear=False),
+    Variant('smt_small', dict(depths=(3, 4, 18, 2)), drop_path=0.2, linear=False),
+    Variant('smt_base', dict(WIDE, depths=(4, 6, 28, 2)), drop_path=0.3, linear=False),
     Variant(
-        'smt_large', dict(WIDE, dims=(96, 192, 384, 768), depths=(4, 6, 28, 4), layer_scale=True), drop_path=0.4,
-        top1=dict(in22k_ft_in1k=87.1, in22k_ft_in1k_384=88.1),
-        cfgs=dict(in22k_ft_in1k={}, in22k_ft_in1k_384=AT_384, in22k=dict(num_classes=21841)), linear=False),
+        'smt_large', dict(WIDE, dims=(96, 192, 384, 768), depths=(4, 6, 28, 4), layer_scale=True),
+        drop_path=0.4, linear=False),
 )
 
 

@@ -9,7 +9,6 @@ the gates over channels and columns, rows and channels, rows and columns, behind
 The convolutions are 7x7, in the models ``_k3`` 3x3. The published accuracies are of both: ResNet-18 and -50 are better
 with 7x7, MobileNetV2 with 3x3. MobileNetV2 has gates behind blocks without a shortcut too.
 """
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from ..blocks.gates import TripletAttention
@@ -21,8 +20,7 @@ from ..weights.mobilenet import mobilenet_keys
 __all__ = []  # the entrypoints: filled by the registration
 
 CFG = dict(
-    num_classes=1000, input_size=(3, 224, 224), pool_size=(7, 7), interpolation='bilinear', crop_pct=0.875,
-    mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD, first_conv='conv1', classifier='fc', license='mit',
+    first_conv='conv1', classifier='fc',
     origin_url='https://github.com/landskape-ai/triplet-attention', paper_ids='arXiv:2010.03045',
     paper_name='Rotate to Attend: Convolutional Triplet Attention Module')
 MOBILENET_CFG = dict(CFG, first_conv='conv_stem', classifier='classifier')
@@ -33,19 +31,19 @@ def args(depth: int, kernel_size: int = 7) -> dict:
     return dict(resnet.SIZES[depth], gate=TripletAttention.of_size(kernel_size), init=resnet.init_by_name)
 
 
-# --- variants: smallest first; accuracies are 100 less the errors in the repository's README at the reference commit
+# --- variants: smallest first
 
 RESNETS = (
-    Variant('triplet_resnet18', args(18), top1=dict(in1k=71.09)),
-    Variant('triplet_resnet18_k3', args(18, 3), top1=dict(in1k=70.33)),
+    Variant('triplet_resnet18', args(18)),
+    Variant('triplet_resnet18_k3', args(18, 3)),
     Variant('triplet_resnet34', args(34)),
-    Variant('triplet_resnet50', args(50), top1=dict(in1k=77.48)),
-    Variant('triplet_resnet50_k3', args(50, 3), top1=dict(in1k=76.12)),
+    Variant('triplet_resnet50', args(50)),
+    Variant('triplet_resnet50_k3', args(50, 3)),
     Variant('triplet_resnet101', args(101)),
 )
 MOBILENETS = (
-    Variant('triplet_mobilenet_v2', dict(gate=TripletAttention.of_size(7)), top1=dict(in1k=71.99)),
-    Variant('triplet_mobilenet_v2_k3', dict(gate=TripletAttention.of_size(3)), top1=dict(in1k=72.62)),
+    Variant('triplet_mobilenet_v2', dict(gate=TripletAttention.of_size(7))),
+    Variant('triplet_mobilenet_v2_k3', dict(gate=TripletAttention.of_size(3))),
 )
 
 

@@ -9,17 +9,13 @@ every block, and so these are compositions of published parts, not the models of
 """
 import functools
 
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-
 from ..blocks.gates import ELA, ULSAM
 from ..hosts import GatedMobileNetV2, GatedResNet, resnet
 from ..registry import Variant, register_family
 
 __all__ = []  # the entrypoints: filled by the registration
 
-CFG = dict(
-    num_classes=1000, input_size=(3, 224, 224), pool_size=(7, 7), interpolation='bilinear', crop_pct=0.875,
-    mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD, first_conv='conv1', classifier='fc')
+CFG = dict(first_conv='conv1', classifier='fc')
 ELA_CFG = dict(
     CFG, paper_ids='arXiv:2403.01123',
     paper_name='ELA: Efficient Local Attention for Deep Convolutional Neural Networks')

@@ -22,7 +22,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, IMAGENET_INCEPTION_MEAN, IMAGENET_INCEPTION_STD
 from timm.layers import DropPath, calculate_drop_path_rates
 from torch import Tensor, nn
 
@@ -107,29 +106,21 @@ class VAN(Backbone):
         return halve((ceil_div(img_size[0], 4), ceil_div(img_size[1], 4)), 4)
 
 
-# --- variants: smallest first; accuracies are those of the repository's README at the reference commit
+# --- variants: smallest first
 
 CFG = dict(
-    num_classes=1000, input_size=(3, 224, 224), pool_size=(7, 7), interpolation='bicubic', crop_pct=0.9,
-    mean=IMAGENET_INCEPTION_MEAN, std=IMAGENET_INCEPTION_STD, first_conv='stem.conv', classifier='head.fc',
-    origin_url='https://github.com/Visual-Attention-Network/VAN-Classification', license='apache-2.0',
+    first_conv='stem.conv', classifier='head.fc',
+    origin_url='https://github.com/Visual-Attention-Network/VAN-Classification',
     paper_ids='arXiv:2202.09741', paper_name='Visual Attention Network')
 
-# b4 to b6 are trained on ImageNet-22k, then fine-tuned: ImageNet-22k/{train,finetune,finetune_384}.sh, main.py
-IN22K = dict(mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD, crop_pct=0.875)
-TAGS = dict(
-    in22k_ft_in1k=IN22K,
-    in22k_ft_in1k_384=dict(IN22K, input_size=(3, 384, 384), pool_size=(12, 12), crop_pct=1.0, crop_mode='squash'),
-    in22k=dict(IN22K, num_classes=21841))
-
 VARIANTS = (
-    Variant('van_b0', dict(dims=(32, 64, 160, 256), depths=(3, 3, 5, 2)), drop_path=0.1, top1=dict(in1k=75.4)),
-    Variant('van_b1', {}, drop_path=0.1, top1=dict(in1k=81.1)),
-    Variant('van_b2', dict(depths=(3, 3, 12, 3)), drop_path=0.1, top1=dict(in1k=82.8)),
-    Variant('van_b3', dict(depths=(3, 5, 27, 3)), drop_path=0.2, top1=dict(in1k=83.9)),
-    Variant('van_b4', dict(depths=(3, 6, 40, 3)), drop_path=0.2, cfgs=TAGS),
-    Variant('van_b5', dict(dims=(96, 192, 480, 768), depths=(3, 3, 24, 3)), drop_path=0.2, cfgs=TAGS),
-    Variant('van_b6', dict(dims=(96, 192, 384, 768), depths=(6, 6, 90, 6)), drop_path=0.3, cfgs=TAGS),
+    Variant('van_b0', dict(dims=(32, 64, 160, 256), depths=(3, 3, 5, 2)), drop_path=0.1),
+    Variant('van_b1', {}, drop_path=0.1),
+    Variant('van_b2', dict(depths=(3, 3, 12, 3)), drop_path=0.1),
+    Variant('van_b3', dict(depths=(3, 5, 27, 3)), drop_path=0.2),
+    Variant('van_b4', dict(depths=(3, 6, 40, 3)), drop_path=0.2),
+    Variant('van_b5', dict(dims=(96, 192, 480, 768), depths=(3, 3, 24, 3)), drop_path=0.2),
+    Variant('van_b6', dict(dims=(96, 192, 384, 768), depths=(6, 6, 90, 6)), drop_path=0.3),
 )
 
 

@@ -2,23 +2,12 @@
 
 The repositories share their hosts, and with them the names. What only one mixer has keeps its name.
 """
-from typing import Any
-
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from .convert import concatenate, rename
 
-CFG = dict(
-    num_classes=1000, input_size=(3, 224, 224), pool_size=(7, 7), interpolation='bicubic',
-    crop_pct=0.875, crop_mode='squash',  # Resize((256, 256)) and CenterCrop(224), data/build.py
-    mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD, first_conv='stem.proj', classifier='head.fc')
-
-
-def at(size: int, **cfg: Any) -> dict[str, Any]:
-    """Cfg of weights that belong to another image size; ``crop_pct=1.0`` where they were tested without a crop."""
-    return dict(dict(input_size=(3, size, size), pool_size=(size // 32, size // 32), fixed_input_size=True), **cfg)
-
+CFG = dict(first_conv='stem.proj', classifier='head.fc')
+FIXED = dict(fixed_input_size=True)  # cfg of weights that belong to another image size
 
 COMMON = (
     (r'\.attn\.', '.mixer.'),

@@ -42,18 +42,24 @@ def resolve(
 
 
 def cfg_entries(name_tag: str) -> dict[str, Any]:
-    """Pretrained-cfg entries of a model's official weights, {} if there are none to download.
+    """What the table of sources says of a model's weights, as entries of timm's pretrained cfg; {} without a row.
 
-    timm lists a model as pretrained by them, but never follows them: :func:`resolve` is faster.
+    By the address timm lists a model as pretrained; it never follows it, because :func:`resolve` is faster.
     """
     origin = load().get(name_tag)
-    if origin is None or not fetchable(origin):
+    if origin is None:
         return {}
-    licence = {} if origin.licence == 'unknown' else dict(license=origin.licence.lower())
+    entries = dict(
+        num_classes=origin.num_classes, input_size=(3, *origin.size), crop_pct=origin.crop, crop_mode=origin.crop_mode,
+        interpolation=origin.interpolation, mean=origin.mean, std=origin.std)
+    if origin.licence != 'unknown':
+        entries.update(license=origin.licence.lower())
     if origin.kind == 'hub':
         repo, file, revision = hub_file(origin.location)
-        return dict(hf_hub_id=f'{repo}@{revision}' if revision else repo, hf_hub_filename=file, **licence)
-    return dict(url=address(origin), **licence)
+        entries.update(hf_hub_id=f'{repo}@{revision}' if revision else repo, hf_hub_filename=file)
+    elif fetchable(origin):
+        entries.update(url=address(origin))
+    return entries
 
 
 def _make(origin: Source, cache: Cache, build: Callable[[], nn.Module], key_map: KeyMap | None) -> Path:

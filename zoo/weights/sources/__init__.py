@@ -1,9 +1,10 @@
 """Where the authors' own weights are: one table, one row for every released checkpoint and every registered tag.
 
-The rows are in the YAML files beside this one, a file a family, keyed by ``model.tag``. The columns are the fields of
-:class:`Source`; a column that is absent has its default. Links, figures and hashes are those of the repositories that
-the files name in their first lines: a link that no source states is not in the table, and its row has the kind
-``none`` and a note.
+The rows are in the YAML files beside this one, a file a family, keyed by ``model.tag``; the first row of a model is its
+default. The columns are the fields of :class:`Source`; a column that is absent has the value that the file's row
+``defaults`` gives it, else that of the field. Links, figures and hashes are those of the repositories that the files
+name in their first lines: a link that no source states is not in the table, and its row has the kind ``none`` and a
+note.
 """
 import dataclasses
 import functools
@@ -14,7 +15,7 @@ from typing import Any
 
 import yaml
 
-__all__ = ['KINDS', 'Source', 'load', 'parse', 'source']
+__all__ = ['KINDS', 'Source', 'load', 'parse', 'source', 'tags']
 
 # What a location looks like by kind of host: a pattern, and the same in words.
 KINDS = {
@@ -43,9 +44,9 @@ class Source:
         crop: Fraction of the resized image that the crop keeps (timm's ``crop_pct``).
         top1: Published ImageNet-1k accuracy in percent; None if none is known.
         crop_mode: timm's name for the way of resizing.
-        interpolation: Of the resizing; None for that of the model's family.
+        interpolation: Of the resizing.
         num_classes: Outputs of the classifier.
-        mean: Of the normalisation, by channel; None for that of the family.
+        mean: Of the normalisation, by channel; by default ImageNet's.
         std: As ``mean``.
         sha256: Of the file, 64 lower-case hexadecimal digits; None if no source states it.
         bytes: Size of the file; None if no source states it.
@@ -63,10 +64,10 @@ class Source:
     location: str = ''
     top1: float | None = None
     crop_mode: str = 'center'
-    interpolation: str | None = None
+    interpolation: str = 'bicubic'
     num_classes: int = 1000
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     sha256: str | None = None
     bytes: int | None = None
     note: str = ''
@@ -128,7 +129,8 @@ def parse(text: str) -> dict[str, Source]:
         raise ValueError(f'not YAML: {" ".join(str(error).split())}') from error
     if not isinstance(table, Mapping) or not all(isinstance(row, Mapping) for row in table.values()):
         raise ValueError('not a table: every row is `model.tag: {column: value, ...}`')
-    return {name: _row(str(name), row) for name, row in table.items()}
+    defaults = table.pop('defaults', {})
+    return {name: _row(str(name), {**defaults, **row}) for name, row in table.items()}
 
 
 def _row(name: str, row: Mapping[str, Any]) -> Source:
@@ -165,15 +167,19 @@ def load() -> dict[str, Source]:
     return rows
 
 
+def tags(model: str) -> dict[str, Source]:
+    """The rows of a model by tag, the default first; {} if it has none."""
+    return {name.partition('.')[2]: row for name, row in load().items() if name.partition('.')[0] == model}
+
+
 def source(name_tag: str) -> Source:
     """The row of ``model.tag``.
 
     Raises:
         ValueError: No such row; the text lists the tags of the model, if it has any.
     """
-    rows = load()
-    if name_tag in rows:
-        return rows[name_tag]
-    others = [name for name in rows if name.split('.')[0] == name_tag.split('.')[0]]
+    if name_tag in load():
+        return load()[name_tag]
+    others = [row.name for row in tags(name_tag.partition('.')[0]).values()]
     raise ValueError(f'no weights are listed as {name_tag}; ' + (
         f'use one of {", ".join(others)}' if others else 'zoo.list_models() names the models'))
