@@ -64,7 +64,7 @@ def measure(
     row = {'model': name, 'height': height, 'width': width, 'batch': batch}
     try:
         model = _build(name, size, dtype, device)
-        row.update(parameters=sum(p.numel() for p in model.parameters()), flops=_flops(model, size, dtype, device))
+        row.update(parameters=sum(p.numel() for p in model.parameters()), flops=flops(model, size, dtype, device))
     except Exception as e:  # a size that the model does not take, or memory
         reason = f'{type(e).__name__}: {one_line(e)}'[:200]
         return [{**row, **v._asdict(), 'pass': title, 'reason': reason} for title in passes for v in variants]
@@ -136,11 +136,18 @@ def _build(name: str, size: tuple[int, int], dtype: torch.dtype, device: torch.d
 
 
 @torch.no_grad()
-def _flops(model: nn.Module, size: tuple[int, int], dtype: torch.dtype, device: torch.device) -> int:
+def flops(model: nn.Module, size: tuple[int, int], dtype: torch.dtype, device: torch.device) -> int:
     """Of matrix products, convolutions and softmax attention for one image; a multiplication and addition are two."""
-    with zoo_kernels.use('off'), FlopCounterMode(display=False) as counter:  # it cannot look into our kernels
+    known = {torch.ops.torchvision.deform_conv2d: _of_deformable}
+    # it cannot look into our kernels
+    with zoo_kernels.use('off'), FlopCounterMode(display=False, custom_mapping=known) as counter:
         model(torch.zeros(1, 3, *size, device=device, dtype=dtype))
     return counter.get_total_flops()
+
+
+def _of_deformable(image: Sequence[int], weight: Sequence[int], *_: Any, out_shape: Sequence[int], **__: Any) -> int:
+    """Of a deformable convolution, without those of finding its taps."""
+    return 2 * math.prod(out_shape) * math.prod(weight[1:])
 
 
 def _prepare(model: nn.Module, variant: Variant, images: Tensor, backward: bool) -> Callable[[], None]:

@@ -1,0 +1,232 @@
+"""The text of a model card."""
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..bench.report import CPU_NOTE, milliseconds, number, table
+from ..registry import Variant, variant
+from ..train.options import config_path
+from ..weights.fetch import address, fetchable
+from ..weights.sources import KINDS, Source, load, tags
+from . import figures
+from .story import NO_DEPARTURES, Story, bibtex, family_of, modules, story
+
+CODE = 'https://github.com/huggingface/pytorch-image-models'
+UNKNOWN = 'unknown'
+DATASETS = {'in1k': 'imagenet-1k', 'in22k': 'imagenet-22k', 'cifar100': 'cifar100'}  # by the parts of a tag
+LICENSES = {'MIT': 'mit', 'Apache-2.0': 'apache-2.0'}  # the hub's names of SPDX's
+HOSTS = dict(
+    hub='Hugging Face', github='GitHub', https='download', tsinghua='Tsinghua Cloud', gdrive='Google Drive',
+    onedrive='OneDrive', baidu='Baidu')
+
+
+def card(name: str, repo: str | None = None) -> str:
+    """A model card as Markdown, with a YAML front matter that ``huggingface_hub.ModelCard`` takes.
+
+    Args:
+        name: A family (``'ravlt'``) for all of its models; ``model.tag``, or ``model`` for its default tag, for one.
+        repo: ``org/name`` on the hub where the card of one model will be; the usage is that from there.
+
+    Raises:
+        ValueError: No such family, model or tag.
+    """
+    family, rows = _rows(name)
+    told = story(family)
+    alone = name not in modules()
+    heading = f'# {rows[0].name}, of {told.title}' if alone else f'# {told.title}'
+    papers = '\n\n'.join(bibtex(arxiv) for arxiv in told.papers)
+    sections = {
+        None: f'{heading}\n\n{told.summary[0].upper()}{told.summary[1:]}.\n\n{told.origin}',
+        'What it is': told.about,
+        'Known departures': told.departures or NO_DEPARTURES,
+        'Models': _models(rows),
+        'Weights': _weights(rows),
+        'Speed': _speed([row.name.partition('.')[0] for row in rows]),
+        'Usage': _usage(rows, repo),
+        'Training': _training(rows, alone),
+        'Parity': _parity([row.name.partition('.')[0] for row in rows]),
+        'Licence': _licence(rows),
+        'Citation': f'```bibtex\n{papers}\n```'}
+    body = '\n\n'.join(f'## {title}\n\n{text}' if title else text for title, text in sections.items() if text)
+    front = yaml.safe_dump(_front_matter(rows, alone), sort_keys=False, allow_unicode=True)
+    return f'---\n{front}---\n\n{body}\n'
+
+
+def _rows(name: str) -> tuple[str, list[Source]]:
+    """Family and rows of the table of weights that a card is about."""
+    if name in modules():
+        return name, [row for v in modules()[name] for row in tags(v.name).values()]
+    model, _, tag = name.partition('.')
+    family, rows = family_of(model), tags(model)
+    if family is None or (tag and tag not in rows):
+        raise ValueError(f'{name} is no family, model or model.tag of the zoo; zoo.list_models() names the models')
+    return family, [rows[tag] if tag else next(iter(rows.values()))]
+
+
+def _front_matter(rows: Sequence[Source], alone: bool) -> dict[str, Any]:
+    kept = [row for row in rows if fetchable(row)] or [row for row in rows if row.location]
+    licences = {row.licence for row in kept} or {'Apache-2.0'}  # of the code, where there are no weights
+    known = LICENSES.get(next(iter(licences))) if len(licences) == 1 else None
+    front: dict[str, Any] = dict(license=known or 'other')
+    if not known:
+        front.update(license_name='see-below' if len(licences) > 1 else _slug(licences.pop()), license_link='#licence')
+    parts = {part for row in rows for part in row.name.partition('.')[2].split('_')}
+    front.update(
+        library_name='timm', pipeline_tag='image-classification', tags=['image-classification', 'timm'],
+        datasets=[data for part, data in DATASETS.items() if part in parts])
+    measured = figures.accuracies().get(rows[0].name) if alone else None
+    if measured is not None:
+        metric = dict(type='accuracy', name='Top-1', value=round(measured, 2))
+        data = dict(type='imagenet-1k', name='ImageNet-1k', split='validation')
+        task = dict(type='image-classification', name='Image classification')
+        front['metrics'] = ['accuracy']
+        front['model-index'] = [dict(name=rows[0].name, results=[dict(task=task, dataset=data, metrics=[metric])])]
+    return front
+
+
+def _slug(licence: str) -> str:
+    return 'none-stated' if licence == UNKNOWN else licence.lower()
+
+
+def _models(rows: Sequence[Source]) -> str:
+    counts, measured = figures.counts(), figures.accuracies()
+    columns = {
+        'model': lambda row: f'`{row.name}`',
+        'pixels': lambda row: 'x'.join(map(str, dict.fromkeys(row.size))),
+        'crop': lambda row: f'{row.crop:g}' + (f', {row.crop_mode}' if row.crop_mode != 'center' else ''),
+        'M parameters': lambda row: _figure(counts['rows'].get(row.name, {}).get('parameters'), 1e6),
+        'GMACs': lambda row: _figure(counts['rows'].get(row.name, {}).get('macs'), 1e9),
+        'top-1, published': lambda row: f'{row.top1:g}' if row.top1 else '-',
+        'top-1, measured': lambda row: f'{measured[row.name]:.2f}' if row.name in measured else '-',
+        'drop path': lambda row: f'{variant(row.name.partition(".")[0]).drop_path:g}',
+        'linear': lambda row: 'yes' if variant(row.name.partition('.')[0]).linear else 'no'}
+    if not any(row.name in measured for row in rows):
+        del columns['top-1, measured']
+    notes = [
+        'Published accuracies are those of ImageNet-1k in percent, as the papers or their repositories state them: '
+        'they are not measured here ("-": none stated).',
+        'GMACs are multiplications, with an addition each, of matrix products, convolutions and attention for one '
+        'image of that size' + _by(counts['versions']) + '. Crop is the share of the resized image that evaluation '
+        'keeps, drop path the stochastic depth of the published training. Linear: the work grows with the number '
+        'of pixels, no faster.']
+    return '\n'.join([*table(columns, rows), '', *notes])
+
+
+def _by(versions: dict[str, str]) -> str:
+    named = [f'{name} {versions[name]}' for name in ('torch', 'timm') if name in versions]
+    return f', counted with {", ".join(named)}' if named else ''
+
+
+def _figure(value: int | None, unit: float) -> str:
+    return '-' if value is None else number(value / unit)
+
+
+def _weights(rows: Sequence[Source]) -> str:
+    columns = {
+        'weights': lambda row: f'`{row.name}`',
+        'from': lambda row: f'[{HOSTS[row.kind]}]({address(row)})' if row.location else '-',
+        'licence': lambda row: 'none stated' if row.licence == UNKNOWN else row.licence,
+        'sha256': lambda row: f'`{row.sha256[:16]}`…' if row.sha256 else '-',
+        'note': lambda row: row.note}
+    if not any(row.location for row in rows):
+        return 'The authors have released no weights.'
+    text = ('The authors\' own. `pretrained=True` fetches them from where the authors have put them, checks and '
+            'converts them; they are not trained again.')
+    return '\n'.join([text, '', *table(columns, rows)])
+
+
+def _speed(models: Sequence[str]) -> str:
+    rows = figures.speed(models)
+    if not rows:
+        return ''
+    columns = {
+        'model': lambda r: f'`{r["model"]}`',
+        'pixels': lambda r: f'{r["height"]} x {r["width"]}',
+        'batch': lambda r: str(r['batch']),
+        'device': lambda r: r['device'] + (f', threads: {r["threads"]}' if r['device_type'] == 'cpu' else ''),
+        'variant': lambda r: f'{r["dtype"]}, {r["mode"]}, kernels {r["kernels"]}',
+        'pass': lambda r: r['pass'],
+        'images/s': lambda r: number(r['throughput']),
+        'ms (quartiles)': lambda r: milliseconds(r['ms'])}
+    versions = dict.fromkeys(_by(r['versions']).removeprefix(', counted with ') for r in rows)
+    notes = [f'Measured with {"; ".join(versions)}.']
+    if any(r['device_type'] == 'cpu' for r in rows):
+        notes.append(f'On a CPU: {CPU_NOTE.partition(": ")[2]}.')
+    return '\n'.join([*table(columns, rows), '', *notes])
+
+
+def _usage(rows: Sequence[Source], repo: str | None) -> str:
+    row = next((row for row in rows if fetchable(row)), None)
+    model = row.name.partition('.')[0] if row else rows[0].name.partition('.')[0]
+    if row is not None and row is not next(iter(tags(model).values())):
+        model = row.name
+    named = f"'hf-hub:{repo}'" if repo else f"'{model}'"
+    pretrained = ', pretrained=True' if row or repo else ''
+    return '\n'.join([
+        '```python', 'import timm, torch, zoo    # import zoo first: it tells timm of these models', '',
+        f'model = timm.create_model({named}{pretrained}).eval()',
+        'config = timm.data.resolve_model_data_config(model)',
+        'transform = timm.data.create_transform(**config)       # of a PIL image, as in the published evaluation',
+        "logits = model(torch.randn(1, *config['input_size']))  # any height and width from 32 pixels", '',
+        f'backbone = timm.create_model({named}{pretrained}, features_only=True)',
+        "maps = backbone(torch.randn(1, *config['input_size'])) # [B, C, H, W], one a stage", '```'])
+
+
+@functools.cache
+def _recipes() -> dict[str, list[str]]:
+    """Names of the training recipes by model."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(Path(config_path('quickstart')).parent.glob('[!_]*.yaml')):
+        model = yaml.safe_load(path.read_text(encoding='utf-8')).get('model')
+        if not path.stem.startswith('quickstart'):
+            found.setdefault(model, []).append(path.stem)
+    return found
+
+
+def recipes(models: Sequence[str]) -> list[str]:
+    """Names of the training recipes of some models."""
+    return [recipe for model in dict.fromkeys(models) for recipe in _recipes().get(model, ())]
+
+
+def _training(rows: Sequence[Source], alone: bool) -> str:
+    names = recipes([row.name.partition('.')[0] for row in rows])
+    if not names:
+        return 'There is no published recipe.'
+    title = 'The published recipe' + ('s are' if len(names) > 1 else ' is')
+    return '\n'.join([
+        f'{title} configs/train/{{{",".join(names)}}}.yaml.' if len(names) > 1 else
+        f'{title} configs/train/{names[0]}.yaml.', '',
+        '```', f'python -m zoo train --config {names[0]} --data-dir IMAGENET', '```', '',
+        'No training of these models on ImageNet has been run with this code.'])
+
+
+def _parity(models: Sequence[str]) -> str:
+    content = figures.parity()
+    rows = [dict(row, golden=golden) for golden, row in content['rows'].items() if golden.partition('@')[0] in models]
+    if not rows:
+        return 'There is no whole model of the authors to compare with.' if content['rows'] else ''
+    columns = {
+        'model @ pixels': lambda r: f'`{r["golden"]}`', 'logits': lambda r: f'{r["logits"]:.1e}',
+        'input gradient': lambda r: f'{r["grad"]:.1e}', 'agrees': lambda r: 'yes' if r['agrees'] else 'no'}
+    text = ('Largest difference from the authors\' own code with the same weights, in float64, relative to the largest '
+            'value; weights go through the conversion that official checkpoints go through')
+    return '\n'.join([f'{text}{_by(content["versions"]).replace("counted", "compared")}.', '', *table(columns, rows)])
+
+
+def _licence(rows: Sequence[Source]) -> str:
+    lines = ['The code is under the Apache licence 2.0.']
+    groups: dict[str, list[str]] = {}
+    for row in rows:
+        if row.location:
+            groups.setdefault(row.licence, []).append(f'`{row.name}`')
+    for licence, names in groups.items():
+        whose = 'All weights are' if len(groups) == 1 else f'Weights under {licence}:'
+        if licence == UNKNOWN:
+            which = 'the weights' if len(groups) == 1 else ', '.join(names)
+            lines.append(f'For {which} no licence is stated: they can be had from the authors, and are not passed on.')
+        else:
+            lines.append(f'{whose} under {licence}.' if len(groups) == 1 else f'{whose} {", ".join(names)}.')
+    return '\n'.join(lines)

@@ -1,0 +1,115 @@
+"""Measured figures: read from the result files, and counted anew."""
+import datetime
+import functools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+
+from ..bench.models import flops
+from ..bench.report import versions
+from ..train.checkpoint import write_atomically
+from ..train.errors import UserError
+from ..weights.sources import load, source
+
+IMAGES = 50_000  # of the validation set of ImageNet-1k: an accuracy of fewer is none of a model
+COUNTS, PARITY = 'models.json', 'parity.json'
+
+
+def folder() -> Path | None:
+    """Where the results lie: inside the package when installed, beside it in a checkout; None if neither has them."""
+    package = Path(__file__).resolve().parents[1]
+    places = package / 'results', package.parent / 'results'
+    return next((place for place in places if (place / COUNTS).is_file()), None)
+
+
+@functools.cache
+def _files() -> dict[str, Any]:
+    """Content of every result file by its name."""
+    place = folder()
+    return {path.name: json.loads(path.read_text(encoding='utf-8')) for path in sorted(place.glob('*.json'))} \
+        if place else {}
+
+
+def forget() -> None:
+    """Read the files anew the next time."""
+    _files.cache_clear()
+
+
+def counts() -> dict[str, Any]:
+    """``rows``: parameters, and multiplications with an addition for an image of the published size, by
+    ``model.tag``; ``versions``, what they were counted with."""
+    return _files().get(COUNTS, dict(rows={}, versions={}))
+
+
+def parity() -> dict[str, Any]:
+    """``rows``: relative differences of logits and input gradients from the papers' code by golden; ``versions``."""
+    return _files().get(PARITY, dict(rows={}, versions={}))
+
+
+def speed(models: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows of the benchmarks of some models, each with the device, data type and versions."""
+    shared = 'device', 'device_type', 'dtype', 'threads', 'versions', 'date'
+    return [
+        dict(row, **{key: content[key] for key in shared})
+        for content in _files().values() if isinstance(content, dict) and content.get('kind') == 'models'
+        for row in content['rows'] if row['model'] in models and 'ms' in row]
+
+
+def accuracies() -> dict[str, float]:
+    """Top-1 by ``model.tag`` of all of ImageNet-1k's validation set, as ``validate --results-file`` wrote it."""
+    return {
+        row['model']: row['top1'] for rows in _files().values() if isinstance(rows, list) for row in rows
+        if row.get('count') == IMAGES and row.get('model') in load()}
+
+
+def count(name_tag: str) -> dict[str, Any]:
+    """Parameters and multiplications of a model for one image of the size that its weights are evaluated at.
+
+    Nothing is computed: the model is built and run without memory.
+    """
+    size = source(name_tag).size
+    with torch.device('meta'):
+        model = timm.create_model(name_tag).eval()
+    return dict(
+        height=size[0], width=size[1], parameters=sum(p.numel() for p in model.parameters()),
+        macs=flops(model, size, torch.float32, torch.device('meta')) // 2)
+
+
+def write_counts(path: Path, names: Sequence[str]) -> None:
+    """Count models by ``model.tag`` and put them into a result file, which keeps its other rows."""
+    rows = json.loads(path.read_text(encoding='utf-8'))['rows'] if path.is_file() else {}
+    for i, name in enumerate(names, start=1):
+        print(f'{i}/{len(names)} {name}', flush=True)
+        rows[name] = count(name)
+    _write(path, 'counts', {name: rows[name] for name in load() if name in rows})
+
+
+def write_parity(path: Path, files: Sequence[Path]) -> None:
+    """Put the figures of golden checks together: files with ``logits``, ``grad`` and ``agrees`` by golden.
+
+    Raises:
+        UserError: A file is none of that.
+    """
+    rows = {}
+    for file in files:
+        try:
+            checked = json.loads(file.read_text(encoding='utf-8'))
+            rows.update({golden: {key: row[key] for key in ('logits', 'grad', 'agrees')}
+                         for golden, row in checked.items()})
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f'{file} is no result of the golden check ({error!r})') from error
+    _write(path, 'parity', dict(sorted(rows.items())))
+
+
+def _write(path: Path, kind: str, rows: dict[str, Any]) -> None:
+    content = dict(
+        kind=kind, versions={name: v for name, v in versions().items() if name in ('zoo', 'python', 'torch', 'timm')},
+        date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'), rows=rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = json.dumps(content, indent=1)
+    write_atomically(path, lambda file: file.write(lines.encode() + b'\n'))
+    forget()
