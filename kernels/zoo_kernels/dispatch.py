@@ -32,6 +32,7 @@ def _checked(mode: str) -> str:
 
 
 _mode = _checked(os.environ.get('ZOO_KERNELS', 'auto'))
+_record: list[tuple[str, Choice]] | None = None
 
 
 @contextmanager
@@ -46,6 +47,24 @@ def use(mode: str) -> Iterator[None]:
         yield
     finally:
         _mode = before
+
+
+@contextmanager
+def record() -> Iterator[list[tuple[str, Choice]]]:
+    """Note the ops that run in a block, by name, with what each call takes; compiled functions are not seen."""
+    global _record
+    before, _record = _record, []
+    try:
+        yield _record
+    finally:
+        _record = before
+
+
+def noted(op: str, choice: Choice) -> Choice:
+    """The choice of an op, which :func:`record` hears of."""
+    if _record is not None:
+        _record.append((op, choice))
+    return choice
 
 
 def explain(op: Callable, *args: Any, **kwargs: Any) -> Choice:
@@ -106,6 +125,10 @@ def choose(
     Raises:
         RuntimeError: The mode is ``force`` and the kernel cannot run.
     """
+    return noted(op, _decide(op, x, limit, tokens, dtypes))
+
+
+def _decide(op: str, x: Tensor, limit: str, tokens: int, dtypes: tuple[torch.dtype, ...]) -> Choice:
     if _mode == 'off':
         return Choice('torch', 'ZOO_KERNELS=off')
     if exporting():

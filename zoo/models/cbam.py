@@ -4,8 +4,9 @@ Woo et al., "CBAM: Convolutional Block Attention Module", ECCV 2018, arXiv 1807.
 Attention Module", BMVC 2018, arXiv 1807.06514.
 Reference: Jongchan/attention-module @ 459efad0e05ee7dde50c41ca10a3d0800bc3792a (MIT).
 
-CBAM stands behind the last norm of every block and gates channels by their mean and maximum, then places by a 7x7
-convolution of the mean and maximum of the channels. BAM stands behind the first three stages and gates by both at once.
+CBAM stands behind the last norm of every block and gates channels by their mean and maximum,
+``y = x * sigmoid(mlp(mean x) + mlp(max x))``, then places by a 7x7 convolution of the mean and maximum of the channels.
+BAM stands behind the first three stages and gates by both at once, ``x * (1 + sigmoid(channels(x) * places(x)))``.
 
 Departures of the released code from the papers: BAM multiplies its two branches where the paper adds them.
 """

@@ -3,9 +3,11 @@
 Zhang et al., "ResNeSt: Split-Attention Networks", arXiv 2004.08955.
 Reference: zhanghang1989/ResNeSt @ 1dfb3e8867e2ece1c28a65c9db1cded2818a2031 (Apache-2.0), ablation.md.
 
-timm's ResNeSt is the authors' own, key by key. These are its blocks with other numbers of splits s, groups x and widths
-d (``resnest50d_<s>s<x>x<d>d``), pooled before the 3x3 convolution. ``resnest50d_2s1x64d`` has the shapes of timm's
-``resnest50d``, which pools behind it: the weights of one load into the other without a word, and are wrong there.
+Split attention weighs the s splits of a convolution's output against each other, channel by channel:
+``sum_i softmax_i(mlp(mean sum_j u_j)) * u_i``. timm's ResNeSt is the authors' own, key by key. These are its blocks
+with other numbers of splits s, groups x and widths d (``resnest50d_<s>s<x>x<d>d``), pooled before the 3x3 convolution.
+``resnest50d_2s1x64d`` has the shapes of timm's ``resnest50d``, which pools behind it: the weights of one load into the
+other without a word, and are wrong there.
 """
 from timm.models.resnest import ResNestBottleneck
 from torch import Tensor, nn

@@ -4,7 +4,8 @@ Misra et al., "Rotate to Attend: Convolutional Triplet Attention Module", WACV 2
 Reference: landskape-ai/triplet-attention @ 2cf02fb91196408ac6352f7984a0336aa4f7677a (MIT).
 
 Each gate is a convolution of the maximum and the mean over the third direction; ``x`` is multiplied with the mean of
-the gates over channels and columns, rows and channels, rows and columns, behind the last norm of every block.
+the gates over channels and columns, rows and channels, rows and columns, ``x * (g_cw + g_hc + g_hw) / 3``, behind the
+last norm of every block.
 
 The convolutions are 7x7, in the models ``_k3`` 3x3. The published accuracies are of both: ResNet-18 and -50 are better
 with 7x7, MobileNetV2 with 3x3. MobileNetV2 has gates behind blocks without a shortcut too.

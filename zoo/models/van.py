@@ -10,7 +10,8 @@ depthwise 5 x 5 (``dw``), a depthwise 7 x 7 of every third pixel (``dwd``) and a
 0.01, a LayerNorm behind each stage, which the maps for dense prediction pass too. No position tables: any size runs as
 it is.
 
-In the released code the mixer adds its own, normed input to what it computes, beside the shortcut of the block.
+Departures of the released code from the paper: the mixer adds its own, normed input to what it computes, beside the
+shortcut of the block.
 
 The repository has weights of ``van_b0`` to ``van_b3`` alone. There are none for ``van_b4``, ``van_b5`` and ``van_b6``,
 and no accuracy: the 22k scripts give their recipe, models/van.py their widths (OpenMMLab reports 84.13 for its own
