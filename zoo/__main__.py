@@ -5,6 +5,9 @@ from collections.abc import Sequence
 COMMANDS = {
     'train': 'train an image classifier (python -m zoo train --config quickstart)',
     'validate': 'measure the accuracy of a checkpoint',
+    'infer': 'name what is in pictures: files, folders or web addresses',
+    'convert': 'make safetensors with our names, config and card of an official checkpoint on disk',
+    'publish': 'push weights, config and card to a repository of the hub',
     'probe': 'train a linear or an attentive probe on the frozen features of a model',
     'benchmark': 'measure the time and memory of ops and models (python -m zoo benchmark ops --quick)',
 }
@@ -25,6 +28,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         from zoo.train.main import main as run
     elif command == 'validate':
         from zoo.train.validate import main as run
+    elif command == 'infer':
+        from zoo.train.infer import main as run
+    elif command == 'convert':
+        from zoo.hub.convert import main as run
+    elif command == 'publish':
+        from zoo.hub.publish import main as run
     elif command == 'probe':
         from zoo.train.probe import main as run
     else:

@@ -107,7 +107,7 @@ def create_model(
     """
     check_model_name(args.model)
     if state is not None:
-        classes = _classes_in(args.model, state) if adapt else args.num_classes
+        classes = (classes_in(args.model, state) or -1) if adapt else args.num_classes
         overlay = dict(state_dict=dict(state)) | ({} if classes is None else {'num_classes': classes})
         more = dict(more, pretrained_cfg_overlay=overlay)
     more = dict(more, num_classes=args.num_classes, in_chans=channels_of(args), global_pool=args.gp) | args.model_kwargs
@@ -274,10 +274,10 @@ def make_schedule(
     return schedule, int(epochs)  # timm adds a warm-up, which need not be whole epochs
 
 
-def _classes_in(name: str, state: Mapping[str, Tensor]) -> int:
-    """Outputs of the classifier that ``state`` carries under the model's own names, -1 if that cannot be told."""
+def classes_in(name: str, state: Mapping[str, Tensor]) -> int | None:
+    """Outputs of the classifier that ``state`` carries under the model's own names, None if that cannot be told."""
     classifier = (timm.models.get_pretrained_cfg_value(name, 'classifier') if timm.is_model(name) else None) or ''
     if not isinstance(classifier, str):  # two heads have the same classes
         classifier = classifier[0]
     weight = state.get(f'{classifier}.weight')
-    return -1 if weight is None else weight.shape[0]
+    return None if weight is None else weight.shape[0]

@@ -44,9 +44,9 @@ def parse(table: Sequence[Option], argv: Sequence[str], prog: str, about: str) -
         word = unknown[0].split('=')[0]
         raise UserError(f'unknown argument {word}{nearest(word, flags)}')
     flags = {key: value for key, value in vars(given).items() if value is not None}
-    folder = flags.pop('folder', None)
-    if folder is not None:
-        flags.setdefault('data_dir', folder)
+    word = flags.pop('word', None)
+    if word is not None:
+        flags.setdefault('model' if flags.get('against') else 'data_dir', word)
     known = {option.dest: option for option in table}
     flags = {key: coerce(known[key], value, _flag(known[key])) for key, value in flags.items()}
     config = flags.get('config')
@@ -144,7 +144,7 @@ def plain(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _parser(table: Iterable[Option], prog: str, about: str) -> Parser:
     parser = Parser(prog=prog, usage=f'python -m {prog} [DATA_DIR] [options]', description=about, allow_abbrev=False)
-    parser.add_argument('folder', nargs='?', metavar='DATA_DIR', help='the same as --data-dir')
+    parser.add_argument('word', nargs='?', metavar='DATA_DIR', help='the same as --data-dir')
     for option in table:
         flags = [*option.short, _flag(option)]
         text = option.help.replace('%', '%%')

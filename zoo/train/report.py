@@ -1,6 +1,7 @@
 """What a run shows and leaves behind: progress, summary.csv, curves.png and the closing table."""
 import csv
 import io
+import json
 import shlex
 import sys
 import time
@@ -143,6 +144,20 @@ def table(rows: Sequence[tuple[str, str]]) -> str:
     lines = [f'  {name:<{width}}  {value}' for name, value in rows]
     rule = '-' * min(max(map(len, lines)), 100)
     return '\n'.join([rule, *lines, rule])
+
+
+def write_results(path: Path, results: dict[str, Any] | list[dict[str, Any]], kind: str) -> None:
+    """Write figures by column, of one model or of several, as CSV with a header or as JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = io.StringIO(newline='')
+    if kind == 'json':
+        json.dump(results, text, indent=2)
+    else:
+        rows = results if isinstance(results, list) else [results]
+        writer = csv.DictWriter(text, rows[0], lineterminator='\n')
+        writer.writeheader()
+        writer.writerows(rows)
+    write_atomically(path, lambda file: file.write(text.getvalue().encode()))
 
 
 def command(*words: str) -> str:

@@ -1,9 +1,10 @@
 """``python -m zoo validate``: the accuracy of a checkpoint or of published weights."""
 import argparse
-import csv
+import contextlib
 import json
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,22 +15,29 @@ from timm.layers import apply_test_time_pool
 from timm.utils import check_batch_size_retry, decay_batch_step, reparameterize_model
 from torch import Tensor, nn
 
-from . import build, checkpoint, data, engine, options, probe, report
+from . import build, checkpoint, data, engine, options, probe, published, report
 from .errors import UserError, guarded, require
 from .table import COMMON, VALIDATE
 
 ABOUT = ('Validate a classifier. A checkpoint written by "train" needs nothing else: it brings model, preprocessing '
-         'and data along. Other checkpoints need --model and the data. Flags are those of timm\'s validation script.')
+         'and data along. Other checkpoints need --model and the data. Flags are those of timm\'s validation script. '
+         '"--against published MODEL --data-dir IMAGENET" measures official weights beside the published accuracies.')
 NOT_CARRIED = ('device', 'debug', 'pretrained', 'torchcompile', 'torchcompile_mode', 'dataset_download', 'img_size')
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Validate as the command line says; return the exit code (0, 2 for a mistake, 130 for Ctrl-C)."""
-    return guarded(validate, argv)
+    """Validate as the command line says; return the exit code (0, 2 for a mistake, 130 for Ctrl-C).
+
+    Against published accuracies it is 1 if some weights could not be measured, or none were.
+    """
+    found: dict[str, Any] = {}
+    code = guarded(lambda words: found.update(validate(words)), argv)
+    return code or int('failed' in found and bool(found['failed'] or not found['results']))
 
 
 def validate(argv: Sequence[str]) -> dict[str, Any]:
-    """Validate as the command line says, print the figures and return them.
+    """Validate as the command line says, print the figures and return them (those of :func:`published.compare` with
+    ``--against published``).
 
     Raises:
         UserError: whatever the user can put right.
@@ -38,29 +46,57 @@ def validate(argv: Sequence[str]) -> dict[str, Any]:
     import zoo  # noqa: F401  (registers the models)
 
     flags, config = options.parse(VALIDATE, argv, 'zoo validate', ABOUT)
+    as_json = options.merge(VALIDATE, config, flags).json
+    with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+        results, primary = _validate(flags, config)
+    if as_json and primary:
+        print(json.dumps(results, indent=2))
+    return results
+
+
+def _validate(flags: dict[str, Any], config: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+    """The figures, and whether this process is the one to print them."""
     given = {**config, **flags}
-    content, carried = None, {}
-    if given.get('checkpoint'):
-        content, ours = checkpoint.read(given['checkpoint'])
-        if ours:
-            carried = _carried(content)
-        elif 'model' not in given:
-            raise UserError(f'{given["checkpoint"]} does not say what model it is of; give --model')
-    args = options.merge(VALIDATE, carried, config, flags)
-    if 'img_size' in given and 'input_size' not in given:
-        args.in_chans, args.input_size = build.channels_of(args), None
-    _check(args, carried)
-    args.pretrained = args.pretrained or content is None
+    if given.get('against'):
+        args = options.merge(VALIDATE, config, flags)
+        work = partial(published.compare, given=given, run=partial(_run, content=None, own=False))
+    else:
+        content, carried = bring(given)
+        args = options.merge(VALIDATE, carried, config, flags)
+        if 'img_size' in given and 'input_size' not in given:
+            args.in_chans, args.input_size = build.channels_of(args), None
+        _check(args)
+        args.pretrained = args.pretrained or content is None
+        work = partial(_run, content=content, own=bool(carried))
     place = build.find_place(args.device)
     try:
-        return _run(args, place, content, own=bool(carried))
+        return work(args, place), place.primary
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
 
 
+def bring(given: Mapping[str, Any]) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+    """The content of the checkpoint that options name, None without one; what it brings along, as options, {} if
+    ``train`` did not write it.
+
+    Raises:
+        UserError: it does not say what model it is of, or is of another.
+    """
+    path = given.get('checkpoint')
+    if not path:
+        return None, {}
+    content, ours = checkpoint.read(path)
+    if not ours and 'model' not in given:
+        raise UserError(f'{path} does not say what model it is of; give --model')
+    carried = _carried(content) if ours else {}
+    if carried and given.get('model', carried['model']) != carried['model']:
+        raise UserError(f'{path} is a checkpoint of {carried["model"]}, not of {given["model"]}; leave --model out')
+    return content, carried
+
+
 def _run(args: argparse.Namespace, place: build.Place, content: dict | None, own: bool) -> dict[str, Any]:
-    model = _build_model(args, content, own)
+    model = build_model(args, content, own)
     parameters = sum(p.numel() for p in model.parameters())
     config = build.data_config_of(args, model, test_size=not (args.use_train_size or own))
     if args.test_pool:
@@ -84,20 +120,31 @@ def _run(args: argparse.Namespace, place: build.Place, content: dict | None, own
         model=args.model, top1=round(figures['top1'], 4), top1_err=round(100 - figures['top1'], 4),
         top5=round(figures['top5'], 4), top5_err=round(100 - figures['top5'], 4), loss=round(figures['loss'], 6),
         count=figures['count'], param_count=round(parameters / 1e6, 2), img_size=config['input_size'][-1],
-        crop_pct=config['crop_pct'], interpolation=config['interpolation'])
+        crop_pct=config['crop_pct'], crop_mode=config['crop_mode'], interpolation=config['interpolation'])
     if place.primary:
         _print(args, results, content if own else None, seconds)
         if args.results_file:
-            write_results(Path(args.results_file), results, args.results_format)
+            report.write_results(Path(args.results_file), results, args.results_format)
     return results
 
 
-def _build_model(args: argparse.Namespace, content: dict | None, own: bool) -> nn.Module:
+def build_model(args: argparse.Namespace, content: dict | None, own: bool) -> nn.Module:
+    """The model of the options, with the weights of a checkpoint or, without one, as ``args.pretrained`` says.
+
+    Args:
+        args: Options of ``validate``.
+        content: Of the checkpoint.
+        own: Whether ``train`` wrote it. Another one may say by its classifier how many classes it has.
+
+    Raises:
+        UserError: the model refuses an argument or the weights.
+    """
     if content is None:
         return build.create_model(args)
     weights = checkpoint.weights_of(content, args.use_ema)
     if not own:  # perhaps in the names of the paper's own code: the model's loader knows them
-        return build.create_model(args, weights)
+        classes = args.num_classes or build.classes_in(args.model, weights)
+        return build.create_model(argparse.Namespace(**{**vars(args), 'num_classes': classes}), weights)
     if 'probe' in content:
         return probe.rebuild(content, weights, args.checkpoint)
     args = argparse.Namespace(**{**vars(args), 'pretrained': False})
@@ -163,18 +210,6 @@ def _head(
     return head, real
 
 
-def write_results(path: Path, results: dict[str, Any], kind: str) -> None:
-    """Write one result as a CSV row with a header, or as JSON."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, 'w', newline='', encoding='utf-8') as file:
-        if kind == 'json':
-            json.dump(results, file, indent=2)
-        else:
-            writer = csv.DictWriter(file, results, lineterminator='\n')
-            writer.writeheader()
-            writer.writerow(results)
-
-
 def _print(args: argparse.Namespace, results: dict[str, Any], content: dict | None, seconds: float) -> None:
     print(f'{args.model}  top-1 {results["top1"]:.2f} %  top-5 {results["top5"]:.2f} %  loss {results["loss"]:.4f}  '
           f'({results["count"]} images in {report.duration(seconds)}, {results["count"] / max(seconds, 1e-9):.0f} '
@@ -196,16 +231,13 @@ def _carried(content: dict[str, Any]) -> dict[str, Any]:
     return carried
 
 
-def _check(args: argparse.Namespace, carried: dict[str, Any]) -> None:
+def _check(args: argparse.Namespace) -> None:
     build.check_model_name(args.model)
     build.check_sizes(args)
     data.check_folder(args)
     if args.dataset == data.QUICKSTART:
         raise UserError('--dataset quickstart is for training; give --dataset torch/fashion_mnist --data-dir FOLDER, '
                         'or --dataset digits')
-    if carried and carried['model'] != args.model:
-        raise UserError(f'{args.checkpoint} is a checkpoint of {carried["model"]}, not of {args.model}; leave --model '
-                        f'out')
     if args.torchcompile_mode and not args.torchcompile:
         raise UserError('--torchcompile-mode needs --torchcompile')
     for path in (args.real_labels, args.valid_labels):

@@ -1,0 +1,241 @@
+"""``python -m zoo infer``: the most likely classes of pictures."""
+import argparse
+import http.client
+import io
+import json
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset
+from torch import nn
+
+from . import build, options, validate
+from .errors import UserError, guarded, one_line
+from .table import VALIDATE
+
+ABOUT = ('Print the most likely classes of pictures: files, folders (and what is in them) or http(s) addresses. '
+         'Preprocessing is that of the weights, the published ones or those of --checkpoint.')
+TIMEOUT = 30  # seconds without a byte
+MOST_BYTES = 64 << 20  # of a picture from the net
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Infer as the command line says.
+
+    Returns:
+        Exit code: 0, 1 if some picture could not be read, 2 for a mistake, 130 for Ctrl-C.
+    """
+    found: list[dict[str, Any]] = []
+    code = guarded(lambda words: found.extend(infer(words)), argv)
+    return code or int(any('error' in picture for picture in found))
+
+
+def infer(argv: Sequence[str]) -> list[dict[str, Any]]:
+    """Infer as the command line says, print the classes and return them.
+
+    Returns:
+        For each picture ``image`` and either ``classes``, the most likely first (dicts of ``index``, ``label``, None
+        if it is not known, and ``probability``), or ``error``.
+
+    Raises:
+        UserError: whatever the user can put right.
+    """
+    import zoo  # noqa: F401  (registers the models)
+
+    given = _parser().parse_args(list(argv))
+    if given.num_classes and not given.checkpoint:
+        raise UserError('--num-classes is for a --checkpoint; the published weights have their own')
+    build.check_model_name(given.model)
+    places = find_pictures(given.images)
+    content, carried = validate.bring(vars(given))
+    chosen = {key: getattr(given, key) for key in ('model', 'checkpoint', 'num_classes') if getattr(given, key)}
+    args = options.merge(VALIDATE, carried, chosen, dict(pretrained=content is None))
+    model = validate.build_model(args, content, own=bool(carried))
+    if not model.num_classes:
+        raise UserError(f'{args.model} has no classifier; its features have no classes')
+    labels = labels_of(model, given.labels)
+    config = build.data_config_of(args, model, test_size=not carried)
+    device = build.find_place(given.device).device
+    found = []
+    for pictures in predict(model.to(device), config, places, args.batch_size, given.topk):
+        for picture in pictures:
+            for row in picture.get('classes', ()):
+                row['label'] = labels[row['index']] if labels else None
+            _print(picture, as_text=not given.json)
+        found += pictures
+    if given.json:
+        print(json.dumps(found, indent=2, ensure_ascii=False))
+    return found
+
+
+def find_pictures(words: Sequence[str]) -> list[str]:
+    """Paths and addresses of pictures; a folder stands for all pictures in it and below, in order.
+
+    Raises:
+        UserError: no such file, or a folder without pictures.
+    """
+    Image.init()
+    endings = {ending for ending, kind in Image.registered_extensions().items()
+               if kind in Image.OPEN and Image.MIME.get(kind, '').startswith('image/')}
+    places = []
+    for word in words:
+        path = Path(word)
+        if _is_address(word) or path.is_file():
+            places.append(word)
+        elif not path.is_dir():
+            raise UserError(f'no picture or folder {word}')
+        else:
+            inside = sorted(str(file) for file in path.rglob('*') if file.suffix.lower() in endings and file.is_file())
+            if not inside:
+                raise UserError(f'no pictures in {word}')
+            places += inside
+    return places
+
+
+def predict(
+        model: nn.Module, config: dict[str, Any], places: Sequence[str], batch_size: int,
+        topk: int) -> Iterator[list[dict[str, Any]]]:
+    """The most likely classes of pictures, batch by batch.
+
+    Args:
+        model: Classifier, on its device; it is set to eval mode.
+        config: timm's data config.
+        places: Paths and addresses.
+        batch_size: Pictures at once.
+        topk: Classes a picture, at most.
+
+    Yields:
+        For each picture of a batch ``image`` and ``classes`` (dicts of ``index`` and ``probability``), or ``error``.
+    """
+    model.eval()
+    transform = create_transform(**config)
+    device = next(model.parameters()).device
+    for start in range(0, len(places), batch_size):
+        pictures, inputs = [], []
+        for place in places[start:start + batch_size]:
+            try:
+                inputs.append(transform(open_picture(place, 'L' if config['input_size'][0] == 1 else 'RGB')))
+                pictures.append(dict(image=place, classes=[]))
+            except UserError as e:
+                pictures.append(dict(image=place, error=str(e)))
+        if inputs:
+            with torch.inference_mode():
+                probabilities = model(torch.stack(inputs).to(device)).float().softmax(-1)
+            best = probabilities.topk(min(topk, probabilities.shape[-1]))
+            for picture, *rows in zip((p for p in pictures if 'classes' in p), *(part.tolist() for part in best)):
+                picture['classes'] = [dict(index=index, probability=round(p, 6)) for p, index in zip(*rows)]
+        yield pictures
+
+
+def open_picture(place: str, mode: str = 'RGB') -> Image.Image:
+    """A picture from a file or an address, upright and in a PIL mode.
+
+    Raises:
+        UserError: it cannot be had, or is none.
+    """
+    source = download(place) if _is_address(place) else place
+    try:
+        with Image.open(source) as image:
+            return ImageOps.exif_transpose(image).convert(mode)
+    except UnidentifiedImageError:
+        reason = 'of no kind that is known'
+    except Exception as e:  # Pillow raises a dozen types for damaged files
+        reason = one_line(e)
+    raise UserError(f'{place} cannot be read as a picture ({reason})')
+
+
+def download(address: str) -> io.BytesIO:
+    """The picture at an http(s) address.
+
+    Raises:
+        UserError: the server does not answer, or with something else than a picture, or with a huge one.
+    """
+    try:
+        request = urllib.request.Request(address, headers={'User-Agent': 'backbone-zoo', 'Accept': 'image/*'})
+        with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
+            kind = response.headers.get_content_type()
+            # some stores of files do not say what they are
+            is_picture = kind.startswith('image/') or kind == 'application/octet-stream'
+            content = response.read(MOST_BYTES + 1) if is_picture else b''
+    except urllib.error.HTTPError as e:
+        raise UserError(f'{address} cannot be fetched (HTTP {e.code} {e.reason})') from None
+    except (OSError, http.client.HTTPException, ValueError) as e:
+        raise UserError(f'{address} cannot be fetched ({one_line(getattr(e, "reason", None) or e)})') from None
+    if not is_picture:
+        raise UserError(f'{address} is no picture but {kind}; give the address of the picture itself')
+    if len(content) > MOST_BYTES:
+        raise UserError(f'{address} is larger than {MOST_BYTES >> 20} MB; fetch it and give the file')
+    return io.BytesIO(content)
+
+
+def labels_of(model: nn.Module, file: str | None = None) -> list[str] | None:
+    """Names of a model's classes: those of a file, of its pretrained cfg, or ImageNet's if it has as many classes.
+
+    Args:
+        model: Classifier.
+        file: Text with a name a line.
+
+    Returns:
+        None if they are not known.
+
+    Raises:
+        UserError: the file cannot be read or does not fit.
+    """
+    if file:
+        try:
+            labels = Path(file).read_text(encoding='utf-8').rstrip().splitlines()
+        except (OSError, UnicodeDecodeError) as e:
+            raise UserError(f'--labels {file} cannot be read ({one_line(e)})') from None
+        if len(labels) != model.num_classes:
+            raise UserError(f'--labels {file} has {len(labels)} lines, the model {model.num_classes} classes; give a '
+                            f'name a line')
+        return labels
+    cfg = getattr(model, 'pretrained_cfg', None) or {}
+    names = cfg.get('label_names') or ()
+    if len(names) == model.num_classes:
+        return [(cfg.get('label_descriptions') or {}).get(name, name) for name in names]
+    subset = infer_imagenet_subset(dict(num_classes=model.num_classes))
+    return ImageNetInfo(subset).label_descriptions() if subset else None
+
+
+def _parser() -> options.Parser:
+    parser = options.Parser(prog='zoo infer', description=ABOUT, allow_abbrev=False)
+    parser.add_argument('model', metavar='MODEL', help='name of a zoo or timm model')
+    parser.add_argument('images', nargs='+', metavar='IMAGE|FOLDER|URL')
+    parser.add_argument('--checkpoint', help='file with the weights; by default the published ones')
+    parser.add_argument('--topk', type=_count, default=5, metavar='K', help='classes a picture (default: 5)')
+    parser.add_argument('--labels', metavar='FILE', help="text file, a class name a line; default: ImageNet's if the "
+                                                        "model has as many classes")
+    parser.add_argument('--num-classes', type=_count, metavar='N', help='where a checkpoint does not tell')
+    parser.add_argument('-b', '--batch-size', type=_count, default=32, metavar='N', help='pictures at once '
+                                                                                        '(default: 32)')
+    parser.add_argument('--device', default='auto', help="default: cuda if there is one, else cpu")
+    parser.add_argument('--json', action='store_true', help='print JSON')
+    parser.add_argument('--debug', action='store_true', help='show tracebacks')
+    return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'expected a whole number from 1 on, got {text!r}')
+    return int(text)
+
+
+def _is_address(word: str) -> bool:
+    return word.lower().startswith(('http://', 'https://'))
+
+
+def _print(picture: dict[str, Any], as_text: bool) -> None:
+    if 'error' in picture:
+        print(f'error: {picture["error"]}', file=sys.stderr, flush=True)
+    elif as_text:
+        print(picture['image'])
+        for row in picture['classes']:
+            name = f'class {row["index"]}' if row['label'] is None else f'{row["label"]} ({row["index"]})'
+            print(f'  {100 * row["probability"]:5.1f} %  {name}', flush=True)

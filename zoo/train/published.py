@@ -1,0 +1,118 @@
+"""``python -m zoo validate --against published``: official weights, measured beside what their authors published."""
+import argparse
+import fnmatch
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..weights.fetch import fetchable
+from ..weights.sources import Source, load
+from . import build, data, report
+from .errors import UserError, nearest, one_line
+
+IMAGES, CLASSES = 50_000, 1000  # of the validation set that published accuracies are of
+# Options that would measure something else than what was published
+FIXED = ('checkpoint', 'pretrained', 'num_classes', 'gp', 'img_size', 'in_chans', 'input_size', 'input_img_mode',
+         'crop_pct', 'crop_mode', 'mean', 'std', 'interpolation', 'model_kwargs', 'use_ema', 'use_train_size',
+         'test_pool', 'real_labels', 'valid_labels')
+COLUMNS = ('model', 'size', 'crop', 'top-1', 'published', 'difference')
+
+
+def compare(
+        args: argparse.Namespace, place: build.Place, given: Mapping[str, Any],
+        run: Callable[[argparse.Namespace, build.Place], dict[str, Any]]) -> dict[str, Any]:
+    """Measure all official weights that ``args.model`` matches, each at its own size, crop and normalisation.
+
+    A pretrained cfg is made from the row of its weights, so that ``run`` finds them there.
+
+    Args:
+        args: Options of ``validate``.
+        place: Where to run.
+        given: The options that the user gave.
+        run: Measures one model.
+
+    Returns:
+        ``results``, a row of validate's columns each, with ``published`` and ``difference`` in percent; ``skipped``
+        and ``failed``: reasons by ``model.tag``.
+
+    Raises:
+        UserError: no such weights, no data, or an option that contradicts what was published.
+    """
+    rows = _select(args, given)
+    notes = _notes(data.open_dataset(args, args.split, channels=3))
+    results: list[dict[str, Any]] = []
+    skipped, failed = {}, {}
+    try:
+        for row in rows:
+            if reason := _unmeasurable(row):
+                skipped[row.name] = reason
+                continue
+            changes = dict(model=row.name, pretrained=True, use_train_size=True, results_file='')
+            try:
+                found = run(argparse.Namespace(**{**vars(args), **changes}), place)
+            except (ValueError, OSError, RuntimeError) as e:  # of this model's weights or size
+                failed[row.name] = one_line(e)
+                if place.primary:
+                    print(f'{row.name}  failed: {failed[row.name]}', flush=True)
+                continue
+            results.append(dict(found, published=row.top1, difference=round(found['top1'] - row.top1, 4)))
+            if place.primary and args.results_file:  # so far, lest a later mishap take it away
+                report.write_results(Path(args.results_file), results, args.results_format)
+    finally:
+        if place.primary:
+            _print(results, skipped, failed, notes)
+    return dict(results=results, skipped=skipped, failed=failed)
+
+
+def _select(args: argparse.Namespace, given: Mapping[str, Any]) -> list[Source]:
+    """The rows that a pattern matches, by model or by ``model.tag``."""
+    fixed = [key for key in FIXED if key in given]
+    if fixed:
+        raise UserError(f'--against published measures as the authors did; leave out --{fixed[0].replace("_", "-")}')
+    if 'model' not in given:
+        raise UserError("which models? --against published 'ravlt_*' takes those that match, '*' all")
+    data.check_folder(args)
+    table = load()
+    rows = [row for name, row in table.items()
+            if any(fnmatch.fnmatchcase(part, args.model) for part in (name, name.partition('.')[0]))]
+    if not rows:
+        models = dict.fromkeys(name.partition('.')[0] for name in table)
+        raise UserError(f'no official weights are listed for {args.model!r}{nearest(args.model, models)}')
+    return rows
+
+
+def _unmeasurable(row: Source) -> str:
+    """Why a row has nothing to compare, '' if it has."""
+    if not fetchable(row):
+        return f'no weights to download ({row.note or "they have to be fetched by hand from " + row.location})'
+    if row.num_classes != CLASSES:
+        return f'it has {row.num_classes} classes, not those of ImageNet-1k'
+    return '' if row.top1 else 'no accuracy is published'
+
+
+def _notes(dataset: Any) -> list[str]:
+    """What makes figures on these data others than ImageNet's."""
+    classes = data.class_count(dataset)
+    images = len(dataset) if hasattr(dataset, '__len__') else IMAGES
+    notes = []
+    if classes not in (None, CLASSES):
+        notes.append(f"the data has {classes} classes, ImageNet-1k {CLASSES}: a --class-map gives them its indices")
+    if images != IMAGES:
+        notes.append(f'{images} images, not the {IMAGES} of ImageNet-1k: the published accuracies are of those')
+    return notes
+
+
+def _print(results: list[dict[str, Any]], skipped: dict[str, str], failed: dict[str, str], notes: list[str]) -> None:
+    lines = [COLUMNS] + [
+        (r['model'], str(r['img_size']), f'{r["crop_pct"]:g} {r["crop_mode"]}', f'{r["top1"]:.2f}',
+         f'{r["published"]:g}', f'{r["difference"]:+.2f}') for r in results]
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    print()
+    for model, *figures in lines if results else ():
+        print('  '.join([model.ljust(widths[0])] + [f.rjust(w) for f, w in zip(figures, widths[1:])]))
+    for title, reasons in (('skipped', skipped), ('failed', failed)):
+        for name, reason in reasons.items():
+            print(f'{title}: {name}: {reason}')
+    for note in notes:
+        print(f'note: {note}')
+    print(f'{len(results)} measured, {len(skipped)} skipped, {len(failed)} failed', flush=True)
