@@ -205,7 +205,8 @@ def labels_of(model: nn.Module, file: str | None = None) -> list[str] | None:
 
 
 def _parser() -> options.Parser:
-    parser = options.Parser(prog='zoo infer', description=ABOUT, allow_abbrev=False)
+    usage = 'python -m zoo infer MODEL IMAGE|FOLDER|URL... [options]'
+    parser = options.Parser(prog='zoo infer', usage=usage, description=ABOUT, allow_abbrev=False)
     parser.add_argument('model', metavar='MODEL', help='name of a zoo or timm model')
     parser.add_argument('images', nargs='+', metavar='IMAGE|FOLDER|URL')
     parser.add_argument('--checkpoint', help='file with the weights; by default the published ones')
