@@ -4,17 +4,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import timm
 import yaml
 
 from ..bench.report import CPU_NOTE, milliseconds, number, table
-from ..registry import Variant, variant
+from ..registry import variant
 from ..train.options import config_path
 from ..weights.fetch import address, fetchable
-from ..weights.sources import KINDS, Source, load, tags
+from ..weights.sources import Source, tags
 from . import figures
-from .story import NO_DEPARTURES, Story, bibtex, family_of, modules, story
+from .story import NO_DEPARTURES, bibtex, family_of, modules, story
 
-CODE = 'https://github.com/huggingface/pytorch-image-models'
 UNKNOWN = 'unknown'
 DATASETS = {'in1k': 'imagenet-1k', 'in22k': 'imagenet-22k', 'cifar100': 'cifar100'}  # by the parts of a tag
 LICENSES = {'MIT': 'mit', 'Apache-2.0': 'apache-2.0'}  # the hub's names of SPDX's
@@ -36,6 +36,7 @@ def card(name: str, repo: str | None = None) -> str:
     family, rows = _rows(name)
     told = story(family)
     alone = name not in modules()
+    models = [row.name.partition('.')[0] for row in rows]
     heading = f'# {rows[0].name}, of {told.title}' if alone else f'# {told.title}'
     papers = '\n\n'.join(bibtex(arxiv) for arxiv in told.papers)
     sections = {
@@ -43,11 +44,11 @@ def card(name: str, repo: str | None = None) -> str:
         'What it is': told.about,
         'Known departures': told.departures or NO_DEPARTURES,
         'Models': _models(rows),
-        'Weights': _weights(rows),
-        'Speed': _speed([row.name.partition('.')[0] for row in rows]),
+        'Weights': _weights(rows, repo),
+        'Speed': _speed(models),
         'Usage': _usage(rows, repo),
-        'Training': _training(rows, alone),
-        'Parity': _parity([row.name.partition('.')[0] for row in rows]),
+        'Training': _training(models),
+        'Parity': _parity(models),
         'Licence': _licence(rows),
         'Citation': f'```bibtex\n{papers}\n```'}
     body = '\n\n'.join(f'## {title}\n\n{text}' if title else text for title, text in sections.items() if text)
@@ -72,7 +73,8 @@ def _front_matter(rows: Sequence[Source], alone: bool) -> dict[str, Any]:
     known = LICENSES.get(next(iter(licences))) if len(licences) == 1 else None
     front: dict[str, Any] = dict(license=known or 'other')
     if not known:
-        front.update(license_name='see-below' if len(licences) > 1 else _slug(licences.pop()), license_link='#licence')
+        code = timm.get_pretrained_cfg(rows[0].name).origin_url
+        front.update(license_name='none-stated' if licences == {UNKNOWN} else 'several', license_link=code)
     parts = {part for row in rows for part in row.name.partition('.')[2].split('_')}
     front.update(
         library_name='timm', pipeline_tag='image-classification', tags=['image-classification', 'timm'],
@@ -85,10 +87,6 @@ def _front_matter(rows: Sequence[Source], alone: bool) -> dict[str, Any]:
         front['metrics'] = ['accuracy']
         front['model-index'] = [dict(name=rows[0].name, results=[dict(task=task, dataset=data, metrics=[metric])])]
     return front
-
-
-def _slug(licence: str) -> str:
-    return 'none-stated' if licence == UNKNOWN else licence.lower()
 
 
 def _models(rows: Sequence[Source]) -> str:
@@ -124,7 +122,7 @@ def _figure(value: int | None, unit: float) -> str:
     return '-' if value is None else number(value / unit)
 
 
-def _weights(rows: Sequence[Source]) -> str:
+def _weights(rows: Sequence[Source], repo: str | None) -> str:
     columns = {
         'weights': lambda row: f'`{row.name}`',
         'from': lambda row: f'[{HOSTS[row.kind]}]({address(row)})' if row.location else '-',
@@ -133,8 +131,9 @@ def _weights(rows: Sequence[Source]) -> str:
         'note': lambda row: row.note}
     if not any(row.location for row in rows):
         return 'The authors have released no weights.'
-    text = ('The authors\' own. `pretrained=True` fetches them from where the authors have put them, checks and '
-            'converts them; they are not trained again.')
+    text = "The authors' own: "
+    text += ('those from the place below with the key names of backbone-zoo, converted, not trained again.'
+             if repo else '`pretrained=True` fetches them from the places below, checks and converts them.')
     return '\n'.join([text, '', *table(columns, rows)])
 
 
@@ -191,16 +190,14 @@ def recipes(models: Sequence[str]) -> list[str]:
     return [recipe for model in dict.fromkeys(models) for recipe in _recipes().get(model, ())]
 
 
-def _training(rows: Sequence[Source], alone: bool) -> str:
-    names = recipes([row.name.partition('.')[0] for row in rows])
+def _training(models: Sequence[str]) -> str:
+    names = recipes(models)
     if not names:
-        return 'There is no published recipe.'
-    title = 'The published recipe' + ('s are' if len(names) > 1 else ' is')
+        return 'No recipe is published.'
     return '\n'.join([
-        f'{title} configs/train/{{{",".join(names)}}}.yaml.' if len(names) > 1 else
-        f'{title} configs/train/{names[0]}.yaml.', '',
+        f'The published recipes are those of configs/train: {", ".join(f"`{name}`" for name in names)}.', '',
         '```', f'python -m zoo train --config {names[0]} --data-dir IMAGENET', '```', '',
-        'No training of these models on ImageNet has been run with this code.'])
+        'None of them has been run to its end on ImageNet with this code.'])
 
 
 def _parity(models: Sequence[str]) -> str:
@@ -211,7 +208,7 @@ def _parity(models: Sequence[str]) -> str:
     columns = {
         'model @ pixels': lambda r: f'`{r["golden"]}`', 'logits': lambda r: f'{r["logits"]:.1e}',
         'input gradient': lambda r: f'{r["grad"]:.1e}', 'agrees': lambda r: 'yes' if r['agrees'] else 'no'}
-    text = ('Largest difference from the authors\' own code with the same weights, in float64, relative to the largest '
+    text = ("Largest difference from the authors' own code with the same weights, in float64, relative to the largest "
             'value; weights go through the conversion that official checkpoints go through')
     return '\n'.join([f'{text}{_by(content["versions"]).replace("counted", "compared")}.', '', *table(columns, rows)])
 
@@ -223,10 +220,8 @@ def _licence(rows: Sequence[Source]) -> str:
         if row.location:
             groups.setdefault(row.licence, []).append(f'`{row.name}`')
     for licence, names in groups.items():
-        whose = 'All weights are' if len(groups) == 1 else f'Weights under {licence}:'
-        if licence == UNKNOWN:
-            which = 'the weights' if len(groups) == 1 else ', '.join(names)
-            lines.append(f'For {which} no licence is stated: they can be had from the authors, and are not passed on.')
-        else:
-            lines.append(f'{whose} under {licence}.' if len(groups) == 1 else f'{whose} {", ".join(names)}.')
+        which = 'the weights' if len(groups) == 1 else ', '.join(names)
+        lines.append(
+            f'For {which} no licence is stated: they can be had from the authors, and are not passed on.'
+            if licence == UNKNOWN else f'The licence of {which} is {licence}.')
     return '\n'.join(lines)

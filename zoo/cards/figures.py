@@ -8,6 +8,7 @@ from typing import Any
 
 import timm
 import torch
+from torch import nn
 
 from ..bench.models import flops
 from ..bench.report import versions
@@ -66,14 +67,8 @@ def accuracies() -> dict[str, float]:
         if row.get('count') == IMAGES and row.get('model') in load()}
 
 
-def count(name_tag: str) -> dict[str, Any]:
-    """Parameters and multiplications of a model for one image of the size that its weights are evaluated at.
-
-    Nothing is computed: the model is built and run without memory.
-    """
-    size = source(name_tag).size
-    with torch.device('meta'):
-        model = timm.create_model(name_tag).eval()
+def count(model: nn.Module, size: tuple[int, int]) -> dict[str, int]:
+    """Parameters and multiplications of a model on the meta device, for one image: nothing is computed."""
     return dict(
         height=size[0], width=size[1], parameters=sum(p.numel() for p in model.parameters()),
         macs=flops(model, size, torch.float32, torch.device('meta')) // 2)
@@ -84,7 +79,9 @@ def write_counts(path: Path, names: Sequence[str]) -> None:
     rows = json.loads(path.read_text(encoding='utf-8'))['rows'] if path.is_file() else {}
     for i, name in enumerate(names, start=1):
         print(f'{i}/{len(names)} {name}', flush=True)
-        rows[name] = count(name)
+        with torch.device('meta'):
+            model = timm.create_model(name).eval()
+        rows[name] = count(model, source(name).size)
     _write(path, 'counts', {name: rows[name] for name in load() if name in rows})
 
 

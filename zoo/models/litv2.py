@@ -6,10 +6,10 @@ Reference: ziplab/LITv2 @ 7501c8662991cad6db780b61fac0886b56a76588 (Apache-2.0).
 
 A map has high and low frequencies, and so has attention here: some heads (Hi-Fi) attend inside windows of 2 x 2 tokens,
 the share ``alpha`` of them (Lo-Fi) attends to the means of all windows:
-``out = [softmax(q_h K_h^T) V_h in a window, softmax(q_l mean(K_l)^T) mean(V_l)]``, side by side. Stages 1 and 2 have feed-forward layers with a
-depthwise 3x3 alone, stage 4 plain attention. Between stages a 2 x 2 convolution of stride 2 sees its four taps where a
-second convolution moves them, then batch norm and GELU; the last row and column of odd maps are dropped. No position
-tables: any size runs as it is.
+``out = [softmax(q_h K_h^T) V_h in a window, softmax(q_l mean(K_l)^T) mean(V_l)]``, side by side. Stages 1 and 2 have
+feed-forward layers with a depthwise 3x3 alone, stage 4 plain attention. Between stages a 2 x 2 convolution of stride 2
+sees its four taps where a second convolution moves them, then batch norm and GELU; the last row and column of odd maps
+are dropped. No position tables: any size runs as it is.
 
 Departures of the released code from the paper: 0.9 of the heads are Lo-Fi by default. The learning rate of the second
 convolutions' weights, not of their biases, is a hundredth. The classifier takes images of its size alone; images and

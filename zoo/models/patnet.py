@@ -6,9 +6,10 @@ Reference: haiduo/PartialNet @ 679cfc0d6f54872686db308de0c4068ee7caf084 (MIT).
 
 FasterNet with attention where FasterNet leaves channels alone: a dense 3 x 3 sees a quarter of the channels, the others
 are weighted by their means and deviations, ``[conv(x_1), x_2 * hardsigmoid(W [mean x_2, std x_2])]`` (PAT_ch, stages
-1 to 3), or attend to all tokens (PAT_sf, stage 4), and two linear layers follow. In PAT_sp one half of the block's output is weighted pixel by pixel, the other projected. One
-shortcut spans a block; those of stage 4 have two. No position table but the bias by distance of PAT_sf, computed for
-the size of the map: any size runs as it is, the last rows and columns of odd maps are dropped.
+1 to 3), or attend to all tokens (PAT_sf, stage 4), and two linear layers follow. In PAT_sp one half of the block's
+output is weighted pixel by pixel, the other projected. One shortcut spans a block; those of stage 4 have two. No
+position table but the bias by distance of PAT_sf, computed for the size of the map: any size runs as it is, the last
+rows and columns of odd maps are dropped.
 
 The models are the configurations of the repository, cfg/PartialNet_*.yaml, without its dynamic partial convolution,
 which all of them turn off. They turn PAT_sp off too but for T1, though the paper has it: with it, a name ends in

@@ -1,0 +1,263 @@
+"""``python -m zoo list`` and ``python -m zoo info``: which models there are, and what one of them is."""
+import fnmatch
+import itertools
+import json
+import sys
+import textwrap
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import zoo_kernels
+
+from .blocks.gates.place import GatedNorm
+from .cards import figures
+from .cards.card import HOSTS, recipes
+from .cards.story import family_of, story
+from .registry import list_models, variant
+from .train.errors import UserError, guarded, nearest
+from .train.options import Parser
+from .weights.fetch import address, fetchable
+from .weights.sources import Source, tags
+
+DEVICES = dict(cpu=torch.float32, cuda=torch.bfloat16)  # what the kernels are asked for, and in which data type
+WIDTH = 100  # of a terminal
+COLUMNS = {  # of the list: title, key, how it is written
+    'model': ('name', str), 'M params': ('parameters', lambda n: f'{n / 1e6:.2f}'),
+    'GMACs': ('macs', lambda n: f'{n / 1e9:.2f}'), 'size': ('size', lambda size: _size(size)),
+    'top-1': ('top1', lambda x: f'{x:.1f}'), 'weights': ('host', str), 'licence': ('licence', str)}
+
+
+def list_main(argv: Sequence[str] | None = None) -> int:
+    """``python -m zoo list``; returns the exit code."""
+    return guarded(_list, argv)
+
+
+def info_main(argv: Sequence[str] | None = None) -> int:
+    """``python -m zoo info``; returns the exit code."""
+    return guarded(_info, argv)
+
+
+# --- list
+
+def rows(globs: Sequence[str] = (), pretrained: bool = False) -> list[dict[str, Any]]:
+    """What is known of models without building them, a row for each ``model.tag``.
+
+    Args:
+        globs: On ``model`` or ``model.tag``; none for all.
+        pretrained: Only those with weights to download.
+
+    Raises:
+        UserError: A glob that fits none.
+    """
+    every = [(model, tag, row) for model in list_models() for tag, row in (tags(model) or {'': None}).items()]
+    chosen = []
+    for glob in globs or ['*']:
+        fitting = [i for i, (model, tag, _) in enumerate(every)
+                   if fnmatch.fnmatchcase(model, glob) or fnmatch.fnmatchcase(f'{model}.{tag}', glob)]
+        if not fitting:
+            raise _unknown(glob)
+        chosen += fitting
+    return [_row(*every[i]) for i in dict.fromkeys(chosen)
+            if not pretrained or every[i][2] is not None and fetchable(every[i][2])]
+
+
+def _row(model: str, tag: str, source: Source | None) -> dict[str, Any]:
+    counts = figures.counts()['rows'].get(f'{model}.{tag}', {})
+    row = dict(
+        name=f'{model}.{tag}' if tag else model, parameters=counts.get('parameters'), macs=counts.get('macs'),
+        linear=variant(model).linear)
+    return row if source is None else {**row, **_of_weights(source)}
+
+
+def _of_weights(source: Source) -> dict[str, Any]:
+    return dict(
+        size=source.size, crop=source.crop, crop_mode=source.crop_mode, top1=source.top1,
+        measured_top1=figures.accuracies().get(source.name), host=HOSTS.get(source.kind),
+        address=address(source) or None, downloadable=fetchable(source), licence=source.licence,
+        num_classes=source.num_classes, note=source.note or None)
+
+
+def _list(argv: Sequence[str]) -> None:
+    parser = Parser('zoo list', description='List the models of the zoo, a line for each of their weights.')
+    parser.add_argument('models', nargs='*', metavar='MODEL', help="names or globs, as 'ravlt*' (default: all)")
+    parser.add_argument('--pretrained', action='store_true', help='only weights that can be downloaded')
+    _shared(parser)
+    args = parser.parse_args(argv)
+    found = rows(args.models, args.pretrained)
+    if args.json:
+        print(json.dumps(found, indent=1))
+        return
+    if found:
+        print('\n'.join(_table(list(COLUMNS), [
+            [_cell(row, *column) for column in COLUMNS.values()] for row in found], right=(1, 2, 3, 4))))
+    print(f'{len({row["name"].partition(".")[0] for row in found})} models; top-1 is that of ImageNet-1k in percent, '
+          f'as published', file=sys.stderr)
+
+
+# --- info
+
+def describe(name: str, device: str | None = None) -> dict[str, Any]:
+    """All about a model; it is built, but takes no memory and computes nothing.
+
+    Args:
+        name: ``model`` or ``model.tag``.
+        device: Whose kernels are asked, 'cpu' or 'cuda'; what this machine has by default.
+
+    Raises:
+        UserError: No such model or tag.
+    """
+    model_name, _, tag = name.partition('.')
+    if model_name not in list_models():
+        raise _unknown(model_name)
+    weights = tags(model_name)
+    if tag and tag not in weights:
+        raise UserError(f'{model_name} has no weights {tag!r}; use one of {", ".join(weights)}')
+    tag = tag or next(iter(weights), '')
+    name = f'{model_name}.{tag}' if tag else model_name
+    with torch.device('meta'):
+        model = timm.create_model(name).eval()
+    size = tuple(model.pretrained_cfg['input_size'][1:])
+    device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    family = family_of(model_name)
+    told = story(family) if family else None
+    counted = figures.count(model, size)
+    return dict(
+        name=name, family=told and f'{told.title}: {told.summary}', papers=[f'arXiv {p}' for p in told.papers]
+        if told else [], **counted, linear=variant(model_name).linear, stages=stages(model),
+        weights={tag: _of_weights(source) for tag, source in weights.items()}, recipes=recipes([model_name]),
+        kernels=dict(device=device, dtype=str(DEVICES[device]).removeprefix('torch.'), ops=kernels(
+            model, size, device)))
+
+
+def stages(model: nn.Module) -> list[dict[str, Any]]:
+    """Channels, stride and blocks of the stages of a model, and the gate behind them.
+
+    ``mixers`` counts the blocks by what mixes tokens there. Stages that are alike are one entry, with the ``count``.
+    """
+    found, start = [], 0
+    for info in model.feature_info:
+        parent, _, last = info['module'].rpartition('.')
+        names = [info['module']]
+        if last.isdigit():  # of a sequence that may have more stages than maps
+            names = [f'{parent}.{i}' for i in range(start, int(last) + 1)]
+            start = int(last) + 1
+        modules = [model.get_submodule(name) for name in names]
+        mixers = Counter(mixer for module in modules for mixer in _mixers(module))
+        if mixers:
+            gates = [type(module.gate).__name__ for module in modules if hasattr(module, 'gate')]
+            found.append(dict(
+                channels=info['num_chs'], stride=info['reduction'], depth=mixers.total(), mixers=dict(mixers),
+                gate=gates[0] if gates else None))
+    return [dict(stage, count=len(list(alike))) for stage, alike in itertools.groupby(found)]
+
+
+def _mixers(stage: nn.Module) -> list[str]:
+    """What mixes the tokens in each block: its mixer, else the block itself, with its gate."""
+    names = []
+    for key, block in getattr(stage, 'blocks', stage).named_children():
+        if not key.isdigit():
+            continue
+        gate = next((m.gate for m in block.children() if isinstance(m, GatedNorm)), getattr(block, 'se', None))
+        name = type(getattr(block, 'mixer', block)).__name__
+        names.append(name if gate is None or isinstance(gate, nn.Identity) else f'{name} + {type(gate).__name__}')
+    return names
+
+
+def kernels(model: nn.Module, size: tuple[int, int], device: str) -> list[dict[str, Any]]:
+    """The ops that a model calls for one image, with what the dispatch says to each: ``backend`` and ``reason``.
+
+    Args:
+        model: On the meta device; its parameters are replaced.
+        size: Height and width in pixels.
+        device: Whose kernels; it need not be there.
+    """
+    options = dict(dtype=DEVICES[device], device=device)
+    with FakeTensorMode(), torch.no_grad(), zoo_kernels.record() as calls:
+        for module in model.modules():
+            for tensors in (module._parameters, module._buffers):
+                for key, old in tensors.items():
+                    if old is not None:
+                        new = torch.empty(old.shape, device=device, dtype=options['dtype'] if old.is_floating_point()
+                                          else old.dtype)
+                        tensors[key] = nn.Parameter(new, False) if isinstance(old, nn.Parameter) else new
+        model(torch.empty(1, 3, *size, **options))
+    return [dict(op=op, calls=n, **choice._asdict()) for (op, choice), n in Counter(calls).items()]
+
+
+def _info(argv: Sequence[str]) -> None:
+    parser = Parser('zoo info', description='Tell what a model is: size, stages, weights, kernels.')
+    parser.add_argument('model', metavar='MODEL', help='as ravlt_t or ravlt_t.in1k')
+    parser.add_argument('--device', choices=DEVICES, help='whose kernels are asked, for one image; it need not be '
+                                                          'there (default: what is)')
+    _shared(parser)
+    args = parser.parse_args(argv)
+    found = describe(args.model, args.device)
+    print(json.dumps(found, indent=1) if args.json else '\n'.join(_text(found)))
+
+
+def _text(found: dict[str, Any]) -> list[str]:
+    facts = {
+        'papers': ', '.join(found['papers']), 'parameters': f'{found["parameters"] / 1e6:.2f} M',
+        'GMACs': f'{found["macs"] / 1e9:.2f} at {found["height"]} x {found["width"]}',
+        'growth': 'linear in pixels' if found['linear'] else 'faster than linear in pixels',
+        'recipes': ', '.join(found['recipes'])}
+    lines = [found['name'], *([found['family']] if found['family'] else []), '']
+    lines += [line for key, value in facts.items() if value for line in _wrap(f'{key:<12}', value)]
+    lines += ['', 'stages', *_table(['channels', 'stride', 'blocks'], [_stage(s) for s in found['stages']], (0, 1))]
+    if found['weights']:
+        keys = dict(COLUMNS, crop=('crop', lambda x: f'{x:g}'), mode=('crop_mode', str))
+        titles = ['weights', 'licence', 'size', 'crop', 'mode', 'top-1']
+        lines += ['', 'weights', *_table(['tag', 'from', *titles[1:]], [
+            [tag, *(_cell(row, *keys[title]) for title in titles)] for tag, row in found['weights'].items()])]
+        lines += [f'  {tag}: {row["note"]}' for tag, row in found['weights'].items() if row['note']]
+    asked = found['kernels']
+    lines += ['', f'kernels (one image, {asked["dtype"]} on {asked["device"]})']
+    lines += [line for op in asked['ops'] for line in _wrap(
+        f'  {op["calls"]:>3} {op["op"]:<17}', f'{op["backend"]}: {op["reason"]}')] or ['  it calls none of ours']
+    return lines
+
+
+def _stage(stage: dict[str, Any]) -> list[str]:
+    blocks = ', '.join(f'{n} {mixer}' for mixer, n in stage['mixers'].items())
+    gate = f', then {stage["gate"]}' if stage['gate'] else ''
+    alike = f' ({stage["count"]} such stages)' if stage['count'] > 1 else ''
+    return [str(stage['channels']), str(stage['stride']), blocks + gate + alike]
+
+
+# --- text
+
+def _unknown(name: str) -> UserError:
+    near = nearest(name, list_models()) or '; python -m zoo list shows all'
+    return UserError(f'no model of the zoo is called {name!r}{near}')
+
+
+def _shared(parser: Parser) -> None:
+    parser.add_argument('--json', action='store_true', help='for programs')
+    parser.add_argument('--debug', action='store_true', help='show tracebacks')
+
+
+def _size(size: Sequence[int]) -> str:
+    return 'x'.join(str(side) for side in dict.fromkeys(size))
+
+
+def _cell(row: dict[str, Any], key: str, write: Any) -> str:
+    return '-' if row.get(key) is None else write(row[key])
+
+
+def _table(titles: Sequence[str], lines: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[str]:
+    """Columns of equal width; those numbered by ``right`` to the right."""
+    widths = [max(map(len, column)) for column in zip(titles, *lines)]
+    return ['  ' + '  '.join(
+        cell.rjust(width) if i in right else cell.ljust(width) for i, (cell, width) in enumerate(zip(line, widths))
+    ).rstrip() for line in [titles, *lines]]
+
+
+def _wrap(title: str, text: str) -> list[str]:
+    """A title and a text beside it, in lines of up to 100 characters."""
+    return textwrap.wrap(f'{title} {text}', WIDTH, subsequent_indent=' ' * (len(title) + 1))
