@@ -52,6 +52,7 @@ class Family:
     module: str
     host: Callable[..., nn.Module]
     variants: Sequence[Variant]
+    key_map: KeyMap | None
 
 
 FEATURES = dict(out_indices=4, feature_cls='getter')  # of hosts that do not say
@@ -64,7 +65,7 @@ def register_family(
         module: str, host: Callable[..., nn.Module], mixer: MixerFactory | None, variants: Sequence[Variant],
         key_map: KeyMap | None, cfg: Mapping[str, Any]) -> None:
     """Make every variant a timm model, and the table a family; arguments as in :func:`register_variants`."""
-    FAMILIES.append(Family(module, host, register_variants(module, host, mixer, variants, key_map, cfg)))
+    FAMILIES.append(Family(module, host, register_variants(module, host, mixer, variants, key_map, cfg), key_map))
 
 
 def register_variants(
@@ -152,6 +153,11 @@ def smallest_models(each_host: bool = True) -> list[str]:
 def variant(name: str) -> Variant:
     """The table row of a registered zoo model."""
     return _OURS[name]
+
+
+def key_map(name: str) -> KeyMap | None:
+    """How a model's family renames the keys of the authors' checkpoints; None if there are none."""
+    return next((family.key_map for family in FAMILIES if any(v.name == name for v in family.variants)), None)
 
 
 class _Carried:

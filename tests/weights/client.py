@@ -30,7 +30,7 @@ def powerless():
 
 def spoil(official):
     """Let the disk be full at 5 MB from the download or from the conversion on, or be killed amid the conversion."""
-    full, save = os.environ.get('ZOO_TEST_FULL'), official._save
+    full, save = os.environ.get('ZOO_TEST_FULL'), official.save
 
     def limit():
         resource.setrlimit(resource.RLIMIT_FSIZE, (5_000_000, 5_000_000))
@@ -45,7 +45,7 @@ def spoil(official):
     if full == 'downloads':
         limit()
     if full == 'converted' or 'ZOO_TEST_KILL' in os.environ:
-        official._save = half
+        official.save = half
 
 
 def main(cases):

@@ -2,9 +2,11 @@
 
 ``https://any.host/path`` is served as ``/any.host/path``, files of the hub as ``/org/repo/resolve/REVISION/file``.
 """
+import base64
 import contextlib
 import dataclasses
 import hashlib
+import json
 import re
 import threading
 import urllib.request
@@ -39,13 +41,15 @@ class File:
 
 
 class Host(ThreadingHTTPServer):
-    """``files`` by path; ``asked`` is every request as ``(method, path, first byte)``."""
+    """``files`` by path; ``asked`` is every request as ``(method, path, first byte)``; ``writer`` is the token that
+    may push."""
 
     daemon_threads = True
 
     def __init__(self):
         super().__init__(('127.0.0.1', 0), Answer)
         self.files, self.asked = {}, []
+        self.large, self.commits = {}, []  # uploads by hash; messages
 
     @property
     def address(self):
@@ -70,6 +74,58 @@ class Answer(BaseHTTPRequestHandler):
 
     def do_GET(self):
         self.answer(body=True)
+
+    def do_POST(self):
+        self.take()
+
+    def do_PUT(self):
+        self.take()
+
+    def take(self):
+        """Uploads, as huggingface_hub's client does them."""
+        content = self.rfile.read(int(self.headers['Content-Length'])) if 'Content-Length' in self.headers \
+            else b''.join(iter(self.chunk, b''))
+        self.server.asked.append((self.command, self.path, 0))
+        token = (self.headers.get('Authorization') or '').removeprefix('Bearer ')
+        if self.path.startswith('/lfs/'):
+            self.server.large[self.path.split('/')[2]] = content
+            return self.say({})
+        if token != 'writer':
+            return self.refuse(403 if token else 401, {})
+        lines = [json.loads(line) for line in content.decode().splitlines()]
+        repo = re.match(r'/(?:api/models/)?([\w-]+/[\w-]+)', self.path).group(1)
+        if self.path == '/api/repos/create':
+            return self.say(dict(url=f'{self.server.address}/{lines[0]["organization"]}/{lines[0]["name"]}'))
+        if self.path == '/api/validate-yaml':
+            return self.say(dict(errors=[], warnings=[]))
+        if '/preupload/' in self.path:
+            return self.say(dict(files=[
+                dict(path=file['path'], shouldIgnore=False, uploadMode='lfs' if 'safe' in file['path'] else 'regular')
+                for file in lines[0]['files']]))
+        if self.path.endswith('/info/lfs/objects/batch'):
+            return self.say(dict(objects=[
+                dict(**file, actions=dict(upload=dict(href=f'{self.server.address}/lfs/{file["oid"]}')))
+                for file in lines[0]['objects']]))
+        assert self.path == f'/api/models/{repo}/commit/main'
+        self.server.commits.append(lines[0]['value']['summary'])
+        for file in (line['value'] for line in lines[1:]):
+            self.server.files[f'/{repo}/resolve/main/{file["path"]}'] = File(
+                base64.b64decode(file['content']) if 'content' in file else self.server.large[file['oid']])
+        self.say(dict(commitUrl=f'{self.server.address}/{repo}/commit/{COMMIT}', commitOid=COMMIT))
+
+    def chunk(self):
+        size = int(self.rfile.readline(), 16)
+        content = self.rfile.read(size)
+        self.rfile.readline()
+        return content
+
+    def say(self, content):
+        text = json.dumps(content).encode()
+        self.send_response(200)
+        self.send_header('Content-Type', 'application/json')
+        self.send_header('Content-Length', str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
 
     def answer(self, body):
         ranged = re.match(r'bytes=(\d+)-', self.headers.get('Range') or '')

@@ -4,6 +4,7 @@ import sys
 import time
 import types
 import urllib.request
+from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
@@ -11,7 +12,7 @@ import torch
 
 from tests.weights.host import File, lead_to, serving
 from zoo.weights import WeightsError
-from zoo.weights.fetch import DELAYS, address, fetch
+from zoo.weights.fetch import DELAYS, EXTRA, address, fetch
 from zoo.weights.sources import Source
 
 PLACES = {
@@ -214,11 +215,17 @@ class Gdown(types.ModuleType):
         return output
 
 
+def test_google_drive_is_an_extra_of_the_package():
+    text = (Path(__file__).parents[2] / 'pyproject.toml').read_text()
+    assert EXTRA == 'pip install "backbone-zoo[gdrive]"'
+    assert '\ngdrive = ["gdown>=5"]\n' in text and '\nname = "backbone-zoo"\n' in text
+
+
 def test_google_drive(host, tmp_path, monkeypatch):
     source = row('gdrive', location='1tf4pD6VQlq2uTzuPHjzE1b8I5XU8mwsZ')
     assert address(source) == 'https://drive.google.com/uc?id=1tf4pD6VQlq2uTzuPHjzE1b8I5XU8mwsZ'
     monkeypatch.setitem(sys.modules, 'gdown', None)
-    refused(source, tmp_path, r'on Google Drive \(https.*\): pip install gdown fetches them')
+    refused(source, tmp_path, r'on Google Drive \(https.*\): pip install "backbone-zoo\[gdrive\]", then try again')
     monkeypatch.setitem(sys.modules, 'gdown', Gdown(error=RuntimeError('Cannot retrieve\nToo many users have viewed')))
     refused(source, tmp_path, r'uc\?id=.* cannot be fetched \(Cannot retrieve Too many users have viewed\)')
     monkeypatch.setitem(sys.modules, 'gdown', Gdown(content=b'<!DOCTYPE html>sign in'))

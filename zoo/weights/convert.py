@@ -9,6 +9,14 @@ from torch import Tensor, nn
 KeyMap = Callable[[dict[str, Tensor], nn.Module], dict[str, Tensor]]
 
 
+class Unfit(ValueError):
+    """Weights are not those of a model; ``problems`` is what differs, an entry a key."""
+
+    def __init__(self, message: str, problems: Sequence[str]):
+        super().__init__(message)
+        self.problems = list(problems)
+
+
 def fit_state_dict(state: dict[str, Tensor], model: nn.Module, key_map: KeyMap | None = None) -> dict[str, Tensor]:
     """Bring a state dict, ours or in the reference's format, to what ``model`` loads strictly.
 
@@ -22,7 +30,7 @@ def fit_state_dict(state: dict[str, Tensor], model: nn.Module, key_map: KeyMap |
         key_map: The family's map from reference names; not applied to names that are ours already.
 
     Raises:
-        ValueError: the weights are not those of this model; one line naming the first differences.
+        Unfit: the weights are not those of this model; one line naming the first differences.
     """
     target = model.state_dict()
     free = {f'{name}.{kind}' for name in classifier_names(model) for kind in ('weight', 'bias')}
@@ -31,7 +39,7 @@ def fit_state_dict(state: dict[str, Tensor], model: nn.Module, key_map: KeyMap |
         try:
             state = key_map(dict(state), model)
         except KeyError as e:
-            raise ValueError(_refusal(model, f'{e.args[0]} is missing')) from None
+            raise _unfit(model, [f'{e.args[0]} is missing']) from None
     else:
         state = dict(state)
     for name, module in model.named_modules():
@@ -55,7 +63,7 @@ def classifier_names(model: nn.Module) -> tuple[str, ...]:
 
 
 def check_all(state: dict[str, Tensor], model: nn.Module) -> None:
-    """Raise ``ValueError`` unless ``state`` is the whole of the model, classifier and input channels included."""
+    """Raise :class:`Unfit` unless ``state`` is the whole of the model, classifier and input channels included."""
     _check(state, model.state_dict(), (), (), model)
 
 
@@ -101,10 +109,11 @@ def _check(state, target, free, stems, model) -> None:
         if have != want:
             problems.append(f'{key} is {list(value.shape)}, expected {list(target[key].shape)}')
     if problems:
-        more = f' and {len(problems) - 2} more' if len(problems) > 2 else ''
-        raise ValueError(_refusal(model, '; '.join(problems[:2]) + more))
+        raise _unfit(model, problems)
 
 
-def _refusal(model: nn.Module, why: str) -> str:
+def _unfit(model: nn.Module, problems: Sequence[str]) -> Unfit:
     name = model.pretrained_cfg.get('architecture') or type(model).__name__
-    return f'the checkpoint does not fit {name}: {why}. Load it into the model that it was saved from'
+    more = f' and {len(problems) - 2} more' if len(problems) > 2 else ''
+    return Unfit(f'the checkpoint does not fit {name}: {"; ".join(problems[:2])}{more}. '
+                 f'Load it into the model that it was saved from', problems)

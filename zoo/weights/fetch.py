@@ -21,6 +21,7 @@ from .cache import NO_ROOM, WeightsError, sha256_of, unwritable, writing
 from .sources import Source, load
 
 PLAIN = ('github', 'https', 'tsinghua', 'onedrive')
+EXTRA = 'pip install "backbone-zoo[gdrive]"'
 DELAYS = (1, 2, 4, 8)  # seconds before each new attempt that follows one in which nothing arrived
 MOST_DELAY = 60  # seconds that a server may ask for
 TIMEOUT = 30  # seconds without a byte
@@ -245,18 +246,16 @@ def _from_drive(source: Source, path: Path) -> None:
         import gdown
     except ImportError:
         raise WeightsError(
-            f'the weights of {source.name} are on Google Drive ({address(source)}): pip install gdown fetches them. '
-            f'{by_hand(source)}') from None
+            f'the weights of {source.name} are on Google Drive ({address(source)}): {EXTRA}, then try '
+            f'again. {by_hand(source)}') from None
     part = Path(f'{path}.part')
     try:
-        got = gdown.download(id=source.location, output=str(part), resume=True)
+        gdown.download(id=source.location, output=str(part), resume=True)
     except Exception as e:  # gdown's own, those of requests, and OSErrors
         if isinstance(e, OSError) and e.errno in NO_ROOM:
             raise WeightsError(unwritable(path.parent, e)) from None
         raise WeightsError(f'{address(source)} cannot be fetched ({_reason(e)}); try again later. '
                            f'{by_hand(source)}') from None
-    if got is None:  # how gdown before 5 says it
-        raise WeightsError(f'{address(source)} cannot be fetched; try again later. {by_hand(source)}')
     with writing(path.parent):
         part.replace(path)
 

@@ -77,29 +77,34 @@ def _make(origin: Source, cache: Cache, build: Callable[[], nn.Module], key_map:
         raise
     size = path.stat().st_size
     kept = cache.converted_path(origin.name)
-    provenance = dict(
-        format='pt', model=origin.name, source=address(origin), source_sha256=digest,
-        license=origin.licence, zoo_version=_version(), zoo_format=str(FORMAT), note='converted, not retrained')
-    write_atomically(kept, lambda file: _save(state, file, provenance))
+    metadata = provenance(origin.name, address(origin), digest, origin.licence)
+    write_atomically(kept, lambda file: save(state, file, metadata))
     cache.record(origin.name, origin.location, digest, size)
     if origin.kind != 'hub':
         discard(path)
     return kept
 
 
-def _save(state: dict[str, Tensor], path: Path, provenance: dict[str, str]) -> None:
-    """Write safetensors; its own error for a full disk becomes the system's."""
+def provenance(name_tag: str, place: str, sha256: str, licence: str) -> dict[str, str]:
+    """Metadata of converted weights: place and SHA-256 of the file they are made of, whose licence they keep."""
+    from .. import __version__
+    return dict(
+        format='pt', model=name_tag, source=place, source_sha256=sha256, license=licence, zoo_version=__version__,
+        zoo_format=str(FORMAT), note='converted, not retrained')
+
+
+def save(state: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Write safetensors.
+
+    Raises:
+        OSError: of the system, for a full disk too, where safetensors has its own error.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
     try:
-        save_file({key: value.detach().clone().contiguous() for key, value in state.items()}, str(path), provenance)
+        save_file({key: value.detach().clone().contiguous() for key, value in state.items()}, str(path), metadata)
     except SafetensorError as e:
         number = re.search(r'os error (\d+)', str(e))
         if number is None:
             raise WeightsError(f'the converted weights cannot be written to {path.parent}: {e}') from None
         raise OSError(int(number.group(1)), str(e).partition('I/O error: ')[2].partition(' (os error')[0]) from None
-
-
-def _version() -> str:
-    from .. import __version__
-    return __version__

@@ -1,0 +1,137 @@
+"""``python -m zoo convert``: a checkpoint on disk becomes safetensors with our names, a config and a card."""
+import contextlib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from ..registry import key_map
+from ..train.errors import UserError, guarded, one_line
+from ..train.options import Parser
+from ..weights import read_checkpoint, state_dict_of
+from ..weights.cache import Cache, sha256_of
+from ..weights.convert import Unfit, check_all, classifier_names
+from ..weights.fetch import address
+from ..weights.official import provenance
+from ..weights.sources import source
+from . import golden, package, report
+
+ABOUT = ('Convert an official checkpoint on disk to safetensors with the names of the zoo. DIR gets model.safetensors, '
+         'config.json and README.md; after "import zoo" timm.create_model("local-dir:DIR", pretrained=True) loads it, '
+         'and "python -m zoo publish DIR" pushes it.')
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Convert as the command line says; return the exit code (0, 2 for a mistake, 130 for Ctrl-C)."""
+    return guarded(convert, argv)
+
+
+def convert(argv: Sequence[str]) -> dict[str, Any]:
+    """Convert as the command line says, print what became of the keys and return it.
+
+    Raises:
+        ValueError: the checkpoint cannot be read, would run code or does not fit; one line. Nothing is written.
+        UserError: whatever else the user can put right.
+    """
+    args = _parser().parse_args(argv)
+    try:
+        with contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext():
+            content = _convert(args)
+    except Unfit as e:
+        if args.json:
+            print(json.dumps(dict(error=one_line(e), problems=e.problems), indent=1))
+        elif args.verbose:
+            print('\n'.join(e.problems))
+        raise
+    if args.json:
+        print(json.dumps(content, indent=1))
+    return content
+
+
+def _parser() -> Parser:
+    parser = Parser('zoo convert', description=ABOUT)
+    parser.add_argument('checkpoint', type=Path, help='.pth, .pt, .pth.tar, .safetensors: of the authors, or our own')
+    parser.add_argument('--model', required=True, metavar='NAME.TAG', help='whose weights they are')
+    parser.add_argument('--output', required=True, type=Path, metavar='DIR', help='folder to make')
+    parser.add_argument('--check', metavar='PROBE.json', help='outputs of the authors\' code that have to come out')
+    parser.add_argument('--licence', metavar='SPDX', help='of weights of your own, or where the authors told you')
+    parser.add_argument('--verbose', action='store_true', help='name the keys')
+    parser.add_argument('--json', action='store_true', help='print JSON')
+    parser.add_argument('--debug', action='store_true', help='show tracebacks')
+    return parser
+
+
+def _convert(args) -> dict[str, Any]:
+    name_tag = package.named(args.model)
+    probe = golden.read(args.check) if args.check else None
+    if probe and probe['name'] != name_tag.partition('.')[0]:
+        raise UserError(f'{args.check} is a probe of {probe["name"]}, not of {name_tag}')
+    state = state_dict_of(read_checkpoint(args.checkpoint))
+    with package.new_folder(args.output) as folder:
+        model, state, keys = _fit(name_tag, state)
+        figures = golden.compare(probe, state) if probe else None
+        if probe and not golden.agrees(figures):
+            raise UserError(f'the converted {name_tag} does not give what {args.check} says: {_told(figures)}; '
+                            f'nothing was written')
+        same = model.num_classes == source(name_tag).num_classes and not keys.resampled
+        metadata, official = _origin(name_tag, same, args.checkpoint, args.licence)
+        package.write(folder, name_tag, model, state, metadata, official)
+    content = dict(
+        model=name_tag, checkpoint=str(args.checkpoint), sha256=metadata['source_sha256'], licence=metadata['license'],
+        official=official, keys=keys.counts(), names=vars(keys), check=figures,
+        files=[str(args.output / name) for name in package.FILES])
+    _print(content, args.verbose)
+    return content
+
+
+def _fit(name_tag: str, state: dict[str, Tensor]) -> tuple[nn.Module, dict[str, Tensor], report.Report]:
+    """The model without weights, with as many classes as the weights have."""
+    with torch.device('meta'):
+        model = timm.create_model(name_tag)
+        state, keys = report.fit(state, model, key_map(model.pretrained_cfg['architecture']))
+        bias = state.get(f'{classifier_names(model)[0]}.bias')
+        if bias is not None and len(bias) != model.num_classes:
+            model = timm.create_model(name_tag, num_classes=len(bias))
+    check_all(state, model)
+    return model, state, keys
+
+
+def _origin(name_tag: str, same: bool, path: Path, licence: str | None) -> tuple[dict[str, str], bool]:
+    """Metadata of the weights, and whether they go as those that the authors released: not against the known hash, nor
+    with a licence that the user has named, nor unless they are the ``same`` in classes and size.
+    """
+    row, sha256 = source(name_tag), sha256_of(path)
+    known = row.sha256 or (Cache().recorded(row.location) if row.location else None)
+    official = licence is None and row.kind != 'none' and known in (None, sha256) and same
+    place = address(row) if official else path.name
+    return provenance(name_tag, place, sha256, licence or (row.licence if official else 'unknown')), official
+
+
+def _told(figures: dict[str, float]) -> str:
+    text = f'logits differ by {figures["logits"]:.1e} of their largest value'
+    if 'gradient' in figures:
+        text += f', the gradient by {figures["gradient"]:.1e}'
+    return f'{text}, allowed {figures["gate"]:.0e}'
+
+
+def _print(content: dict[str, Any], verbose: bool) -> None:
+    counts = content['keys']
+    print(f'{content["model"]}  SHA-256 of the checkpoint {content["sha256"][:12]}  licence {content["licence"]}')
+    print(f'keys: {counts["used"]} used ({counts["renamed"]} renamed), {counts["dropped"]} dropped, '
+          f'{counts["resampled"]} resampled, {counts["missing"]} missing')
+    if verbose:
+        for theirs, ours in content['names']['renamed'].items():
+            print(f'  {theirs} -> {", ".join(ours)}')
+        for kind in ('dropped', 'resampled', 'missing'):
+            for name in content['names'][kind]:
+                print(f'  {kind}: {name}')
+    if content['check']:
+        print(f'check: {_told(content["check"])}')
+    if not content['official']:
+        print('these are not taken for the weights that the authors released: their accuracy is not in the card')
+    print(f'written: {" ".join(content["files"])}')

@@ -1,0 +1,102 @@
+"""Weights as a folder that timm loads from disk and from the hub: :data:`FILES`."""
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from timm.models._hub import save_config_for_hf
+from torch import Tensor, nn
+
+from ..registry import FAMILIES
+from ..train.errors import UserError, nearest
+from ..weights.official import save
+from ..weights.sources import tags
+from . import card
+
+FILES = ('model.safetensors', 'config.json', 'README.md')
+
+
+def named(model: str) -> str:
+    """``model.tag`` of a name with or without tag.
+
+    Raises:
+        UserError: there is no such model of ours, or no such tag.
+    """
+    name, _, tag = model.partition('.')
+    known = [variant.name for family in FAMILIES for variant in family.variants]
+    if name not in known:
+        raise UserError(f'no model of the zoo is called {name!r}{nearest(name, known)}; zoo.list_models() names them')
+    listed = list(tags(name))
+    if tag and tag not in listed:
+        raise UserError(f'{name} has no tag {tag!r}; use one of {", ".join(listed)}')
+    return f'{name}.{tag or listed[0]}'
+
+
+def write(
+        folder: Path, name_tag: str, model: nn.Module, state: Mapping[str, Tensor], metadata: Mapping[str, str],
+        official: bool) -> None:
+    """Write the three files into a folder that is there.
+
+    Args:
+        folder: Where.
+        name_tag: ``model.tag``.
+        model: The model that the weights are for, on any device.
+        state: The weights, with our names.
+        metadata: Of the weights: :func:`zoo.weights.official.provenance`.
+        official: Whether they are the authors'.
+    """
+    save(dict(state), folder / FILES[0], dict(metadata))
+    save_config_for_hf(model, str(folder / FILES[1]))
+    config = json.loads((folder / FILES[1]).read_text())
+    config['pretrained_cfg']['license'] = metadata['license'].lower()
+    (folder / FILES[1]).write_text(json.dumps(config, indent=2) + '\n')
+    (folder / FILES[2]).write_text(card.write(name_tag, model, metadata, official), encoding='utf-8')
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A hidden folder beside ``folder`` that becomes it at the end; on an error nothing is left.
+
+    Raises:
+        UserError: ``folder`` has something in it, or cannot be written.
+    """
+    try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UserError(f'{folder} is there already; choose another --output, or remove it')
+        draft = folder.with_name(f'.{folder.name}.{os.getpid()}')
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        try:
+            yield draft
+            for path in draft.iterdir():
+                with open(path, 'rb+') as file:
+                    os.fsync(file.fileno())
+            if folder.is_dir():
+                folder.rmdir()
+            draft.rename(folder)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+    except OSError as e:
+        raise UserError(f'cannot write to {folder} ({e.strerror or e}); choose another --output') from None
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """Metadata of a package's weights, and ``model`` by its config.
+
+    Raises:
+        UserError: it is no package.
+    """
+    lacking = [name for name in FILES if not (folder / name).is_file()]
+    if lacking:
+        raise UserError(f'{folder} has no {", ".join(lacking)}; python -m zoo convert writes such folders')
+    try:
+        with safe_open(folder / FILES[0], 'pt') as file:
+            metadata = dict(file.metadata() or {})
+        architecture = json.loads((folder / FILES[1]).read_text())['architecture']
+    except Exception as e:  # safetensors' own error, OSError, ValueError, KeyError
+        raise UserError(f'{folder} is damaged ({e}); convert the checkpoint again') from None
+    return dict(metadata, architecture=architecture)

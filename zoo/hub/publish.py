@@ -1,0 +1,112 @@
+"""``python -m zoo publish``: a model's weights, config and card to a repository of the hub."""
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+
+from ..registry import key_map
+from ..train.errors import UserError, guarded, one_line
+from ..train.options import Parser
+from ..weights import read_checkpoint, resolve
+from ..weights.sources import source
+from . import card, package
+
+ABOUT = ('Push a model to the hub: safetensors, config and card, so that timm.create_model("hf-hub:ORG/NAME") loads it '
+         'after "import zoo". SOURCE is a folder that "python -m zoo convert" has made, or a model of the zoo, whose '
+         'official weights are taken. Log in before with `hf auth login`, or set HF_TOKEN.')
+REDISTRIBUTABLE = (  # as the hub spells them
+    'apache-2.0', 'mit', 'bsd-2-clause', 'bsd-3-clause', 'bsd-3-clause-clear', 'isc', 'unlicense', 'cc0-1.0',
+    'cc-by-4.0', 'cc-by-sa-4.0', 'cc-by-nc-4.0', 'cc-by-nc-sa-4.0', 'gpl-3.0', 'lgpl-3.0', 'agpl-3.0', 'mpl-2.0')
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Publish as the command line says; return the exit code (0, 2 for a mistake, 130 for Ctrl-C)."""
+    return guarded(publish, argv)
+
+
+def publish(argv: Sequence[str]) -> dict[str, Any]:
+    """Publish as the command line says; return repo, model, licence and the sizes of the files.
+
+    Raises:
+        UserError: the licence does not allow it, the folder is no package, or the hub refuses.
+    """
+    parser = Parser('zoo publish', description=ABOUT)
+    parser.add_argument('source', metavar='SOURCE', help='folder, or NAME.TAG')
+    parser.add_argument('--repo', required=True, metavar='ORG/NAME', help='repository on the hub; made if need be')
+    parser.add_argument('--dry-run', action='store_true', help='only say what would be pushed')
+    parser.add_argument('--debug', action='store_true', help='show tracebacks')
+    args = parser.parse_args(argv)
+    if len(args.repo.split('/')) != 2 or not all(args.repo.split('/')):
+        raise UserError(f'--repo {args.repo!r} should be ORG/NAME')
+    if Path(args.source).is_dir():
+        return _publish(Path(args.source), args.repo, args.dry_run)
+    if '/' in args.source:
+        raise UserError(f'there is no folder {args.source}')
+    name_tag = package.named(args.source)
+    _check_licence(source(name_tag).licence, name_tag)
+    with tempfile.TemporaryDirectory() as folder:
+        _of_official(name_tag, Path(folder))
+        return _publish(Path(folder), args.repo, args.dry_run)
+
+
+def _publish(folder: Path, repo: str, dry_run: bool) -> dict[str, Any]:
+    facts = package.read(folder)
+    model, licence = facts['architecture'], facts.get('license', 'unknown')
+    _check_licence(licence, facts.get('model', model))
+    timm.create_model(f'local-dir:{folder}', pretrained=True)  # what does not load is not pushed
+    readme = (folder / 'README.md').read_text(encoding='utf-8').replace(card.REPOSITORY, repo).encode()
+    content = {name: folder / name for name in package.FILES} | {'README.md': readme}
+    sizes = {name: len(x) if isinstance(x, bytes) else x.stat().st_size for name, x in content.items()}
+    if not dry_run:
+        _push(content, repo, facts.get('model', model))
+    print(f'{"would push" if dry_run else "pushed"} {facts.get("model", model)} ({licence}) to {repo}:')
+    for name, size in sizes.items():
+        print(f'  {name:<20} {size:>12,} bytes')
+    print(f"load it with: import timm, zoo; timm.create_model('hf-hub:{repo}', pretrained=True)")
+    return dict(repo=repo, model=model, licence=licence, files=sizes)
+
+
+def _check_licence(licence: str, name: str) -> None:
+    if licence.lower() in REDISTRIBUTABLE:
+        return
+    why = f'the licence of the weights of {name} is unknown, so nobody else may redistribute them' \
+        if licence == 'unknown' else f'the licence of the weights of {name}, {licence}, is not known to let others ' \
+        f'redistribute them ({", ".join(REDISTRIBUTABLE[:4])}, ... are)'
+    raise UserError(f'not published: {why}. Ask the authors; with their leave, or for weights of your own, convert the '
+                    f'checkpoint with --licence SPDX. Others get them by name, from the authors, without your copy')
+
+
+def _of_official(name_tag: str, folder: Path) -> None:
+    """A package of the official weights."""
+    with torch.device('meta'):
+        model = timm.create_model(name_tag)
+
+    path = resolve(name_tag, lambda: model, key_map(name_tag.partition('.')[0]))
+    from safetensors import safe_open
+    with safe_open(path, 'pt') as file:
+        metadata = file.metadata()
+    package.write(folder, name_tag, model, read_checkpoint(path), metadata, official=True)
+
+
+def _push(content: dict[str, Path | bytes], repo: str, model: str) -> None:
+    """One commit with all files."""
+    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    from .. import __version__
+    api = HfApi(library_name='backbone-zoo', library_version=__version__)
+    try:
+        api.create_repo(repo, exist_ok=True)
+        api.create_commit(
+            repo, [CommitOperationAdd(name, x if isinstance(x, bytes) else str(x)) for name, x in content.items()],
+            commit_message=f'{model} from backbone-zoo {__version__}')
+    except HfHubHTTPError as e:
+        status = e.response.status_code if e.response is not None else 0
+        what = {401: 'wants a login: run `hf auth login`, or set HF_TOKEN',
+                403: f'refuses: your token may not write to {repo}'}.get(status, f'refuses ({one_line(e)})')
+        raise UserError(f'nothing was published: the hub {what}') from None
+    except Exception as e:  # httpx's errors, OSErrors, the hub client's own for offline mode and wrong names
+        raise UserError(f'nothing was published: {one_line(e)}') from None
