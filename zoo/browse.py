@@ -96,8 +96,9 @@ def _list(argv: Sequence[str]) -> None:
     if found:
         print('\n'.join(_table(list(COLUMNS), [
             [_cell(row, *column) for column in COLUMNS.values()] for row in found], right=(1, 2, 3, 4))))
-    print(f'{len({row["name"].partition(".")[0] for row in found})} models; top-1 is that of ImageNet-1k in percent, '
-          f'as published', file=sys.stderr)
+    models = {row['name'].partition('.')[0] for row in found}
+    print(f'{len(models)} model{"s" * (len(models) != 1)}; top-1 is that of ImageNet-1k in percent, as published',
+          file=sys.stderr)
 
 
 # --- info

@@ -52,6 +52,7 @@ def test_wheel_holds_both_packages_and_nothing_else(wheel):
     want = {f'zoo/{name}' for name in files(ROOT / 'zoo')}
     want |= {f'zoo_kernels/{name}' for name in files(ROOT / 'kernels' / 'zoo_kernels')}
     want |= {f'zoo/configs/{name}' for name in files(ROOT / 'configs')}
+    want |= {'zoo/results/models.json', 'zoo/results/parity.json'}
     assert got == want
     assert {'zoo/py.typed', 'zoo_kernels/py.typed', 'zoo/configs/train/quickstart.yaml'} <= got
 

@@ -1,0 +1,122 @@
+"""``python -m zoo list`` and ``info``."""
+import json
+
+import pytest
+import timm
+import torch
+
+import zoo
+from zoo import browse
+from zoo.__main__ import main
+from zoo.weights.fetch import fetchable
+from zoo.weights.sources import load
+from zoo_kernels import dispatch
+
+
+@pytest.fixture
+def no_model(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError('a model is built')
+    monkeypatch.setattr(timm, 'create_model', refuse)
+
+
+# --- list
+
+def test_list_has_every_tag_and_builds_nothing(no_model):
+    names = [row['name'] for row in browse.rows()]
+    assert sorted(names) == sorted([*load(), 'zoo_hybrid'])
+    assert {row['name'] for row in browse.rows(pretrained=True)} == {
+        name for name, row in load().items() if fetchable(row)} == set(zoo.list_models(pretrained=True))
+
+
+def test_list_takes_globs_of_models_and_tags():
+    assert [row['name'] for row in browse.rows(['ravlt_[ts]', '*.cifar100', 'ravlt_t'])] == [
+        'ravlt_s.in1k', 'ravlt_t.in1k', 'cbam_resnet18_cifar.cifar100']
+    assert browse.rows(['emca*'], pretrained=True) == []
+    [row] = browse.rows(['ravlt_s'])
+    assert (row['parameters'], row['top1'], row['host'], row['licence'], row['size'], row['linear']) == (
+        25591208, 84.4, 'Hugging Face', 'MIT', (224, 224), False)
+
+
+def test_list_in_a_terminal(capsys):
+    assert main(['list']) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + len(load()) + 1 and max(map(len, lines)) <= browse.WIDTH
+    assert main(['list', 'ravlt_s', '--pretrained']) == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines() == [
+        '  model         M params  GMACs  size  top-1  weights       licence',
+        '  ravlt_s.in1k     25.59   4.88   224   84.4  Hugging Face  MIT']
+    assert err.startswith('1 model; top-1')
+
+
+def test_list_as_json(capsys):
+    assert main(['list', 'ravlt*', '--json']) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(browse.rows(['ravlt*'])))
+
+
+@pytest.mark.parametrize('command', ['list', 'info'])
+def test_unknown_names(command, capsys):
+    for name, text in (
+            ('ravlt_x', "'ravlt_x'; did you mean ravlt_t"), ('0', "'0'; python -m zoo list shows all"),
+            ('resnet50', "'resnet50'; did you mean")):
+        assert main([command, name]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f'error: no model of the zoo is called {text}') and error.count('\n') == 1
+
+
+# --- info
+
+def test_info_of_a_pyramid(capsys):
+    found = browse.describe('ravlt_t', 'cpu')
+    assert found['parameters'] == sum(p.numel() for p in timm.create_model('ravlt_t').parameters())
+    assert (found['macs'], found['height'], found['width']) == (2612107776, 224, 224)
+    assert [(s['channels'], s['stride'], s['depth'], s['mixers']) for s in found['stages']] == [
+        (64, 4, 2, dict(RankAugmentedLinearAttention=2)), (128, 8, 2, dict(RankAugmentedLinearAttention=2)),
+        (256, 16, 6, dict(RotaryAttention=6)), (512, 32, 2, dict(RotaryAttention=2))]
+    assert found['weights']['in1k']['address'].endswith('/RAVLT_T.pth') and found['recipes'] == ['ravlt_t']
+    assert found['kernels'] == dict(device='cpu', dtype='float32', ops=[
+        dict(op='depthwise_conv', calls=36, backend='torch', reason='the input is on cpu; the kernels need CUDA'),
+        dict(op='linear_attention', calls=4, backend='torch',
+             reason='torch.float32 is not one of torch.float16, torch.bfloat16')])
+
+
+def test_info_of_kernels_on_a_gpu_that_is_not_there(monkeypatch):
+    monkeypatch.setattr(dispatch, 'unavailable', lambda: '')
+    ops = browse.describe('biformer_tiny', 'cuda')['kernels']['ops']
+    routed = {(op['backend'], op['reason']): op['calls'] for op in ops if op['op'] == 'routed_attention'}
+    assert routed == {
+        ('triton', 'a kernel takes it'): 2, ('torch', 'fewer than 1024 tokens in the batch'): 10}
+
+
+def test_info_of_a_tag(capsys):
+    assert main(['info', 'agent_deit_small.in1k_448', '--device', 'cpu']) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == 'agent_deit_small.in1k_448' and max(map(len, lines)) <= browse.WIDTH
+    assert 'GMACs        17.64 at 448 x 448' in lines
+    assert '       384      16  1 AgentAttention (12 such stages)' in lines
+    assert any(line.split() == ['in1k_448', 'Tsinghua', 'Cloud', 'unknown', '448', '0.875', 'squash', '83.1']
+               for line in lines)
+    assert main(['info', 'agent_deit_small.in22k']) == 2
+    assert capsys.readouterr().err == "error: agent_deit_small has no weights 'in22k'; use one of in1k, in1k_448\n"
+
+
+@pytest.mark.parametrize('name, mixers, gate', [
+    ('bam_resnet18', [dict(BasicBlock=2)] * 4, 'BAM'),
+    ('ecanet_resnet18', [{'BasicBlock + ECA': 2}] * 4, None),
+    ('triplet_mobilenet_v2', [{'DepthwiseSeparableConv + TripletAttention': 1}] + [
+        {'InvertedResidual + TripletAttention': n} for n in (2, 3, 7, 4)], None),
+    ('overlock_xt', [dict(OverviewBlock=2), dict(OverviewBlock=2), dict(OverviewBlock=5, ContextMixing=6),
+                     dict(ContextMixing=2)], None)])
+def test_stages(name, mixers, gate):
+    with torch.device('meta'):
+        found = browse.stages(timm.create_model(name))
+    assert [stage['mixers'] for stage in found] == mixers
+    assert [stage['gate'] for stage in found][:-1] == [gate] * (len(mixers) - 1)
+
+
+def test_info_of_what_no_paper_has(capsys):
+    assert main(['info', 'zoo_hybrid', '--json', '--device', 'cpu']) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found['name'], found['family'], found['weights']) == ('zoo_hybrid', None, {})
+    assert [stage['mixers'] for stage in found['stages']] == [dict(LinearAttention=2)] * 4
