@@ -103,7 +103,6 @@ def cache_file(content, folder):
 
 
 def leaplab(state):
-    """With the config, an object of yacs."""
     class CfgNode(dict):
         __module__, __qualname__ = 'yacs.config', 'CfgNode'
     sys.modules['yacs.config'].CfgNode = CfgNode
@@ -115,7 +114,6 @@ def parallel(state):
 
 
 def averaged(state):
-    """The weights that count are the averaged ones."""
     return {'model': {key: value + 1 for key, value in state.items()}, 'model_ema': state, 'args': Namespace(lr=1)}
 
 
@@ -123,7 +121,7 @@ def timms(state):
     return {'arch': 'x', 'state_dict': {key: value + 1 for key, value in state.items()}, 'state_dict_ema': state}
 
 
-FORMATS = {  # as the repositories' training programs write files; those without a word on it: the state dict alone
+FORMATS = {  # as the authors' programs write and read files, with averaged weights; where nothing is known: bare
     leaplab: ('agent', 'flatten', 'inline'),
     parallel: ('cbam', 'ecanet', 'emca', 'fcanet', 'triplet'),
     averaged: ('l2vit', 'ravlt', 'mavit', 'nalaformer'),
@@ -177,8 +175,7 @@ def test_goldens_from_the_server(host, monkeypatch, tmp_path, stem, wrap):
         torch.set_default_dtype(torch.float32)
     assert host.got('a.pth') == [0]
     goldens.compare(golden, models[0].eval())
-    kept = [model.state_dict() for model in models]
-    assert all(torch.equal(kept[0][key], value) for key, value in kept[1].items())
+    assert all(torch.equal(*pair) for pair in zip(*(model.state_dict().values() for model in models)))
 
 
 def test_provenance(host, cache, reference):

@@ -50,7 +50,7 @@ def write(
         official: Whether they are the authors'.
     """
     save(dict(state), folder / FILES[0], dict(metadata))
-    save_config_for_hf(model, str(folder / FILES[1]))
+    save_config_for_hf(model, folder / FILES[1])
     config = json.loads((folder / FILES[1]).read_text())
     config['pretrained_cfg']['license'] = metadata['license'].lower()
     (folder / FILES[1]).write_text(json.dumps(config, indent=2) + '\n')

@@ -6,6 +6,7 @@ from typing import Any
 
 import timm
 import torch
+from safetensors import safe_open
 
 from ..registry import key_map
 from ..train.errors import UserError, guarded, one_line
@@ -56,7 +57,7 @@ def _publish(folder: Path, repo: str, dry_run: bool) -> dict[str, Any]:
     facts = package.read(folder)
     model, licence = facts['architecture'], facts.get('license', 'unknown')
     _check_licence(licence, facts.get('model', model))
-    timm.create_model(f'local-dir:{folder}', pretrained=True)  # what does not load is not pushed
+    timm.create_model(f'local-dir:{folder.resolve()}', pretrained=True)  # what does not load is not pushed
     readme = (folder / 'README.md').read_text(encoding='utf-8').replace(card.REPOSITORY, repo).encode()
     content = {name: folder / name for name in package.FILES} | {'README.md': readme}
     sizes = {name: len(x) if isinstance(x, bytes) else x.stat().st_size for name, x in content.items()}
@@ -83,9 +84,7 @@ def _of_official(name_tag: str, folder: Path) -> None:
     """A package of the official weights."""
     with torch.device('meta'):
         model = timm.create_model(name_tag)
-
     path = resolve(name_tag, lambda: model, key_map(name_tag.partition('.')[0]))
-    from safetensors import safe_open
     with safe_open(path, 'pt') as file:
         metadata = file.metadata()
     package.write(folder, name_tag, model, read_checkpoint(path), metadata, official=True)
