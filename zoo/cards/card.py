@@ -107,15 +107,14 @@ def _models(rows: Sequence[Source]) -> str:
         'Published accuracies are those of ImageNet-1k in percent, as the papers or their repositories state them: '
         'they are not measured here ("-": none stated).',
         'GMACs are multiplications, with an addition each, of matrix products, convolutions and attention for one '
-        'image of that size' + _by(counts['versions']) + '. Crop is the share of the resized image that evaluation '
-        'keeps, drop path the stochastic depth of the published training. Linear: the work grows with the number '
-        'of pixels, no faster.']
+        f'image of that size (measured with {_named(counts["versions"])}). Crop is the share of the resized image '
+        'that evaluation keeps, drop path the stochastic depth of the published training. Linear: the work grows '
+        'with the number of pixels, no faster.']
     return '\n'.join([*table(columns, rows), '', *notes])
 
 
-def _by(versions: dict[str, str]) -> str:
-    named = [f'{name} {versions[name]}' for name in ('torch', 'timm') if name in versions]
-    return f', counted with {", ".join(named)}' if named else ''
+def _named(versions: dict[str, str]) -> str:
+    return ', '.join(f'{name} {versions[name]}' for name in ('torch', 'timm') if name in versions)
 
 
 def _figure(value: int | None, unit: float) -> str:
@@ -150,7 +149,7 @@ def _speed(models: Sequence[str]) -> str:
         'pass': lambda r: r['pass'],
         'images/s': lambda r: number(r['throughput']),
         'ms (quartiles)': lambda r: milliseconds(r['ms'])}
-    versions = dict.fromkeys(_by(r['versions']).removeprefix(', counted with ') for r in rows)
+    versions = dict.fromkeys(_named(r['versions']) for r in rows)
     notes = [f'Measured with {"; ".join(versions)}.']
     if any(r['device_type'] == 'cpu' for r in rows):
         notes.append(f'On a CPU: {CPU_NOTE.partition(": ")[2]}.')
@@ -208,9 +207,11 @@ def _parity(models: Sequence[str]) -> str:
     columns = {
         'model @ pixels': lambda r: f'`{r["golden"]}`', 'logits': lambda r: f'{r["logits"]:.1e}',
         'input gradient': lambda r: f'{r["grad"]:.1e}', 'agrees': lambda r: 'yes' if r['agrees'] else 'no'}
-    text = ("Largest difference from the authors' own code with the same weights, in float64, relative to the largest "
-            'value; weights go through the conversion that official checkpoints go through')
-    return '\n'.join([f'{text}{_by(content["versions"]).replace("counted", "compared")}.', '', *table(columns, rows)])
+    text = (
+        "Largest difference from the authors' own code with the same weights, in float64, relative to the largest "
+        'value; weights go through the conversion that official checkpoints go through. Measured with '
+        f'{_named(content["versions"])}.')
+    return '\n'.join([text, '', *table(columns, rows)])
 
 
 def _licence(rows: Sequence[Source]) -> str:
