@@ -1,6 +1,8 @@
 """Model cards: the committed ones, and what they are made of."""
 import json
 import re
+import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -218,3 +220,11 @@ def test_mistakes(tmp_path, capsys):
         assert main(words) == 2
         error = capsys.readouterr().err
         assert error.startswith(f'error: {text}') and error.count('\n') == 1
+
+
+def test_the_tool_is_the_same_program(monkeypatch, capsys):
+    monkeypatch.setattr(sys, 'argv', ['cards', 'nobody', '--check'])
+    monkeypatch.setattr(sys, 'path', list(sys.path))
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(ROOT / 'tools' / 'cards.py'), run_name='__main__')
+    assert stop.value.code == 2 and capsys.readouterr().err.startswith("error: unknown family 'nobody' (known: agent,")
