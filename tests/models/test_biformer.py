@@ -1,6 +1,5 @@
 """BiFormer: mathematics, memory, initialisation and weight decay as in rayleizhu/BiFormer @ 1697bbb."""
 import functools
-import re
 from unittest import mock
 
 import pytest
@@ -15,6 +14,7 @@ from tests import goldens
 from tests.kernels.cases.routed_attention import as_released
 from tests.models.rules import check_initial, decay_groups
 from zoo.blocks.mixers import EnhancedAttention, RoutedAttention, routing
+from zoo.weights.convert import rename
 
 FORMS = [False, True]  # padding before the projection, and behind it
 
@@ -318,14 +318,10 @@ def reference_state(model):
         (r'\.pos\.', '.pos_embed.'), (r'^norm\.norm', 'norm'), (r'^head\.fc', 'head'),
         (r'^feature_norms', 'extra_norms'),
         *(() if swin else ((r'^(stages\.\d)\.blocks', r'\1'),)))
-    state = {}
-    for key, value in model.state_dict().items():
-        if nchw and value.ndim == 2 and 'head' not in key:
-            value = value[..., None, None]
-        for pattern, replacement in rules:
-            key = re.sub(pattern, replacement, key)
-        state[key] = value
-    return state
+    state = {
+        key: value[..., None, None] if nchw and value.ndim == 2 and 'head' not in key else value
+        for key, value in model.state_dict().items()}
+    return rename(state, rules)
 
 
 @pytest.mark.parametrize('name', ['biformer_tiny', 'biformer_stl', 'biformer_stl_nchw'])

@@ -11,6 +11,7 @@ from tests.models.weights import loaded, scatter
 from zoo.blocks.mixers import EfficientModulation, SoftmaxAttention
 from zoo.blocks.mixers.modulation import CHUNK_BYTES
 from zoo.models.efficientmod import ModulationBlock
+from zoo.weights.convert import rename
 
 SHALLOW = dict(depths=(1, 1, 2, 1), attention_depths=(0, 0, 1, 1))
 LINEAR = r'(mixer\.(f|g|fc1|fc2|qkv|proj)|mlp\.fc\d|head\.fc)'
@@ -135,12 +136,7 @@ def reference_state(model):
         (r'^stem', 'patch_embed'), (r'^stages\.(\d)\.downsample', lambda m: f'layers.{int(m[1]) - 1}.downsample'),
         (r'^stages', 'layers'), (r'gamma$', 'gamma_1'), (r'mixer\.(qkv|proj)', r'attn.\1'), (r'mixer\.fc', 'mlp.fc'),
         (r'mixer\.conv', 'mlp.context_layer.context_list.0'), (r'mixer', 'mlp.context_layer'), (r'^head\.fc', 'head'))
-    state = {}
-    for key, value in model.state_dict().items():
-        for pattern, replacement in rules:
-            key = re.sub(pattern, replacement, key)
-        state[key] = value
-    return state
+    return rename(model.state_dict(), rules)
 
 
 @pytest.fixture(scope='module')

@@ -10,6 +10,7 @@ from timm.optim import create_optimizer_v2
 
 from tests.models.rules import check_initial, decay_groups
 from zoo.blocks.mixers import InLineAttention, StripeAttention, WindowAttention
+from zoo.weights.convert import rename
 
 HOSTS = ['inline_deit_tiny', 'inline_pvt_tiny', 'inline_swin_tiny', 'inline_cswin_tiny']
 MILLIONS = {  # parameters of the reference's models
@@ -136,12 +137,7 @@ def reference_state(model):
     state['pos_embed'] = torch.cat([state.pop('stem.cls_pos'), state.pop('stem.pos_embed.weight').flatten(1, 2)], 1)
     rules = ((r'^stem\.proj\.', 'patch_embed.proj.'), (r'^stem\.cls_token', 'cls_token'), (r'\.mixer\.', '.attn.'),
              (r'^stages\.(\d+)\.blocks\.0', r'blocks.\1'), (r'^head\.fc\.', 'head.'))
-    renamed = {}
-    for key, value in state.items():
-        for pattern, replacement in rules:
-            key = re.sub(pattern, replacement, key)
-        renamed[key] = value
-    return renamed
+    return rename(state, rules)
 
 
 def test_a_checkpoint_of_another_size_has_its_positions_resampled():

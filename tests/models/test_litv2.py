@@ -1,6 +1,5 @@
 """LITv2: mathematics, initialisation, groups, variants and checkpoints as in ziplab/LITv2 @ 7501c86."""
 import math
-import re
 
 import pytest
 import timm
@@ -13,6 +12,7 @@ from zoo.blocks.mixers import HiLoAttention, Site
 from zoo.models.litv2 import ConvBlock, DeformableMerging
 from zoo.train import build, options
 from zoo.train.table import TRAIN
+from zoo.weights.convert import rename
 
 SHALLOW = dict(depths=(1, 1, 2, 1))
 
@@ -185,12 +185,7 @@ def reference_state(model):
         (r'downsample\.norm', 'downsample.norm_layer'), (r'^stages', 'layers'), (r'^stem', 'patch_embed'),
         (r'(blocks\.\d+)\.norm\.', r'\1.norm2.'), (r'mixer\.low', 'attn.l'), (r'mixer\.high', 'attn.h'),
         ('dwconv', 'dwconv.dwconv'), (r'^head\.fc', 'head'))
-    state = {}
-    for key, value in model.state_dict().items():
-        for pattern, replacement in rules:
-            key = re.sub(pattern, replacement, key)
-        state[key] = value
-    return state
+    return rename(model.state_dict(), rules)
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from zoo.blocks.mixers.partial import PartialSpatialAttention, distance_buckets,
 from zoo.models import patnet
 from zoo.train import build, options
 from zoo.train.table import TRAIN
+from zoo.weights.convert import rename
 
 SMALL = dict(depths=(1, 1, 1, 1), num_classes=10)
 
@@ -303,10 +304,8 @@ def reference_state(model, detection=False):
             value = torch.stack(value.chunk(2, dim=1), dim=-1)[:, :, None]
         elif value.ndim == 2 and not re.search(r'qkv|mixer\.proj|distance|head\.fc', key):
             value = value[..., None, None]
-        for pattern, replacement in rules:
-            key = re.sub(pattern, replacement, key)
         state[key] = value
-    return state
+    return rename(state, rules)
 
 
 @pytest.fixture(scope='module')

@@ -8,6 +8,7 @@ import torch
 from tests.models.rules import check_initial, decay_groups
 from tests.models.weights import loaded, scatter
 from zoo.blocks.mixers import RankAugmentedLinearAttention, RotaryAttention
+from zoo.weights.convert import rename
 
 
 def test_initialisation():
@@ -77,10 +78,8 @@ def reference_state(model):
             value = value.permute(0, 3, 1, 2)
         elif value.ndim == 2:
             value = value[..., None, None]
-        for pattern, replacement in rules:
-            key = re.sub(pattern, replacement, key)
         state[key] = value
-    return state
+    return rename(state, rules)
 
 
 @pytest.fixture(scope='module')

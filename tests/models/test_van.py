@@ -11,6 +11,7 @@ from tests.models.rules import check_initial, decay_groups
 from tests.models.weights import loaded, scatter
 from zoo.blocks.depthwise import DepthwiseConv2d
 from zoo.blocks.mixers import LargeKernelAttention
+from zoo.weights.convert import rename
 
 DEPTHS = (1, 1, 1, 1)
 
@@ -130,14 +131,10 @@ def reference_state(model):
         (r'mixer\.conv', 'attn.spatial_gating_unit.conv0'),
         (r'mixer\.dilated', 'attn.spatial_gating_unit.conv_spatial'),
         (r'mixer\.fc', 'attn.spatial_gating_unit.conv1'), (r'dwconv', 'dwconv.dwconv'), (r'^head\.fc', 'head'))
-    state = {}
-    for key, value in model.state_dict().items():
-        if value.ndim == 2 and not key.startswith('head'):
-            value = value[..., None, None]
-        for pattern, replacement in rules:
-            key = re.sub(pattern, replacement, key)
-        state[key] = value
-    return state
+    state = {
+        key: value[..., None, None] if value.ndim == 2 and not key.startswith('head') else value
+        for key, value in model.state_dict().items()}
+    return rename(state, rules)
 
 
 @pytest.fixture(scope='module')

@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo_kernels.dispatch import in_place
+
 from ..layout import exporting
 from ..resize import cells
 from ..tables import kept
@@ -73,7 +75,12 @@ class FCA(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, H, W]`` -> the same."""
         weights = basis(self.side, *x.shape[2:], like=x).to(x.dtype)
-        # all frequencies of all channels, then each group's own: one pass over the map
-        z = torch.bmm(weights.flatten(1).expand(x.shape[0], -1, -1), x.flatten(2).transpose(1, 2))
-        z = z.unflatten(2, (len(weights), -1)).diagonal(dim1=1, dim2=2).transpose(1, 2).flatten(1)
-        return x * self.fc2(F.relu(self.fc1(z))).sigmoid()[:, :, None, None]
+        contiguous = x.is_contiguous()
+        if contiguous:
+            product = (x.unflatten(1, (len(weights), -1)) * weights[:, None]).flatten(1, 2)
+            z = product.sum((2, 3))
+        else:  # all frequencies of all channels, then each group's own
+            z = torch.bmm(weights.flatten(1).expand(x.shape[0], -1, -1), x.flatten(2).transpose(1, 2))
+            z = z.unflatten(2, (len(weights), -1)).diagonal(dim1=1, dim2=2).transpose(1, 2).flatten(1)
+        gate = self.fc2(F.relu(self.fc1(z))).sigmoid()[:, :, None, None]
+        return torch.mul(x, gate, out=product) if contiguous and in_place() else x * gate
