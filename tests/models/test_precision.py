@@ -4,7 +4,6 @@ from importlib import import_module
 import pytest
 import timm
 import torch
-from timm.layers import SplitAttn
 
 from tests.zoo_models import CNNS
 from zoo.registry import smallest_models
@@ -53,13 +52,13 @@ def test_as_exact_as_plain_torch(name, dtype):
 
 @pytest.mark.full
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize('name', smallest_models())
+@pytest.mark.parametrize('name', [name for name in smallest_models() if 'resnest' not in name])  # its blocks are timm's
 def test_finite_at_1024_pixels(name, dtype):
     """Few blocks, all tokens: 65,536 in the first stage."""
     torch.manual_seed(0)
     shallow = next((args for part, args in SHALLOW.items() if part in name), dict(depths=(2, 1, 1, 1)))
     model = timm.create_model(name, num_classes=10, **shallow).to(dtype).train()
-    vectors = any(isinstance(module, torch.nn.BatchNorm1d | SplitAttn) for module in model.modules())  # one an image
+    vectors = any(isinstance(module, torch.nn.BatchNorm1d) for module in model.modules())  # one an image
     y = model(torch.randn(2 if vectors else 1, 3, 1024, 1024, dtype=dtype))
     y = torch.cat(y) if isinstance(y, tuple) else y
     y.float().square().sum().backward()
