@@ -2,6 +2,7 @@
 import pytest
 import timm
 import torch
+from packaging.version import Version
 
 from tests.models.weights import steady
 from tests.zoo_models import every_cnn
@@ -79,7 +80,8 @@ def test_export_is_dynamic(name):
     batch, height, width = (torch.export.Dim(n, min=low, max=high) for n, low, high in (
         ('batch', 1, 64), ('height', 64, 2048), ('width', 64, 2048)))
     sizes = (1, 64, 64), (3, 97, 131)
-    if name.startswith('resnest'):  # timm's blocks pool up to the next whole place, which torch ties to whole strides
+    tied = 'resnet' in name and Version(torch.__version__) < Version('2.12')  # ties timm's stem to odd sides
+    if tied or name.startswith('resnest'):  # timm's blocks pool up to whole places, which torch ties
         height, width = (32 * torch.export.Dim(n, min=2, max=64) for n in ('rows', 'columns'))
         sizes = (1, 64, 64), (3, 96, 160)
     program = torch.export.export(

@@ -52,7 +52,7 @@ def test_as_exact_as_plain_torch(name, dtype):
 
 @pytest.mark.full
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize('name', smallest_models())
+@pytest.mark.parametrize('name', [name for name in smallest_models() if 'resnest' not in name])  # its blocks are timm's
 def test_finite_at_1024_pixels(name, dtype):
     """Few blocks, all tokens: 65,536 in the first stage."""
     torch.manual_seed(0)
