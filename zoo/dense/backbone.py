@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..models.overlock import OverLoCK
 from ..train.errors import UserError, one_line
 from ..weights import read_checkpoint, state_dict_of
-from .build import build_features, norms_of_its_own, plain
+from .build import build_features, load_features, norms_of_its_own, plain
 from .stages import stages_of
 
 
@@ -136,9 +136,7 @@ def _translate(module: DenseBackbone, state: dict[str, Tensor], prefix: str, *_:
     theirs = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     if not theirs or any(key.startswith('net.') for key in theirs):
         return
-    net = build_features(
-        module.model_name, module.out_indices, pretrained=True, pretrained_cfg_overlay=dict(state_dict=theirs),
-        **module.recipe)
+    net = load_features(module.model_name, theirs, module.out_indices, **module.recipe)
     for key in theirs:
         del state[prefix + key]
     fitted = {f'net.{key}': value for key, value in net.state_dict().items()}

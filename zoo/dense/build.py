@@ -1,12 +1,13 @@
 """From a model's name to the network of feature maps behind it."""
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import timm
 from timm.layers import PatchEmbed
-from torch import nn
+from torch import Tensor, nn
 
-from ..registry import list_models
+from ..registry import FAMILIES, list_models
 from ..train.build import MISFITS, check_model_name
 from ..train.errors import UserError, one_line
 
@@ -45,6 +46,25 @@ def build_features(name: str, out_indices: Sequence[int] | None, **kwargs: Any) 
         raise UserError(f'{name}: {one_line(e)[:300]}') from e
 
 
+def load_features(
+        name: str, state: Mapping[str, Tensor], out_indices: Sequence[int] | None, **kwargs: Any) -> nn.Module:
+    """:func:`build_features` with weights in any names that timm's builder of the model knows.
+
+    Raises:
+        UserError: the weights are not those of the model, each and every one but the classifier's; one line.
+    """
+    overlay: dict[str, Any] = dict(state_dict=dict(state))
+    if not _ours(name):  # features of timm's take what fits and say nothing of the rest, whole models do not
+        classes = len(state.get(f'{timm.models.get_pretrained_cfg_value(name, "classifier")}.bias', ()))
+        try:
+            timm.create_model(
+                name, pretrained=True, pretrained_cfg_overlay=dict(overlay, num_classes=classes), num_classes=classes,
+                **kwargs)
+        except MISFITS as e:
+            raise UserError(f'the checkpoint does not fit {name}: {one_line(e)[:200]}') from None
+    return build_features(name, out_indices, pretrained=True, pretrained_cfg_overlay=overlay, **kwargs)
+
+
 def default_indices(strides: Sequence[int]) -> tuple[int, ...]:
     """The last map of each stride from 4 on; of maps of one stride, four evenly spaced."""
     if len(set(strides)) == 1 and len(strides) >= 4:
@@ -54,9 +74,6 @@ def default_indices(strides: Sequence[int]) -> tuple[int, ...]:
 
 def norms_of_its_own(name: str) -> bool:
     """Whether a model is one of the zoo's that the argument ``feature_norms`` builds for dense prediction."""
-    import inspect
-
-    from ..registry import FAMILIES
     hosts = [family.host for family in FAMILIES if name in {variant.name for variant in family.variants}]
     return bool(hosts) and 'feature_norms' in inspect.signature(hosts[0]).parameters
 
@@ -66,6 +83,10 @@ def plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}
     return type(value)(map(plain, value)) if type(value) in (list, tuple) else value
+
+
+def _ours(name: str) -> bool:
+    return bool(list_models(name.partition('.')[0]))
 
 
 def _strides(name: str, kwargs: Mapping[str, Any]) -> list[int]:
@@ -80,7 +101,7 @@ def _strides(name: str, kwargs: Mapping[str, Any]) -> list[int]:
 
 def _create(name: str, **kwargs: Any) -> nn.Module:
     """``timm.create_model`` with ``features_only``, open for all sizes."""
-    if list_models(name.partition('.')[0]):
+    if _ours(name):
         return timm.create_model(name, features_only=True, **kwargs)
     for flag in FLEXIBLE:
         try:

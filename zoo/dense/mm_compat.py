@@ -206,8 +206,12 @@ def _guard_checkpoints(trust: bool) -> None:
 def _local(loader: Callable) -> Callable:
     @functools.wraps(loader)
     def load(filename: str, map_location: Any = None) -> dict:
-        with torch.serialization.safe_globals(plain_objects()):
-            return read_checkpoint(filename)
+        try:
+            with torch.serialization.safe_globals(plain_objects()):
+                return read_checkpoint(filename)
+        except ValueError as e:
+            hint = '; install(trust_checkpoints=True) loads it all the same' if 'is refused' in str(e) else ''
+            raise UserError(f'{e}{hint}') from None
     return load
 
 
