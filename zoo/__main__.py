@@ -6,6 +6,10 @@ COMMANDS = {
     'train': 'train an image classifier (python -m zoo train --config quickstart)',
     'validate': 'measure the accuracy of a checkpoint',
     'probe': 'train a linear or an attentive probe on the frozen features of a model',
+    'train-det': 'train or test a detector of mmdet on a zoo model (python -m zoo train-det mask_rcnn_ravlt_t_1x)',
+    'train-seg': 'train or test a segmentor of mmsegmentation on a zoo model',
+    'predict': 'draw what a detector or segmentor finds in an image',
+    'shapes': 'write a small data set for detection and segmentation',
     'benchmark': 'measure the time and memory of ops and models (python -m zoo benchmark ops --quick)',
 }
 
@@ -27,6 +31,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         from zoo.train.validate import main as run
     elif command == 'probe':
         from zoo.train.probe import main as run
+    elif command == 'train-det':
+        from zoo.dense.launch import train_det as run
+    elif command == 'train-seg':
+        from zoo.dense.launch import train_seg as run
+    elif command == 'predict':
+        from zoo.dense.predict import main as run
+    elif command == 'shapes':
+        from zoo.dense.shapes import main as run
     else:
         from zoo.bench.main import main as run
     return run(rest)
