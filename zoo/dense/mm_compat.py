@@ -242,3 +242,18 @@ def _full_unpickling():
         yield
     finally:
         torch.load = load
+
+
+# --- processes
+
+def join_cpus(cfg: Any) -> None:
+    """Let mmengine's Runner train in several processes that torchrun started on CPUs: its own way there needs GPUs.
+
+    Args:
+        cfg: The run's config; it gets a launcher, and a wrapper of the model without a device.
+    """
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group('gloo')
+    cfg.launcher = 'pytorch'
+    cfg.model_wrapper_cfg = dict(
+        cfg.get('model_wrapper_cfg') or {}, type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)
