@@ -1,4 +1,4 @@
-"""Cascade Mask R-CNN 3x, flatten_swin_small. Published: in the paper alone.
+"""Cascade Mask R-CNN 3x, flatten_swin_small. Published: no figure in the repository.
 
 Source: arXiv 2308.00442; LeapLabTHU/FLatten-Transformer @ abdb115. The repository has no code and no figures for dense
 prediction. The recipe is that of the same authors for Agent-Swin in LeapLabTHU/Agent-Attention @ 207ce3e.

@@ -1,4 +1,4 @@
-"""Cascade Mask R-CNN 3x, mavit_l. Published: in the paper alone.
+"""Cascade Mask R-CNN 3x, mavit_l. Published: no figure in the repository.
 
 Source: qhfan/MALA @ 7114e63, detect/configs/MALA/casrcnn_l_3x.py.
 

@@ -1,4 +1,4 @@
-"""Mask R-CNN 1x, flatten_pvt_tiny. Published: in the paper alone.
+"""Mask R-CNN 1x, flatten_pvt_tiny. Published: no figure in the repository.
 
 Source: arXiv 2308.00442; LeapLabTHU/FLatten-Transformer @ abdb115. The repository has no code and no figures for dense
 prediction. The recipe is that of the same authors for Agent-PVT in LeapLabTHU/Agent-Attention @ 207ce3e.

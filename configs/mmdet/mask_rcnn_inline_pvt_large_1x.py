@@ -1,4 +1,4 @@
-"""Mask R-CNN 1x, inline_pvt_large. Published: in the paper alone.
+"""Mask R-CNN 1x, inline_pvt_large. Published: no figure in the repository.
 
 Source: arXiv 2412.06590; LeapLabTHU/InLine @ e463a6f. The repository has no code and no figures for dense prediction.
 The recipe is that of the same authors for Agent-PVT in LeapLabTHU/Agent-Attention @ 207ce3e.

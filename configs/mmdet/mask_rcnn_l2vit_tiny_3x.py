@@ -1,4 +1,4 @@
-"""Mask R-CNN 3x, l2vit_tiny. Published: in the paper alone.
+"""Mask R-CNN 3x, l2vit_tiny. Published: no figure in the repository.
 
 Source: ChuanyangZheng/L2ViT @ fad0341, object_detection/configs/L2ViT/maskrcnn_3x_l2vit_v0_tiny_coco.py.
 

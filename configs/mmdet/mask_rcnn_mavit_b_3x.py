@@ -1,4 +1,4 @@
-"""Mask R-CNN 3x, mavit_b. Published: in the paper alone.
+"""Mask R-CNN 3x, mavit_b. Published: no figure in the repository.
 
 Source: qhfan/MALA @ 7114e63, detect/configs/MALA/maskrcnn_b_3x.py.
 

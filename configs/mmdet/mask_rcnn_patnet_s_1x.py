@@ -1,4 +1,4 @@
-"""Mask R-CNN 1x, patnet_s. Published: in the paper alone.
+"""Mask R-CNN 1x, patnet_s. Published: no figure in the repository.
 
 Source: haiduo/PartialNet @ 679cfc0, detection/configs/partialnet/mask_rcnn_partialnet_s_fpn_1x_coco.py.
 

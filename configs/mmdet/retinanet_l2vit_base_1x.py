@@ -1,4 +1,4 @@
-"""RetinaNet 1x, l2vit_base. Published: in the paper alone.
+"""RetinaNet 1x, l2vit_base. Published: no figure in the repository.
 
 Source: ChuanyangZheng/L2ViT @ fad0341, object_detection/configs/L2ViT/retinanet_1x_l2vit_v0_base_coco.py.
 

@@ -1,4 +1,4 @@
-"""RetinaNet 3x, l2vit_small. Published: in the paper alone.
+"""RetinaNet 3x, l2vit_small. Published: no figure in the repository.
 
 Source: ChuanyangZheng/L2ViT @ fad0341, object_detection/configs/L2ViT/retinanet_3x_l2vit_v0_small_coco.py.
 

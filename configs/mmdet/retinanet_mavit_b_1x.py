@@ -1,4 +1,4 @@
-"""RetinaNet 1x, mavit_b. Published: in the paper alone.
+"""RetinaNet 1x, mavit_b. Published: no figure in the repository.
 
 Source: qhfan/MALA @ 7114e63, detect/configs/MALA/retinanet_b_1x.py.
 

@@ -1,4 +1,4 @@
-"""RetinaNet 1x, mavit_l. Published: in the paper alone.
+"""RetinaNet 1x, mavit_l. Published: no figure in the repository.
 
 Source: qhfan/MALA @ 7114e63, detect/configs/MALA/retinanet_l_1x.py.
 

@@ -1,4 +1,4 @@
-"""RetinaNet 1x, mavit_s. Published: in the paper alone.
+"""RetinaNet 1x, mavit_s. Published: no figure in the repository.
 
 Source: qhfan/MALA @ 7114e63, detect/configs/MALA/retinanet_s_1x.py.
 

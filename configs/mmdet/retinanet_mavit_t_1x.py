@@ -1,4 +1,4 @@
-"""RetinaNet 1x, mavit_t. Published: in the paper alone.
+"""RetinaNet 1x, mavit_t. Published: no figure in the repository.
 
 Source: qhfan/MALA @ 7114e63, detect/configs/MALA/retinanet_t_1x.py.
 

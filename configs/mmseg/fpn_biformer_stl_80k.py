@@ -1,4 +1,4 @@
-"""Semantic FPN 80k, biformer_stl. Published: no figure.
+"""Semantic FPN 80k, biformer_stl. Published: no figure in the repository.
 
 Source: rayleizhu/BiFormer @ 1697bbb, semantic_segmentation/configs/ade20k/sfpn.maxvit_stl.py.
 

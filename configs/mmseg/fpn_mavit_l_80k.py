@@ -1,4 +1,4 @@
-"""Semantic FPN 80k, mavit_l. Published: in the paper alone.
+"""Semantic FPN 80k, mavit_l. Published: no figure in the repository.
 
 Source: qhfan/MALA @ 7114e63, segmentation/configs/MALA/FPN_l_1x.py.
 

@@ -1,4 +1,4 @@
-"""Semantic FPN 40k, van_b4.in22k_ft_in1k. Published: no figure.
+"""Semantic FPN 40k, van_b4.in22k_ft_in1k. Published: no figure in the repository.
 
 Source: Visual-Attention-Network/VAN-Segmentation @ 8285fc7, configs/sem_fpn/fpn_van_b4_ade20k_40k.py.
 

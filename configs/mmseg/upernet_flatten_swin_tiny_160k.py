@@ -1,4 +1,4 @@
-"""UPerNet 160k, flatten_swin_tiny. Published: in the paper alone.
+"""UPerNet 160k, flatten_swin_tiny. Published: no figure in the repository.
 
 Source: arXiv 2308.00442; LeapLabTHU/FLatten-Transformer @ abdb115. The repository has no code and no figures for dense
 prediction. The recipe is that of the same authors for Agent-Swin in LeapLabTHU/Agent-Attention @ 207ce3e.

@@ -1,4 +1,4 @@
-"""UPerNet 160k, l2vit_base. Published: in the paper alone.
+"""UPerNet 160k, l2vit_base. Published: no figure in the repository.
 
 Source: ChuanyangZheng/L2ViT @ fad0341, semantic_segmentation/configs/novel/upernet_l2vit_base_512x512_160k_ade20k.py.
 

@@ -1,4 +1,4 @@
-"""UPerNet 160k, mavit_s. Published: in the paper alone.
+"""UPerNet 160k, mavit_s. Published: no figure in the repository.
 
 Source: qhfan/MALA @ 7114e63, segmentation/configs/MALA/Uper_s_2x.py.
 

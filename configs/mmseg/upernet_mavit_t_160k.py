@@ -1,4 +1,4 @@
-"""UPerNet 160k, mavit_t. Published: in the paper alone.
+"""UPerNet 160k, mavit_t. Published: no figure in the repository.
 
 Source: qhfan/MALA @ 7114e63, segmentation/configs/MALA/Uper_t_2x.py.
 

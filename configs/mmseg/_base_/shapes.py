@@ -3,6 +3,7 @@ data_root = 'data/shapes/'
 metainfo = dict(
     classes=('background', 'circle', 'square', 'triangle'),
     palette=[(0, 0, 0), (220, 60, 60), (60, 160, 80), (70, 90, 220)])
+test_pipeline = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'), dict(type='PackSegInputs')]
 train_dataloader = dict(
     batch_size=4,
     num_workers=0,
@@ -32,7 +33,7 @@ val_dataloader = dict(
         reduce_zero_label=False,
         data_root=data_root,
         data_prefix=dict(img_path='val', seg_map_path='masks/val'),
-        pipeline=[dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'), dict(type='PackSegInputs')]))
+        pipeline=test_pipeline))
 test_dataloader = val_dataloader
 val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
 test_evaluator = val_evaluator
