@@ -1,10 +1,9 @@
 """The published recipes for detection and segmentation: what the authors' configurations say, by the name of ours.
 
 ``batch`` is that of 8 devices; ``drop_path`` is the backbone's, None where the model's default holds; ``no_decay`` is
-a word of ``NO_DECAY``; ``loss_scale`` is None without mixed precision; ``sizes`` are 'many'
-where images are resized at random; ``figures`` are quoted in the docstring, as ``commit`` is. Schedules follow from the
-end of the name, but for those in ``OTHER``: length (epochs; iterations if more than 100), steps and factor of the
-warm-up, and what follows. FLatten and InLine have no configurations: they share those of Agent.
+a word of ``NO_DECAY``; ``loss_scale`` is None without mixed precision; ``sizes`` are 'many' where images are resized at
+random; ``figures`` are quoted in the docstring, as ``commit`` is. Schedules follow from the end of the name, but for
+those in ``OTHER``: length (epochs; iterations if more than 100), steps and factor of the warm-up, and what follows. FLatten and InLine have no configurations: they share those of Agent.
 
 ``UNPUBLISHED`` are the families that have no config, each with the reason.
 """
@@ -127,7 +126,8 @@ MAVIT = rows('lr weight_decay drop_path batch no_decay loss_scale sizes figures'
     'mask_rcnn_mavit_s_3x': (4e-4, 0.05, 0.15, 16, 'norms', 'dynamic', 'many', 'no figure in the repository'),
     'cascade_mask_rcnn_mavit_b_3x': (4e-4, 0.05, 0.4, 16, 'any norm', 'dynamic', 'many', 'no figure in the repository'),
     'cascade_mask_rcnn_mavit_l_3x': (2e-4, 0.05, 0.55, 8, 'any norm', 'dynamic', 'many', 'no figure in the repository'),
-    'cascade_mask_rcnn_mavit_s_3x': (4e-4, 0.05, 0.15, 16, 'any norm', 'dynamic', 'many', 'no figure in the repository'),
+    'cascade_mask_rcnn_mavit_s_3x': (
+        4e-4, 0.05, 0.15, 16, 'any norm', 'dynamic', 'many', 'no figure in the repository'),
     'fpn_mavit_b_80k': (1e-4, 1e-4, 0.4, 16, '', None, 'single', 'no figure in the repository'),
     'fpn_mavit_l_80k': (1e-4, 1e-4, 0.55, 16, '', None, 'single', 'no figure in the repository'),
     'fpn_mavit_s_80k': (1e-4, 1e-4, 0.15, 16, '', None, 'single', 'no figure in the repository'),
@@ -267,4 +267,5 @@ UNPUBLISHED = {
     'nalaformer': 'no code for dense prediction in the repository',
     'resnest_fast': 'the fast variants were trained for classification alone',
     'triplet': 'trained with Detectron2 on its heads, 90000 iterations',
+    'unplaced': 'gates that their papers train in other networks than these',
 }
