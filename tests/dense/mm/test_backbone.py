@@ -14,23 +14,31 @@ import torch
 from mmdet.registry import MODELS as DETECTORS
 from mmdet.structures import DetDataSample
 from mmdet.structures.mask import BitmapMasks
-from mmdet.utils import register_all_modules
+from mmdet.utils import register_all_modules as register_mmdet
 from mmengine.config import Config
 from mmengine.model import BaseModule
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import InstanceData
 from mmseg.registry import MODELS as SEGMENTORS
+from mmseg.utils import register_all_modules as register_mmseg
 
 from tests.dense.mm import runs
 from tests.models.weights import scatter
 from zoo.dense import mm
 
-register_all_modules(init_default_scope=False)
+for register in (register_mmdet, register_mmseg):
+    register(init_default_scope=False)
 SHALLOW = dict(depths=(1, 1, 1, 1))
 
 
 def detector(kind, name='flatten_pvt_v2_b0', **backbone):
-    return DETECTORS.build(runs.model_config(kind, name, **backbone))
+    return built(DETECTORS, runs.model_config(kind, name, **backbone))
+
+
+def built(registry, cfg):
+    """As a runner builds it: names that a part asks for are looked up in the package's scope."""
+    with DefaultScope.overwrite_default_scope(registry.scope):
+        return registry.build(cfg)
 
 
 def batch(*sizes, masks=False):
@@ -134,12 +142,12 @@ def test_frozen_stages_of_a_detector_are_frozen():
     before = copy.deepcopy(model.state_dict())
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 1e-3)
     data = model.data_preprocessor(batch((64, 96), (64, 96)), training=True)
-    total(model.loss(**data)).backward()
+    total(model(**data, mode='loss')).backward()
     optimizer.step()
     moved = {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
     frozen = {k for k in before if k.startswith(('backbone.net.model.stem.', 'backbone.net.model.stages.0.'))}
     assert frozen and not moved & frozen
-    assert {k.split('.')[4] for k in moved if k.startswith('backbone.net.model.stages.')} == {'1', '2', '3'} or moved
+    assert {k.split('.')[4] for k in moved if k.startswith('backbone.net.model.stages.')} == {'1', '2', '3'}
     assert any(k.startswith('backbone.net.model.stages.1.') and 'running_mean' in k for k in moved)
 
 
@@ -147,7 +155,7 @@ def test_norm_eval_of_a_detector():
     model = detector('retinanet', 'van_b0', norm_eval=True).train()
     before = copy.deepcopy(model.backbone.state_dict())
     data = model.data_preprocessor(batch((64, 96)), training=True)
-    total(model.loss(**data)).backward()
+    total(model(**data, mode='loss')).backward()
     assert all(torch.equal(v, before[k]) for k, v in model.backbone.state_dict().items())
     assert all(p.grad is not None for p in model.backbone.parameters())
 
@@ -165,12 +173,12 @@ def test_batches_of_odd_sizes_are_padded(kind, divisor):
     padded = (100, 131) if divisor == 1 else (128, 160)
     assert data['inputs'].shape == (2, 3, *padded)
     assert [tuple(s.batch_input_shape) for s in data['data_samples']] == [padded] * 2
-    loss = total(model.loss(**data))
+    loss = total(model(**data, mode='loss'))
     assert loss.isfinite()
     loss.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.backbone.parameters())
     with torch.no_grad():
-        for sample, (height, width) in zip(model.eval().predict(**data), ((100, 131), (64, 97))):
+        for sample, (height, width) in zip(model.eval()(**data, mode='predict'), ((100, 131), (64, 97))):
             boxes = sample.pred_instances.bboxes
             assert len(boxes) and (boxes >= 0).all() and (boxes <= torch.tensor([width, height, width, height])).all()
             if kind == 'mask_rcnn':
@@ -184,7 +192,7 @@ def test_images_of_800_by_1333():
     data = model.data_preprocessor(batch((800, 1333)))
     maps = model.extract_feat(data['inputs'])
     assert [tuple(y.shape[2:]) for y in maps] == [(100, 167), (50, 84), (25, 42), (13, 21), (7, 11)]
-    boxes = model.predict(**data)[0].pred_instances.bboxes
+    boxes = model(**data, mode='predict')[0].pred_instances.bboxes
     assert len(boxes) == 100 and boxes.isfinite().all()
 
 
@@ -195,14 +203,14 @@ def test_masks_of_padding_reach_a_transformer():
     cfg.neck.in_channels = [256]
     cfg.num_queries = 5
     cfg.encoder.num_layers = cfg.decoder.num_layers = 1
-    model = DETECTORS.build(cfg).eval()
+    model = built(DETECTORS, cfg).eval()
     data = model.data_preprocessor(batch((100, 131), (64, 97)), training=True)
     memory = model.extract_feat(data['inputs'])
     inputs, _ = model.pre_transformer(memory, data['data_samples'])
-    mask = inputs['masks'].reshape(2, *memory[0].shape[2:])
+    mask = inputs['feat_mask'].reshape(2, *memory[0].shape[2:])
     assert mask.shape == (2, 4, 5)
     assert not mask[0].any() and mask[1, :, 4].all() and mask[1, 3].all() and not mask[1, :2, :3].any()
-    losses = model.train().loss(**data)
+    losses = model.train()(**data, mode='loss')
     total(losses).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.backbone.parameters())
 
@@ -214,10 +222,10 @@ def test_bfloat16_autocast(kind):
     model = detector(kind, norm_eval=True, model_kwargs=SHALLOW)
     model.init_weights()
     data = model.data_preprocessor(batch((96, 128), (64, 97), masks=kind == 'mask_rcnn'), training=True)
-    want = model.loss(**copy.deepcopy(data))
+    want = model(**copy.deepcopy(data), mode='loss')
     with torch.autocast('cpu', dtype=torch.bfloat16):
         assert model.backbone(data['inputs'])[-1].dtype in (torch.bfloat16, torch.float32)
-        losses = model.loss(**data)
+        losses = model(**data, mode='loss')
         loss = total(losses)
     loss.backward()
     key = 'loss_cls' if kind == 'retinanet' else 'loss_rpn_cls'
@@ -233,6 +241,6 @@ def test_bfloat16_autocast(kind):
 def test_a_segmentor_takes_an_odd_size():
     cfg = runs.model_config('upernet', 'flatten_pvt_v2_b0', model_kwargs=SHALLOW)
     cfg.decode_head.norm_cfg = cfg.auxiliary_head.norm_cfg = dict(type='BN')
-    model = SEGMENTORS.build(cfg).eval()
+    model = built(SEGMENTORS, cfg).eval()
     with torch.no_grad():
         assert model.encode_decode(torch.randn(1, 3, 100, 131), [dict(img_shape=(100, 131))]).shape == (1, 4, 100, 131)
