@@ -267,5 +267,5 @@ UNPUBLISHED = {
     'nalaformer': 'no code for dense prediction in the repository',
     'resnest_fast': 'the fast variants were trained for classification alone',
     'triplet': 'trained with Detectron2 on its heads, 90000 iterations',
-    'unplaced': 'gates that their papers train in other networks than these',
+    'unplaced': 'gates published without a whole model',
 }
