@@ -3,7 +3,8 @@
 ``batch`` is that of 8 devices; ``drop_path`` is the backbone's, None where the model's default holds; ``no_decay`` is
 a word of ``NO_DECAY``; ``loss_scale`` is None without mixed precision; ``sizes`` are 'many' where images are resized at
 random; ``figures`` are quoted in the docstring, as ``commit`` is. Schedules follow from the end of the name, but for
-those in ``OTHER``: length (epochs; iterations if more than 100), steps and factor of the warm-up, and what follows. FLatten and InLine have no configurations: they share those of Agent.
+those in ``OTHER``: length (epochs; iterations if more than 100), steps and factor of the warm-up, and what follows.
+FLatten and InLine have no configurations: they share those of Agent.
 
 ``UNPUBLISHED`` are the families that have no config, each with the reason.
 """

@@ -76,7 +76,8 @@ def _run(argv: Sequence[str]) -> None:
     parser.add_argument('--seed', type=int, default=0, metavar='N', help='draws other images')
     args = parser.parse_args(argv)
     folder = write_shapes(args.folder, args.train, args.val, args.size, args.seed)
-    print(f'{folder}: {args.train} images to learn from, {args.val} to measure with, of {args.size} x {args.size} pixels')
+    print(f'{folder}: {args.train} images to learn from, {args.val} to measure with, '
+          f'of {args.size} x {args.size} pixels')
 
 
 def _write_split(folder: Path, split: str, count: int, size: int, rng: np.random.Generator) -> None:
@@ -89,8 +90,8 @@ def _write_split(folder: Path, split: str, count: int, size: int, rng: np.random
         image.save(folder / split / name)
         mask.save(folder / 'masks' / split / name)
         images.append(dict(id=number + 1, file_name=name, height=size, width=size))
-        annotations += [
-            _annotation(len(annotations) + 1 + i, number + 1, label, polygon) for i, (label, polygon) in enumerate(shapes)]
+        for label, polygon in shapes:
+            annotations.append(_annotation(len(annotations) + 1, number + 1, label, polygon))
     categories = [dict(id=i + 1, name=name) for i, name in enumerate(CLASSES)]
     content = dict(images=images, annotations=annotations, categories=categories)
     (folder / 'annotations' / f'{split}.json').write_text(json.dumps(content, indent=1), encoding='utf-8')

@@ -84,7 +84,8 @@ def test_data_and_options_reach_the_config(data):
 
 
 @pytest.mark.parametrize('argv,message', [
-    (['mask_rcnn_ravlt_x_1x'], "no config 'mask_rcnn_ravlt_x_1x': neither a file nor a recipe of the zoo; did you mean "),
+    (['mask_rcnn_ravlt_x_1x'],
+     "no config 'mask_rcnn_ravlt_x_1x': neither a file nor a recipe of the zoo; did you mean mask_rcnn_ravlt_"),
     ([DET], 'no data in data/shapes/; name its folder: python -m zoo train-det ' + DET + ' DATA_DIR'),
     ([DET, 'DATA', '--resume'], 'has no checkpoint to go on from; name a file or --work-dir'),
     ([DET, 'DATA', '--resume', 'missing.pth'], 'no checkpoint missing.pth'),
