@@ -33,6 +33,7 @@ from ..train.errors import UserError, one_line
 from ..weights import read_checkpoint
 
 EXTRA = 'pip install "backbone-zoo[mm]"'
+TRUST = '; install(trust_checkpoints=True) loads it all the same'
 VERSIONS = (2, 0), (2, 2)  # of mmcv, from and below: what mmdet 3.3 and mmsegmentation 1.2 accept
 
 
@@ -210,8 +211,7 @@ def _local(loader: Callable) -> Callable:
             with torch.serialization.safe_globals(plain_objects()):
                 return read_checkpoint(filename)
         except ValueError as e:
-            hint = '; install(trust_checkpoints=True) loads it all the same' if 'is refused' in str(e) else ''
-            raise UserError(f'{e}{hint}') from None
+            raise UserError(f'{e}{TRUST if "is refused" in str(e) else ""}') from None
     return load
 
 
@@ -221,8 +221,10 @@ def _careful(loader: Callable) -> Callable:
         try:
             with torch.serialization.safe_globals(plain_objects()):
                 return loader(filename, *args, **kwargs)
-        except pickle.UnpicklingError as e:
-            raise UserError(f'{filename} is refused, it holds more than plain data: {one_line(e)[:200]}') from None
+        except pickle.UnpicklingError:
+            raise UserError(
+                f'{filename} is refused: it holds more than plain data, and loading it would run code; nothing was '
+                f'executed{TRUST}') from None
     return load
 
 

@@ -141,7 +141,7 @@ def test_a_malicious_file_runs_nothing(scheme, tmp_path, monkeypatch):
     monkeypatch.setattr(loaders, 'load_url', lambda url, **_: torch.load(path))  # what it does behind the download
     for evil in (
             Call(touch, str(mark)), Call(os.system, f'touch {mark}'), Call(eval, f'open({str(mark)!r}, "w")'),
-            Call(getattr, HistoryBuffer, 'register_statistics'), Call(getattr, os, 'system'),
+            Call(getattr, HistoryBuffer, 'register_statistics'), Call(getattr, np.ndarray, 'max'),
             np.array([Call(touch, str(mark))], dtype=object)):
         torch.save(dict(state_dict={}, meta=evil), path)
         with pytest.raises(ValueError, match='is refused') as caught:
