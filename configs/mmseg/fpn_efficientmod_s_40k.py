@@ -1,6 +1,7 @@
 """Semantic FPN 40k, efficientmod_s. Published: 46.0 mIoU.
 
-Source: ma-xu/EfficientMod @ ec04df6, segmentation/configs/sem_fpn/efficientMod_s.py.
+Source: ma-xu/EfficientMod @ ec04df6, segmentation/configs/sem_fpn/efficientMod_s.py. Its neck has the channels of
+efficientmod_s_conv.
 
 torchrun --nproc_per_node=8 -m zoo train-seg fpn_efficientmod_s_40k data/ade/ADEChallengeData2016
 """

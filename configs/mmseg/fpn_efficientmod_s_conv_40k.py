@@ -1,6 +1,7 @@
 """Semantic FPN 40k, efficientmod_s_conv. Published: 43.5 mIoU.
 
-Source: ma-xu/EfficientMod @ ec04df6, segmentation/configs/sem_fpn/efficientMod_s_Conv.py.
+Source: ma-xu/EfficientMod @ ec04df6, segmentation/configs/sem_fpn/efficientMod_s_Conv.py. Its neck has the channels of
+efficientmod_s.
 
 torchrun --nproc_per_node=8 -m zoo train-seg fpn_efficientmod_s_conv_40k data/ade/ADEChallengeData2016
 """

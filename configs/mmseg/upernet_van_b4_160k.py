@@ -2,6 +2,7 @@
 
 Source: Visual-Attention-Network/VAN-Segmentation @ 8285fc7,
 configs/upernet/1k_pretrained/upernet_van_b4_512x512_160k_ade20k.py.
+It starts from weights of ImageNet-1k, which were not released.
 
 torchrun --nproc_per_node=8 -m zoo train-seg upernet_van_b4_160k data/ade/ADEChallengeData2016
 """
