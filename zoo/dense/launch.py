@@ -102,6 +102,8 @@ def _parser(command: str, kind: str) -> Parser:
 def _place(cfg: 'Config', args: argparse.Namespace, command: str) -> None:
     """Folders, files and processes of a run, checked before anything is built."""
     import torch
+
+    from . import mm_compat
     if args.data_dir is not None:
         move_data(cfg, cfg.data_root, args.data_dir.rstrip('/') + '/')
     if not Path(cfg.data_root).is_dir():
@@ -120,8 +122,8 @@ def _place(cfg: 'Config', args: argparse.Namespace, command: str) -> None:
         raise UserError(f'no checkpoint {cfg.load_from}')
     if 'LOCAL_RANK' in os.environ:  # torchrun
         cfg.launcher = 'pytorch'
-    if not torch.cuda.is_available():
-        cfg.env_cfg.dist_cfg.backend = 'gloo'
+        if not torch.cuda.is_available():
+            mm_compat.join_cpus(cfg)
 
 
 def _precision(cfg: 'Config', amp: bool | None) -> None:
