@@ -15,7 +15,7 @@ from .stages import stages_of
 
 
 class DenseBackbone(nn.Module):
-    """A zoo or timm model that maps images ``[B, 3, H, W]`` to a tuple of ``[B, C, H / stride, W / stride]``, fine first.
+    """A zoo or timm model that maps images ``[B, 3, H, W]`` to ``[B, C, H / stride, W / stride]`` each, fine first.
 
     A zoo model takes any height and width from 32 pixels; so does every convolutional model of timm's, and its ViT and
     Swin, which are built for that.
@@ -119,7 +119,7 @@ class DenseBackbone(nn.Module):
         """Maps that are not handed out are not normed: a norm without a gradient would stop distributed training."""
         model = getattr(self.net, 'model', None)
         inner = (1,) if isinstance(model, OverLoCK) else ()  # it goes on with the normed second map
-        for i, norm in enumerate(getattr(model, 'feature_norms', None) or ()):
+        for i in range(len(getattr(model, 'feature_norms', None) or ())):
             if i not in self.out_indices and i not in inner:
                 model.feature_norms[i] = nn.Identity()
 
