@@ -1,9 +1,11 @@
 # Needs python3 (3.10 or newer), make and pip; the rest is installed into .venv. Every target is safe to repeat.
 #   make quickstart [DATA_DIR=folder] [ARGS='--epochs 1']     make test [ARGS='-k flatten']     make test-all
+#   make test-mm: backbones inside of mmdet and mmsegmentation, in an environment of its own
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
 OLDEST_VENV ?= .venv-oldest
+MM_VENV ?= .venv-mm
 ARGS ?=
 # The lower bounds of pyproject.toml, and what fits to them: its torchvision, and a numpy that triton 3.6 interprets with.
 OLDEST := 'torch==2.11.*' 'torchvision==0.26.*' 'timm==1.0.27' 'numpy<2.4'
@@ -11,7 +13,7 @@ QUICK := -m 'not slow and not full'
 PYTEST := -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 PIP := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help quickstart test test-all lint wheel clean
+.PHONY: help quickstart test test-mm test-all lint wheel clean
 .DEFAULT_GOAL := help
 
 help:
@@ -24,9 +26,14 @@ quickstart: $(VENV)/.train
 test: lint
 	$(VENV)/bin/python $(PYTEST) $(QUICK) $(ARGS)
 
-# Every model and every slow test on the newest torch and timm, then the quick tests on the oldest.
-test-all: lint $(OLDEST_VENV)/.dev
+test-mm: $(MM_VENV)/.mm
+	$(MM_VENV)/bin/python $(PYTEST) $(QUICK) $(ARGS) tests/dense
+
+# Every model and every slow test on the newest torch and timm and in mmdet and mmsegmentation, then the quick tests on
+# the oldest.
+test-all: lint $(OLDEST_VENV)/.dev $(MM_VENV)/.mm
 	$(VENV)/bin/python $(PYTEST) $(ARGS)
+	$(MM_VENV)/bin/python $(PYTEST) $(ARGS) tests/dense
 	$(OLDEST_VENV)/bin/python $(PYTEST) $(QUICK) $(ARGS)
 
 lint: $(VENV)/.dev
@@ -36,7 +43,7 @@ wheel: $(VENV)/.dev
 	$(VENV)/bin/python -m build --wheel --no-isolation --outdir dist .
 
 clean:
-	rm -rf '$(VENV)' '$(OLDEST_VENV)' .cache build dist .pytest_cache .ruff_cache
+	rm -rf '$(VENV)' '$(OLDEST_VENV)' '$(MM_VENV)' .cache build dist .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # An environment is marked as made by a file in it that only the last step writes: after an interruption it is redone.
@@ -59,4 +66,9 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/.made
 $(OLDEST_VENV)/.dev: pyproject.toml | $(OLDEST_VENV)/.made
 	@echo 'installing the oldest versions into $(OLDEST_VENV)'
 	@$(OLDEST_VENV)/bin/python $(PIP) --editable '.[dev]' $(OLDEST)
+	@touch '$@'
+
+$(MM_VENV)/.mm: pyproject.toml | $(MM_VENV)/.made
+	@echo 'installing mmdet and mmsegmentation into $(MM_VENV)'
+	@$(MM_VENV)/bin/python $(PIP) --editable '.[mm,test]'
 	@touch '$@'

@@ -13,6 +13,12 @@ COMMANDS = {  # what each does, and the function that does it
         'make safetensors with our names, config and card of an official checkpoint on disk', 'zoo.hub.convert:main'),
     'publish': ('push weights, config and card to a repository of the hub', 'zoo.hub.publish:main'),
     'probe': ('train a linear or an attentive probe on the frozen features of a model', 'zoo.train.probe:main'),
+    'train-det': (
+        'train or test a detector of mmdet on a zoo model (python -m zoo train-det mask_rcnn_ravlt_t_1x)',
+        'zoo.dense.launch:train_det'),
+    'train-seg': ('train or test a segmentor of mmsegmentation on a zoo model', 'zoo.dense.launch:train_seg'),
+    'predict': ('draw what a detector or segmentor finds in an image', 'zoo.dense.predict:main'),
+    'shapes': ('write a small data set for detection and segmentation', 'zoo.dense.shapes:main'),
     'benchmark': (
         'measure the time and memory of ops and models (python -m zoo benchmark ops --quick)', 'zoo.bench.main:main'),
     'cards': ('write the model cards, or check that they are up to date', 'zoo.cards.main:main'),

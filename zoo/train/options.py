@@ -13,6 +13,7 @@ from .table import Option
 
 KIND_NAMES = {str: 'a string', int: 'an integer', float: 'a number', bool: 'true or false', 'ints': 'integers',
               'floats': 'numbers', 'kwargs': 'key=value pairs'}
+SUFFIXES = ('.yaml', '.yml', '.py')  # of config files
 
 
 class Parser(argparse.ArgumentParser):
@@ -121,8 +122,12 @@ def read_config(
     return values
 
 
-def config_path(name: str) -> Path:
+def config_path(name: str, kind: str = 'train') -> Path:
     """The file of a config: a path, or the bare name of a recipe that comes with the zoo (``quickstart``).
+
+    Args:
+        name: The path or the name.
+        kind: Folder in ``configs/`` to look for a name in: train, mmdet, mmseg.
 
     Raises:
         UserError: there is none, with the nearest names.
@@ -130,8 +135,10 @@ def config_path(name: str) -> Path:
     path = Path(name)
     if path.is_file():
         return path
-    recipes = {recipe.stem: recipe for folder in _config_folders() for recipe in folder.glob('[!_]*.yaml')}
-    stem = path.stem if path.suffix in ('.yaml', '.yml') else path.name
+    recipes = {
+        recipe.stem: recipe for folder in _config_folders(kind) for recipe in folder.glob('[!_]*')
+        if recipe.suffix in SUFFIXES}
+    stem = path.stem if path.suffix in SUFFIXES else path.name
     if str(path.parent) == '.' and stem in recipes:
         return recipes[stem]
     raise UserError(f'no config {name!r}: neither a file nor a recipe of the zoo{nearest(stem, recipes)}')
@@ -238,8 +245,8 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, (bool, int, float, str)) or value is None else str(value)
 
 
-def _config_folders() -> list[Path]:
+def _config_folders(kind: str) -> list[Path]:
     """Where recipes lie: inside the package when installed, beside it in a checkout."""
     package = Path(__file__).resolve().parents[1]
-    folders = [package / 'configs' / 'train', package.parent / 'configs' / 'train']
+    folders = [package / 'configs' / kind, package.parent / 'configs' / kind]
     return [folder for folder in folders if os.path.isdir(folder)]

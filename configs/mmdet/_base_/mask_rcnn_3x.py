@@ -1,0 +1,1 @@
+_base_ = ['mask_rcnn.py', 'coco_instance_ms.py', 'schedule_3x.py', 'runtime.py']

@@ -1,0 +1,1 @@
+_base_ = ['retinanet.py', 'coco.py', 'schedule_1x.py', 'runtime.py']

@@ -1,0 +1,12 @@
+"""Cascade Mask R-CNN 3x, flatten_swin_tiny. Published: no figure in the repository.
+
+Source: arXiv 2308.00442; LeapLabTHU/FLatten-Transformer @ abdb115. The repository has no code and no figures for dense
+prediction. The recipe is that of the same authors for Agent-Swin in LeapLabTHU/Agent-Attention @ 207ce3e.
+
+torchrun --nproc_per_node=8 -m zoo train-det cascade_mask_rcnn_flatten_swin_tiny_3x data/coco
+"""
+_base_ = '_base_/cascade_mask_rcnn_3x.py'
+model = dict(
+    backbone=dict(model='flatten_swin_tiny', drop_path_rate=0.1, out_norms=True),
+    neck=dict(in_channels=[96, 192, 384, 768]))
+optim_wrapper = dict(paramwise_cfg=dict(custom_keys={key: dict(decay_mult=0.) for key in ('norm', 'rel_pos')}))

@@ -1,0 +1,14 @@
+"""Cascade Mask R-CNN 3x, mavit_s. Published: no figure in the repository.
+
+Source: qhfan/MALA @ 7114e63, detect/configs/MALA/casrcnn_s_3x.py.
+
+torchrun --nproc_per_node=8 -m zoo train-det cascade_mask_rcnn_mavit_s_3x data/coco
+"""
+_base_ = '_base_/cascade_mask_rcnn_3x.py'
+model = dict(
+    backbone=dict(model='mavit_s', drop_path_rate=0.15, out_norms=True),
+    neck=dict(in_channels=[64, 128, 320, 512]))
+optim_wrapper = dict(
+    type='AmpOptimWrapper', loss_scale='dynamic',
+    optimizer=dict(lr=0.0004),
+    paramwise_cfg=dict(custom_keys={'norm': dict(decay_mult=0.)}, norm_decay_mult=0.))

@@ -1,0 +1,13 @@
+"""Cascade Mask R-CNN 3x, ravlt_b. Published: 55.3 box AP, 47.7 mask AP.
+
+Source: qhfan/RALA @ a86314f, detection/configs/RALA/casrcnn_m_3x.py.
+
+torchrun --nproc_per_node=8 -m zoo train-det cascade_mask_rcnn_ravlt_b_3x data/coco
+"""
+_base_ = '_base_/cascade_mask_rcnn_3x.py'
+model = dict(
+    backbone=dict(model='ravlt_b', drop_path_rate=0.4, out_norms=True),
+    neck=dict(in_channels=[96, 192, 384, 512]))
+optim_wrapper = dict(
+    type='AmpOptimWrapper', loss_scale='dynamic',
+    paramwise_cfg=dict(custom_keys={'norm': dict(decay_mult=0.)}, norm_decay_mult=0.))

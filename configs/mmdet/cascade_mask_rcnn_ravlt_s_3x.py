@@ -1,0 +1,13 @@
+"""Cascade Mask R-CNN 3x, ravlt_s. Published: 54.2 box AP, 46.8 mask AP.
+
+Source: qhfan/RALA @ a86314f, detection/configs/RALA/casrcnn_s_3x.py.
+
+torchrun --nproc_per_node=8 -m zoo train-det cascade_mask_rcnn_ravlt_s_3x data/coco
+"""
+_base_ = '_base_/cascade_mask_rcnn_3x.py'
+model = dict(
+    backbone=dict(model='ravlt_s', drop_path_rate=0.15, out_norms=True),
+    neck=dict(in_channels=[64, 128, 320, 512]))
+optim_wrapper = dict(
+    type='AmpOptimWrapper', loss_scale='dynamic',
+    paramwise_cfg=dict(custom_keys={'norm': dict(decay_mult=0.)}, norm_decay_mult=0.))

@@ -1,0 +1,13 @@
+"""Mask R-CNN 1x, agent_pvt_tiny. Published: 41.4 box AP, 38.7 mask AP.
+
+Source: LeapLabTHU/Agent-Attention @ 207ce3e,
+downstream/detection/configs/agent_pvt/agent_pvt_t_mrcnn_1x_12-16-28-28.py.
+
+torchrun --nproc_per_node=8 -m zoo train-det mask_rcnn_agent_pvt_tiny_1x data/coco
+"""
+_base_ = '_base_/mask_rcnn_1x.py'
+model = dict(
+    backbone=dict(
+        model='agent_pvt_tiny', drop_path_rate=0.1, model_kwargs=dict(mixer_kwargs=dict(agents=(12, 16, 28, 28)))),
+    neck=dict(in_channels=[64, 128, 320, 512]))
+optim_wrapper = dict(optimizer=dict(lr=0.0002, weight_decay=0.0001))

@@ -1,0 +1,16 @@
+"""Mask R-CNN 3x, agent_swin_tiny. Published: 47.3 box AP, 42.7 mask AP.
+
+Source: LeapLabTHU/Agent-Attention @ 207ce3e,
+downstream/detection/configs/agent_swin/agent_swin_t_mrcnn_3x_9-12-14-7.py.
+
+torchrun --nproc_per_node=8 -m zoo train-det mask_rcnn_agent_swin_tiny_3x data/coco
+"""
+_base_ = '_base_/mask_rcnn_3x.py'
+model = dict(
+    backbone=dict(
+        model='agent_swin_tiny', drop_path_rate=0.1, out_norms=True,
+        model_kwargs=dict(mixer_kwargs=dict(agents=(9, 12, 14, 7)))),
+    neck=dict(in_channels=[96, 192, 384, 768]))
+optim_wrapper = dict(
+    paramwise_cfg=dict(custom_keys={
+        key: dict(decay_mult=0.) for key in ('norm', 'rel_pos', 'agent_bias', 'query_bias')}))

@@ -1,0 +1,13 @@
+"""Mask R-CNN 1x, efficientmod_s. Published: 43.6 box AP, 40.3 mask AP.
+
+Source: ma-xu/EfficientMod @ ec04df6, detection/configs/efficientMod_s.py.
+
+torchrun --nproc_per_node=8 -m zoo train-det mask_rcnn_efficientmod_s_1x data/coco
+"""
+_base_ = '_base_/mask_rcnn_1x.py'
+model = dict(
+    backbone=dict(model='efficientmod_s', drop_path_rate=0.02),
+    neck=dict(in_channels=[32, 64, 144, 312]))
+optim_wrapper = dict(optimizer=dict(lr=0.0002))
+train_dataloader = dict(batch_size=4)
+auto_scale_lr = dict(base_batch_size=32)

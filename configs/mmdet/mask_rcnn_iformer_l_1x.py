@@ -1,0 +1,14 @@
+"""Mask R-CNN 1x, iformer_l. Published: 42.2 box AP, 39.1 mask AP.
+
+Source: nirvanesque/iFormer @ 2a87540, detection/configs/mask_rcnn_iformer_l_fpn_1x_coco.py.
+
+torchrun --nproc_per_node=8 -m zoo train-det mask_rcnn_iformer_l_1x data/coco
+"""
+_base_ = '_base_/mask_rcnn_1x.py'
+model = dict(
+    backbone=dict(model='iformer_l'),
+    neck=dict(in_channels=[48, 96, 256, 384]))
+optim_wrapper = dict(optimizer=dict(lr=0.0002))
+param_scheduler = [
+    dict(type='LinearLR', start_factor=1e-6, by_epoch=False, begin=0, end=500),
+    dict(type='MultiStepLR', begin=0, end=12, by_epoch=True, milestones=[8, 11], gamma=0.1)]

@@ -1,0 +1,14 @@
+"""Mask R-CNN 1x, litv2_m. Published: 46.8 box AP, 42.3 mask AP.
+
+Source: ziplab/LITv2 @ 7501c86, detection/configs/litv2/mask_rcnn_litv2_m_fpn_1x_coco.py.
+
+torchrun --nproc_per_node=8 -m zoo train-det mask_rcnn_litv2_m_1x data/coco
+"""
+_base_ = '_base_/mask_rcnn_1x.py'
+model = dict(
+    backbone=dict(model='litv2_m', drop_path_rate=0.2, out_norms=True),
+    neck=dict(in_channels=[96, 192, 384, 768]))
+optim_wrapper = dict(
+    type='AmpOptimWrapper', loss_scale='dynamic',
+    optimizer=dict(lr=0.0002, weight_decay=0.0001),
+    paramwise_cfg=dict(custom_keys={'norm': dict(decay_mult=0.)}))

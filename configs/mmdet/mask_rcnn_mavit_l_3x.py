@@ -1,0 +1,16 @@
+"""Mask R-CNN 3x, mavit_l. Published: no figure in the repository.
+
+Source: qhfan/MALA @ 7114e63, detect/configs/MALA/maskrcnn_l_3x.py.
+
+torchrun --nproc_per_node=8 -m zoo train-det mask_rcnn_mavit_l_3x data/coco
+"""
+_base_ = '_base_/mask_rcnn_3x.py'
+model = dict(
+    backbone=dict(model='mavit_l', drop_path_rate=0.55, out_norms=True),
+    neck=dict(in_channels=[96, 192, 448, 640]))
+optim_wrapper = dict(
+    type='AmpOptimWrapper', loss_scale='dynamic',
+    optimizer=dict(lr=0.0002),
+    paramwise_cfg=dict(custom_keys={'norm': dict(decay_mult=0.)}))
+train_dataloader = dict(batch_size=1)
+auto_scale_lr = dict(base_batch_size=8)

@@ -1,0 +1,14 @@
+"""Mask R-CNN 1x, mavit_t. Published: no figure in the repository.
+
+Source: qhfan/MALA @ 7114e63, detect/configs/MALA/maskrcnn_t_1x.py.
+
+torchrun --nproc_per_node=8 -m zoo train-det mask_rcnn_mavit_t_1x data/coco
+"""
+_base_ = '_base_/mask_rcnn_1x.py'
+model = dict(
+    backbone=dict(model='mavit_t', drop_path_rate=0.1, out_norms=True),
+    neck=dict(in_channels=[64, 128, 256, 512]))
+optim_wrapper = dict(
+    type='AmpOptimWrapper', loss_scale='dynamic',
+    optimizer=dict(lr=0.0004),
+    paramwise_cfg=dict(custom_keys={'norm': dict(decay_mult=0.)}))

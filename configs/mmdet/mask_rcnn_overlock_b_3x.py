@@ -1,0 +1,11 @@
+"""Mask R-CNN 3x, overlock_b. Published: 51.4 box AP, 45.3 mask AP.
+
+Source: LMMMEng/OverLoCK @ 2c8ab3b, detection/configs/maskrcnn_overlock/mask_rcnn_overlock_b_in1k_fpn_3x_coco.py.
+
+torchrun --nproc_per_node=8 -m zoo train-det mask_rcnn_overlock_b_3x data/coco
+"""
+_base_ = '_base_/mask_rcnn_3x.py'
+model = dict(
+    backbone=dict(model='overlock_b', drop_path_rate=0.6, out_norms=True),
+    neck=dict(in_channels=[80, 160, 528, 720]))
+optim_wrapper = dict(paramwise_cfg=dict(custom_keys={'norm': dict(decay_mult=0.)}))

@@ -1,0 +1,11 @@
+"""Mask R-CNN 1x, overlock_s. Published: 49.4 box AP, 44.0 mask AP.
+
+Source: LMMMEng/OverLoCK @ 2c8ab3b, detection/configs/maskrcnn_overlock/mask_rcnn_overlock_s_in1k_fpn_1x_coco.py.
+
+torchrun --nproc_per_node=8 -m zoo train-det mask_rcnn_overlock_s_1x data/coco
+"""
+_base_ = '_base_/mask_rcnn_1x.py'
+model = dict(
+    backbone=dict(model='overlock_s', drop_path_rate=0.4, out_norms=True),
+    neck=dict(in_channels=[64, 128, 448, 640]))
+optim_wrapper = dict(optimizer=dict(lr=0.0002), paramwise_cfg=dict(custom_keys={'norm': dict(decay_mult=0.)}))

@@ -1,0 +1,11 @@
+"""Mask R-CNN 3x, overlock_s. Published: 51.0 box AP, 45.0 mask AP.
+
+Source: LMMMEng/OverLoCK @ 2c8ab3b, detection/configs/maskrcnn_overlock/mask_rcnn_overlock_s_in1k_fpn_3x_coco.py.
+
+torchrun --nproc_per_node=8 -m zoo train-det mask_rcnn_overlock_s_3x data/coco
+"""
+_base_ = '_base_/mask_rcnn_3x.py'
+model = dict(
+    backbone=dict(model='overlock_s', drop_path_rate=0.4, out_norms=True),
+    neck=dict(in_channels=[64, 128, 448, 640]))
+optim_wrapper = dict(paramwise_cfg=dict(custom_keys={'norm': dict(decay_mult=0.)}))

@@ -1,0 +1,13 @@
+"""Mask R-CNN 1x, patnet_l. Published: no figure in the repository.
+
+Source: haiduo/PartialNet @ 679cfc0, detection/configs/partialnet/mask_rcnn_partialnet_l_fpn_1x_coco.py.
+
+torchrun --nproc_per_node=8 -m zoo train-det mask_rcnn_patnet_l_1x data/coco
+"""
+_base_ = '_base_/mask_rcnn_1x.py'
+model = dict(
+    backbone=dict(
+        model='patnet_l', drop_path_rate=0.3, out_norms=True,
+        model_kwargs=dict(embed_dim=192, depths=(3, 4, 18, 3), activation='relu')),
+    neck=dict(in_channels=[192, 384, 768, 1536]))
+optim_wrapper = dict(optimizer=dict(weight_decay=0.0001))

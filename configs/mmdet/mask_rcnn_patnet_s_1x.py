@@ -1,0 +1,13 @@
+"""Mask R-CNN 1x, patnet_s. Published: no figure in the repository.
+
+Source: haiduo/PartialNet @ 679cfc0, detection/configs/partialnet/mask_rcnn_partialnet_s_fpn_1x_coco.py.
+
+torchrun --nproc_per_node=8 -m zoo train-det mask_rcnn_patnet_s_1x data/coco
+"""
+_base_ = '_base_/mask_rcnn_1x.py'
+model = dict(
+    backbone=dict(
+        model='patnet_s', drop_path_rate=0.15, out_norms=True,
+        model_kwargs=dict(embed_dim=128, depths=(1, 2, 13, 2), activation='relu')),
+    neck=dict(in_channels=[128, 256, 512, 1024]))
+optim_wrapper = dict(optimizer=dict(lr=0.0002, weight_decay=0.0001))

@@ -1,0 +1,13 @@
+"""Mask R-CNN 1x, ravlt_b. Published: 51.2 box AP, 45.7 mask AP.
+
+Source: qhfan/RALA @ a86314f, detection/configs/RALA/maskrcnn_m_1x.py.
+
+torchrun --nproc_per_node=8 -m zoo train-det mask_rcnn_ravlt_b_1x data/coco
+"""
+_base_ = '_base_/mask_rcnn_1x.py'
+model = dict(
+    backbone=dict(model='ravlt_b', drop_path_rate=0.4, out_norms=True),
+    neck=dict(in_channels=[96, 192, 384, 512]))
+optim_wrapper = dict(
+    type='AmpOptimWrapper', loss_scale='dynamic',
+    paramwise_cfg=dict(custom_keys={'norm': dict(decay_mult=0.)}))

@@ -1,0 +1,12 @@
+"""Mask R-CNN 3x, smt_small. Published: 49.0 box AP, 43.4 mask AP.
+
+Source: AFeng-x/SMT @ 11e954d, detection/configs/mask_rcnn_smt_b_fpn_mstrain-poly_3x_coco.py with
+mask_rcnn_smt_s_fpn.py.
+
+torchrun --nproc_per_node=8 -m zoo train-det mask_rcnn_smt_small_3x data/coco
+"""
+_base_ = '_base_/mask_rcnn_3x.py'
+model = dict(
+    backbone=dict(model='smt_small', drop_path_rate=0.2),
+    neck=dict(in_channels=[64, 128, 256, 512]))
+optim_wrapper = dict(optimizer=dict(lr=0.0002), paramwise_cfg=dict(custom_keys={'norm': dict(decay_mult=0.)}))

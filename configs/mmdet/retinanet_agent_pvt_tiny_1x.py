@@ -1,0 +1,12 @@
+"""RetinaNet 1x, agent_pvt_tiny. Published: 40.3 box AP.
+
+Source: LeapLabTHU/Agent-Attention @ 207ce3e, downstream/detection/configs/agent_pvt/agent_pvt_t_rtn_1x_12-16-28-28.py.
+
+torchrun --nproc_per_node=8 -m zoo train-det retinanet_agent_pvt_tiny_1x data/coco
+"""
+_base_ = '_base_/retinanet_1x.py'
+model = dict(
+    backbone=dict(
+        model='agent_pvt_tiny', drop_path_rate=0.1, model_kwargs=dict(mixer_kwargs=dict(agents=(12, 16, 28, 28)))),
+    neck=dict(in_channels=[128, 320, 512]))
+optim_wrapper = dict(optimizer=dict(weight_decay=0.0001))

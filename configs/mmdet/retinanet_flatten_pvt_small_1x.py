@@ -1,0 +1,12 @@
+"""RetinaNet 1x, flatten_pvt_small. Published: no figure in the repository.
+
+Source: arXiv 2308.00442; LeapLabTHU/FLatten-Transformer @ abdb115. The repository has no code and no figures for dense
+prediction. The recipe is that of the same authors for Agent-PVT in LeapLabTHU/Agent-Attention @ 207ce3e.
+
+torchrun --nproc_per_node=8 -m zoo train-det retinanet_flatten_pvt_small_1x data/coco
+"""
+_base_ = '_base_/retinanet_1x.py'
+model = dict(
+    backbone=dict(model='flatten_pvt_small', drop_path_rate=0.1),
+    neck=dict(in_channels=[128, 320, 512]))
+optim_wrapper = dict(optimizer=dict(weight_decay=0.0001))

@@ -1,0 +1,10 @@
+"""RetinaNet 3x, l2vit_base. Published: no figure in the repository.
+
+Source: ChuanyangZheng/L2ViT @ fad0341, object_detection/configs/L2ViT/retinanet_3x_l2vit_v0_base_coco.py.
+
+torchrun --nproc_per_node=8 -m zoo train-det retinanet_l2vit_base_3x data/coco
+"""
+_base_ = '_base_/retinanet_3x.py'
+model = dict(
+    backbone=dict(model='l2vit_base', drop_path_rate=0.3, out_norms=True),
+    neck=dict(in_channels=[256, 512, 1024]))

@@ -1,0 +1,11 @@
+"""RetinaNet 1x, ravlt_b. Published: 49.8 box AP.
+
+Source: qhfan/RALA @ a86314f, detection/configs/RALA/retinanet_m_1x.py.
+
+torchrun --nproc_per_node=8 -m zoo train-det retinanet_ravlt_b_1x data/coco
+"""
+_base_ = '_base_/retinanet_1x.py'
+model = dict(
+    backbone=dict(model='ravlt_b', drop_path_rate=0.4, out_norms=True),
+    neck=dict(in_channels=[192, 384, 512]))
+optim_wrapper = dict(type='AmpOptimWrapper', loss_scale=512.0, optimizer=dict(weight_decay=0.0001))

@@ -1,0 +1,1 @@
+_base_ = ['upernet.py', 'ade20k.py', 'schedule_160k.py', 'runtime.py']

@@ -1,0 +1,12 @@
+"""Semantic FPN 40k, agent_pvt_large. Published: 46.52 mIoU.
+
+Source: LeapLabTHU/Agent-Attention @ 207ce3e, downstream/segmentation/configs/agent_pvt/fpn_agent_pvt_l_12-16-28-28.py.
+
+torchrun --nproc_per_node=8 -m zoo train-seg fpn_agent_pvt_large_40k data/ade/ADEChallengeData2016
+"""
+_base_ = '_base_/fpn_40k.py'
+model = dict(
+    backbone=dict(
+        model='agent_pvt_large', drop_path_rate=0.1, model_kwargs=dict(mixer_kwargs=dict(agents=(12, 16, 28, 28)))),
+    neck=dict(in_channels=[64, 128, 320, 512]))
+optim_wrapper = dict(optimizer=dict(lr=0.0002))

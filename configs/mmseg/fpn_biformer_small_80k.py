@@ -1,0 +1,17 @@
+"""Semantic FPN 80k, biformer_small. Published: 48.9 mIoU.
+
+Source: rayleizhu/BiFormer @ 1697bbb, semantic_segmentation/configs/ade20k/sfpn.biformer_small.py.
+
+torchrun --nproc_per_node=8 -m zoo train-seg fpn_biformer_small_80k data/ade/ADEChallengeData2016
+"""
+_base_ = '_base_/fpn_80k.py'
+model = dict(
+    backbone=dict(
+        model='biformer_small', drop_path_rate=0.15, out_norms=True, model_kwargs=dict(mixer_kwargs=dict(n_win=8))),
+    neck=dict(in_channels=[64, 128, 256, 512]))
+optim_wrapper = dict(type='AmpOptimWrapper', loss_scale=512.0, optimizer=dict(lr=0.0002))
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=1000),
+    dict(type='CosineAnnealingLR', eta_min_ratio=1e-8, begin=0, end=80000, by_epoch=False)]
+train_dataloader = dict(batch_size=4)
+auto_scale_lr = dict(base_batch_size=32)

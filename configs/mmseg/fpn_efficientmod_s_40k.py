@@ -1,0 +1,17 @@
+"""Semantic FPN 40k, efficientmod_s. Published: 46.0 mIoU.
+
+Source: ma-xu/EfficientMod @ ec04df6, segmentation/configs/sem_fpn/efficientMod_s.py. Its neck has the channels of
+efficientmod_s_conv.
+
+torchrun --nproc_per_node=8 -m zoo train-seg fpn_efficientmod_s_40k data/ade/ADEChallengeData2016
+"""
+_base_ = '_base_/fpn_40k.py'
+model = dict(
+    backbone=dict(model='efficientmod_s', drop_path_rate=0.02),
+    neck=dict(in_channels=[32, 64, 144, 312]))
+optim_wrapper = dict(optimizer=dict(lr=0.0002))
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=1000),
+    dict(type='CosineAnnealingLR', eta_min_ratio=1e-6, begin=0, end=40000, by_epoch=False)]
+train_dataloader = dict(batch_size=4)
+auto_scale_lr = dict(base_batch_size=32)

@@ -1,0 +1,10 @@
+"""Semantic FPN 80k, litv2_m. Published: 45.7 mIoU.
+
+Source: ziplab/LITv2 @ 7501c86, segmentation/configs/litv2/litv2_m_fpn_r50_512x512_80k_ade20k.py.
+
+torchrun --nproc_per_node=8 -m zoo train-seg fpn_litv2_m_80k data/ade/ADEChallengeData2016
+"""
+_base_ = '_base_/fpn_80k.py'
+model = dict(
+    backbone=dict(model='litv2_m', drop_path_rate=0.2, out_norms=True),
+    neck=dict(in_channels=[96, 192, 384, 768]))

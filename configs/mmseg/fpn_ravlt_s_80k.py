@@ -1,0 +1,10 @@
+"""Semantic FPN 80k, ravlt_s. Published: 49.5 mIoU.
+
+Source: qhfan/RALA @ a86314f, segmentation/configs/RALA/RALA_FPN_s_1x.py.
+
+torchrun --nproc_per_node=8 -m zoo train-seg fpn_ravlt_s_80k data/ade/ADEChallengeData2016
+"""
+_base_ = '_base_/fpn_80k.py'
+model = dict(
+    backbone=dict(model='ravlt_s', drop_path_rate=0.15, out_norms=True),
+    neck=dict(in_channels=[64, 128, 320, 512]))

@@ -1,0 +1,17 @@
+"""UPerNet 160k, agent_swin_tiny. Published: 46.68 mIoU.
+
+Source: LeapLabTHU/Agent-Attention @ 207ce3e,
+downstream/segmentation/configs/agent_swin/upernet_agent_swin_t_9-12-14-7.py.
+
+torchrun --nproc_per_node=8 -m zoo train-seg upernet_agent_swin_tiny_160k data/ade/ADEChallengeData2016
+"""
+_base_ = '_base_/upernet_160k.py'
+model = dict(
+    backbone=dict(
+        model='agent_swin_tiny', drop_path_rate=0.3, out_norms=True,
+        model_kwargs=dict(mixer_kwargs=dict(agents=(9, 12, 14, 7)))),
+    decode_head=dict(in_channels=[96, 192, 384, 768]),
+    auxiliary_head=dict(in_channels=384))
+optim_wrapper = dict(
+    paramwise_cfg=dict(custom_keys={
+        key: dict(decay_mult=0.) for key in ('norm', 'rel_pos', 'agent_bias', 'query_bias')}))

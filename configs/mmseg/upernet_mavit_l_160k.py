@@ -1,0 +1,14 @@
+"""UPerNet 160k, mavit_l. Published: no figure in the repository.
+
+Source: qhfan/MALA @ 7114e63, segmentation/configs/MALA/Uper_l_2x.py.
+
+torchrun --nproc_per_node=8 -m zoo train-seg upernet_mavit_l_160k data/ade/ADEChallengeData2016
+"""
+_base_ = '_base_/upernet_160k.py'
+model = dict(
+    backbone=dict(model='mavit_l', drop_path_rate=0.55, out_norms=True),
+    decode_head=dict(in_channels=[96, 192, 448, 640]),
+    auxiliary_head=dict(in_channels=448))
+optim_wrapper = dict(type='AmpOptimWrapper', loss_scale=512.0)
+train_dataloader = dict(batch_size=1)
+auto_scale_lr = dict(base_batch_size=8)

@@ -1,0 +1,12 @@
+"""UPerNet 160k, ravlt_l. Published: 53.2 mIoU.
+
+Source: qhfan/RALA @ a86314f, segmentation/configs/RALA/RALA_Uper_l_2x.py.
+
+torchrun --nproc_per_node=8 -m zoo train-seg upernet_ravlt_l_160k data/ade/ADEChallengeData2016
+"""
+_base_ = '_base_/upernet_160k.py'
+model = dict(
+    backbone=dict(model='ravlt_l', drop_path_rate=0.55, out_norms=True),
+    decode_head=dict(in_channels=[96, 192, 448, 640]),
+    auxiliary_head=dict(in_channels=448))
+optim_wrapper = dict(type='AmpOptimWrapper', loss_scale=512.0)

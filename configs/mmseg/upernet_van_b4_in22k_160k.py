@@ -1,0 +1,14 @@
+"""UPerNet 160k, van_b4_in22k. Published: 53.5 mIoU at many scales.
+
+Source: Visual-Attention-Network/VAN-Segmentation @ 8285fc7,
+configs/upernet/22k_pretrained/upernet_van_b4_512x512_160k_ade20k_22k.py.
+
+torchrun --nproc_per_node=8 -m zoo train-seg upernet_van_b4_in22k_160k data/ade/ADEChallengeData2016
+"""
+_base_ = '_base_/upernet_160k.py'
+model = dict(
+    backbone=dict(model='van_b4.in22k', drop_path_rate=0.4),
+    decode_head=dict(in_channels=[64, 128, 320, 512]),
+    auxiliary_head=dict(in_channels=320))
+train_dataloader = dict(batch_size=4)
+auto_scale_lr = dict(base_batch_size=32)

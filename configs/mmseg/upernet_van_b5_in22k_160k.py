@@ -1,0 +1,12 @@
+"""UPerNet 160k, van_b5_in22k. Published: 53.9 mIoU at many scales.
+
+Source: Visual-Attention-Network/VAN-Segmentation @ 8285fc7,
+configs/upernet/22k_pretrained/upernet_van_b5_512x512_160k_ade20k_22k.py.
+
+torchrun --nproc_per_node=8 -m zoo train-seg upernet_van_b5_in22k_160k data/ade/ADEChallengeData2016
+"""
+_base_ = '_base_/upernet_160k.py'
+model = dict(
+    backbone=dict(model='van_b5.in22k', drop_path_rate=0.4),
+    decode_head=dict(in_channels=[96, 192, 480, 768]),
+    auxiliary_head=dict(in_channels=480))

@@ -1,0 +1,169 @@
+"""Configs of mmdet and mmsegmentation: all parse, say what the authors' say, build, and take a step."""
+import ast
+import functools
+import math
+
+import pytest
+
+pytest.importorskip('mmdet')
+pytest.importorskip('mmseg')
+
+import mmdet.registry
+import mmseg.registry
+import numpy as np
+import timm
+import torch
+from mmdet.structures import DetDataSample
+from mmdet.structures.mask import BitmapMasks
+from mmdet.utils import register_all_modules
+from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import PARAM_SCHEDULERS
+from mmengine.structures import InstanceData, PixelData
+from mmseg.structures import SegDataSample
+
+from tests.dense.published import NO_DECAY, OTHER, RECIPES, SCHEDULES, UNPUBLISHED
+from zoo.registry import FAMILIES
+from zoo.train.options import config_path
+
+register_all_modules(init_default_scope=False)
+FILES = {
+    path.stem: path for kind, one in (('mmdet', 'mask_rcnn_ravlt_t_1x'), ('mmseg', 'fpn_ravlt_t_80k'))
+    for path in sorted(config_path(one, kind).parent.glob('[!_]*.py'))}
+SHAPES = {name for name in FILES if name.startswith('shapes_')}
+
+
+@functools.cache
+def config(name):
+    return Config.fromfile(FILES[name])
+
+
+def backbone(name):
+    return config(name).model.backbone
+
+
+def test_every_published_recipe_has_a_config():
+    assert set(FILES) - SHAPES == set(RECIPES) and len(RECIPES) == 165
+
+
+def test_every_family_has_a_config_or_a_reason():
+    modules = {v.name: family.module.split('.')[-1] for family in FAMILIES for v in family.variants}
+    covered = {modules[model] for name in FILES if (model := backbone(name).model.split('.')[0]) in modules}
+    assert covered.isdisjoint(UNPUBLISHED) and covered | set(UNPUBLISHED) == set(modules.values())
+
+
+@pytest.mark.parametrize('name', FILES)
+def test_parses_and_says_how_to_run_it(name):
+    cfg, text = config(name), FILES[name].read_text()
+    doc = ast.get_docstring(ast.parse(text))
+    assert len(text.splitlines()) <= 35
+    command = 'train-det' if cfg.default_scope == 'mmdet' else 'train-seg'
+    assert f'-m zoo {command} {name} {cfg.data_root.rstrip("/")}' in doc
+    assert cfg.model.backbone.type == 'ZooBackbone' and timm.is_model(backbone(name).model)
+    assert backbone(name).model.partition('.')[0] in name and 'zoo.dense.mm' in cfg.custom_imports.imports
+    assert cfg.val_dataloader == cfg.test_dataloader and cfg.val_evaluator == cfg.test_evaluator
+
+
+def test_a_run_saves_what_it_was_given():
+    cfg = config('cascade_mask_rcnn_agent_swin_tiny_3x')  # the one with the most in it
+    assert Config.fromstring(cfg.pretty_text, '.py').to_dict() == cfg.to_dict()
+
+
+@pytest.mark.parametrize('name', RECIPES)
+def test_agrees_with_the_published_recipe(name):
+    cfg, row = config(name), RECIPES[name]
+    doc = ast.get_docstring(ast.parse(FILES[name].read_text()))
+    assert doc.splitlines()[0].endswith(f'. Published: {row["figures"]}.') and f' @ {row["commit"]}' in doc
+    wrapper = cfg.optim_wrapper
+    assert (wrapper.optimizer.type, wrapper.optimizer.lr, wrapper.optimizer.weight_decay) == (
+        row['optimizer'], row['lr'], row['weight_decay'])
+    assert wrapper.get('loss_scale') == row['loss_scale']
+    assert wrapper.type == ('OptimWrapper' if row['loss_scale'] is None else 'AmpOptimWrapper')
+    rules = wrapper.get('paramwise_cfg') or {}
+    assert set(rules.get('custom_keys', {})) == set(NO_DECAY[row['no_decay']])
+    assert all(rule['decay_mult'] == 0 for rule in rules.get('custom_keys', {}).values())
+    assert rules.get('norm_decay_mult') == (0 if row['no_decay'] == 'any norm' else None)
+    assert backbone(name).get('drop_path_rate') == row['drop_path'] and backbone(name).pretrained is True
+    assert cfg.auto_scale_lr.base_batch_size == row['batch'] == 8 * cfg.train_dataloader.batch_size
+    assert '--nproc_per_node=8 ' in doc
+    assert ('RandomChoiceResize' in str(cfg.train_dataloader.dataset.pipeline)) == (row['sizes'] == 'many')
+
+
+@pytest.mark.parametrize('name', RECIPES)
+def test_schedule_is_the_published_one(name):
+    cfg = config(name)
+    length, warmup, factor, rest = OTHER.get(name) or SCHEDULES[name.rpartition('_')[2]]
+    assert cfg.train_cfg.get('max_epochs', cfg.train_cfg.get('max_iters')) == length
+    *first, last = cfg.param_scheduler
+    assert [(s.type, s.begin, s.end, s.start_factor, s.by_epoch) for s in first] == (
+        [('LinearLR', 0, warmup, factor, False)] if warmup else [])
+    words = {
+        'MultiStepLR': lambda: f'steps at {", ".join(map(str, last.milestones))}',
+        'PolyLR': lambda: f'power {last.power} to {last.eta_min}',
+        'CosineAnnealingLR': lambda: f'cosine to {last.eta_min_ratio} of it'}
+    assert words[last.type]() == rest and (last.begin, last.end) == (0, length)
+    assert last.by_epoch == (length < 100)
+
+
+def test_learning_rates_are_those_of_the_old_runner():
+    """The warm-up multiplies what the schedule gives, as mmcv 1 did it for the authors."""
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=6e-5)
+    schedulers = [
+        PARAM_SCHEDULERS.build(dict(s, optimizer=optimizer)) for s in config('upernet_ravlt_s_160k').param_scheduler]
+    found = {}
+    for step in range(3001):
+        found[step] = optimizer.param_groups[0]['lr']
+        optimizer.step()
+        for scheduler in schedulers:
+            scheduler.step()
+    for step in (0, 1, 750, 1499, 1500, 3000):
+        warmup = min(1., 1e-6 + (1 - 1e-6) * step / 1499)  # mmengine reaches the top a step earlier than mmcv
+        assert math.isclose(found[step], 6e-5 * (1 - step / 160000) * warmup, rel_tol=1e-6)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize('name', FILES)
+def test_builds_and_takes_a_step(name):
+    cfg = config(name).copy()
+    cfg.model.backbone.pretrained = False
+    detects = cfg.default_scope == 'mmdet'
+    if not detects:
+        cfg.model.data_preprocessor.size = (64, 96)
+    model = revert_sync_batchnorm((mmdet if detects else mmseg).registry.MODELS.build(cfg.model))
+    model.init_weights()
+    head = cfg.model.get('neck') or cfg.model.decode_head
+    assert list(head.in_channels) == list(model.backbone.channels)
+    assert model.backbone.strides == [8, 16, 32] if cfg.model.type == 'RetinaNet' else [4, 8, 16, 32]
+    wrapper = cfg.optim_wrapper
+    wrapper.type = 'OptimWrapper'  # mixed precision needs a GPU
+    wrapper.pop('loss_scale', None)
+    optimizer = build_optim_wrapper(model, wrapper)
+    before = [p.detach().clone() for p in model.parameters()]
+    losses = model.train().train_step(_batch(detects), optimizer)
+    assert all(math.isfinite(float(value)) for value in losses.values())
+    learning = [(key, p) for key, p in model.backbone.named_parameters() if p.requires_grad]
+    assert [key for key, p in learning if p.grad is None] == []  # what distributed training would stop at
+    moved = [not torch.equal(old, new) for old, new in zip(before, model.parameters())]
+    assert sum(moved) > 0.5 * len(moved)
+
+
+def _batch(detects):
+    """Two images of 64 x 96 pixels with a box and a mask, or two classes, as a data loader hands them out."""
+    generator = torch.Generator().manual_seed(0)
+    images = [torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8, generator=generator) for _ in range(2)]
+    samples = []
+    for _ in images:
+        meta = dict(img_shape=(64, 96), ori_shape=(64, 96), pad_shape=(64, 96), scale_factor=(1., 1.))
+        if detects:
+            mask = np.zeros((1, 64, 96), dtype=np.uint8)
+            mask[:, 10:50, 20:70] = 1
+            sample = DetDataSample(metainfo=meta)
+            sample.gt_instances = InstanceData(
+                bboxes=torch.tensor([[20., 10., 70., 50.]]), labels=torch.tensor([1]), masks=BitmapMasks(mask, 64, 96))
+        else:
+            labels = torch.zeros(1, 64, 96, dtype=torch.long)
+            labels[:, 10:50, 20:70] = 1
+            sample = SegDataSample(metainfo=meta, gt_sem_seg=PixelData(data=labels))
+        samples.append(sample)
+    return dict(inputs=images, data_samples=samples)

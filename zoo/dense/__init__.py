@@ -1,0 +1,8 @@
+"""Zoo and timm models as backbones for dense prediction: torchvision here, mmdet and mmseg in ``zoo.dense.mm``.
+
+Nothing of OpenMMLab is imported until ``zoo.dense.mm`` or ``zoo.dense.mm_compat`` is.
+"""
+from .backbone import DenseBackbone
+from .pyramid import fpn
+
+__all__ = ['DenseBackbone', 'fpn']

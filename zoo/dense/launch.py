@@ -1,0 +1,138 @@
+"""``python -m zoo train-det`` and ``train-seg``: mmengine's Runner on a config of the zoo, one process or torchrun."""
+import argparse
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..train.errors import UserError, guarded, nearest
+from ..train.options import Parser, config_path
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+NOT_IN_CONFIGS = ('randomness', 'launcher', 'find_unused_parameters', 'custom_hooks')  # of the Runner
+
+
+def train_det(argv: Sequence[str] | None = None) -> int:
+    """``python -m zoo train-det CONFIG [DATA_DIR]``; returns the exit code."""
+    return guarded(_program('train-det', 'mmdet'), argv)
+
+
+def train_seg(argv: Sequence[str] | None = None) -> int:
+    """``python -m zoo train-seg CONFIG [DATA_DIR]``; returns the exit code."""
+    return guarded(_program('train-seg', 'mmseg'), argv)
+
+
+def read_config(name: str, kind: str, options: Sequence[str] = (), trust_checkpoints: bool = False) -> 'Config':
+    """A config by name or path, with ZooBackbone registered and mmdet and mmsegmentation ready to run here.
+
+    Args:
+        name: Of a file in ``configs/mmdet`` or ``configs/mmseg``, or a path.
+        kind: mmdet or mmseg.
+        options: ``a.b=value`` each: changes to the config.
+        trust_checkpoints: Of :func:`zoo.dense.mm_compat.install`.
+
+    Raises:
+        UserError: no such config or option, or a package is missing; one line.
+    """
+    path = config_path(name, kind)
+    if path.suffix != '.py':
+        raise UserError(f'{path} is no config of mmengine: those end in .py')
+    from . import mm_compat
+    mm_compat.install(trust_checkpoints)
+    from mmengine.config import Config, DictAction
+    cfg = Config.fromfile(path)
+    changes = argparse.ArgumentParser(add_help=False)
+    changes.add_argument('options', nargs='*', action=DictAction)
+    for option in options:
+        key, equals, _ = option.partition('=')
+        top = key.partition('.')[0]
+        if not equals:
+            raise UserError(f'--cfg-options {option}: expected key=value')
+        if top not in cfg and top not in NOT_IN_CONFIGS:
+            raise UserError(f'--cfg-options {option}: the config has no {top}{nearest(top, cfg.keys())}')
+    if options:
+        cfg.merge_from_dict(changes.parse_args(list(options)).options)
+    return cfg
+
+
+def move_data(node: Any, old: str, new: str) -> None:
+    """Let every path in a config that starts with the folder ``old`` start with ``new``, in place."""
+    for key, value in list(node.items() if hasattr(node, 'items') else enumerate(node)):
+        if isinstance(value, str) and value.startswith(old):
+            node[key] = new + value[len(old):]
+        elif isinstance(value, (dict, list)):
+            move_data(value, old, new)
+
+
+def _program(command: str, kind: str) -> Callable[[Sequence[str]], None]:
+    def run(argv: Sequence[str]) -> None:
+        args = _parser(command, kind).parse_args(argv)
+        cfg = read_config(args.config, kind, args.cfg_options, args.trust_checkpoints)
+        _place(cfg, args, command)
+        _precision(cfg, args.amp)
+        from mmengine.runner import Runner
+        runner = Runner.from_cfg(cfg)
+        runner.test() if args.test else runner.train()
+    return run
+
+
+def _parser(command: str, kind: str) -> Parser:
+    parser = Parser(prog=f'zoo {command}', allow_abbrev=False, description=(
+        f'Train a model of {kind} on a zoo backbone, or measure one. Several devices: torchrun --nproc_per_node=8 '
+        f'-m zoo {command} ... The learning rates are for the batch that a config names; with another one add '
+        f'--cfg-options auto_scale_lr.enable=True.'))
+    parser.add_argument('config', metavar='CONFIG', help=f'a name in configs/{kind}, or a file')
+    parser.add_argument('data_dir', metavar='DATA_DIR', nargs='?', help="the data set; default: the config's data_root")
+    parser.add_argument('--work-dir', metavar='FOLDER', help='logs and checkpoints; default: work_dirs/CONFIG')
+    parser.add_argument('--resume', metavar='FILE', nargs='?', const='', help='go on from a checkpoint; default: the '
+                        'last one in the work folder')
+    parser.add_argument('--test', metavar='FILE', help='measure the accuracy of a checkpoint instead')
+    parser.add_argument('--amp', action=argparse.BooleanOptionalAction, help='mixed precision (needs a GPU); default: '
+                        'what the config says')
+    parser.add_argument('--cfg-options', metavar='KEY=VALUE', nargs='+', default=[], help='changes to the config, such '
+                        'as model.backbone.pretrained=weights.pth')
+    parser.add_argument('--trust-checkpoints', action='store_true', help='load files that hold more than plain data: '
+                        'runs the code in them')
+    parser.add_argument('--debug', action='store_true', help='show the traceback of an error')
+    return parser
+
+
+def _place(cfg: 'Config', args: argparse.Namespace, command: str) -> None:
+    """Folders, files and processes of a run, checked before anything is built."""
+    import torch
+
+    from . import mm_compat
+    if args.data_dir is not None:
+        move_data(cfg, cfg.data_root, args.data_dir.rstrip('/') + '/')
+    if not Path(cfg.data_root).is_dir():
+        raise UserError(f'no data in {cfg.data_root}; name its folder: python -m zoo {command} {args.config} DATA_DIR')
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or f'work_dirs/{Path(args.config).stem}'
+    if args.resume is not None:
+        last = Path(cfg.work_dir, 'last_checkpoint')
+        file = args.resume or (last.read_text().strip() if last.is_file() else '')
+        if not file:
+            raise UserError(f'--resume: {cfg.work_dir} has no checkpoint to go on from; name a file or --work-dir')
+        cfg.resume, cfg.load_from = True, file
+    if args.test:
+        cfg.load_from = args.test
+        cfg.model.backbone.pretrained = False
+    if cfg.load_from and not Path(cfg.load_from).is_file():
+        raise UserError(f'no checkpoint {cfg.load_from}')
+    if 'LOCAL_RANK' in os.environ:  # torchrun
+        cfg.launcher = 'pytorch'
+        if not torch.cuda.is_available():
+            mm_compat.join_cpus(cfg)
+
+
+def _precision(cfg: 'Config', amp: bool | None) -> None:
+    import torch
+    wrapper = cfg.optim_wrapper
+    if amp and wrapper.type == 'OptimWrapper':
+        wrapper.type, wrapper.loss_scale = 'AmpOptimWrapper', 'dynamic'
+    elif amp is False and wrapper.type == 'AmpOptimWrapper':
+        wrapper.type = 'OptimWrapper'
+        wrapper.pop('loss_scale', None)
+    if wrapper.type == 'AmpOptimWrapper' and not torch.cuda.is_available():
+        raise UserError('mixed precision needs a GPU; --no-amp trains without')

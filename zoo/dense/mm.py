@@ -1,0 +1,49 @@
+"""``type='ZooBackbone'`` in mmengine's root registry: the same for mmdet and mmsegmentation.
+
+In a config: ``custom_imports = dict(imports=['zoo.dense.mm'])`` and::
+
+    backbone = dict(type='ZooBackbone', model='flatten_pvt_v2_b0', out_indices=(0, 1, 2, 3), frozen_stages=1,
+                    init_cfg=dict(type='Pretrained', checkpoint='flatten_pvt_v2_b0.pth'))
+
+``in_channels`` of the neck are ``zoo.dense.DenseBackbone(model).channels``.
+"""
+from typing import Any
+
+from ..train.errors import UserError
+from .backbone import DenseBackbone
+
+try:
+    from mmengine.model import BaseModule
+    from mmengine.registry import MODELS
+except ImportError as e:
+    raise ImportError(f'{e}; pip install "backbone-zoo[mm]"') from None
+
+
+@MODELS.register_module()
+class ZooBackbone(DenseBackbone, BaseModule):
+    """:class:`~zoo.dense.DenseBackbone` under mmengine.
+
+    Args:
+        model: Name of a zoo or timm model; further arguments are those of :class:`~zoo.dense.DenseBackbone`.
+        init_cfg: ``dict(type='Pretrained', checkpoint=file)``: weights that ``init_weights`` loads, in our names or in
+            those of the paper's code, of a classifier, a backbone or a whole detector.
+
+    Raises:
+        UserError: (a ValueError) what does not exist or does not fit, in one line.
+    """
+
+    def __init__(self, model: str, *args: Any, init_cfg: dict[str, Any] | None = None, **kwargs: Any):
+        if init_cfg is not None and (set(init_cfg) != {'type', 'checkpoint'} or init_cfg['type'] != 'Pretrained'):
+            raise UserError(
+                f"init_cfg {dict(init_cfg)}: use dict(type='Pretrained', checkpoint=FILE); without weights to load "
+                f'a model keeps the initialisation of its paper')
+        super().__init__(model, *args, init_cfg=init_cfg, **kwargs)
+
+    def init_weights(self) -> None:
+        """Load the weights of ``init_cfg``, and leave all others as they are.
+
+        mmengine's own would call timm's ``init_weights`` behind it and lose what was loaded.
+        """
+        if self.init_cfg and not self.is_init:
+            self.load(self.init_cfg['checkpoint'])
+        self.is_init = True

@@ -1,0 +1,128 @@
+"""``python -m zoo predict``: draw what a detector or segmentor finds in an image."""
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+from torchvision.transforms.functional import pil_to_tensor, to_pil_image
+from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
+
+from ..train.errors import UserError, guarded, one_line
+from ..train.options import Parser, config_path
+from .launch import read_config
+
+FORMATS = ('.png', '.jpg', '.jpeg', '.webp')
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """``python -m zoo predict CONFIG CHECKPOINT IMAGE --output PICTURE``; returns the exit code."""
+    return guarded(_run, argv)
+
+
+def predict(
+        config: str, checkpoint: str | Path, image: str | Path, output: str | Path, score: float = 0.3,
+        device: str = 'cpu', trust_checkpoints: bool = False) -> Counter:
+    """Draw boxes and masks, or a segmentation, on an image and save the picture.
+
+    Args:
+        config: Name of a config in ``configs/mmdet`` or ``configs/mmseg``, or a path.
+        checkpoint: Weights of the whole detector or segmentor.
+        image: File of an image.
+        output: File of the picture, as large as the image.
+        score: Leave out detections below this confidence, from 0 to 1.
+        device: As torch names it.
+        trust_checkpoints: Of :func:`zoo.dense.mm_compat.install`.
+
+    Returns:
+        Objects found by class, or pixels by class.
+
+    Raises:
+        UserError: a file that is missing or of a wrong kind; one line.
+    """
+    output = Path(output)
+    if output.suffix.lower() not in FORMATS or not output.absolute().parent.is_dir():
+        raise UserError(f'--output {output}: name a picture in a folder that exists, ending in {", ".join(FORMATS)}')
+    if not Path(checkpoint).is_file():
+        raise UserError(f'no checkpoint {checkpoint}')
+    try:
+        pixels = pil_to_tensor(ImageOps.exif_transpose(Image.open(image)).convert('RGB'))  # turned as mmcv turns it
+    except (OSError, UnidentifiedImageError) as e:
+        raise UserError(f'{image} cannot be read as an image: {one_line(e)}') from None
+    cfg = read_config(config, _kind(config), trust_checkpoints=trust_checkpoints)
+    cfg.model.backbone.pretrained = False  # all weights are in the checkpoint
+    find = _segments if cfg.default_scope == 'mmseg' else _objects
+    found, picture = find(cfg, str(checkpoint), str(image), pixels, score, device)
+    to_pil_image(picture).save(output)
+    return found
+
+
+def _run(argv: Sequence[str]) -> None:
+    parser = Parser(prog='zoo predict', description='Draw boxes and masks, or a segmentation, on an image.',
+                    allow_abbrev=False)
+    parser.add_argument('config', metavar='CONFIG', help='a name in configs/mmdet or configs/mmseg, or a file')
+    parser.add_argument('checkpoint', metavar='CHECKPOINT', help='weights of the whole detector or segmentor')
+    parser.add_argument('image', metavar='IMAGE', help='file of an image')
+    parser.add_argument('--output', metavar='PICTURE', required=True, help='file of the picture to write')
+    parser.add_argument('--score', type=float, default=0.3, metavar='S', help='least confidence of what is drawn '
+                        '(default: 0.3)')
+    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu', help='default: cuda if '
+                        'there is one')
+    parser.add_argument('--trust-checkpoints', action='store_true', help='load files that hold more than plain data: '
+                        'runs the code in them')
+    parser.add_argument('--debug', action='store_true', help='show the traceback of an error')
+    args = parser.parse_args(argv)
+    found = predict(
+        args.config, args.checkpoint, args.image, args.output, args.score, args.device, args.trust_checkpoints)
+    print(f'{args.output}: ' + (', '.join(f'{name} {count}' for name, count in found.most_common()) or 'nothing found'))
+
+
+def _kind(config: str) -> str:
+    """mmseg for what only configs/mmseg has; of a file the config itself tells."""
+    try:
+        config_path(config, 'mmseg')
+    except UserError:
+        return 'mmdet'
+    return 'mmseg'
+
+
+def _objects(
+        cfg: Any, checkpoint: str, image: str, pixels: Tensor, score: float, device: str) -> tuple[Counter, Tensor]:
+    from mmdet.apis import inference_detector, init_detector
+    model = init_detector(cfg, checkpoint, device=device)
+    found = inference_detector(model, image).pred_instances.cpu()
+    found = found[found.scores >= score]
+    names = [model.dataset_meta['classes'][label] for label in found.labels.tolist()]
+    if not names:
+        return Counter(), pixels
+    palette = _palette(model.dataset_meta)
+    colours = [palette[label] for label in found.labels.tolist()]
+    if 'masks' in found:
+        pixels = draw_segmentation_masks(pixels, torch.as_tensor(found.masks).bool(), alpha=0.5, colors=colours)
+    labels = [f'{name} {value:.2f}' for name, value in zip(names, found.scores.tolist())]
+    return Counter(names), draw_bounding_boxes(pixels, found.bboxes, labels, colors=colours, width=2)
+
+
+def _segments(
+        cfg: Any, checkpoint: str, image: str, pixels: Tensor, score: float, device: str) -> tuple[Counter, Tensor]:
+    from mmseg.apis import inference_model, init_model
+    model = init_model(cfg, checkpoint, device=device)
+    labels = inference_model(model, image).pred_sem_seg.data[0].cpu()
+    classes, counts = labels.unique(return_counts=True)
+    palette = _palette(model.dataset_meta)
+    masks = labels == classes[:, None, None]
+    picture = draw_segmentation_masks(pixels, masks, alpha=0.6, colors=[palette[label] for label in classes.tolist()])
+    names = [model.dataset_meta['classes'][label] for label in classes.tolist()]
+    return Counter(dict(zip(names, counts.tolist()))), picture
+
+
+def _palette(meta: dict[str, Any]) -> list[tuple[int, ...]]:
+    """A colour for each class: the data set's, or hues that are far apart from one class to the next."""
+    import colorsys
+    palette = meta.get('palette')
+    if palette is None or isinstance(palette, str):
+        hues = [0.618034 * i % 1 for i in range(len(meta['classes']))]
+        palette = [[round(255 * value) for value in colorsys.hsv_to_rgb(hue, 0.8, 0.9)] for hue in hues]
+    return [tuple(int(value) for value in colour) for colour in palette]

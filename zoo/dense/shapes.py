@@ -1,0 +1,133 @@
+"""A small data set of coloured shapes, for tests and for trying things: made in seconds, learned in minutes.
+
+It lies in a folder both as COCO has it (boxes and polygons, for mmdet) and as mmsegmentation reads it (label maps)::
+
+    FOLDER/train/*.png  FOLDER/annotations/train.json  FOLDER/masks/train/*.png      and the same for val
+"""
+import argparse
+import json
+import math
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from ..train.errors import UserError, guarded
+from ..train.options import Parser
+
+CLASSES = ('circle', 'square', 'triangle')
+PALETTE = ((220, 60, 60), (60, 160, 80), (70, 90, 220))  # what the masks of each class are drawn with
+CORNERS = (32, 4, 3)
+SHAPES = (1, 4)  # in an image, at least and at most
+RADIUS = (0.12, 0.24)  # of the image's side
+
+Polygon = list[tuple[float, float]]
+
+
+def write_shapes(folder: str | Path, train: int = 16, val: int = 8, size: int = 128, seed: int = 0) -> Path:
+    """Draw images of circles, squares and triangles that do not touch, on a noisy background.
+
+    Args:
+        folder: Where to; made if it does not exist. The same arguments write the same bytes.
+        train: Images to learn from.
+        val: Images to measure with.
+        size: Side of the square images in pixels, at least 32.
+        seed: Draws other images.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: a folder that is not empty, less than one image, or too small ones.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f'{folder} is not an empty folder; name one that does not exist')
+    if train < 1 or val < 1 or size < 32:
+        raise UserError(f'train {train}, val {val}, size {size}: give at least 1, 1 and 32')
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = folder.with_name(f'.{folder.name}.{os.getpid()}')
+    try:
+        for number, (split, count) in enumerate((('train', train), ('val', val))):
+            _write_split(draft, split, count, size, np.random.default_rng([seed, number]))
+        if folder.exists():
+            folder.rmdir()
+        draft.rename(folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return folder
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """``python -m zoo shapes FOLDER``; returns the exit code."""
+    return guarded(_run, argv)
+
+
+def _run(argv: Sequence[str]) -> None:
+    parser = Parser(prog='zoo shapes', description=write_shapes.__doc__.splitlines()[0], allow_abbrev=False,
+                    formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument('folder', metavar='FOLDER', help='where to: a folder that does not exist, or an empty one')
+    parser.add_argument('--train', type=int, default=16, metavar='N', help='images to learn from')
+    parser.add_argument('--val', type=int, default=8, metavar='N', help='images to measure with')
+    parser.add_argument('--size', type=int, default=128, metavar='PIXELS', help='side of the images')
+    parser.add_argument('--seed', type=int, default=0, metavar='N', help='draws other images')
+    args = parser.parse_args(argv)
+    folder = write_shapes(args.folder, args.train, args.val, args.size, args.seed)
+    print(f'{folder}: {args.train} images to learn from, {args.val} to measure with, '
+          f'of {args.size} x {args.size} pixels')
+
+
+def _write_split(folder: Path, split: str, count: int, size: int, rng: np.random.Generator) -> None:
+    for path in (folder / split, folder / 'masks' / split, folder / 'annotations'):
+        path.mkdir(parents=True, exist_ok=True)
+    images, annotations = [], []
+    for number in range(count):
+        name = f'{number:05}.png'
+        image, mask, shapes = _draw(size, rng)
+        image.save(folder / split / name)
+        mask.save(folder / 'masks' / split / name)
+        images.append(dict(id=number + 1, file_name=name, height=size, width=size))
+        for label, polygon in shapes:
+            annotations.append(_annotation(len(annotations) + 1, number + 1, label, polygon))
+    categories = [dict(id=i + 1, name=name) for i, name in enumerate(CLASSES)]
+    content = dict(images=images, annotations=annotations, categories=categories)
+    (folder / 'annotations' / f'{split}.json').write_text(json.dumps(content, indent=1), encoding='utf-8')
+
+
+def _draw(size: int, rng: np.random.Generator) -> tuple[Image.Image, Image.Image, list[tuple[int, Polygon]]]:
+    """An image, its label map (0 is background, class i is i + 1), and the classes and outlines in it."""
+    background = rng.integers(60, 196, 3) + rng.normal(0, 20, (size, size, 3))
+    image = Image.fromarray(background.clip(0, 255).astype(np.uint8))
+    mask = Image.new('L', (size, size))
+    shapes, taken = [], []
+    for _ in range(int(rng.integers(SHAPES[0], SHAPES[1] + 1))):
+        radius = rng.uniform(*RADIUS) * size
+        x, y = rng.uniform(radius, size - radius, 2)
+        label = int(rng.integers(len(CLASSES)))
+        turn = rng.uniform(0, 2 * math.pi)
+        colour = tuple(int(value) for value in rng.integers(0, 256, 3))
+        if any(math.hypot(x - u, y - v) < radius + other for u, v, other in taken):
+            continue  # one that would touch another is left out; the first one never is
+        taken.append((x, y, radius))
+        corners = CORNERS[label]
+        polygon = [
+            (round(x + radius * math.cos(turn + 2 * math.pi * k / corners), 2),
+             round(y + radius * math.sin(turn + 2 * math.pi * k / corners), 2)) for k in range(corners)]
+        ImageDraw.Draw(image).polygon(polygon, fill=colour)
+        ImageDraw.Draw(mask).polygon(polygon, fill=label + 1)
+        shapes.append((label, polygon))
+    return image, mask, shapes
+
+
+def _annotation(number: int, image: int, label: int, polygon: Polygon) -> dict:
+    """What COCO says of an object."""
+    xs, ys = zip(*polygon)
+    pairs = zip(polygon, [*polygon[1:], polygon[0]])
+    return dict(
+        id=number, image_id=image, category_id=label + 1, iscrowd=0,
+        bbox=[min(xs), min(ys), round(max(xs) - min(xs), 2), round(max(ys) - min(ys), 2)],
+        area=round(abs(sum(x * v - u * y for (x, y), (u, v) in pairs)) / 2, 2),
+        segmentation=[[value for point in polygon for value in point]])
