@@ -14,6 +14,7 @@ from torch import nn
 from torchvision.ops import DeformConv2d
 
 from tests import goldens
+from tests.dense.published import RECIPES, UNPUBLISHED
 from zoo.bench.models import flops
 from zoo.cards import card, figures, modules
 from zoo.cards.main import main
@@ -25,6 +26,12 @@ CARDS = ROOT / 'model_cards'
 META = torch.device('meta')
 FAMILIES = list(modules())
 PAPERS = {arxiv: family for family in FAMILIES for arxiv in story(family).papers}
+
+
+def model_of(config):
+    """The model with the longest name in that of a config; '' if it is one of timm's own, which have no card."""
+    names = [variant.name for variants in modules().values() for variant in variants]
+    return max((name for name in names if f'_{name}_' in f'_{config}_'), key=len, default='')
 
 
 @pytest.fixture
@@ -138,6 +145,18 @@ def test_speed_is_that_of_the_result_files():
     assert len(table) == len(rows) > 0
     assert f'| `ravlt_t` | 224 x 224 | 1 | {content["device"]}, threads: 1 |' in table[0]
     assert 'say nothing about the speed of the kernels' in card('ravlt') and '## Speed' not in card('van')
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+def test_published_detection_and_segmentation_is_told(family):
+    """All of them in some card; those of a family that publishes none in none."""
+    text = (CARDS / f'{family}.md').read_text(encoding='utf-8')
+    told = dict(re.findall(r'^\| `(\w+)` \| (?:\w|[ -])+ \| (.+) \|$', text.partition('## Detection and')[2], re.M))
+    names = {row.name for row in modules()[family]}
+    assert bool(told) is (family not in UNPUBLISHED)
+    assert all(RECIPES[name]['figures'] == (
+        'no figure in the repository' if text == '-' else text) for name, text in told.items())
+    assert set(told) == {name for name in RECIPES if model_of(name) in names}
 
 
 def test_measured_accuracy_is_that_of_all_of_imagenet(results):

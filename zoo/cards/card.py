@@ -12,7 +12,7 @@ from ..registry import variant
 from ..train.options import config_path
 from ..weights.fetch import address, fetchable
 from ..weights.sources import Source, tags
-from . import figures
+from . import dense, figures
 from .story import NO_DEPARTURES, bibtex, family_of, modules, story
 
 UNKNOWN = 'unknown'
@@ -48,6 +48,7 @@ def card(name: str, repo: str | None = None) -> str:
         'Speed': _speed(models),
         'Usage': _usage(rows, repo),
         'Training': _training(models),
+        'Detection and segmentation': dense.section(models),
         'Parity': _parity(models),
         'Licence': _licence(rows),
         'Citation': f'```bibtex\n{papers}\n```'}
