@@ -9,6 +9,8 @@ MM_VENV ?= .venv-mm
 ARGS ?=
 # The lower bounds of pyproject.toml, and what fits to them: its torchvision, and a numpy that triton 3.6 interprets with.
 OLDEST := 'torch==2.11.*' 'torchvision==0.26.*' 'timm==1.0.27' 'numpy<2.4'
+# Others that take the models as backbones: tested in that environment too.
+MM_BESIDE := transformers segmentation-models-pytorch
 QUICK := -m 'not slow and not full'
 PYTEST := -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 PIP := -m pip install --quiet --disable-pip-version-check
@@ -70,5 +72,5 @@ $(OLDEST_VENV)/.dev: pyproject.toml | $(OLDEST_VENV)/.made
 
 $(MM_VENV)/.mm: pyproject.toml | $(MM_VENV)/.made
 	@echo 'installing mmdet and mmsegmentation into $(MM_VENV)'
-	@$(MM_VENV)/bin/python $(PIP) --editable '.[mm,test]'
+	@$(MM_VENV)/bin/python $(PIP) --editable '.[mm,test]' $(MM_BESIDE)
 	@touch '$@'
