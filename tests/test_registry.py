@@ -86,7 +86,8 @@ def scratch_module(name):
     return module.__name__
 
 
-def test_a_taken_name_stays_with_its_owner():
+def test_a_taken_name_stays_with_its_owner(monkeypatch):
+    monkeypatch.setattr(zoo.registry, 'FAMILIES', list(zoo.registry.FAMILIES))  # the others keep theirs
     owner = timm.model_entrypoint('pvt_v2_b0')
     row = Variant('pvt_v2_b0', dict(embed_dims=(32, 64, 160, 256)))
     with pytest.warns(UserWarning, match='pvt_v2_b0 is registered by another package already'):
