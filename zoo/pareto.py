@@ -25,7 +25,7 @@ KINDS = {  # of an accuracy: what it is, whether its marks are filled, line of i
 FORMATS = ('.png', '.svg', '.pdf')
 MANY = 24  # points of a panel: where there are more, only those on a front have their names
 SIDES = (-1, 1), (-1, 0), (0, 1), (1, -1), (1, 0), (0, -1), (1, 1), (-1, -1)  # of a point on a front, for its name
-REACHES = 1, 2.5, 4.5, 7  # how far from the point, the nearest first
+REACHES = 1, 2.5, 4.5, 7, 10  # how far from the point, the nearest first
 
 
 class Point(NamedTuple):
@@ -151,6 +151,7 @@ def draw(panels: Mapping[str, Sequence[Point]], setting: str = '') -> Any:
         axis.xaxis.set_minor_formatter('{x:g}' if max(costs) < 5 * min(costs) else _minor)
         axis.tick_params(axis='x', which='minor', labelsize=7)
         axis.grid(alpha=0.3)
+        axis.margins(0.08)
     _legend(figure, axes[0], colours, {point.kind for point in every})
     figure.draw_without_rendering()
     figure.set_layout_engine('none')  # names are put where nothing moves any more
