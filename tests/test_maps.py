@@ -208,8 +208,8 @@ def picture(tmp_path):
 ])
 def test_program(what, shape, words, picture, tmp_path, capsys):
     path = tmp_path / 'new' / 'map.png'
-    code = main(['attention', 'flatten_pvt_tiny', str(picture), '--what', what, '--stage', '1', '--img-size', '64',
-                 '--device', 'cpu', '--output', str(path)])
+    code = main(['attention', 'flatten_pvt_tiny', '--what', what, '--stage', '1', '--img-size', '64', '--device', 'cpu',
+                 '--output', str(path), str(picture)])
     printed = capsys.readouterr()
     assert code == 0, printed.err
     assert words in printed.out and str(path) in printed.out
@@ -230,3 +230,16 @@ def test_program_names_mistakes(words, message, capsys):
     assert main(['attention', *words]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count('\n') == 1
+
+
+def test_program_takes_checkpoints_of_training_as_they_are(tmp_path, capsys, picture):
+    """Model, size, channels and weights come with them."""
+    words = ['--dataset', 'digits', '--model', 'test_convnext', '--num-classes', '10', '--in-chans', '1', '--img-size',
+             '32', '--mean', '0.3', '--std', '0.37', '-b', '512', '--epochs', '1', '--warmup-epochs', '0', '--workers',
+             '0', '--device', 'cpu', '--output', str(tmp_path), '--experiment', 'run']
+    assert main(['train', *words]) == 0
+    checkpoint, path = tmp_path / 'run' / 'last.pth.tar', tmp_path / 'map.svg'
+    assert main(['attention', 'test_convnext', '--checkpoint', str(checkpoint), str(picture), '--output', str(path),
+                 '--device', 'cpu']) == 0
+    assert f'test_convnext, {checkpoint}: effective receptive field' in capsys.readouterr().out
+    assert np.load(path.with_suffix('.npy')).shape == (1, 32, 32) and b'<svg' in path.read_bytes()

@@ -95,8 +95,8 @@ def test_program(tmp_path, capsys, bench):
     measured = tmp_path / 'measured.json'
     measured.write_text(json.dumps([dict(model=TINY, top1=78.31, count=figures.IMAGES),
                                     dict(model='agent_pvt_small.in1k', top1=80., count=100)]))
-    words = ['plot', 'agent_pvt_*', '--against', 'macs', 'throughput', '--setting', 'bfloat16',
-             '--results', str(measured), *map(str, bench), '--output', str(tmp_path / 'new' / 'chart')]
+    words = ['plot', '--against', 'macs', 'throughput', '--setting', 'bfloat16', 'agent_pvt_*', '--results',
+             str(measured), *map(str, bench), '--output', str(tmp_path / 'new' / 'chart')]
     assert main(words) == 0
     out = capsys.readouterr().out
     assert 'macs: 5 published, 1 measured' in out and 'throughput: 2 published, 1 measured (H100, bfloat16' in out

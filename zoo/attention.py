@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str]) -> None:
     import zoo  # noqa: F401  (registers the models)
 
-    given = _parser().parse_args(list(argv))
+    given = _parser().parse_intermixed_args(list(argv))  # options may stand before names, too
     require('matplotlib')
     path = Path(given.output or f'output/attention/{given.model.replace("/", "_")}-{given.what}.png')
     if path.suffix not in FORMATS:

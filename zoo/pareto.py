@@ -241,7 +241,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str]) -> None:
-    args = _parser().parse_args(list(argv))
+    args = _parser().parse_intermixed_args(list(argv))  # options may stand before names, too
     require('matplotlib')
     paths = _outputs(args.output)
     files = figures.read([Path(file) for file in args.results])
