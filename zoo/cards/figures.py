@@ -2,7 +2,7 @@
 import datetime
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import nn
 from ..bench.models import flops
 from ..bench.report import versions
 from ..train.checkpoint import write_atomically
-from ..train.errors import UserError
+from ..train.errors import UserError, one_line
 from ..weights.sources import load, source
 
 IMAGES = 50_000  # of the validation set of ImageNet-1k: an accuracy of fewer is none of a model
@@ -35,6 +35,22 @@ def _files() -> dict[str, Any]:
         if place else {}
 
 
+def read(paths: Sequence[Path]) -> dict[str, Any]:
+    """Content of the result files that come with the zoo and of others, by name.
+
+    Raises:
+        UserError: One of the others cannot be read.
+    """
+    files = dict(_files())
+    for path in paths:
+        try:
+            files[str(path)] = json.loads(path.read_text(encoding='utf-8'))
+        except (OSError, ValueError) as error:
+            raise UserError(f'{path} cannot be read as JSON ({one_line(error)}); give files that "benchmark models" or '
+                            f'"validate --results-format json" wrote') from None
+    return files
+
+
 def forget() -> None:
     """Read the files anew the next time."""
     _files.cache_clear()
@@ -51,19 +67,27 @@ def parity() -> dict[str, Any]:
     return _files().get(PARITY, dict(rows={}, versions={}))
 
 
-def speed(models: Sequence[str]) -> list[dict[str, Any]]:
-    """Rows of the benchmarks of some models, each with the device, data type and versions."""
+def speed(models: Sequence[str], files: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+    """Rows of the benchmarks of some models, each with the device, data type and versions.
+
+    Args:
+        models: Their names, without tags.
+        files: As :func:`read` gives them; those that come with the zoo by default.
+    """
     shared = 'device', 'device_type', 'dtype', 'threads', 'versions', 'date'
     return [
         dict(row, **{key: content[key] for key in shared})
-        for content in _files().values() if isinstance(content, dict) and content.get('kind') == 'models'
+        for content in (files or _files()).values() if isinstance(content, dict) and content.get('kind') == 'models'
         for row in content['rows'] if row['model'] in models and 'ms' in row]
 
 
-def accuracies() -> dict[str, float]:
-    """Top-1 by ``model.tag`` of all of ImageNet-1k's validation set, as ``validate --results-file`` wrote it."""
+def accuracies(files: Mapping[str, Any] | None = None) -> dict[str, float]:
+    """Top-1 by ``model.tag`` of all of ImageNet-1k's validation set, as ``validate --results-file`` wrote it.
+
+    ``files`` as in :func:`speed`.
+    """
     return {
-        row['model']: row['top1'] for rows in _files().values() if isinstance(rows, list) for row in rows
+        row['model']: row['top1'] for rows in (files or _files()).values() if isinstance(rows, list) for row in rows
         if row.get('count') == IMAGES and row.get('model') in load()}
 
 

@@ -106,7 +106,7 @@ def train_epoch(
     every = 1 if device.type == 'cpu' else args.log_interval  # reading a sum makes a GPU wait
     whole, recent = Average(device), Average(device)
     shown = {}
-    for index, (images, target) in enumerate(run.train_batches):
+    for index, (images, target) in enumerate(progress.waiting(run.train_batches)):
         images, target = run.feed(images, target)
         if run.mixup is not None and args.no_prefetcher:
             images, target = run.mixup(images, target)
@@ -120,6 +120,7 @@ def train_epoch(
         progress.step(len(images) * run.feed.place.world_size, **shown)
         if (index + 1) % (args.log_interval * args.grad_accum_steps) == 0 or index + 1 == batches:
             run.points.append([epoch + (index + 1) / batches, *recent.read(), run.lr])
+            progress.note(run.updates, *run.points[-1][1:])
             recent = Average(device)
         if after is not None and index + 1 < batches:
             after(index + 1)

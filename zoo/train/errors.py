@@ -58,15 +58,15 @@ def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
     return f'; did you mean {", ".join(close)}?' if close else ''
 
 
-def require(*modules: str) -> None:
-    """Check that the packages of the ``train`` extra are there, before any work is done.
+def require(*modules: str, extra: str = EXTRA) -> None:
+    """Check that the packages of an extra are there, ``train`` by default, before any work is done.
 
     Raises:
         UserError: naming the one that is missing and the command that installs it.
     """
     for name in modules:
         if name not in sys.modules and importlib.util.find_spec(name) is None or sys.modules.get(name, True) is None:
-            raise UserError(f'{name} is not installed; {EXTRA}')
+            raise UserError(f'{name} is not installed; {extra}')
 
 
 def one_line(error: BaseException) -> str:

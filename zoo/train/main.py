@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from . import build, checkpoint, data, fashion_mnist, options
+from . import build, checkpoint, data, fashion_mnist, logs, options
 from .errors import UserError, guarded, nearest, require
 from .session import NOT_CARRIED, Session
 from .table import TRAIN, Option
@@ -56,6 +56,7 @@ def train(argv: Sequence[str]) -> None:
 
 def check(args: argparse.Namespace, content: dict | None) -> None:
     """What can be said from the options and the resumed checkpoint alone, before anything takes time."""
+    logs.check(args)
     build.check_model_name(args.model)
     build.check_sizes(args)
     if content is not None and content['arch'] != args.model:

@@ -12,7 +12,8 @@ from .errors import UserError, nearest, one_line
 from .table import Option
 
 KIND_NAMES = {str: 'a string', int: 'an integer', float: 'a number', bool: 'true or false', 'ints': 'integers',
-              'floats': 'numbers', 'kwargs': 'key=value pairs'}
+              'floats': 'numbers', 'words': 'strings', 'kwargs': 'key=value pairs'}
+LISTS = {'ints': int, 'floats': float, 'words': str}  # kinds of options, with those of their items
 SUFFIXES = ('.yaml', '.yml', '.py')  # of config files
 
 
@@ -166,11 +167,11 @@ def _parser(table: Iterable[Option], prog: str, about: str) -> Parser:
         extra: dict[str, Any] = {'metavar': option.dest.upper()}
         if option.kind == 'kwargs':
             extra.update(nargs='*', metavar='KEY=VALUE')
-        elif option.kind in ('ints', 'floats'):
-            extra.update(nargs=option.count or '+', metavar='N')
+        elif option.kind in LISTS:
+            extra.update(nargs=option.count or '+', metavar='WORD' if option.kind == 'words' else 'N')
         elif option.const is not None:
             extra.update(nargs='?', const=option.const)
-        default = '' if option.default in (None, '', {}) else f' (default: {_words(option.default)})'
+        default = '' if option.default in (None, '', {}, []) else f' (default: {_words(option.default)})'
         choices = f' [{", ".join(option.choices)}]' if option.choices else ''
         parser.add_argument(*flags, dest=option.dest, help=text + choices + default, **extra)
     return parser
@@ -188,14 +189,14 @@ def _convert(option: Option, value: Any) -> Any:
         return value
     if kind == 'kwargs':
         return _pairs(value)
-    if kind in ('ints', 'floats'):
+    if kind in LISTS:
         if not isinstance(value, (list, tuple)):
             if option.count not in (None, 1) or isinstance(value, dict):
                 raise TypeError
             value = [value]
-        if not value or option.count not in (None, len(value)):
+        if option.count not in (None, len(value)) or not value and option.default != []:
             raise ValueError
-        return [_number(int if kind == 'ints' else float, item) for item in value]
+        return [_number(LISTS[kind], item) for item in value]
     return _number(kind, value)
 
 

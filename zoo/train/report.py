@@ -5,11 +5,15 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from ..drawing import new_figure, write_figure
 from .checkpoint import write_atomically
+from .logs import Logs
 
 COLUMNS = ('epoch', 'train_loss', 'train_top1', 'eval_loss', 'eval_top1', 'eval_top5', 'raw_top1', 'lr', 'seconds')
 MAX_POINTS = 2000  # of the curves; more are thinned out
@@ -25,15 +29,19 @@ class Progress:
         interval: Steps between lines where there is no terminal.
         before: For the time left: seconds that the run has spent before, and the share of all its steps done then.
         share: Of all steps of the run, what this bar covers.
+        device: Whose memory is shown, if it is a GPU.
+        logs: Where :meth:`note` writes to as well.
     """
 
     def __init__(
             self, total: int, title: str, shown: bool = True, interval: int = 50,
-            before: tuple[float, float] = (0., 0.), share: float = 1.):
+            before: tuple[float, float] = (0., 0.), share: float = 1., device: torch.device | None = None,
+            logs: Logs | None = None):
         from tqdm import tqdm
 
         self.total, self.title, self.interval = total, title, interval
         self.before, self.share = before, share
+        self.device, self.logs = device, logs
         self.lines = shown and not sys.stderr.isatty()
         self.bar = tqdm(
             total=total, desc=title, disable=not shown or self.lines, leave=False, dynamic_ncols=True,
@@ -41,6 +49,15 @@ class Progress:
         self.start = time.monotonic()
         self.images = 0
         self.steps = 0
+        self.waited: float | None = None
+
+    def waiting(self, batches: Iterable[Any]) -> Iterator[Any]:
+        """The same batches; the time until each of them is there counts as waiting for data."""
+        self.waited, begin = 0., time.monotonic()
+        for batch in batches:
+            self.waited += time.monotonic() - begin
+            yield batch
+            begin = time.monotonic()
 
     def step(self, images: int, **values: str) -> None:
         """One step further: its images, and what to show (a string a name)."""
@@ -51,14 +68,43 @@ class Progress:
             return
         words = [f'{name} {value}' for name, value in values.items()]
         words += [f'{self.speed():.0f} img/s', f'ETA {duration(self.left())}']
+        if self.waited is not None:
+            words.append(f'data wait {100 * self.data_wait():.0f}%')
+        if self.gpu_memory() is not None:
+            words.append(f'GPU {self.gpu_memory() / 1e9:.1f} GB')
         if due:
             print(f'{self.title} {self.steps}/{self.total}  {"  ".join(words)}', file=sys.stderr, flush=True)
         self.bar.set_postfix_str('  '.join(words), refresh=False)
         self.bar.update()
 
+    def note(self, updates: int, loss: float, top1: float, lr: float) -> None:
+        """Hand a point of the curves to the logs, with the speed until now."""
+        if self.logs is None:
+            return
+        values = {'train/loss': loss, 'train/top1': top1, 'train/lr': lr, 'speed/images_per_second': self.speed(),
+                  'speed/data_wait_percent': 100 * self.data_wait()}
+        if self.gpu_memory() is not None:
+            values['speed/gpu_memory_gb'] = self.gpu_memory() / 1e9
+        self.logs.write(values, updates)
+
     def speed(self) -> float:
-        """Images per second of this process."""
-        return self.images / max(time.monotonic() - self.start, 1e-9)
+        """Images per second."""
+        return self.images / self._seconds()
+
+    def data_wait(self) -> float:
+        """Share of the time that went into waiting for the loader.
+
+        On a GPU that is a bound from above: steps of before may still be running there while this process waits.
+        """
+        return (self.waited or 0.) / self._seconds()
+
+    def gpu_memory(self) -> int | None:
+        """Bytes that tensors held at most, in this process; None without a GPU."""
+        on_gpu = self.device is not None and self.device.type == 'cuda'
+        return torch.cuda.max_memory_allocated(self.device) if on_gpu else None
+
+    def _seconds(self) -> float:
+        return max(time.monotonic() - self.start, 1e-9)
 
     def left(self) -> float:
         """Seconds to the end of the run, if it goes on as so far."""
@@ -115,11 +161,7 @@ def draw_curves(path: Path, points: Sequence[Sequence[float]], rows: Sequence[di
         rows: Of the summary.
         title: Above the picture.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(13, 3.6), layout='constrained')
-    FigureCanvasAgg(figure)
+    figure = new_figure(13, 3.6)
     figure.suptitle(title)
     panels = figure.subplots(1, 3)
     x = [point[0] for point in points]
@@ -133,9 +175,7 @@ def draw_curves(path: Path, points: Sequence[Sequence[float]], rows: Sequence[di
         panel.set_xlabel('epoch')
         panel.set_title(name)
         panel.grid(alpha=0.3)
-    image = io.BytesIO()
-    figure.savefig(image, format='png', dpi=110)
-    write_atomically(path, lambda file: file.write(image.getvalue()))
+    write_figure(path, figure)
 
 
 def table(rows: Sequence[tuple[str, str]]) -> str:

@@ -14,7 +14,7 @@ from timm.task import ClassificationTask
 from timm.utils import distribute_bn, random_seed
 from torch import nn
 
-from . import build, checkpoint, data, engine, options, report
+from . import build, checkpoint, data, engine, logs, options, report
 from .errors import CtrlC, Interrupted, UserError
 from .table import TRAIN
 
@@ -167,7 +167,8 @@ class Session:
             return
         self._open_folder()
         begin = time.monotonic()
-        with self.ctrl_c:
+        self.logs = logs.Logs(self.args, self.folder, self._recorded(), self.run.updates, self.place.primary)
+        with self.ctrl_c, self.logs:
             try:
                 for epoch in range(self.start, self.stop):
                     self.ctrl_c.check()
@@ -190,7 +191,8 @@ class Session:
         done = (epoch - self.start) / (self.stop - self.start)
         progress = report.Progress(
             len(run.train_batches), f'epoch {epoch + 1}/{self.stop}', self.place.primary,
-            args.log_interval * args.grad_accum_steps, (start - begin, done), 1 / (self.stop - self.start))
+            args.log_interval * args.grad_accum_steps, (start - begin, done), 1 / (self.stop - self.start),
+            self.place.device, self.logs)
         try:
             trained = engine.train_epoch(run, epoch, progress, partial(self._after, epoch))
         finally:
@@ -257,6 +259,7 @@ class Session:
         epoch = row['epoch']
         self.rows.append(row)
         report.write_summary(self.folder / 'summary.csv', self.rows)
+        self.logs.epoch(row, self.run.updates)
         self.keeper.save(engine.state_of(self.run, epoch, self._description()), epoch, metric)
         validated = '' if metric is None else (
             f'  |  validation loss {row["eval_loss"]:.4f}  top-1 {row["eval_top1"]:.2f}%  top-5 {row["eval_top5"]:.2f}%'

@@ -15,7 +15,7 @@ class Option:
 
     Args:
         dest: YAML key; the flag is ``--`` and the key with dashes.
-        kind: str, int, float, bool, 'ints', 'floats' (lists) or 'kwargs' (a dict; ``key=value`` words as a flag).
+        kind: str, int, float, bool, 'ints', 'floats', 'words' (lists) or 'kwargs' (a dict; ``key=value`` as a flag).
         default: Value without flag and key; None means unset and can be given as null in YAML.
         help: One line.
         choices: Allowed values; '' is always allowed where it is the default.
@@ -159,6 +159,12 @@ TRAIN = COMMON + (
     row('output', str, 'output/train', 'folder of all runs'),
     row('experiment', str, '', 'folder of this run; default: time, model and size'),
     row('eval_metric', str, 'top1', 'what makes a checkpoint the best', choices=METRICS),
+    # --- other places to look at a run
+    row('log_tensorboard', bool, False, "not in timm: write events for TensorBoard into the run's folder"),
+    row('log_wandb', bool, False, 'write to Weights & Biases'),
+    row('wandb_project', str, None, 'with log_wandb: project'),
+    row('wandb_tags', 'words', [], 'with log_wandb: tags'),
+    row('wandb_resume_id', str, '', 'with log_wandb: go on with the run of this id'),
 )
 
 VALIDATE = COMMON + (

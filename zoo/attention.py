@@ -1,0 +1,210 @@
+"""``python -m zoo attention``: draw what a place of a model sees of an image."""
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from timm.data import create_transform
+from torch import Tensor, nn
+
+from . import maps
+from .drawing import new_figure, write_figure
+from .train import build, options, validate
+from .train.checkpoint import write_atomically
+from .train.errors import UserError, guarded, require
+from .train.infer import find_pictures, open_picture
+from .train.options import Parser
+from .train.table import VALIDATE
+
+WHAT = {  # the quantities of zoo.maps
+    'erf': 'effective receptive field',
+    'influence': 'influence on a token through a mixer',
+    'weights': 'attention weights of a query',
+}
+SHARES = (0.5, 0.9, 0.99)  # of a receptive field, whose squares are told
+DARKEST = 1e-4  # of the largest value: where a logarithmic scale of colours ends
+FORMATS = ('.png', '.svg', '.pdf')
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """``python -m zoo attention``; returns the exit code."""
+    return guarded(_run, argv)
+
+
+def _run(argv: Sequence[str]) -> None:
+    import zoo  # noqa: F401  (registers the models)
+
+    given = _parser().parse_intermixed_args(list(argv))  # options may stand before names, too
+    require('matplotlib')
+    path = Path(given.output or f'output/attention/{given.model.replace("/", "_")}-{given.what}.png')
+    if path.suffix not in FORMATS:
+        raise UserError(f'--output {path}: end in {", ".join(FORMATS)}')
+    if given.checkpoint and given.pretrained:
+        raise UserError('--checkpoint and --pretrained exclude each other; give one')
+    model, config = _build(given)
+    images = _images(given, config)
+    query = tuple(given.query) if given.query else None
+    grid = _grid(model, images, given)
+    query = maps.token(grid, query)
+    if given.what == 'erf':
+        found = maps.receptive_field(model, images, given.stage, query)[None]
+    elif given.what == 'influence':
+        found = maps.influence(model, images, given.stage, given.block, query)[None]
+    else:
+        found = maps.attention_weights(model, images, given.stage, given.block, query)
+    found = found.float().cpu()
+    if not found.isfinite().all() or not found.any():
+        raise UserError('the map is zero or not finite: the token does not depend on the image with these weights')
+    lines = _describe(given, found, grid, query, images)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = None if given.noise else _picture(images[0], config)
+    size = tuple(images.shape[2:])
+    write_figure(path, draw(found, grid, query, '\n'.join(lines), size, picture, given.what != 'weights'))
+    numbers = io.BytesIO()
+    np.save(numbers, found.numpy())
+    write_atomically(path.with_suffix('.npy'), lambda file: file.write(numbers.getvalue()))
+    print('\n'.join([*lines, f'wrote {path}, {path.with_suffix(".npy")}']))
+
+
+def _build(given: Any) -> tuple[nn.Module, dict[str, Any]]:
+    torch.manual_seed(0)  # what is not given is drawn, always alike
+    build.check_model_name(given.model)
+    content, carried = validate.bring(vars(given))
+    chosen = {key: getattr(given, key) for key in ('model', 'checkpoint', 'pretrained') if getattr(given, key)}
+    args = options.merge(VALIDATE, carried, chosen)
+    if given.img_size:
+        args.in_chans, args.input_size, args.img_size = build.channels_of(args), None, given.img_size
+    model = validate.build_model(args, content, own=bool(carried)).eval()
+    config = build.data_config_of(args, model)
+    return model.to(build.find_place(given.device).device), config
+
+
+def _images(given: Any, config: dict[str, Any]) -> Tensor:
+    """``[B, C, H, W]``, prepared as for validation, or noise of the same statistics."""
+    device = build.find_place(given.device).device
+    if bool(given.noise) == bool(given.images):
+        raise UserError('give pictures, or --noise 16 for random ones')
+    if given.noise:
+        generator = torch.Generator().manual_seed(0)
+        return torch.randn(given.noise, *config['input_size'], generator=generator).to(device)
+    transform = create_transform(**config)
+    mode = 'L' if config['input_size'][0] == 1 else 'RGB'
+    return torch.stack([transform(open_picture(place, mode)) for place in find_pictures(given.images)]).to(device)
+
+
+def _grid(model: nn.Module, images: Tensor, given: Any) -> tuple[int, int]:
+    try:
+        with torch.no_grad():
+            return tuple(maps.feature_map(model, images[:1], given.stage).shape[2:])
+    except build.MISFITS as e:
+        if isinstance(e, UserError):
+            raise
+        raise UserError(f'images of {" x ".join(map(str, images.shape[2:]))} do not fit {given.model}: {e}') from e
+
+
+def _describe(
+        given: Any, found: Tensor, grid: tuple[int, int], query: tuple[int, int], images: Tensor) -> list[str]:
+    weights = 'published weights' if given.pretrained else given.checkpoint or 'random weights'
+    block = '' if given.what == 'erf' else f', block {given.block}'
+    lines = [
+        f'{given.model}, {weights}: {WHAT[given.what]}',
+        f'stage {given.stage}{block}, token {query[0]}, {query[1]} of {grid[0]} x {grid[1]}, {len(images)} '
+        f'{"noise images" if given.noise else "image(s)"} of {images.shape[2]} x {images.shape[3]} pixels']
+    if given.what == 'erf':
+        center = maps.middle(query, grid, images.shape[2:])
+        sides = maps.extent(found[0], center, SHARES)
+        lines.append('held by squares around it: ' + ', '.join(
+            f'{100 * share:.0f} % by {side:.0f} pixels' for share, side in zip(SHARES, sides)))
+    return lines
+
+
+def draw(
+        found: Tensor, grid: tuple[int, int], query: tuple[int, int], title: str, size: tuple[int, int],
+        picture: np.ndarray | None, logarithmic: bool) -> Any:
+    """Draw maps beside the picture that they are of.
+
+    Args:
+        found: ``[maps, h, w]``; of several, their mean is drawn too.
+        grid: Height and width of the map of the token.
+        query: Its row and column.
+        title: Above the figure.
+        size: Height and width of the image.
+        picture: ``[H, W, 3]`` from 0 to 1, or None.
+        logarithmic: Scale of the colours.
+
+    Returns:
+        A figure of matplotlib.
+    """
+    from matplotlib.colors import LogNorm, Normalize
+
+    panels = [('mean over the heads', found.mean(0))] if len(found) > 1 else []
+    panels += [(f'head {i}' if len(found) > 1 else '', one) for i, one in enumerate(found)]
+    columns = min(len(panels) + (picture is not None), 4)
+    rows = -(-(len(panels) + (picture is not None)) // columns)
+    figure = new_figure(max(3.6 * columns, 7), 3.6 * rows + 0.8)
+    figure.suptitle(title, fontsize=9)
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axis in axes:
+        axis.axis('off')
+    y, x = maps.middle(query, grid, size)
+    frame = (-0.5, size[1] - 0.5, size[0] - 0.5, -0.5)
+    if picture is not None:
+        axes[0].imshow(picture, extent=frame)
+        axes[0].set_title('the image, and the token', fontsize=8)
+        _box(axes[0], x, y, size[1] / grid[1], size[0] / grid[0])
+    for axis, (name, one) in zip(axes[picture is not None:], panels):
+        values = one.numpy()
+        low, high = values.min(), values.max()
+        if logarithmic:
+            style = dict(norm=LogNorm(DARKEST * high, high), cmap='magma')
+            values = values.clip(DARKEST * high)
+        elif low < 0:  # some linear attention has negative weights
+            style = dict(norm=Normalize(-max(-low, high), max(-low, high)), cmap='RdBu_r')
+        else:
+            style = dict(norm=Normalize(0, high), cmap='magma')
+        shown = axis.imshow(values, extent=frame, **style)
+        figure.colorbar(shown, ax=axis, shrink=0.8).ax.tick_params(labelsize=6)
+        axis.set_title(name, fontsize=8)
+        _box(axis, x, y, size[1] / grid[1], size[0] / grid[0])
+    return figure
+
+
+def _box(axis: Any, x: float, y: float, width: float, height: float) -> None:
+    from matplotlib.patches import Rectangle
+
+    axis.add_patch(Rectangle((x - width / 2, y - height / 2), width, height, fill=False, color='cyan', linewidth=1))
+
+
+def _picture(image: Tensor, config: dict[str, Any]) -> np.ndarray:
+    """``[H, W, 3]`` from 0 to 1 of what a model sees."""
+    mean, std = (torch.tensor(config[key])[:, None, None] for key in ('mean', 'std'))
+    picture = (image.cpu() * std + mean).clamp(0, 1)
+    if len(picture) != 3:
+        picture = picture.mean(0, keepdim=True).expand(3, -1, -1)
+    return picture.permute(1, 2, 0).numpy()
+
+
+def _parser() -> Parser:
+    usage = 'python -m zoo attention MODEL [IMAGE|FOLDER|URL...] [--noise N] [options]'
+    parser = Parser('zoo attention', usage=usage, allow_abbrev=False, description=(
+        'Draw what a token of a feature map depends on, as a picture and as numbers (.npy) beside it: the effective '
+        'receptive field in pixels of the image (any model), the influence of other tokens through one mixer (any '
+        'mixer), or the weights of attention over the whole map. zoo/maps.py has the formulas.'))
+    parser.add_argument('model', metavar='MODEL', help='name of a zoo or timm model')
+    parser.add_argument('images', nargs='*', metavar='IMAGE|FOLDER|URL')
+    parser.add_argument('--noise', type=int, default=0, metavar='N', help='N images of normal noise instead')
+    parser.add_argument('--what', choices=WHAT, default='erf', help='default: erf')
+    parser.add_argument('--stage', type=int, default=-1, metavar='N', help='feature map, from 0 (default: the last)')
+    parser.add_argument('--block', type=int, default=-1, metavar='N', help='of the stage, for influence and weights '
+                                                                           '(default: the last)')
+    parser.add_argument('--query', type=int, nargs=2, metavar=('ROW', 'COLUMN'), help='the token (default: the middle)')
+    parser.add_argument('--pretrained', action='store_true', help='with the published weights')
+    parser.add_argument('--checkpoint', help='with the weights in this file')
+    parser.add_argument('--img-size', type=int, metavar='N', help="side of the images (default: the model's)")
+    parser.add_argument('--device', default='auto', help='default: cuda if there is one, else cpu')
+    parser.add_argument('--output', metavar='FILE', help='a png, svg or pdf file (default: '
+                                                         'output/attention/MODEL-WHAT.png)')
+    parser.add_argument('--debug', action='store_true', help='show tracebacks')
+    return parser

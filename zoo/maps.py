@@ -1,0 +1,335 @@
+"""What a place of a model depends on: three quantities, each a map, for any model of the zoo or of timm.
+
+The **effective receptive field** of a token of a feature map, in pixels of the image: with the Jacobian ``J_p`` of the
+token's features by the channels of pixel p, ``E(p) = rms over images of ||J_p||_F``. Luo et al., arXiv 1701.04128, take
+the gradient of one output unit; a token has many, and the Frobenius norm takes all of them (the gradient of their sum
+would vanish behind a LayerNorm). Its square is estimated without bias, by ``||J_p||_F^2 = mean over random signs s of
+||s^T J_p||^2``.
+
+The **influence** of the tokens of a map on one token through one mixer, exact: ``I(j) = ||d mixer(x)_i / d x_j||_F``.
+It is there for every mixer, with attention or without, and counts all ways: values, queries, keys, gates, convolutions.
+
+The **attention weights** of one query, head by head: ``W(j) = d out_i / d v_j``, where the attention ``out`` is a
+linear function of its values v. That is ``softmax(q_i . k_j / sqrt(d))`` of softmax attention, ``phi(q_i) . phi(k_j) /
+sum_m phi(q_i) . phi(k_m)`` of linear attention, the product of both softmaxes of agent attention, and zero where routed
+attention does not look. No mixer is written out again for it: the op is differentiated.
+"""
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import zoo_kernels
+
+from .train.errors import UserError
+from .train.probe import prefix_tokens
+
+MIXERS = ('mixer', 'attn', 'token_mixer', 'attention')  # what blocks of the zoo and of timm call theirs
+OPS = ('linear_attention', 'agent_attention', 'routed_attention')  # of zoo_kernels, all linear in their third argument
+
+
+class Call(NamedTuple):
+    """A function with the arguments that it was called with; tensors are copies."""
+
+    function: Callable
+    args: tuple
+    kwargs: dict[str, Any]
+
+
+class Tokens(NamedTuple):
+    """Height and width of a map in tokens, and how many tokens that are no pixels stand before them in sequences."""
+
+    height: int
+    width: int
+    prefix: int
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        return self.height, self.width
+
+    def view(self, x: Tensor | tuple) -> Tensor | None:
+        """``[B, h, w, C]``, a view of the tokens in any layout; None if x has others. Of a tuple, the first counts."""
+        x = x[0] if isinstance(x, tuple) and x else x
+        if not isinstance(x, Tensor):
+            return None
+        if x.ndim == 4 and tuple(x.shape[1:3]) == self.grid:
+            return x
+        if x.ndim == 4 and tuple(x.shape[2:]) == self.grid:
+            return x.permute(0, 2, 3, 1)
+        if x.ndim == 3 and x.shape[1] == self.prefix + self.height * self.width:
+            return x[:, self.prefix:].unflatten(1, self.grid)
+        return None
+
+
+# --- effective receptive field
+
+def receptive_field(
+        model: nn.Module, images: Tensor, stage: int = -1, query: tuple[int, int] | None = None, draws: int = 4,
+        seed: int = 0) -> Tensor:
+    """Effective receptive field of a token.
+
+    Args:
+        model: With timm's ``forward_intermediates``, in eval mode.
+        images: ``[B, C, H, W]``.
+        stage: Feature map, by its number among those of ``features_only``.
+        query: Row and column in tokens; the middle by default.
+        draws: Random vectors of signs for each image.
+        seed: Of the signs.
+
+    Returns:
+        ``[H, W]``, not negative, float32 or the images' dtype.
+
+    Raises:
+        UserError: the model has no such map, or the map no such token.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    total = images.new_zeros(images.shape[2:])
+    for _ in range(draws):
+        for image in images.split(1):
+            image = image.detach().clone().requires_grad_()
+            with torch.enable_grad():
+                features = feature_map(model, image, stage)
+                y, x = token(features.shape[2:], query)
+                features = features[0, :, y, x]
+                signs = torch.randint(0, 2, features.shape, generator=generator).to(features) * 2 - 1
+                gradient, = torch.autograd.grad(features @ signs, image)
+            total += gradient[0].square().sum(0)
+    return (total / (draws * len(images))).sqrt()
+
+
+def extent(field: Tensor, center: tuple[float, float], shares: Sequence[float]) -> list[float]:
+    """Side in pixels of the smallest square around a point that holds a share of the sum of a map, for each share.
+
+    A square that reaches beyond the map is counted with its whole side.
+
+    Args:
+        field: ``[H, W]``, not negative, not all zero.
+        center: Row and column; the middle of the first pixel is 0.
+        shares: From 0 to 1.
+    """
+    height, width = field.shape
+    rows = (torch.arange(height, dtype=torch.float64) - center[0]).abs()
+    columns = (torch.arange(width, dtype=torch.float64) - center[1]).abs()
+    distance = torch.maximum(rows[:, None], columns[None]).flatten()
+    order = distance.argsort()
+    held = field.detach().cpu().double().flatten()[order].cumsum(0)
+    first = torch.searchsorted(held, torch.tensor(shares, dtype=torch.float64) * held[-1] * (1 - 1e-12))
+    return [2 * distance[order[i]].item() + 1 for i in first.clamp(max=len(order) - 1).tolist()]
+
+
+def middle(query: tuple[int, int], grid: Sequence[int], size: Sequence[int]) -> tuple[float, float]:
+    """Row and column in pixels of the middle of a token, for maps and images of these heights and widths."""
+    return tuple((q + 0.5) * pixels / tokens - 0.5 for q, tokens, pixels in zip(query, grid, size))
+
+
+# --- influence and attention weights
+
+def influence(
+        model: nn.Module, images: Tensor, stage: int = -1, block: int = -1,
+        query: tuple[int, int] | None = None) -> Tensor:
+    """Influence of every token on one through the mixer of a block (through the whole block where it has no mixer).
+
+    Args:
+        model: As in :func:`receptive_field`.
+        images: ``[B, C, H, W]``.
+        stage: See there.
+        block: Of the stage, by its number.
+        query: Row and column in tokens; the middle by default.
+
+    Returns:
+        ``[h, w]``, the root mean square over the images.
+
+    Raises:
+        UserError: no such stage, block or token, or a block that does not map tokens to as many tokens.
+    """
+    call, tokens = mixer_call(model, images, stage, block)
+    y, x = token(tokens.grid, query)
+    given = call.args[0].requires_grad_()
+    with torch.enable_grad():
+        output = tokens.view(call.function(given, *call.args[1:], **call.kwargs))[:, y, x]
+        total = output.new_zeros(len(images), *tokens.grid)
+        for channel in output.unbind(1):
+            gradient, = torch.autograd.grad(channel.sum(), given, retain_graph=True)
+            total += tokens.view(gradient).square().sum(-1)
+    return total.mean(0).sqrt()
+
+
+def attention_weights(
+        model: nn.Module, images: Tensor, stage: int = -1, block: int = -1,
+        query: tuple[int, int] | None = None) -> Tensor:
+    """Weights that the attention of a block gives to its keys, for one query.
+
+    Args:
+        As in :func:`influence`.
+
+    Returns:
+        ``[heads, h, w]``, means over the images; smaller than the map where keys are reduced. What goes to class tokens
+        and to padding is left out.
+
+    Raises:
+        UserError: as :func:`influence`, and where no attention of the block sees the whole map.
+    """
+    call, tokens = mixer_call(model, images, stage, block)
+    y, x = token(tokens.grid, query)
+    with _listening(call.function) as heard:
+        call.function(*call.args, **call.kwargs)
+    found = [_weights(op, y, x, tokens, len(images)) for op in heard]
+    found = [weights for weights in found if weights is not None]
+    if not found:
+        owner = type(getattr(call.function, '__self__', call.function)).__name__
+        raise UserError(
+            f'{owner} in block {block} of stage {stage} has no attention over the whole map'
+            f'{f" ({len(heard)} over parts of it)" if heard else ""}; --what influence is there for every mixer')
+    finest = max(weights.shape[1:] for weights in found)
+    return torch.cat([weights for weights in found if weights.shape[1:] == finest])
+
+
+def _weights(op: Call, y: int, x: int, tokens: Tokens, batch: int) -> Tensor | None:
+    """Row of the attention matrix of a call, ``[heads, h, w]``; None if that is not over the whole map."""
+    v = op.args[2].detach().requires_grad_()
+    with torch.enable_grad():
+        out = op.function(*op.args[:2], v, *op.args[3:], **op.kwargs)
+        if op.function is F.scaled_dot_product_attention and out.ndim == 4:
+            out = out.transpose(1, 2)
+        if len(out) != batch or out.ndim not in (4, 5):
+            return None  # windows
+        if out.ndim == 5:  # a map, perhaps with a rim to be cut off
+            row = out[:, y, x]
+        elif out.shape[1] == tokens.prefix + tokens.height * tokens.width:
+            row = out[:, tokens.prefix + y * tokens.width + x]
+        else:
+            return None
+        gradient, = torch.autograd.grad(row[..., 0].sum(), v)  # any channel: a head's weights are the same for all
+    weights = gradient[..., 0]
+    if weights.ndim == 4:
+        return weights.movedim(3, 1)[:, :, :tokens.height, :tokens.width].mean(0)
+    if op.function is not F.scaled_dot_product_attention:
+        weights = weights.transpose(1, 2)
+    first, keys = _key_grid(weights.shape[2], tokens)
+    return weights[:, :, first:].unflatten(2, keys).mean(0) if keys else None
+
+
+def _key_grid(count: int, tokens: Tokens) -> tuple[int, tuple[int, int] | None]:
+    """Keys before those of a map, and its height and width: the queries', or these reduced by a whole number."""
+    for ratio in range(1, max(tokens.grid) + 1):
+        keys = tuple(-(-side // ratio) for side in tokens.grid)
+        first = tokens.prefix if ratio == 1 else 0
+        if keys[0] * keys[1] + first == count:
+            return first, keys
+    return 0, None
+
+
+@contextlib.contextmanager
+def _listening(function: Callable) -> Iterator[list[Call]]:
+    """Note the attention ops that a mixer calls, not those that they call themselves."""
+    heard: list[Call] = []
+    busy = []
+    places = [(F, 'scaled_dot_product_attention')]
+    owner = getattr(function, '__self__', None)
+    for kind in {type(module) for module in owner.modules()} if isinstance(owner, nn.Module) else ():
+        for parent in kind.__mro__:
+            module = sys.modules[parent.__module__]
+            places += [(module, name) for name in OPS if vars(module).get(name) is getattr(zoo_kernels, name)]
+    places = list(dict.fromkeys(places))
+    before = [getattr(*place) for place in places]
+
+    def listener(op: Callable) -> Callable:
+        def listen(*args: Any, **kwargs: Any) -> Tensor:
+            if not busy:
+                heard.append(Call(op, tuple(map(_copy, args)), kwargs))
+            busy.append(op)
+            try:
+                return op(*args, **kwargs)
+            finally:
+                busy.pop()
+        return listen
+
+    try:
+        for place, op in zip(places, before):
+            setattr(*place, listener(op))
+        with torch.no_grad():
+            yield heard
+    finally:
+        for place, op in zip(places, before):
+            setattr(*place, op)
+
+
+# --- places of a model
+
+def feature_map(model: nn.Module, images: Tensor, stage: int) -> Tensor:
+    """A feature map ``[B, C, h, w]`` as ``features_only`` gives it.
+
+    Raises:
+        UserError: the model does not hand out maps, or has no such one.
+    """
+    if not hasattr(model, 'forward_intermediates'):
+        raise UserError(f'{type(model).__name__} has no forward_intermediates: timm gives no maps of it')
+    index = _number(stage, len(model.feature_info), 'stage')
+    return model.forward_intermediates(images, indices=[index], stop_early=True, intermediates_only=True)[0]
+
+
+def mixer_call(model: nn.Module, images: Tensor, stage: int, block: int) -> tuple[Call, Tokens]:
+    """What the mixer of a block is called with for some images, and what its tokens are.
+
+    Raises:
+        UserError: see :func:`influence`.
+    """
+    index = _number(stage, len(model.feature_info), 'stage')
+    blocks = _blocks(model, index)
+    chosen = blocks[_number(block, len(blocks), 'block')]
+    owner = next((part for part in (getattr(chosen, name, None) for name in MIXERS) if isinstance(part, nn.Module)),
+                 chosen)
+    name = 'mix' if hasattr(owner, 'mix') else 'forward'  # sequences with a class token go straight to the former
+    function, heard, own = getattr(owner, name), [], name in vars(owner)
+
+    def listen(*args: Any, **kwargs: Any) -> Any:
+        call = Call(function, tuple(map(_copy, args)), kwargs)
+        output = function(*args, **kwargs)
+        heard.append((call, output))
+        return output
+
+    setattr(owner, name, listen)
+    try:
+        with torch.no_grad():
+            grid = feature_map(model, images, index).shape[2:]
+    finally:
+        setattr(owner, name, function) if own else delattr(owner, name)
+    tokens = Tokens(*grid, prefix_tokens(model))
+    for call, output in heard[-1:]:
+        if isinstance(call.args[0], Tensor) and all(tokens.view(x) is not None for x in (call.args[0], output)):
+            return call, tokens
+    raise UserError(f'{type(owner).__name__} of block {block} in stage {stage} does not bring a map of {grid[0]} x '
+                    f'{grid[1]} tokens to another; choose another --block')
+
+
+def token(grid: Sequence[int], query: tuple[int, int] | None) -> tuple[int, int]:
+    """A token of a map, the middle one by default.
+
+    Raises:
+        UserError: it lies outside.
+    """
+    y, x = (grid[0] // 2, grid[1] // 2) if query is None else query
+    if not (0 <= y < grid[0] and 0 <= x < grid[1]):
+        raise UserError(f'--query {y} {x} lies outside of the map of {grid[0]} x {grid[1]} tokens; rows and columns '
+                        f'count from 0')
+    return y, x
+
+
+def _blocks(model: nn.Module, stage: int) -> list[nn.Module]:
+    module = model.get_submodule(model.feature_info[stage]['module'])
+    blocks = [child for name, child in getattr(module, 'blocks', module).named_children() if name.isdigit()]
+    return blocks or [module]
+
+
+def _number(index: int, count: int, what: str) -> int:
+    if not -count <= index < count:
+        raise UserError(f'--{what} {index}: the model has {count}, from 0 to {count - 1}, or from -1 backwards')
+    return index % count
+
+
+def _copy(value: Any) -> Any:
+    return value.detach().clone() if isinstance(value, Tensor) else value
