@@ -146,6 +146,22 @@ TRAIN = COMMON + (
     row('smoothing', float, 0.1, 'label smoothing', low=0),
     row('bce_loss', bool, False, 'binary cross entropy instead of cross entropy'),
     row('bce_target_thresh', float, None, 'with bce_loss: targets above this are 1, others 0'),
+    # --- image size
+    row('progressive_sizes', 'ints', None, 'not in timm: square image sizes before each of size_milestones', low=1),
+    row('size_milestones', 'ints', None, 'not in timm: epochs at which these sizes end; the last gives way to img_size',
+        low=1),
+    # --- teacher and auxiliary classifier
+    row('kd_model_name', str, None, 'teacher to learn from: name of a model, with its published weights'),
+    row('kd_teacher_checkpoint', str, '', "not in timm: the teacher's weights are in this file"),
+    row('kd_model_kwargs', 'kwargs', {}, 'not in timm: more arguments of the teacher'),
+    row('kd_distill_type', str, 'logit', "what is compared: logits, pooled features, or the teacher's logits with a "
+                                         'second classifier (token)', choices=('logit', 'feature', 'token')),
+    row('kd_token_distill_type', str, 'soft', "token: divergence from the teacher's logits, or its labels",
+        choices=('soft', 'hard')),
+    row('kd_temperature', float, 4., 'softens both logits', low=0),
+    row('distill_loss_weight', float, None, "weight of the teacher's loss; default: 1 - task_loss_weight, or 1", low=0),
+    row('task_loss_weight', float, None, "weight of the labels' loss; default: 1", low=0),
+    row('aux_loss_weight', float, 0., 'not in timm: weight of the loss of an auxiliary classifier', low=0),
     # --- averaged weights
     row('model_ema', bool, False, 'keep an exponential average of the weights and judge by it'),
     row('model_ema_decay', float, 0.9998, 'decay of the average', low=0),
@@ -184,7 +200,9 @@ VALIDATE = COMMON + (
 # Of training, what does not fit a probe: it has no layers, its weights and its learning rate are said another way
 _NOT_OF_PROBES = (
     'gp', 'initial_checkpoint', 'pretrained_path', 'drop', 'drop_path', 'grad_checkpointing', 'sync_bn', 'layer_decay',
-    'lr_base', 'lr_base_size', 'lr_base_scale', 'lr_mult', 'lr_scale_ends')
+    'lr_base', 'lr_base_size', 'lr_base_scale', 'lr_mult', 'lr_scale_ends', 'progressive_sizes', 'size_milestones',
+    'kd_model_name', 'kd_teacher_checkpoint', 'kd_model_kwargs', 'kd_distill_type', 'kd_token_distill_type',
+    'kd_temperature', 'distill_loss_weight', 'task_loss_weight', 'aux_loss_weight')
 _OF_PROBES = dict(  # defaults: the recipe of billpsomas/efficient-probing
     batch_size=1024, opt='lars', weight_decay=0., sched_on_updates=True, epochs=90, warmup_epochs=None, warmup_lr=0.,
     color_jitter=[0.], smoothing=0., train_interpolation='bicubic', output='output/probe')
