@@ -48,7 +48,8 @@ def test_batches_have_the_size_of_their_epoch_also_after_a_stop(zoo, small, tmp_
     (dict(progressive_sizes='128 192', size_milestones='10'), 'go together: 2 sizes, 1 epochs'),
     (dict(progressive_sizes='128'), 'go together: 1 sizes, 0 epochs'),
     (dict(progressive_sizes='128 192', size_milestones='20 10'), '--size-milestones must rise, got 20 10'),
-    (dict(model='test_vit', input_size='3 160 160', progressive_sizes='128', size_milestones='1'),
+    (dict(model='test_vit', input_size='3 160 160', model_kwargs='dynamic_img_size=False', progressive_sizes='128',
+          size_milestones='1'),
      '[3, 128, 128] images do not fit the model'),
 ])
 def test_sizes_that_do_not_fit_are_told(zoo, small, changes, message):

@@ -12,7 +12,7 @@ from zoo.train.table import TRAIN
 
 CPU = build.Place(torch.device('cpu'))
 CONFIG = dict(input_size=(3, 32, 32), mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
-TINY = dict(dims=[8, 8, 16, 16], widths=[4, 4, 4, 4], depths=[1, 1, 1, 1], num_heads=[1, 1, 1, 1])  # of CARE
+TINY = dict(dims=[8, 8, 16, 16], widths=[2, 2, 4, 4], depths=[1, 1, 1, 1], num_heads=[1, 1, 1, 1])  # of CARE
 TEACHER = 'test_resnet'
 TEACHERS_MEAN, TEACHERS_STD = timm.get_pretrained_cfg_value(TEACHER, 'mean'), timm.get_pretrained_cfg_value(
     TEACHER, 'std')
@@ -23,7 +23,9 @@ def taught(tmp_path_factory):
     """A teacher of five classes whose opinions differ, and the file with its weights."""
     torch.manual_seed(3)
     model = timm.create_model(TEACHER, num_classes=5)
-    nn.init.normal_(model.get_classifier().weight, std=3)
+    nn.init.normal_(model.get_classifier().weight, std=30)
+    with torch.no_grad():
+        model.get_classifier().bias -= model.eval()(pictures()[1]).mean(0)
     path = tmp_path_factory.mktemp('teacher') / 'teacher.pth'
     torch.save(dict(model=model.state_dict()), path)  # as DeiT's file has it
     return model.eval(), path
@@ -33,11 +35,11 @@ def student(name='care_s0', **kwargs):
     return timm.create_model(name, num_classes=5, **(TINY if name == 'care_s0' else {}), **kwargs)
 
 
-def make(path, model, loss=None, config=CONFIG, **values):
+def make(path, pupil, config=CONFIG, **values):
     values = dict(model='care_s0', kd_model_name=TEACHER, kd_teacher_checkpoint=str(path or '')) | values
     args = options.merge(TRAIN, values)
     task.check(args)
-    return task.make_task(args, model, loss or nn.CrossEntropyLoss(), CPU, config)
+    return task.make_task(args, pupil, nn.CrossEntropyLoss(), CPU, config)
 
 
 def watch(module):
@@ -65,7 +67,7 @@ def divergence(logits, teachers, temperature):
 
 def pictures():
     """Images as the student sees them, as the teacher does, and labels."""
-    images = torch.rand(4, 3, 32, 32)
+    images = torch.rand(4, 3, 1, 1) * torch.rand(4, 3, 32, 32)
     normalised = [
         (images - torch.tensor(mean).view(1, 3, 1, 1)) / torch.tensor(std).view(1, 3, 1, 1)
         for mean, std in ((CONFIG['mean'], CONFIG['std']), (TEACHERS_MEAN, TEACHERS_STD))]
@@ -84,7 +86,7 @@ def test_logits_are_compared_by_their_divergence(taught, weights, task_weight, d
     result = made(images, target)
     expected = task_weight * labels_loss(logits[0], target)
     expected += distill_weight * divergence(logits[0], teacher(teachers), 2)
-    assert float(result['loss']) == pytest.approx(float(expected), rel=1e-6)
+    assert result['loss'].item() == pytest.approx(expected.item(), rel=1e-6)
     assert result['output'] is logits[0]
 
 
@@ -101,7 +103,7 @@ def test_a_second_classifier_learns_from_the_teacher(taught, kind):
     assert len(set(opinion.argmax(1).tolist())) > 1 and not torch.equal(opinion.argmax(1), target)
     learned = labels_loss(second, opinion.argmax(1)) if kind == 'hard' else divergence(second, opinion, 3)
     expected = 0.5 * labels_loss(first, target) + 0.5 * learned
-    assert float(result['loss']) == pytest.approx(float(expected), rel=1e-6)
+    assert result['loss'].item() == pytest.approx(expected.item(), rel=1e-6)
     assert result['output'] is first
     assert model.eval()(images).shape == (4, 5)  # one output again
 
@@ -120,7 +122,7 @@ def test_features_are_compared_by_their_squares(taught):
     projected = features.double() @ trained.projection.weight.double().T + trained.projection.bias.double()
     wanted = teacher.forward_head(teacher.forward_features(teachers), pre_logits=True)
     expected = labels_loss(model(images), target) + 5 * ((projected - wanted) ** 2).mean()
-    assert float(result['loss']) == pytest.approx(float(expected), rel=1e-6)
+    assert result['loss'].item() == pytest.approx(expected.item(), rel=1e-6)
     optimizer = build.make_optimizer(options.merge(TRAIN, dict(opt='adamw')), trained, 0.1)
     assert any(p is trained.projection.weight for group in optimizer.param_groups for p in group['params'])
 
@@ -162,7 +164,7 @@ def test_an_auxiliary_classifier_adds_its_weighted_loss():
     result = made(images, target)
     main, auxiliary = logits[0]
     expected = labels_loss(main, target) + 0.4 * labels_loss(auxiliary, target)
-    assert float(result['loss']) == pytest.approx(float(expected), rel=1e-6)
+    assert result['loss'].item() == pytest.approx(expected.item(), rel=1e-6)
     assert result['output'] is main and float(labels_loss(main, target)) != float(labels_loss(auxiliary, target))
     result['loss'].backward()
     assert all(p.grad is not None for p in model.parameters())
@@ -208,10 +210,11 @@ def test_a_teacher_of_other_classes_is_refused(taught):
 
 
 def test_a_teacher_that_cannot_take_the_images_is_refused(tmp_path):
+    fixed = dict(dynamic_img_size=False)
     torch.save(timm.create_model('test_vit', num_classes=5).state_dict(), tmp_path / 'vit.pth')
     with pytest.raises(UserError, match='the teacher test_vit: .*do not fit the model.*--kd-model-kwargs'):
-        make(tmp_path / 'vit.pth', student(), kd_model_name='test_vit')
-    made = make(tmp_path / 'vit.pth', student(), kd_model_name='test_vit', kd_model_kwargs=dict(img_size=32))
+        make(tmp_path / 'vit.pth', student(), kd_model_name='test_vit', kd_model_kwargs=fixed)
+    made = make(tmp_path / 'vit.pth', student(), kd_model_name='test_vit', kd_model_kwargs=dict(fixed, img_size=32))
     assert made.teacher.model.pos_embed.shape[1] == 5  # resampled to 2 x 2 patches
 
 
