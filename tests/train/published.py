@@ -252,7 +252,8 @@ EMCA = {
 RESNEST = {f'resnest50d_{setting}': dict(
     CNN, processes=8, nodes=8, batch=8192, lr=3.2, scales=('lr',), warmup_lr=0., sched='cosine', sched_on_updates=True,
     length=270, warmup_epochs=5, warmup_prefix=True, opt='sgd', opt_kwargs={}, aa='originalr', color_jitter=[0.4],
-    mixup=0.2, smoothing=0.1, paper='2004.08955', commit='1dfb3e8', header='DropBlock and colour jitter')
+    mixup=0.2, smoothing=0.1, paper='2004.08955', commit='1dfb3e8', drop_block=0.1,
+    aa_first=True, lighting=0.1)
     for setting in ('1s1x64d', '1s2x40d', '2s1x64d', '2s2x40d', '4s1x64d')}
 
 GATED = CBAM | ECANET | FCANET | TRIPLET | EMCA | RESNEST

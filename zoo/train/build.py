@@ -108,6 +108,8 @@ def create_model(
     check_model_name(args.model)
     if state is not None:
         classes = (classes_in(args.model, state) or -1) if adapt else args.num_classes
+        if adapt and getattr(args, 'pretrained_rows', ''):
+            state, classes = choose_rows(args, state)
         overlay = dict(state_dict=dict(state)) | ({} if classes is None else {'num_classes': classes})
         more = dict(more, pretrained_cfg_overlay=overlay)
     more = dict(more, num_classes=args.num_classes, in_chans=channels_of(args), global_pool=args.gp) | args.model_kwargs
@@ -118,7 +120,7 @@ def create_model(
     if getattr(model, 'pretrained_cfg', None):
         model.pretrained_cfg.pop('state_dict', None)  # timm keeps what was loaded; it is a copy of the weights
     if hasattr(model, 'set_auxiliary_training'):
-        model.set_auxiliary_training(False)  # the loss is that of one output
+        model.set_auxiliary_training(False)  # one output, unless the task is told to train both
     return model
 
 
@@ -281,3 +283,33 @@ def classes_in(name: str, state: Mapping[str, Tensor]) -> int | None:
         classifier = classifier[0]
     weight = state.get(f'{classifier}.weight')
     return None if weight is None else weight.shape[0]
+
+
+def choose_rows(args: argparse.Namespace, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], int]:
+    """The weights with those rows of the classifier alone that ``pretrained_rows`` lists, in its order.
+
+    The file has a number a line, for each class the row that it starts from, as authors publish for the 1000 classes
+    among the 21841 of ImageNet-22k.
+
+    Returns:
+        The weights, and how many classes they have now.
+
+    Raises:
+        UserError: no such file, no numbers, a row that is not there, or another count than the model's classes.
+    """
+    source = args.pretrained_rows
+    try:
+        with open(source, encoding='utf-8') as file:
+            rows = [int(line) for line in file.read().split()]
+    except (OSError, ValueError) as e:
+        raise UserError(f'--pretrained-rows {source}: expected a file with a number a line ({one_line(e)})') from e
+    # under other names than the model's own, the classifier is what has the longest bias
+    count = classes_in(args.model, state) or max((len(value) for value in state.values() if value.ndim == 1), default=0)
+    if not rows or min(rows) < 0 or max(rows) >= count:
+        raise UserError(f'--pretrained-rows {source}: the rows of the classifier are 0 to {count - 1}, the file has '
+                        f'{min(rows, default="none")} to {max(rows, default="none")}')
+    if args.num_classes not in (None, len(rows)):
+        raise UserError(f'--pretrained-rows {source} has {len(rows)} lines, the model {args.num_classes} classes')
+    chosen = {name: value[rows] if 0 < value.ndim < 3 and len(value) == count else value
+              for name, value in state.items()}
+    return chosen, len(rows)

@@ -68,6 +68,8 @@ def check(args: argparse.Namespace, content: dict | None) -> None:
     sizes.check(args)
     if args.kd_teacher_checkpoint:
         args.kd_teacher_checkpoint = os.path.abspath(args.kd_teacher_checkpoint)  # a resumed run may start elsewhere
+    if args.pretrained_rows and not args.pretrained_path:
+        raise UserError('--pretrained-rows needs --pretrained-path')
     for path in (args.initial_checkpoint, args.pretrained_path, args.kd_teacher_checkpoint):
         if path and not os.path.isfile(path):
             raise UserError(f'no checkpoint file {path}')

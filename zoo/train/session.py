@@ -13,7 +13,7 @@ import yaml
 from timm.utils import distribute_bn, random_seed, unwrap_model
 from torch import nn
 
-from . import build, checkpoint, data, engine, options, report, sizes
+from . import build, checkpoint, data, dropblock, engine, options, report, sizes
 from .errors import CtrlC, Interrupted, UserError
 from .table import TRAIN
 from .task import make_task
@@ -94,6 +94,7 @@ class Session:
         self.trained = task.get_trainable_module()  # the model, with the projection of its features if there is one
         optimizer = self._make_optimizer(rates['lr'])
         schedule, epochs = build.make_schedule(args, optimizer, updates, rates)
+        self.drop_blocks = dropblock.DropBlocks(self.model, args.drop_block, epochs)
         if args.model_ema:
             task.setup_ema(decay=args.model_ema_decay, use_warmup=args.model_ema_warmup)
         if args.torchcompile:
@@ -194,6 +195,7 @@ class Session:
     def _epoch(self, epoch: int, begin: float) -> None:
         args, run, start = self.args, self.run, time.monotonic()
         run.train_batches = self.train_batches.at(epoch)
+        self.drop_blocks.begin(epoch)
         done = (epoch - self.start) / (self.stop - self.start)
         progress = report.Progress(
             len(run.train_batches), f'epoch {epoch + 1}/{self.stop}', self.place.primary,

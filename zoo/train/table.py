@@ -80,12 +80,16 @@ TRAIN = COMMON + (
     # --- weights
     row('pretrained', bool, False, 'start from the published weights'),
     row('pretrained_path', str, None, 'start from the weights in this file; size and classes may differ'),
+    row('pretrained_rows', str, '', 'not in timm: file with a number a line: the row of its classifier that a class '
+                                    'starts from'),
     row('initial_checkpoint', str, '', 'start from this file, which must fit the model exactly'),
     row('resume', str, '', "go on from a checkpoint of an earlier run, in that run's folder"),
     row('no_resume_opt', bool, False, 'with resume: weights only, not the optimizer'),
     # --- model
     row('drop', float, 0., 'dropout before the classifier', low=0),
     row('drop_path', float, None, 'stochastic depth', low=0),
+    row('drop_block', float, 0., 'not as in timm: DropBlock in the last two stages of a ResNet, with a chance that '
+                                 'grows to this', low=0),
     row('grad_checkpointing', bool, False, 'recompute activations in the backward pass to save memory'),
     row('sync_bn', bool, False, 'synchronised batch norm over processes'),
     row('dist_bn', str, 'reduce', 'what makes batch-norm statistics equal', choices=('broadcast', 'reduce')),
@@ -146,6 +150,8 @@ TRAIN = COMMON + (
     row('smoothing', float, 0.1, 'label smoothing', low=0),
     row('bce_loss', bool, False, 'binary cross entropy instead of cross entropy'),
     row('bce_target_thresh', float, None, 'with bce_loss: targets above this are 1, others 0'),
+    row('aa_first', bool, False, 'not in timm: aa comes before the crop, and colour jitter stays on beside it'),
+    row('lighting', float, 0., "not in timm: strength of AlexNet's lighting noise", low=0),
     # --- image size
     row('progressive_sizes', 'ints', None, 'not in timm: square image sizes before each of size_milestones', low=1),
     row('size_milestones', 'ints', None, 'not in timm: epochs at which these sizes end; the last gives way to img_size',
@@ -199,10 +205,11 @@ VALIDATE = COMMON + (
 
 # Of training, what does not fit a probe: it has no layers, its weights and its learning rate are said another way
 _NOT_OF_PROBES = (
-    'gp', 'initial_checkpoint', 'pretrained_path', 'drop', 'drop_path', 'grad_checkpointing', 'sync_bn', 'layer_decay',
-    'lr_base', 'lr_base_size', 'lr_base_scale', 'lr_mult', 'lr_scale_ends', 'progressive_sizes', 'size_milestones',
-    'kd_model_name', 'kd_teacher_checkpoint', 'kd_model_kwargs', 'kd_distill_type', 'kd_token_distill_type',
-    'kd_temperature', 'distill_loss_weight', 'task_loss_weight', 'aux_loss_weight')
+    'gp', 'initial_checkpoint', 'pretrained_path', 'pretrained_rows', 'drop', 'drop_path', 'grad_checkpointing',
+    'drop_block', 'sync_bn', 'layer_decay', 'lr_base', 'lr_base_size', 'lr_base_scale', 'lr_mult', 'lr_scale_ends',
+    'progressive_sizes', 'size_milestones', 'kd_model_name', 'kd_teacher_checkpoint', 'kd_model_kwargs',
+    'kd_distill_type', 'kd_token_distill_type', 'kd_temperature', 'distill_loss_weight', 'task_loss_weight',
+    'aux_loss_weight')
 _OF_PROBES = dict(  # defaults: the recipe of billpsomas/efficient-probing
     batch_size=1024, opt='lars', weight_decay=0., sched_on_updates=True, epochs=90, warmup_epochs=None, warmup_lr=0.,
     color_jitter=[0.], smoothing=0., train_interpolation='bicubic', output='output/probe')
