@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from timm.layers import DropPath
 
 import zoo
 from tests.train.published import LACKING, PUBLISHED, RESNEST, TIMMS_OWN, UNPUBLISHED
@@ -245,6 +246,10 @@ def test_models_train_by_their_recipes(name, four_pictures, small_teacher, tmp_p
     assert [group['lr'] for group in run.optimizer.param_groups][0] == pytest.approx(
         args.warmup_lr * (args.batch_size / args.lr_base_size if args.lr_scale_ends else 1)
         if args.warmup_epochs else build.learning_rates(args, 1)['lr'])
+    paths = [module for module in model.modules() if isinstance(module, DropPath)]
+    assert max((path.drop_prob for path in paths), default=0.) == pytest.approx(args.drop_path or 0.)
+    for path in paths:
+        path.drop_prob = 0.  # it may leave a block out for all four images
     before = {key: p.detach().clone() for key, p in model.named_parameters()}
     seen = dict(output=[], target=[], opinion=[], sides=[])
     model.register_forward_pre_hook(lambda module, args: seen['sides'].append(args[0].shape[2:]))

@@ -17,15 +17,18 @@ from .test_engine import CPU, make_run, train
 
 @pytest.fixture
 def epoch(small, tmp_path):
-    """Train an epoch of a small run with more flags: its session, the result, and what a probe noted of each block."""
-    def start(note=None, **changes):
+    """Train an epoch of a small run with more flags: session, result, and what ``note`` makes of a module's calls."""
+    def start(note=None, of='', before=True, **changes):
         flags, _ = options.parse(TRAIN, small(workers=0, epochs=1, **changes), 'zoo train', '')
         torch.manual_seed(0)
         session = Session(options.merge(TRAIN, flags), CPU, tmp_path / 'run', None)
         notes = []
         if note is not None:
-            block = session.model.stages[0].blocks[0]
-            block.register_forward_hook(lambda module, args, output: notes.append(note(module, args[0], output)))
+            module = session.model.get_submodule(of)
+            if before:
+                module.register_forward_pre_hook(lambda module, args: notes.append(note(args[0])))
+            else:
+                module.register_forward_hook(lambda module, args, output: notes.append(note(output)))
         torch.manual_seed(1)
         result = engine.train_epoch(session.run, 0, report.Progress(9, '', shown=False))
         return session, result, notes
@@ -38,30 +41,35 @@ def differ(first, second):
 
 
 def test_checkpointed_blocks_run_twice_and_learn_the_same(epoch):
-    plain, result, once = epoch(note=lambda *_: 1)
-    saving, again, twice = epoch(note=lambda *_: 1, grad_checkpointing=True)
+    block = dict(note=lambda _: 1, of='stages.0.blocks.0')  # noted as it begins: recomputing stops before the end
+    plain, result, once = epoch(**block)
+    saving, again, twice = epoch(**block, grad_checkpointing=True)
     assert (len(once), len(twice)) == (9, 18)
     assert again['loss'] == pytest.approx(result['loss'], rel=1e-5) and differ(plain, saving) < 1e-5
 
 
-def test_channels_last_reaches_every_block_and_learns_the_same(epoch):
-    def layouts(module, images, output):
-        return images.is_contiguous(memory_format=torch.channels_last)
+def test_channels_last_is_the_layout_of_images_and_weights_and_learns_the_same(epoch):
+    def layouts(tensor):
+        return tensor.is_contiguous(memory_format=torch.channels_last)
 
     plain, result, usual = epoch(note=layouts)
     last, again, changed = epoch(note=layouts, channels_last=True)
     assert not any(usual) and all(changed) and len(changed) == 9
+    stems = [session.model.stem[0].weight for session in (plain, last)]
+    assert [layouts(weight) for weight in stems] == [False, True]
     assert again['loss'] == pytest.approx(result['loss'], rel=1e-4) and differ(plain, last) < 1e-3
 
 
-def test_bfloat16_is_that_of_the_blocks_alone(epoch):
-    plain, result, usual = epoch(note=lambda module, images, output: output.dtype)
-    mixed, again, low = epoch(note=lambda module, images, output: output.dtype, amp=True)
+def test_bfloat16_is_that_of_what_layers_return(epoch):
+    linear = dict(note=lambda output: output.dtype, of='stages.0.blocks.0.mlp.fc1', before=False)
+    plain, result, usual = epoch(**linear)
+    mixed, again, low = epoch(**linear, amp=True)
     assert set(usual) == {torch.float32} and set(low) == {torch.bfloat16}
     assert {p.dtype for p in mixed.model.parameters()} == {torch.float32}
     assert again['loss'] == pytest.approx(result['loss'], rel=5e-2) and 0 < differ(plain, mixed)
 
 
+@pytest.mark.slow
 def test_compiled_models_learn_the_same(epoch):
     plain, result, _ = epoch()
     torch._dynamo.reset()

@@ -220,7 +220,7 @@ def test_a_teacher_that_cannot_take_the_images_is_refused(tmp_path):
 
 @pytest.mark.parametrize('extra', [
     dict(kd_distill_type='feature', distill_loss_weight=2., model_ema=True, model_ema_decay=0.5),
-    dict(kd_temperature=1.)])
+    pytest.param(dict(kd_temperature=1.), marks=pytest.mark.slow)])
 def test_a_taught_run_goes_on_as_if_it_had_not_stopped(zoo, small, tmp_path, extra):
     torch.save(timm.create_model(TEACHER, num_classes=3).state_dict(), tmp_path / 'teacher.pth')
     extra = dict(extra, kd_model_name=TEACHER, kd_teacher_checkpoint=tmp_path / 'teacher.pth')

@@ -303,13 +303,23 @@ def choose_rows(args: argparse.Namespace, state: Mapping[str, Tensor]) -> tuple[
             rows = [int(line) for line in file.read().split()]
     except (OSError, ValueError) as e:
         raise UserError(f'--pretrained-rows {source}: expected a file with a number a line ({one_line(e)})') from e
-    # under other names than the model's own, the classifier is what has the longest bias
-    count = classes_in(args.model, state) or max((len(value) for value in state.values() if value.ndim == 1), default=0)
+    heads = _classifiers(args.model, state)
+    count = len(state[f'{heads[0]}.weight']) if heads else 0
     if not rows or min(rows) < 0 or max(rows) >= count:
         raise UserError(f'--pretrained-rows {source}: the rows of the classifier are 0 to {count - 1}, the file has '
                         f'{min(rows, default="none")} to {max(rows, default="none")}')
     if args.num_classes not in (None, len(rows)):
         raise UserError(f'--pretrained-rows {source} has {len(rows)} lines, the model {args.num_classes} classes')
-    chosen = {name: value[rows] if 0 < value.ndim < 3 and len(value) == count else value
-              for name, value in state.items()}
-    return chosen, len(rows)
+    chosen = {f'{head}.{kind}': state[f'{head}.{kind}'][rows] for head in heads for kind in ('weight', 'bias')}
+    return {**state, **chosen}, len(rows)
+
+
+def _classifiers(name: str, state: Mapping[str, Tensor]) -> list[str]:
+    """The final linear layers in ``state``, under the model's own names or, as authors call them, head or fc."""
+    own = (timm.models.get_pretrained_cfg_value(name, 'classifier') if timm.is_model(name) else None) or ()
+    usual = ('head', 'fc', 'classifier', 'head_dist', 'dist_head')
+    for names in ((own,) if isinstance(own, str) else own, usual):
+        found = [head for head in names if f'{head}.weight' in state and f'{head}.bias' in state]
+        if found:
+            return found
+    return []
