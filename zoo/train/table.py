@@ -80,16 +80,15 @@ TRAIN = COMMON + (
     # --- weights
     row('pretrained', bool, False, 'start from the published weights'),
     row('pretrained_path', str, None, 'start from the weights in this file; size and classes may differ'),
-    row('pretrained_rows', str, '', 'not in timm: file with a number a line: the row of its classifier that a class '
-                                    'starts from'),
+    row('pretrained_rows', str, '', 'not in timm: file that lists the rows of its classifier to start from'),
     row('initial_checkpoint', str, '', 'start from this file, which must fit the model exactly'),
     row('resume', str, '', "go on from a checkpoint of an earlier run, in that run's folder"),
     row('no_resume_opt', bool, False, 'with resume: weights only, not the optimizer'),
     # --- model
     row('drop', float, 0., 'dropout before the classifier', low=0),
     row('drop_path', float, None, 'stochastic depth', low=0),
-    row('drop_block', float, 0., 'not as in timm: DropBlock in the last two stages of a ResNet, with a chance that '
-                                 'grows to this', low=0),
+    row('drop_block', float, 0., 'not as in timm: DropBlock in the last stages of a ResNet, its chance growing to this',
+        low=0),
     row('grad_checkpointing', bool, False, 'recompute activations in the backward pass to save memory'),
     row('sync_bn', bool, False, 'synchronised batch norm over processes'),
     row('dist_bn', str, 'reduce', 'what makes batch-norm statistics equal', choices=('broadcast', 'reduce')),
@@ -160,8 +159,8 @@ TRAIN = COMMON + (
     row('kd_model_name', str, None, 'teacher to learn from: name of a model, with its published weights'),
     row('kd_teacher_checkpoint', str, '', "not in timm: the teacher's weights are in this file"),
     row('kd_model_kwargs', 'kwargs', {}, 'not in timm: more arguments of the teacher'),
-    row('kd_distill_type', str, 'logit', "what is compared: logits, pooled features, or the teacher's logits with a "
-                                         'second classifier (token)', choices=('logit', 'feature', 'token')),
+    row('kd_distill_type', str, 'logit', "what learns from the teacher's: logits, features, or a second classifier",
+        choices=('logit', 'feature', 'token')),
     row('kd_token_distill_type', str, 'soft', "token: divergence from the teacher's logits, or its labels",
         choices=('soft', 'hard')),
     row('kd_temperature', float, 4., 'softens both logits', low=0),
