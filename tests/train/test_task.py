@@ -1,5 +1,9 @@
 """What a model learns from: the losses of teachers and auxiliary classifiers, written out."""
 import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import timm
@@ -10,6 +14,7 @@ from zoo.train import build, options, task
 from zoo.train.errors import UserError
 from zoo.train.table import TRAIN
 
+ROOT = Path(__file__).parents[2]
 CPU = build.Place(torch.device('cpu'))
 CONFIG = dict(input_size=(3, 32, 32), mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
 TINY = dict(dims=[8, 8, 16, 16], widths=[2, 2, 4, 4], depths=[1, 1, 1, 1], num_heads=[1, 1, 1, 1])  # of CARE
@@ -237,3 +242,27 @@ def test_a_taught_run_goes_on_as_if_it_had_not_stopped(zoo, small, tmp_path, ext
         assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a), kind
     assert parts['args']['kd_teacher_checkpoint'] == str(tmp_path / 'teacher.pth')
     assert zoo('validate', '--checkpoint', tmp_path / 'out' / 'parts' / 'last.pth.tar').code == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('values', [
+    dict(model='care_s0', kd_distill_type='token', kd_token_distill_type='hard', task_loss_weight=0.5,
+         model_kwargs='dims=[8,8,16,16] widths=[2,2,4,4] depths=[1,1,1,1] num_heads=[1,1,1,1]'),
+    dict(model='test_convnext', kd_distill_type='feature'),
+    dict(model='overlock_xt', aux_loss_weight=0.4, kd_model_name=None, kd_teacher_checkpoint=None,
+         model_kwargs='dims=[16,16,32,32] depths=[1,1,1,1] focus_depths=[1,1] num_heads=[2,2]')])
+def test_two_processes_learn_together(small, tmp_path, values):
+    torch.save(timm.create_model(TEACHER, num_classes=3).state_dict(), tmp_path / 'teacher.pth')
+    values = dict(kd_model_name=TEACHER, kd_teacher_checkpoint=tmp_path / 'teacher.pth', epochs=1, no_aug=True) | values
+    environment = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=os.pathsep.join(
+        [str(ROOT), str(ROOT / 'kernels'), os.environ.get('PYTHONPATH', '')]))
+    torchrun = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
+    result = subprocess.run(
+        [*torchrun, '-m', 'zoo', 'train', *small(experiment='two', **values)], capture_output=True, text=True,
+        env=environment, cwd=tmp_path, check=False, timeout=300)
+    assert result.returncode == 0, result.stderr
+    last = torch.load(tmp_path / 'out' / 'two' / 'last.pth.tar', weights_only=True)
+    assert last['updates'] == 4 and last['epoch'] == 0  # 36 images each, 8 a batch
+    if values.get('kd_distill_type') == 'feature':
+        assert last['task_state']['projection']['weight'].shape == (96, 64)
+    assert all(value.isfinite().all() for value in last['state_dict'].values())
