@@ -23,6 +23,9 @@ SCHEDULE = 'batch lr warmup_lr min_lr length warmup_epochs weight_decay'
 DEIT = dict(
     processes=8, opt='adamw', aa='rand-m9-mstd0.5-inc1', mixup=0.8, cutmix=1.0, smoothing=0.1, reprob=0.25,
     aug_repeats=0)
+TAUGHT = dict(  # by its labels, half and half
+    kd_model_name='regnety_160.deit_in1k', kd_distill_type='token', kd_token_distill_type='hard', task_loss_weight=0.5,
+    distill_loss_weight=0.5)
 LEAPLAB = dict(DEIT, scales=RATES, sched_on_updates=True)
 
 FLATTEN = rows(f'{SCHEDULE} clip_grad drop_path', {
@@ -116,7 +119,7 @@ L2VIT['l2vit_base_in22k'].update(num_classes=21841)
 CARE = rows('drop_path', {'care_s0': (0.1,), 'care_s1': (0.1,), 'care_s2': (0.1,)}, **dict(
     DEIT, processes=12, batch=1536, lr=2.5e-3, warmup_lr=1e-6, min_lr=1e-5, scales=(), length=310, warmup_epochs=20,
     weight_decay=0.05, clip_grad=None, model_ema_decay=None, train_interpolation='random', warmup_prefix=False,
-    sched_on_updates=False), paper='2411.16170', commit='400bf94', header='a teacher that this recipe lacks')
+    sched_on_updates=False), paper='2411.16170', commit='400bf94', header='with a teacher', **TAUGHT)
 
 for _name in ('flatten_swin_base_384', 'agent_swin_base_384', 'agent_swin_small_288', 'inline_swin_base_384'):
     for _rows in (FLATTEN, AGENT, INLINE):
@@ -143,13 +146,15 @@ for _size, _rate in dict(b4=0.2, b5=0.2, b6=0.3).items():
             weight_decay=1e-8, drop_path=_rate, tag=f'in22k_ft_in1k{_suffix}', mixup=0., cutmix=0.)
 
 EFFICIENTMOD = rows('drop_path header', {
-    'efficientmod_xxs': (0., 'a teacher that this recipe lacks'),
-    'efficientmod_xs': (0., 'a teacher that this recipe lacks'),
-    'efficientmod_s': (0.02, 'a teacher that this recipe lacks'),
-    'efficientmod_s_conv': (0.02, ''),
+    'efficientmod_xxs': (0., 'with a teacher'), 'efficientmod_xs': (0., 'with a teacher'),
+    'efficientmod_s': (0.02, 'with a teacher'), 'efficientmod_s_conv': (0.02, ''),
 }, **DEIT, paper='2403.19963', commit='ec04df6', batch=2048, lr=4e-3, warmup_lr=1e-6, min_lr=1e-5, scales=(),
     length=310, warmup_epochs=5, weight_decay=0.05, clip_grad=None, amp=True, model_ema_decay=0.9998,
     warmup_prefix=False, sched_on_updates=False, train_interpolation='random')
+for _row in EFFICIENTMOD.values():
+    if _row['header']:
+        _row.update(kd_model_name='regnety_160.deit_in1k', kd_distill_type='logit', kd_temperature=1.,
+                    task_loss_weight=0.1, distill_loss_weight=0.9)
 
 SMT = rows(f'{SCHEDULE} drop_path model tag', {
     'smt_tiny': (1024, 2e-3, 2e-7, 2e-6, 300, 5, 0.05, 0.1, 'smt_tiny', 'in1k'),
@@ -199,14 +204,14 @@ PATNET = rows('batch lr weight_decay clip_grad drop_path aa mixup', {
 }, processes=8, warmup_lr=1e-6, min_lr=1e-5, scales=(), length=300, warmup_epochs=20, warmup_prefix=True,
     sched_on_updates=False, opt='adamw', opt_kwargs=dict(filter_bias_and_bn=False), amp=True, amp_dtype='float16',
     cutmix=1.0, smoothing=0.1, reprob=0., aug_repeats=0, color_jitter=[0.], train_interpolation='bicubic',
-    model_ema_decay=None, paper='2503.03148', commit='679cfc0')
+    model_ema_decay=None, progressive_sizes=[192], size_milestones=[280], paper='2503.03148', commit='679cfc0')
 
 OVERLOCK = rows('drop_path', {
     'overlock_xt': (0.1,), 'overlock_t': (0.15,), 'overlock_s': (0.4,), 'overlock_b': (0.5,),
 }, **DEIT, batch=2048, lr=2e-3, warmup_lr=1e-6, min_lr=1e-5, scales=('lr',), length=310, warmup_epochs=5,
     weight_decay=0.05, clip_grad=5., sched_on_updates=False, warmup_prefix=False, sync_bn=True, amp=True,
     amp_dtype='float16', train_interpolation='random', model_ema_decay=0.9999, paper='2502.20087', commit='2c8ab3b',
-    header='an auxiliary loss that this recipe lacks')
+    header='with an auxiliary loss', aux_loss_weight=0.4)
 
 # --- CNNs with gates; without a warm-up, warmup_lr is the trainer's default and has no effect
 
@@ -247,7 +252,8 @@ EMCA = {
 RESNEST = {f'resnest50d_{setting}': dict(
     CNN, processes=8, nodes=8, batch=8192, lr=3.2, scales=('lr',), warmup_lr=0., sched='cosine', sched_on_updates=True,
     length=270, warmup_epochs=5, warmup_prefix=True, opt='sgd', opt_kwargs={}, aa='originalr', color_jitter=[0.4],
-    mixup=0.2, smoothing=0.1, paper='2004.08955', commit='1dfb3e8', header='DropBlock and colour jitter')
+    mixup=0.2, smoothing=0.1, paper='2004.08955', commit='1dfb3e8', drop_block=0.1,
+    aa_first=True, lighting=0.1)
     for setting in ('1s1x64d', '1s2x40d', '2s1x64d', '2s2x40d', '4s1x64d')}
 
 GATED = CBAM | ECANET | FCANET | TRIPLET | EMCA | RESNEST
@@ -268,7 +274,7 @@ SWIFTFORMER = rows('aa mixup cutmix top1', {
 }, processes=4, nodes=4, batch=2048, lr=2e-3, warmup_lr=1e-6, min_lr=1e-5, scales=(), length=300, warmup_epochs=5,
     weight_decay=0.025, clip_grad=0.01, clip_mode='agc', drop_path=0., opt='adamw', smoothing=0.1, reprob=0.25,
     aug_repeats=3, color_jitter=[0.4], amp=False, crop_pct=0.875, train_interpolation='bicubic', sched_on_updates=False,
-    model_ema_decay=0.99996, paper='2303.15446', commit='4aa6cd6', header='a teacher that this recipe lacks')
+    model_ema_decay=0.99996, paper='2303.15446', commit='4aa6cd6', header='with a teacher', **TAUGHT)
 
 MAMBAOUT = rows('drop_path top1', {
     'mambaout_femto': (0.025, 78.9), 'mambaout_kobe': (0.025, 80.0), 'mambaout_tiny': (0.2, 82.7),
@@ -282,6 +288,9 @@ IFORMER = rows('drop_path top1', {
 }, **DEIT, batch=4096, lr=4e-3, warmup_lr=0., min_lr=1e-6, scales=(), length=300, warmup_epochs=20, weight_decay=0.05,
     clip_grad=None, sched_on_updates=True, warmup_prefix=True, amp=False, train_interpolation='bicubic',
     model_ema_decay=None, paper='2501.15369', commit='2a87540', header='without a teacher')
+for _name, _length, _top1 in (('iformer_m', 300, 81.1), ('iformer_l', 300, 82.7), ('iformer_l2', 450, 83.9)):
+    IFORMER[f'{_name}_distilled'] = dict(
+        IFORMER['iformer_m'], length=_length, top1=_top1, header='with a teacher', **TAUGHT)
 
 TIMMS_OWN = FOCALNET | SWIFTFORMER | MAMBAOUT | IFORMER
 LACKING = set(IFORMER) if Version(timm.__version__) < Version('1.0.30') else set()  # in the timm that is installed

@@ -108,6 +108,8 @@ def create_model(
     check_model_name(args.model)
     if state is not None:
         classes = (classes_in(args.model, state) or -1) if adapt else args.num_classes
+        if adapt and getattr(args, 'pretrained_rows', ''):
+            state, classes = choose_rows(args, state)
         overlay = dict(state_dict=dict(state)) | ({} if classes is None else {'num_classes': classes})
         more = dict(more, pretrained_cfg_overlay=overlay)
     more = dict(more, num_classes=args.num_classes, in_chans=channels_of(args), global_pool=args.gp) | args.model_kwargs
@@ -118,7 +120,7 @@ def create_model(
     if getattr(model, 'pretrained_cfg', None):
         model.pretrained_cfg.pop('state_dict', None)  # timm keeps what was loaded; it is a copy of the weights
     if hasattr(model, 'set_auxiliary_training'):
-        model.set_auxiliary_training(False)  # the loss is that of one output
+        model.set_auxiliary_training(False)  # one output, unless the task is told to train both
     return model
 
 
@@ -281,3 +283,43 @@ def classes_in(name: str, state: Mapping[str, Tensor]) -> int | None:
         classifier = classifier[0]
     weight = state.get(f'{classifier}.weight')
     return None if weight is None else weight.shape[0]
+
+
+def choose_rows(args: argparse.Namespace, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], int]:
+    """The weights with those rows of the classifier alone that ``pretrained_rows`` lists, in its order.
+
+    The file has a number a line, for each class the row that it starts from, as authors publish for the 1000 classes
+    among the 21841 of ImageNet-22k.
+
+    Returns:
+        The weights, and how many classes they have now.
+
+    Raises:
+        UserError: no such file, no numbers, a row that is not there, or another count than the model's classes.
+    """
+    source = args.pretrained_rows
+    try:
+        with open(source, encoding='utf-8') as file:
+            rows = [int(line) for line in file.read().split()]
+    except (OSError, ValueError) as e:
+        raise UserError(f'--pretrained-rows {source}: expected a file with a number a line ({one_line(e)})') from e
+    heads = _classifiers(args.model, state)
+    count = len(state[f'{heads[0]}.weight']) if heads else 0
+    if not rows or min(rows) < 0 or max(rows) >= count:
+        raise UserError(f'--pretrained-rows {source}: the rows of the classifier are 0 to {count - 1}, the file has '
+                        f'{min(rows, default="none")} to {max(rows, default="none")}')
+    if args.num_classes not in (None, len(rows)):
+        raise UserError(f'--pretrained-rows {source} has {len(rows)} lines, the model {args.num_classes} classes')
+    chosen = {f'{head}.{kind}': state[f'{head}.{kind}'][rows] for head in heads for kind in ('weight', 'bias')}
+    return {**state, **chosen}, len(rows)
+
+
+def _classifiers(name: str, state: Mapping[str, Tensor]) -> list[str]:
+    """The final linear layers in ``state``, under the model's own names or, as authors call them, head or fc."""
+    own = (timm.models.get_pretrained_cfg_value(name, 'classifier') if timm.is_model(name) else None) or ()
+    usual = ('head', 'fc', 'classifier', 'head_dist', 'dist_head')
+    for names in ((own,) if isinstance(own, str) else own, usual):
+        found = [head for head in names if f'{head}.weight' in state and f'{head}.bias' in state]
+        if found:
+            return found
+    return []

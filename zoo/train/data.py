@@ -10,6 +10,7 @@ from PIL import Image
 from timm.data import FastCollateMixup, Mixup, create_dataset, create_loader
 from torch.utils.data import Dataset
 
+from . import transforms
 from .errors import UserError, one_line, require
 
 QUICKSTART, DIGITS = 'quickstart', 'digits'
@@ -136,6 +137,7 @@ def train_loader(
         auto_augment=args.aa, num_aug_repeats=repeats, interpolation=args.train_interpolation, mean=config['mean'],
         std=config['std'], collate_fn=mixup if isinstance(mixup, FastCollateMixup) else None,
         **_loading(args), **shared)
+    transforms.complete(args, dataset)
     if not len(loader):
         raise UserError(f'--batch-size {args.batch_size} is too large for {len(dataset)} training images')
     return loader

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from . import build, checkpoint, data, fashion_mnist, logs, options
+from . import build, checkpoint, data, fashion_mnist, logs, options, sizes, task
 from .errors import UserError, guarded, nearest, require
 from .session import NOT_CARRIED, Session
 from .table import TRAIN, Option
@@ -65,7 +65,13 @@ def check(args: argparse.Namespace, content: dict | None) -> None:
     data.check_folder(args)
     if args.initial_checkpoint and (args.pretrained or args.pretrained_path):
         raise UserError('--initial-checkpoint, --pretrained and --pretrained-path exclude each other; give one')
-    for path in (args.initial_checkpoint, args.pretrained_path):
+    task.check(args)
+    sizes.check(args)
+    if args.kd_teacher_checkpoint:
+        args.kd_teacher_checkpoint = os.path.abspath(args.kd_teacher_checkpoint)  # a resumed run may start elsewhere
+    if args.pretrained_rows and not args.pretrained_path:
+        raise UserError('--pretrained-rows needs --pretrained-path')
+    for path in (args.initial_checkpoint, args.pretrained_path, args.kd_teacher_checkpoint):
         if path and not os.path.isfile(path):
             raise UserError(f'no checkpoint file {path}')
     if args.model_dtype not in (None, 'float32') and args.amp:

@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 import yaml
-from timm.task import ClassificationTask
-from timm.utils import distribute_bn, random_seed
+from timm.utils import distribute_bn, random_seed, unwrap_model
 from torch import nn
 
-from . import build, checkpoint, data, engine, logs, options, report
+from . import build, checkpoint, data, dropblock, engine, logs, options, report, sizes
 from .errors import CtrlC, Interrupted, UserError
 from .table import TRAIN
+from .task import make_task
 
 NOT_CARRIED = ('config', 'debug', 'resume', 'no_resume_opt', 'start_epoch', 'stop_epoch')  # of one call only
 HYPERPARAMETERS = ('lr', 'initial_lr', 'weight_decay', 'betas', 'eps', 'momentum')
@@ -89,10 +89,12 @@ class Session:
         train_batches, val_batches = self._build_loaders(mixup)
         updates = math.ceil(len(train_batches) / args.grad_accum_steps)
         rates = build.learning_rates(args, place.world_size)
+        loss = build.make_loss(args, mixup is not None).to(place.device)
+        task = make_task(args, self.model, loss, place, self.config)
+        self.trained = task.get_trainable_module()  # the model, with the projection of its features if there is one
         optimizer = self._make_optimizer(rates['lr'])
         schedule, epochs = build.make_schedule(args, optimizer, updates, rates)
-        loss = build.make_loss(args, mixup is not None).to(place.device)
-        task = ClassificationTask(self.model, criterion=loss, device=place.device, verbose=False)
+        self.drop_blocks = dropblock.DropBlocks(self.model, args.drop_block, epochs)
         if args.model_ema:
             task.setup_ema(decay=args.model_ema_decay, use_warmup=args.model_ema_warmup)
         if args.torchcompile:
@@ -105,7 +107,7 @@ class Session:
             train_batches, val_batches, mixup, epochs)
 
     def _make_optimizer(self, lr: float) -> torch.optim.Optimizer:
-        return build.make_optimizer(self.args, self.model, lr)
+        return build.make_optimizer(self.args, self.trained, lr)
 
     def _open_sets(self, channels: int) -> tuple[Any, Any]:
         """The data to train on and to validate on."""
@@ -124,15 +126,20 @@ class Session:
         train_set, val_set = self._open_sets(self.config['input_size'][0])
         data.check_classes(train_set, self.classes)
         self.images = len(train_set), len(val_set)
-        return (data.train_loader(args, train_set, self.config, mixup, **shared),
+        self.train_batches = sizes.TrainBatches(
+            args, self.config, lambda config: data.train_loader(args, train_set, config, mixup, **shared), self.model,
+            place)
+        return (self.train_batches.at(args.start_epoch or 0),
                 data.eval_loader(args, val_set, self.config, args.validation_batch_size or args.batch_size, **shared))
 
     def _restore(self) -> int:
         """Take over optimizer, averages, scaler and books of the checkpoint; return the epoch to start with."""
         args, run, content = self.args, self.run, self.content
         if run.task.has_ema() and 'state_dict_ema' in content:
-            averaged = run.task.get_trainable_module(ema=True).module
+            averaged = unwrap_model(run.task.get_eval_model(ema=True))
             checkpoint.load_exactly(averaged, content['state_dict_ema'], args.resume)
+            run.task.load_task_state(content.get('task_state_ema'), ema=True)
+        run.task.load_task_state(content.get('task_state'))
         if not args.no_resume_opt:
             _restore_optimizer(run.optimizer, content['optimizer'], keep_lr=args.sched == 'plateau')
             if run.scaler is not None and run.scaler.state_dict_key in content:
@@ -188,6 +195,8 @@ class Session:
 
     def _epoch(self, epoch: int, begin: float) -> None:
         args, run, start = self.args, self.run, time.monotonic()
+        run.train_batches = self.train_batches.at(epoch)
+        self.drop_blocks.begin(epoch)
         done = (epoch - self.start) / (self.stop - self.start)
         progress = report.Progress(
             len(run.train_batches), f'epoch {epoch + 1}/{self.stop}', self.place.primary,

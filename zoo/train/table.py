@@ -80,12 +80,15 @@ TRAIN = COMMON + (
     # --- weights
     row('pretrained', bool, False, 'start from the published weights'),
     row('pretrained_path', str, None, 'start from the weights in this file; size and classes may differ'),
+    row('pretrained_rows', str, '', 'not in timm: file that lists the rows of its classifier to start from'),
     row('initial_checkpoint', str, '', 'start from this file, which must fit the model exactly'),
     row('resume', str, '', "go on from a checkpoint of an earlier run, in that run's folder"),
     row('no_resume_opt', bool, False, 'with resume: weights only, not the optimizer'),
     # --- model
     row('drop', float, 0., 'dropout before the classifier', low=0),
     row('drop_path', float, None, 'stochastic depth', low=0),
+    row('drop_block', float, 0., 'not as in timm: DropBlock in the last stages of a ResNet, its chance growing to this',
+        low=0),
     row('grad_checkpointing', bool, False, 'recompute activations in the backward pass to save memory'),
     row('sync_bn', bool, False, 'synchronised batch norm over processes'),
     row('dist_bn', str, 'reduce', 'what makes batch-norm statistics equal', choices=('broadcast', 'reduce')),
@@ -146,6 +149,24 @@ TRAIN = COMMON + (
     row('smoothing', float, 0.1, 'label smoothing', low=0),
     row('bce_loss', bool, False, 'binary cross entropy instead of cross entropy'),
     row('bce_target_thresh', float, None, 'with bce_loss: targets above this are 1, others 0'),
+    row('aa_first', bool, False, 'not in timm: aa comes before the crop, and colour jitter stays on beside it'),
+    row('lighting', float, 0., "not in timm: strength of AlexNet's lighting noise", low=0),
+    # --- image size
+    row('progressive_sizes', 'ints', None, 'not in timm: square image sizes before each of size_milestones', low=1),
+    row('size_milestones', 'ints', None, 'not in timm: epochs at which these sizes end; the last gives way to img_size',
+        low=1),
+    # --- teacher and auxiliary classifier
+    row('kd_model_name', str, None, 'teacher to learn from: name of a model, with its published weights'),
+    row('kd_teacher_checkpoint', str, '', "not in timm: the teacher's weights are in this file"),
+    row('kd_model_kwargs', 'kwargs', {}, 'not in timm: more arguments of the teacher'),
+    row('kd_distill_type', str, 'logit', "what learns from the teacher's: logits, features, or a second classifier",
+        choices=('logit', 'feature', 'token')),
+    row('kd_token_distill_type', str, 'soft', "token: divergence from the teacher's logits, or its labels",
+        choices=('soft', 'hard')),
+    row('kd_temperature', float, 4., 'softens both logits', low=0),
+    row('distill_loss_weight', float, None, "weight of the teacher's loss; default: 1 - task_loss_weight, or 1", low=0),
+    row('task_loss_weight', float, None, "weight of the labels' loss; default: 1", low=0),
+    row('aux_loss_weight', float, 0., 'not in timm: weight of the loss of an auxiliary classifier', low=0),
     # --- averaged weights
     row('model_ema', bool, False, 'keep an exponential average of the weights and judge by it'),
     row('model_ema_decay', float, 0.9998, 'decay of the average', low=0),
@@ -189,8 +210,11 @@ VALIDATE = COMMON + (
 
 # Of training, what does not fit a probe: it has no layers, its weights and its learning rate are said another way
 _NOT_OF_PROBES = (
-    'gp', 'initial_checkpoint', 'pretrained_path', 'drop', 'drop_path', 'grad_checkpointing', 'sync_bn', 'layer_decay',
-    'lr_base', 'lr_base_size', 'lr_base_scale', 'lr_mult', 'lr_scale_ends')
+    'gp', 'initial_checkpoint', 'pretrained_path', 'pretrained_rows', 'drop', 'drop_path', 'grad_checkpointing',
+    'drop_block', 'sync_bn', 'layer_decay', 'lr_base', 'lr_base_size', 'lr_base_scale', 'lr_mult', 'lr_scale_ends',
+    'progressive_sizes', 'size_milestones', 'kd_model_name', 'kd_teacher_checkpoint', 'kd_model_kwargs',
+    'kd_distill_type', 'kd_token_distill_type', 'kd_temperature', 'distill_loss_weight', 'task_loss_weight',
+    'aux_loss_weight')
 _OF_PROBES = dict(  # defaults: the recipe of billpsomas/efficient-probing
     batch_size=1024, opt='lars', weight_decay=0., sched_on_updates=True, epochs=90, warmup_epochs=None, warmup_lr=0.,
     color_jitter=[0.], smoothing=0., train_interpolation='bicubic', output='output/probe')

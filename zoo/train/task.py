@@ -1,0 +1,172 @@
+"""What a model learns from: labels, labels through a second classifier, a teacher.
+
+A teacher is a trained model that sees the same images (Hinton et al., "Distilling the Knowledge in a Neural Network",
+arXiv 1503.02531; Touvron et al., "Training data-efficient image transformers & distillation through attention",
+arXiv 2012.12877). The losses are those of ``timm.task``; the teacher is built here, as every model is.
+"""
+import argparse
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from timm.task import ClassificationTask, FeatureDistillationTask, LogitDistillationTask, TokenDistillationTask
+from torch import Tensor, nn
+
+from . import build, checkpoint
+from .errors import UserError, one_line
+
+TASKS = dict(logit=LogitDistillationTask, feature=FeatureDistillationTask, token=TokenDistillationTask)
+PREPROCESSING = ('input_size', 'img_size', 'mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')
+
+
+class AuxiliaryTask(ClassificationTask):
+    """Classification by a model that returns two logits in training: ``loss(main) + weight * loss(auxiliary)``.
+
+    Args:
+        model: Returns a tuple of logits ``[B, classes]`` in training, the main ones first.
+        weight: Of the second loss.
+        **task: criterion, device, verbose of timm's task.
+    """
+
+    def __init__(self, model: nn.Module, weight: float, **task: Any):
+        super().__init__(model, **task)
+        self.weight = weight
+
+    def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Images ``[B, C, H, W]`` and targets to loss, main logits (output) and both parts of the loss."""
+        output, auxiliary = self.trainable_module(input)
+        parts = dict(task_loss=self.criterion(output, target), aux_loss=self.criterion(auxiliary, target))
+        return dict(parts, loss=parts['task_loss'] + self.weight * parts['aux_loss'], output=output)
+
+
+def make_task(
+        args: argparse.Namespace, model: nn.Module, loss: nn.Module, place: build.Place,
+        config: Mapping[str, Any]) -> ClassificationTask:
+    """The task of the options around a model on its device.
+
+    Args:
+        args: Options.
+        model: To be trained; a second classifier that it may have is switched on.
+        loss: On the labels.
+        place: Device.
+        config: input_size, mean and std of the images.
+
+    Raises:
+        UserError: the model or the teacher cannot do what is asked.
+    """
+    shared = dict(criterion=loss, device=place.device, verbose=False)
+    if args.kd_model_name:
+        return _distillation(args, model, place, config, shared)
+    if args.aux_loss_weight:
+        if not hasattr(model, 'set_auxiliary_training'):
+            raise UserError(f'{args.model} has no auxiliary classifier; leave --aux-loss-weight out')
+        model.set_auxiliary_training(True)
+        return AuxiliaryTask(model, args.aux_loss_weight, **shared)
+    return ClassificationTask(model, **shared)
+
+
+def check(args: argparse.Namespace) -> None:
+    """What can be said of the teacher from the options alone.
+
+    Raises:
+        UserError: an unknown teacher, or a file or an option that does not go with it.
+    """
+    if not args.kd_model_name:
+        if args.kd_teacher_checkpoint:
+            raise UserError('--kd-teacher-checkpoint needs the name of its model: give --kd-model-name')
+        return
+    build.check_model_name(args.kd_model_name)
+    if args.aux_loss_weight:
+        raise UserError('--kd-model-name and --aux-loss-weight exclude each other; give one')
+    if args.kd_temperature <= 0:
+        raise UserError('--kd-temperature must be above 0')
+
+
+def make_teacher(
+        args: argparse.Namespace, classes: int, place: build.Place,
+        config: Mapping[str, Any]) -> tuple[nn.Module, Mapping[str, Any]]:
+    """The teacher of the options, frozen: with its published weights, or with those of ``kd_teacher_checkpoint``.
+
+    Args:
+        args: Options.
+        classes: Of the model that it teaches.
+        place: Device.
+        config: input_size of the images.
+
+    Returns:
+        The teacher and the data config of its images, whose mean and std count.
+
+    Raises:
+        UserError: no such weights, other classes, or images that it cannot take.
+    """
+    asked = dict.fromkeys(PREPROCESSING) | dict(
+        model=args.kd_model_name, model_kwargs=args.kd_model_kwargs, num_classes=None, gp=None, pretrained=True,
+        in_chans=config['input_size'][0], kd_weights=args.kd_teacher_checkpoint)
+    asked, state = argparse.Namespace(**asked), None
+    if args.kd_teacher_checkpoint:
+        state = _read_teacher(asked, classes)
+    try:
+        teacher = build.create_model(asked, state)
+    except (UserError, OSError) as e:  # the latter while downloading
+        hint = '' if state else '; its weights may be given with --kd-teacher-checkpoint'
+        raise UserError(f'the teacher {one_line(e)}{hint}') from e
+    dtype = build.dtype_of(args)
+    layout = torch.channels_last if args.channels_last else torch.preserve_format
+    teacher.to(place.device, dtype, memory_format=layout).requires_grad_(False)
+    count = getattr(teacher, 'num_classes', classes)
+    if args.kd_distill_type != 'feature' and count != classes:
+        raise UserError(f'the teacher {args.kd_model_name} has {count} classes, the model {classes}; give one of the '
+                        f'same classes (--kd-model-name, --kd-teacher-checkpoint), or --kd-distill-type feature')
+    try:
+        build.check_forward(teacher, config, build.Place(place.device), dtype)
+    except UserError as e:
+        raise UserError(f'the teacher {args.kd_model_name}: {e}; --kd-model-kwargs may build it for them') from e
+    return teacher, build.data_config_of(asked, teacher)
+
+
+def _read_teacher(asked: argparse.Namespace, classes: int) -> dict[str, Tensor]:
+    """Weights of the teacher; what a checkpoint of :mod:`zoo.train` says of its model goes into ``asked``."""
+    source = asked.kd_weights
+    content, ours = checkpoint.read(source)
+    if 'probe' in content:
+        raise UserError(f'{source} holds a probe, not a model; give another --kd-teacher-checkpoint')
+    if ours:
+        if content['arch'] != asked.model:
+            raise UserError(f'{source} is a checkpoint of {content["arch"]}, not of {asked.model}; give '
+                            f'--kd-model-name {content["arch"]}')
+        asked.model_kwargs = {**content['model_kwargs'], **asked.model_kwargs}
+        if content['data_config']['input_size'][0] == asked.in_chans:
+            asked.mean, asked.std = content['data_config']['mean'], content['data_config']['std']
+    state = checkpoint.weights_of(content)
+    asked.num_classes = content.get('num_classes') or build.classes_in(asked.model, state) or classes
+    return state
+
+
+def _distillation(
+        args: argparse.Namespace, model: nn.Module, place: build.Place, config: Mapping[str, Any],
+        shared: dict[str, Any]) -> ClassificationTask:
+    kind = args.kd_distill_type
+    if kind == 'token' and not hasattr(model, 'set_distilled_training'):
+        raise UserError(f'{args.model} has no second classifier to learn from a teacher; give --kd-distill-type logit '
+                        f'or feature')
+    teacher, expected = make_teacher(args, model.num_classes, place, config)
+    options = {} if kind == 'feature' else dict(temperature=args.kd_temperature)
+    if kind == 'token':
+        options['distill_type'] = args.kd_token_distill_type
+    task = TASKS[kind](
+        model, teacher, distill_loss_weight=args.distill_loss_weight, task_loss_weight=args.task_loss_weight,
+        dtype=build.dtype_of(args), **options, **shared)
+    _set_statistics(task, config, expected)
+    return task
+
+
+def _set_statistics(task: nn.Module, config: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Let the teacher see the images normalised as it knows them, whatever the model's own config says."""
+    if all(tuple(config[key]) == tuple(expected[key]) for key in ('mean', 'std')):
+        task.student_mean = task.student_std = None  # timm then hands the images on as they are
+        return
+    for owner, suffix, source in ((task, 'student_{}', config), (task.teacher, '{}_kd', expected)):
+        for key in ('mean', 'std'):
+            name = suffix.format(key)
+            value = torch.tensor(source[key], device=getattr(owner, name).device, dtype=getattr(owner, name).dtype)
+            setattr(owner, name, value.view(1, -1, 1, 1))
