@@ -21,6 +21,7 @@ COMMANDS = {  # what each does, and the function that does it
     'shapes': ('write a small data set for detection and segmentation', 'zoo.dense.shapes:main'),
     'benchmark': (
         'measure the time and memory of ops and models (python -m zoo benchmark ops --quick)', 'zoo.bench.main:main'),
+    'arena': ('compare token mixers under one recipe, over seeds (python -m zoo arena --jobs 2)', 'zoo.arena.main:main'),
     'cards': ('write the model cards, or check that they are up to date', 'zoo.cards.main:main'),
 }
 

@@ -61,7 +61,7 @@ def draw_ops(path: Path, content: dict[str, Any]) -> None:
     """Draw a panel an op and pass: time against tokens, a line a provider, a dotted line at each crossing point."""
     ops = [op for op in dict.fromkeys(row['op'] for row in content['rows'])
            if any(sweep(content['rows'], op, title) for title in ('forward', 'forward+backward'))]
-    figure = _figure(5 * 2, 3.6 * len(ops))
+    figure = new_figure(5 * 2, 3.6 * len(ops))
     figure.suptitle(f'{content["device"]}, {content["dtype"]}: equal tokens in a batch, images of different length')
     panels = figure.subplots(len(ops), 2, squeeze=False)
     marks = {(c['op'], c['pass'], c['provider']): c['tokens'] for c in crossings(content['rows'])}
@@ -77,12 +77,12 @@ def draw_ops(path: Path, content: dict[str, Any]) -> None:
             panel.grid(alpha=0.3)
             if panel.lines:
                 panel.legend(fontsize=7)
-    _write(path, figure)
+    write_figure(path, figure)
 
 
 def draw_models(path: Path, content: dict[str, Any]) -> None:
     """Draw time and memory of an image against its pixels, a line a model, variant and pass."""
-    figure = _figure(11, 4.2)
+    figure = new_figure(11, 4.2)
     figure.suptitle(f'{content["device"]}, {content["dtype"]}')
     curves: dict[str, list[tuple[int, float, float]]] = {}
     for row in content['rows']:
@@ -100,10 +100,11 @@ def draw_models(path: Path, content: dict[str, Any]) -> None:
         panel.set_xticks(list(sizes), labels=list(sizes.values()))
         panel.grid(alpha=0.3)
         panel.legend(fontsize=6)
-    _write(path, figure)
+    write_figure(path, figure)
 
 
-def _figure(width: float, height: float) -> Any:
+def new_figure(width: float, height: float) -> Any:
+    """A picture of so many inches that needs no screen."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -112,7 +113,8 @@ def _figure(width: float, height: float) -> Any:
     return figure
 
 
-def _write(path: Path, figure: Any) -> None:
+def write_figure(path: Path, figure: Any) -> None:
+    """Write a PNG file, whole or not at all."""
     image = io.BytesIO()
     figure.savefig(image, format='png', dpi=110)
     write_atomically(path, lambda file: file.write(image.getvalue()))

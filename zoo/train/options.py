@@ -12,7 +12,7 @@ from .errors import UserError, nearest, one_line
 from .table import Option
 
 KIND_NAMES = {str: 'a string', int: 'an integer', float: 'a number', bool: 'true or false', 'ints': 'integers',
-              'floats': 'numbers', 'kwargs': 'key=value pairs'}
+              'floats': 'numbers', 'words': 'words', 'kwargs': 'key=value pairs'}
 SUFFIXES = ('.yaml', '.yml', '.py')  # of config files
 
 
@@ -166,8 +166,8 @@ def _parser(table: Iterable[Option], prog: str, about: str) -> Parser:
         extra: dict[str, Any] = {'metavar': option.dest.upper()}
         if option.kind == 'kwargs':
             extra.update(nargs='*', metavar='KEY=VALUE')
-        elif option.kind in ('ints', 'floats'):
-            extra.update(nargs=option.count or '+', metavar='N')
+        elif option.kind in ('ints', 'floats', 'words'):
+            extra.update(nargs=option.count or '+', metavar='WORD' if option.kind == 'words' else 'N')
         elif option.const is not None:
             extra.update(nargs='?', const=option.const)
         default = '' if option.default in (None, '', {}) else f' (default: {_words(option.default)})'
@@ -188,6 +188,10 @@ def _convert(option: Option, value: Any) -> Any:
         return value
     if kind == 'kwargs':
         return _pairs(value)
+    if kind == 'words':
+        if not isinstance(value, list) or not value or not all(isinstance(item, str) for item in value):
+            raise TypeError
+        return value
     if kind in ('ints', 'floats'):
         if not isinstance(value, (list, tuple)):
             if option.count not in (None, 1) or isinstance(value, dict):
@@ -234,7 +238,8 @@ def _flag(option: Option) -> str:
 
 
 def _words(value: Any) -> str:
-    return ' '.join(f'{item:.4g}' for item in value) if isinstance(value, list) else str(value)
+    return ' '.join(item if isinstance(item, str) else f'{item:.4g}' for item in value) if isinstance(
+        value, list) else str(value)
 
 
 def _plain(value: Any) -> Any:

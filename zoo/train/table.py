@@ -15,7 +15,8 @@ class Option:
 
     Args:
         dest: YAML key; the flag is ``--`` and the key with dashes.
-        kind: str, int, float, bool, 'ints', 'floats' (lists) or 'kwargs' (a dict; ``key=value`` words as a flag).
+        kind: str, int, float, bool, 'ints', 'floats', 'words' (lists), or 'kwargs' (a dict; ``key=value`` words as a
+            flag).
         default: Value without flag and key; None means unset and can be given as null in YAML.
         help: One line.
         choices: Allowed values; '' is always allowed where it is the default.
