@@ -7,7 +7,7 @@ COMMANDS = {  # what each does, and the function that does it
     'list': ('the models of the zoo, with their weights', 'zoo.browse:list_main'),
     'info': ('what a model is: size, stages, weights, kernels', 'zoo.browse:info_main'),
     'train': ('train an image classifier (python -m zoo train --config quickstart)', 'zoo.train.main:main'),
-    'validate': ('measure the accuracy of a checkpoint', 'zoo.train.validate:main'),
+    'validate': ('measure the accuracy of checkpoints or published weights', 'zoo.train.validate:main'),
     'infer': ('name what is in pictures: files, folders or web addresses', 'zoo.train.infer:main'),
     'convert': (
         'make safetensors with our names, config and card of an official checkpoint on disk', 'zoo.hub.convert:main'),
@@ -21,7 +21,7 @@ COMMANDS = {  # what each does, and the function that does it
     'shapes': ('write a small data set for detection and segmentation', 'zoo.dense.shapes:main'),
     'benchmark': (
         'measure the time and memory of ops and models (python -m zoo benchmark ops --quick)', 'zoo.bench.main:main'),
-    'arena': ('compare token mixers under one recipe, over seeds (python -m zoo arena --jobs 2)', 'zoo.arena.main:main'),
+    'arena': ('compare token mixers in one host under one recipe, over seeds', 'zoo.arena.main:main'),
     'cards': ('write the model cards, or check that they are up to date', 'zoo.cards.main:main'),
 }
 

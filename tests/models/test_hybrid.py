@@ -71,8 +71,8 @@ def test_mixers_of_maps_run_and_train_without_a_class_token(mixer, host):
 
 def test_pooling_is_the_mean_of_the_neighbours_less_the_token():
     x = torch.arange(12.).view(1, 3, 4, 1)
-    y = MAP_MIXERS['pooling']()(x)
-    assert y[0, 1, 1, 0] == 0 and y[0, 0, 0, 0] == (0 + 1 + 4 + 5) / 4 and y[0, 0, 1, 0] == (0 + 1 + 2 + 4 + 5 + 6) / 6 - 1
+    y = MAP_MIXERS['pooling']()(x)[0, :, :, 0]
+    assert (y[1, 1], y[0, 0], y[0, 1]) == (0, (0 + 1 + 4 + 5) / 4, (0 + 1 + 2 + 4 + 5 + 6) / 6 - 1)
 
 
 @pytest.mark.parametrize('name', OWN)
@@ -98,7 +98,7 @@ def test_bad_names():
         zoo.create_hybrid('swin', 'rala')
     with pytest.raises(ValueError, match="mixer 'ralla': use one of agent, focused"):
         zoo.create_hybrid('swin_tiny', 'ralla')
-    with pytest.raises(ValueError, match="HiLoAttention mixes maps alone and host 'vit_tiny' has a class token; use one"):
+    with pytest.raises(ValueError, match="HiLoAttention mixes maps alone and host 'vit_tiny' has a class token"):
         zoo.create_hybrid('vit_tiny', 'hilo', depth=1)
     with pytest.raises(ValueError, match=r'stages \[4\]: Swin has stages 0 to 3'):
         zoo.create_hybrid('swin_tiny', 'rala', stages=[4])

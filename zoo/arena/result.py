@@ -1,5 +1,4 @@
 """What an arena leaves behind: a JSON file, a Markdown table, a picture."""
-import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -58,7 +57,7 @@ def draw(path: Path, content: dict[str, Any]) -> None:
     rows = [row for row in content['rows'] if 'top1' in row][::-1]
     figure = new_figure(11, 1.6 + 0.28 * max(len(rows), 8))
     recipe = content['recipe']
-    figure.suptitle(f'{recipe.get("dataset") or "image folder"}, {rows[0]["epochs"]} epochs, seeds '
+    figure.suptitle(f'{recipe.get("dataset") or "image folder"}, {rows[0]["epochs"]} epoch(s), seeds '
                     f'{", ".join(map(str, content["seeds"]))}; {content["device"]}', fontsize=9)
     left, right = figure.subplots(1, 2)
     for place, row in enumerate(rows):
@@ -74,6 +73,7 @@ def draw(path: Path, content: dict[str, Any]) -> None:
                        textcoords='offset points')
     right.set(xlabel='ms of a training step', ylabel='top-1 (%)',
               title='accuracy against time' if timed else 'times are measured at the end')
+    right.margins(x=0.15)
     right.grid(alpha=0.3)
     write_figure(path, figure)
 
@@ -88,11 +88,7 @@ def _accuracy(row: Mapping[str, Any]) -> str:
 
 
 def _measured(key: str, text: Callable[[Any], str]) -> Callable[[dict], str]:
-    return lambda row: text(row[key]) if key in row and not _empty(row[key]) else '-'
-
-
-def _empty(value: Any) -> bool:
-    return isinstance(value, float) and math.isnan(value)
+    return lambda row: text(row[key]) if key in row else '-'
 
 
 COLUMNS: dict[str, Callable[[dict], str]] = {

@@ -17,7 +17,9 @@ SECONDS = 0.2  # between two looks at the processes
 
 
 def threads_of(jobs: int) -> int:
-    """Threads of each run, so that all runs together fill the processor."""
+    """Threads of each run: ``OMP_NUM_THREADS``, else so many that all runs together fill the processor."""
+    if os.environ.get('OMP_NUM_THREADS', '').isdecimal():
+        return max(1, int(os.environ['OMP_NUM_THREADS']))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
     return max(1, cores // jobs)
 
@@ -97,7 +99,7 @@ def _outcome(run: Run, reason: str) -> str:
     if reason:
         return f'failed: {reason}'
     figures = run.result()
-    return f'top-1 {figures["top1"]:.2f} % after {figures["epochs"]} epochs in {report.duration(figures["seconds"])}'
+    return f'top-1 {figures["top1"]:.2f} % after {figures["epochs"]} epoch(s) in {report.duration(figures["seconds"])}'
 
 
 def _stop(active: dict[Run, subprocess.Popen]) -> None:

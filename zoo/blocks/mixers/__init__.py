@@ -76,9 +76,10 @@ def mixer_factory(mixer: str | MixerFactory, options: Mapping[str, Any] | None =
 
 __all__ = [
     'MAP_MIXERS', 'MIXERS', 'AgentAttention', 'AveragePooling', 'ClampedLinearAttention', 'ContextMixing',
-    'EfficientModulation', 'EnhancedAttention', 'FocusedLinearAttention', 'GatedMixer', 'GlobalMixer', 'HiLoAttention',
-    'InLineAttention', 'LargeKernelAttention', 'LinearAttention', 'MagnitudeAwareLinearAttention', 'MixerFactory',
-    'NormAwareLinearAttention', 'PartialChannelAttention', 'PartialSelfAttention', 'RankAugmentedLinearAttention', 'RotaryAttention',
-    'RoutedAttention', 'ScaleAwareModulation', 'Site', 'SoftmaxAttention', 'SpatialReductionAttention',
-    'StripeAttention', 'WindowAttention', 'leading', 'mixer_factory',
+    'EfficientModulation', 'EnhancedAttention', 'FocusedLinearAttention', 'GatedMixer', 'GlobalMixer',
+    'HiLoAttention', 'InLineAttention', 'LargeKernelAttention', 'LinearAttention', 'MagnitudeAwareLinearAttention',
+    'MixerFactory', 'NormAwareLinearAttention', 'PartialChannelAttention', 'PartialSelfAttention',
+    'RankAugmentedLinearAttention', 'RotaryAttention', 'RoutedAttention', 'ScaleAwareModulation', 'Site',
+    'SoftmaxAttention', 'SpatialReductionAttention', 'StripeAttention', 'WindowAttention', 'leading',
+    'mixer_factory',
 ]
