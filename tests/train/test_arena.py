@@ -2,7 +2,6 @@
 import json
 import os
 import signal
-import statistics
 import subprocess
 import sys
 import time
@@ -45,6 +44,7 @@ def in_this_process(monkeypatch):
         return SimpleNamespace(poll=lambda: 0, returncode=0, kill=lambda: None)
 
     monkeypatch.setattr(runner, '_start', start)
+    monkeypatch.setattr(measure, 'REPEATS', 1)
     return started
 
 
@@ -126,13 +126,16 @@ def test_the_rows_are_means_over_seeds(tmp_path):
     runs = [plan.Run(tmp_path, mixer, seed) for mixer in ('a', 'b', 'c') for seed in (0, 1, 2)]
     for run, top1 in zip(runs[:6], (80., 82., 87., 90., 91., 95.)):
         run.folder.mkdir(parents=True)
-        run.keep(dict(mixer=run.mixer, seed=run.seed, epochs=2, top1=top1, top5=99., loss=1., train_loss=2., seconds=top1))
+        run.keep(dict(
+            mixer=run.mixer, seed=run.seed, epochs=2, top1=top1, top5=99., loss=1., train_loss=2., seconds=top1))
     b, a, c = result.rows_of(runs, {runs[6]: 'no such thing'})
-    assert (a['mixer'], a['top1'], a['seconds'], a['top1_std']) == ('a', 83., 83., pytest.approx(statistics.stdev((80, 82, 87))))
+    assert (a['mixer'], a['top1'], a['seconds']) == ('a', 83., 83.)
+    assert a['top1_std'] == pytest.approx(13 ** 0.5)  # of squares 9, 1 and 16 over two
     assert (b['mixer'], b['top1'], c['mixer'], c['failed']) == ('b', 92., 'c', {'0': 'no such thing'})
     assert [run['top1'] for run in b['runs']] == [90., 91., 95.]
-    content = dict(rows=[b, a, c], recipe=dict(dataset='digits', model_kwargs=dict(host='h')), seeds=[0, 1, 2], device='d',
-                   dtype='float32', versions=dict(torch='1'), commit=None, date='today', notes=['n'])
+    content = dict(
+        rows=[b, a, c], recipe=dict(dataset='digits', model_kwargs=dict(host='h')), seeds=[0, 1, 2], device='d',
+        dtype='float32', versions=dict(torch='1'), commit=None, date='today', notes=['n'])
     text = result.markdown(content)
     assert '| b | 92.00 ± 2.65 (3) | 1.0000 | 1:32 | - | - | - | - | - |' in text
     assert '* c, seed 0, failed: no such thing' in text
@@ -168,7 +171,8 @@ def test_threads_share_the_cores(monkeypatch):
 
 
 def command(folder, *words):
-    return [sys.executable, str(ROOT / 'tools' / 'arena.py'), *TINY, '--mixers', 'pooling', '--output', str(folder), *words]
+    program = [sys.executable, str(ROOT / 'tools' / 'arena.py')]
+    return [*program, *TINY, '--mixers', 'pooling', '--output', str(folder), *words]
 
 
 def test_runs_from_a_checkout_that_is_not_installed(tmp_path):
@@ -189,7 +193,8 @@ def test_ctrl_c_stops_the_runs_at_a_checkpoint(tmp_path, monkeypatch):
     processes = []
 
     def start(run, threads):
-        processes.append(subprocess.Popen([sys.executable, '-c', script], stdout=subprocess.PIPE, start_new_session=True))
+        processes.append(subprocess.Popen(
+            [sys.executable, '-c', script], stdout=subprocess.PIPE, start_new_session=True))
         assert processes[-1].stdout.readline() == b'ready\n'
         return processes[-1]
 
@@ -197,7 +202,7 @@ def test_ctrl_c_stops_the_runs_at_a_checkpoint(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(runner, '_start', start)
-    monkeypatch.setattr(runner.time, 'sleep', interrupted)
+    monkeypatch.setattr(runner, 'time', SimpleNamespace(sleep=interrupted, monotonic=time.monotonic))
     runs = [plan.Run(tmp_path, 'pooling', seed) for seed in range(3)]
     with pytest.raises(Interrupted, match='the same command goes on with it'):
         runner.train_all(runs, 2, print, print)
