@@ -38,7 +38,7 @@ def arena(argv: Sequence[str]) -> dict[str, Any]:
         UserError: whatever the user can put right.
         Interrupted: Ctrl-C; the same command goes on.
     """
-    require('tqdm', 'matplotlib', 'filelock')
+    require('tqdm', 'matplotlib')
     import zoo  # noqa: F401  (registers the models)
 
     args = plan.parse(argv)

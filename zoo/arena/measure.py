@@ -45,7 +45,7 @@ def model_of(args: argparse.Namespace, mixer: str) -> nn.Module:
 
 def _measure(args: argparse.Namespace, mixers: list[str], device: torch.device) -> dict[str, dict]:
     found: dict[str, dict[str, Any]] = {}
-    steps, passes = {}, {}
+    models, steps, passes = {}, {}, {}
     for mixer in mixers:
         try:
             torch.manual_seed(0)
@@ -62,10 +62,11 @@ def _measure(args: argparse.Namespace, mixers: list[str], device: torch.device) 
             found[mixer] = dict(
                 parameters=sum(p.numel() for p in model.parameters()),
                 flops=flops(model.eval(), size, build.dtype_of(args), device, channels))
-            steps[mixer], passes[mixer] = step, partial(_infer, model, images, autocast)
+            models[mixer], steps[mixer], passes[mixer] = model, step, partial(_infer, model, images, autocast)
         except (RuntimeError, ValueError) as e:
             found[mixer] = dict(reason=one_line(e)[:300])
     for mixer, times in timing.interleaved(steps, device, REPEATS).items():
+        models[mixer].zero_grad(set_to_none=True)  # what a step frees would be taken off its peak
         found[mixer].update(step_ms=times._asdict(), peak_bytes=timing.peak_bytes(steps[mixer], device))
     for mixer, times in timing.interleaved(passes, device, REPEATS).items():
         found[mixer].update(ms=times._asdict(), throughput=1e3 * args.batch_size / times.median)
