@@ -98,6 +98,7 @@ def test_one_fails_and_the_others_go_on(zoo, tmp_path, in_this_process):
     text = (tmp_path / 'results' / 'tiny.md').read_text()
     assert f'| pooling | {good["top1"]:.2f} (1) | ' in text and '* softmax, seed 0, failed: [1, 32, 32] images' in text
     assert 'it says nothing about the papers\' models' in text and 'embed_dims [16, 32, 64]' in text
+    assert '1437 images to train on, 360 to validate' in text
     assert (tmp_path / 'results' / 'tiny.png').read_bytes()[:4] == b'\x89PNG'
 
     again = zoo(*words)  # what has failed is tried again, what is finished is not

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from ..train import build, options
+from ..train import build, data, options
 from ..train.checkpoint import check_writable
 from ..train.errors import UserError, guarded, require
 from ..train.table import TRAIN
@@ -67,7 +67,8 @@ def _run(
     merged = options.merge(TRAIN, recipe)
     runs = [plan.Run(Path(args.output), mixer, seed) for seed in args.seeds for mixer in args.mixers]
     together = f'{args.jobs} run(s) at a time' + ('' if device.type == 'cuda' else f' of {threads} thread(s)')
-    content = header('arena', device, build.dtype_of(merged), argv, [*NOTES, together])
+    notes = [*NOTES, together, *_images(merged)]
+    content = header('arena', device, build.dtype_of(merged), argv, notes)
     content.update(
         command=['arena', *argv], recipe={key: value for key, value in recipe.items() if key != 'data_dir'},
         seeds=args.seeds, jobs=args.jobs, threads=threads)
@@ -85,3 +86,12 @@ def _run(
     print(result.markdown(content))
     print(f'written: {", ".join(map(str, paths))}', flush=True)
     return content
+
+
+def _images(args: argparse.Namespace) -> list[str]:
+    """How many images the data has, unless it is a stream."""
+    channels = build.channels_of(args) or 3
+    sets = [data.open_dataset(args, split, channels) for split in (args.train_split, args.val_split)]
+    if not all(hasattr(images, '__len__') for images in sets):
+        return []
+    return [f'{len(sets[0])} images to train on, {len(sets[1])} to validate']
