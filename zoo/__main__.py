@@ -7,7 +7,7 @@ COMMANDS = {  # what each does, and the function that does it
     'list': ('the models of the zoo, with their weights', 'zoo.browse:list_main'),
     'info': ('what a model is: size, stages, weights, kernels', 'zoo.browse:info_main'),
     'train': ('train an image classifier (python -m zoo train --config quickstart)', 'zoo.train.main:main'),
-    'validate': ('measure the accuracy of a checkpoint', 'zoo.train.validate:main'),
+    'validate': ('measure the accuracy of checkpoints or published weights', 'zoo.train.validate:main'),
     'infer': ('name what is in pictures: files, folders or web addresses', 'zoo.train.infer:main'),
     'convert': (
         'make safetensors with our names, config and card of an official checkpoint on disk', 'zoo.hub.convert:main'),
@@ -25,6 +25,7 @@ COMMANDS = {  # what each does, and the function that does it
     'attention': (
         'draw what a place of a model sees of an image: receptive field, influence, attention weights',
         'zoo.attention:main'),
+    'arena': ('compare token mixers in one host under one recipe, over seeds', 'zoo.arena.main:main'),
     'cards': ('write the model cards, or check that they are up to date', 'zoo.cards.main:main'),
 }
 

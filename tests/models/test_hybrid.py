@@ -4,7 +4,7 @@ import timm
 import torch
 
 import zoo
-from zoo.blocks.mixers import MIXERS
+from zoo.blocks.mixers import MAP_MIXERS, MIXERS
 from zoo.models.hybrid import HOSTS
 
 # The smallest of each host, cut down to a block or two a stage.
@@ -55,6 +55,26 @@ def test_runs_and_trains_in_every_host(host, mixer):
             assert torch.isfinite(model(torch.randn(1, 3, height, width))).all(), (height, width)
 
 
+@pytest.mark.parametrize('host', ['pvt_tiny', 'pvt_v2_b0', 'pyramid_t'])
+@pytest.mark.parametrize('mixer', MAP_MIXERS)
+def test_mixers_of_maps_run_and_train_without_a_class_token(mixer, host):
+    torch.manual_seed(0)
+    model = zoo.create_hybrid(host, mixer, num_classes=5, **SMALL[host])
+    assert {type(block.mixer) for stage in model.stages for block in stage.blocks} == {MAP_MIXERS[mixer]}
+    y = model(torch.randn(2, 3, 64, 96))
+    y.square().sum().backward()
+    still = {name for name, p in model.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()}
+    assert y.shape == (2, 5) and still == set()
+    with torch.no_grad():
+        assert torch.isfinite(model.eval()(torch.randn(1, 3, 97, 131))).all()
+
+
+def test_pooling_is_the_mean_of_the_neighbours_less_the_token():
+    x = torch.arange(12.).view(1, 3, 4, 1)
+    y = MAP_MIXERS['pooling']()(x)[0, :, :, 0]
+    assert (y[1, 1], y[0, 0], y[0, 1]) == (0, (0 + 1 + 4 + 5) / 4, (0 + 1 + 2 + 4 + 5 + 6) / 6 - 1)
+
+
 @pytest.mark.parametrize('name', OWN)
 @torch.no_grad()
 def test_in_its_own_place_is_the_family(name):
@@ -78,6 +98,8 @@ def test_bad_names():
         zoo.create_hybrid('swin', 'rala')
     with pytest.raises(ValueError, match="mixer 'ralla': use one of agent, focused"):
         zoo.create_hybrid('swin_tiny', 'ralla')
+    with pytest.raises(ValueError, match="HiLoAttention mixes maps alone and host 'vit_tiny' has a class token"):
+        zoo.create_hybrid('vit_tiny', 'hilo', depth=1)
     with pytest.raises(ValueError, match=r'stages \[4\]: Swin has stages 0 to 3'):
         zoo.create_hybrid('swin_tiny', 'rala', stages=[4])
 

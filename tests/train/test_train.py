@@ -15,7 +15,7 @@ import timm
 import torch
 import yaml
 
-from zoo.train import engine, fashion_mnist, options, validate
+from zoo.train import accuracy, engine, fashion_mnist, options, validate
 from zoo.train.table import TRAIN
 
 from .conftest import MODEL
@@ -261,7 +261,7 @@ def test_the_validation_flags_of_timm(pictures, tmp_path, monkeypatch, capsys):
     (tmp_path / 'val' / 'x').mkdir(parents=True)
     for i, path in enumerate(sorted((pictures / 'val' / 'red').iterdir())):
         shutil.copy(path, tmp_path / 'val' / 'x' / f'ILSVRC2012_val_{i + 1:08d}.png')
-    monkeypatch.setattr(validate, 'RealLabelsImagenet', _AllRight)
+    monkeypatch.setattr(accuracy, 'RealLabelsImagenet', _AllRight)
     (tmp_path / 'real.json').write_text('[]')
     real = figures('--model', 'test_resnet', *words, '--real-labels', tmp_path / 'real.json')
     assert (real['top1'], real['top5']) == (24, 1)  # what the stand-in counted

@@ -136,12 +136,13 @@ def _build(name: str, size: tuple[int, int], dtype: torch.dtype, device: torch.d
 
 
 @torch.no_grad()
-def flops(model: nn.Module, size: tuple[int, int], dtype: torch.dtype, device: torch.device) -> int:
+def flops(
+        model: nn.Module, size: tuple[int, int], dtype: torch.dtype, device: torch.device, channels: int = 3) -> int:
     """Of matrix products, convolutions and softmax attention for one image; a multiplication and addition are two."""
     known = {torch.ops.torchvision.deform_conv2d: _of_deformable}
     # it cannot look into our kernels
     with zoo_kernels.use('off'), FlopCounterMode(display=False, custom_mapping=known) as counter:
-        model(torch.zeros(1, 3, *size, device=device, dtype=dtype))
+        model(torch.zeros(1, channels, *size, device=device, dtype=dtype))
     return counter.get_total_flops()
 
 

@@ -74,16 +74,20 @@ def save(stem: Path, content: dict[str, Any], text: str) -> None:
 
 def markdown(content: dict[str, Any]) -> str:
     """The text of a result: where it was measured, then its tables."""
+    tables = {'ops': _op_tables, 'models': _model_tables, 'gates': _gate_tables}[content['kind']](content)
+    return '\n'.join([*heading(content, f'Benchmark of {content["kind"]}'), '', *tables]) + '\n'
+
+
+def heading(content: dict[str, Any], title: str) -> list[str]:
+    """The first lines of a text: title, where it was measured, notes."""
     known = {name: version for name, version in content['versions'].items() if version}
     lines = [
-        f'# Benchmark of {content["kind"]}', '',
+        f'# {title}', '',
         f'{content["device"]}, {content["dtype"]}, ' + ', '.join(f'{n} {v}' for n, v in known.items())
         + (f', commit {content["commit"]}' if content['commit'] else '') + f', {content["date"]}.']
     if 'bandwidth' in content:
         lines[-1] += f' A copy moves {content["bandwidth"] / 1e9:.0f} GB/s.'
-    lines += [f'\nNote: {note}.' for note in content['notes']]
-    tables = {'ops': _op_tables, 'models': _model_tables, 'gates': _gate_tables}[content['kind']](content)
-    return '\n'.join([*lines, '', *tables]) + '\n'
+    return [*lines, *(f'\nNote: {note}.' for note in content['notes'])]
 
 
 def _op_tables(content: dict[str, Any]) -> list[str]:

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset
 from torch import nn
 
-from . import build, options, validate
+from . import build, options, subject
 from .errors import UserError, guarded, one_line
 from .table import VALIDATE
 
@@ -53,14 +53,14 @@ def infer(argv: Sequence[str]) -> list[dict[str, Any]]:
         raise UserError('--num-classes is for a --checkpoint; the published weights have their own')
     build.check_model_name(given.model)
     places = find_pictures(given.images)
-    content, carried = validate.bring(vars(given))
+    content, carried, own = subject.bring(vars(given))
     chosen = {key: getattr(given, key) for key in ('model', 'checkpoint', 'num_classes') if getattr(given, key)}
     args = options.merge(VALIDATE, carried, chosen, dict(pretrained=content is None))
-    model = validate.build_model(args, content, own=bool(carried))
+    model = subject.build_model(args, content, own)
     if not model.num_classes:
         raise UserError(f'{args.model} has no classifier; its features have no classes')
     labels = labels_of(model, given.labels)
-    config = build.data_config_of(args, model, test_size=not carried)
+    config = build.data_config_of(args, model, test_size=not own)
     device = build.find_place(given.device).device
     found = []
     for pictures in predict(model.to(device), config, places, args.batch_size, given.topk):

@@ -235,7 +235,8 @@ def _flag(option: Option) -> str:
 
 
 def _words(value: Any) -> str:
-    return ' '.join(f'{item:.4g}' for item in value) if isinstance(value, list) else str(value)
+    return ' '.join(item if isinstance(item, str) else f'{item:.4g}' for item in value) if isinstance(
+        value, list) else str(value)
 
 
 def _plain(value: Any) -> Any:

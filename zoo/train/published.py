@@ -2,25 +2,24 @@
 import argparse
 import fnmatch
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from ..weights.fetch import fetchable
 from ..weights.sources import Source, load
-from . import build, data, report
-from .errors import UserError, nearest, one_line
+from . import build, data, several
+from .errors import UserError, nearest
 
 IMAGES, CLASSES = 50_000, 1000  # of the validation set that published accuracies are of
 # Options that would measure something else than what was published
 FIXED = ('checkpoint', 'pretrained', 'num_classes', 'gp', 'img_size', 'in_chans', 'input_size', 'input_img_mode',
          'crop_pct', 'crop_mode', 'mean', 'std', 'interpolation', 'model_kwargs', 'use_ema', 'use_train_size',
-         'test_pool', 'real_labels', 'valid_labels')
+         'test_pool', 'real_labels', 'valid_labels', 'crop_sweep', 'skip_done')
 COLUMNS = ('model', 'size', 'crop', 'top-1', 'published', 'difference')
 
 
 def compare(
         args: argparse.Namespace, place: build.Place, given: Mapping[str, Any],
-        run: Callable[[argparse.Namespace, build.Place], dict[str, Any]]) -> dict[str, Any]:
+        run: Callable[[argparse.Namespace, build.Place], list[dict[str, Any]]]) -> dict[str, Any]:
     """Measure all official weights that ``args.model`` matches, each at its own size, crop and normalisation.
 
     A pretrained cfg is made from the row of its weights, so that ``run`` finds them there.
@@ -29,7 +28,7 @@ def compare(
         args: Options of ``validate``.
         place: Where to run.
         given: The options that the user gave.
-        run: Measures one model.
+        run: Measures one model; a list of one row.
 
     Returns:
         ``results``, a row of validate's columns each, with ``published`` and ``difference`` in percent; ``skipped``
@@ -40,28 +39,22 @@ def compare(
     """
     rows = _select(args, given)
     notes = _notes(data.open_dataset(args, args.split, channels=3))
-    results: list[dict[str, Any]] = []
-    skipped, failed = {}, {}
+    book = several.Book(args, place.primary)
     try:
         for row in rows:
             if reason := _unmeasurable(row):
-                skipped[row.name] = reason
+                book.skipped[row.name] = reason
                 continue
-            changes = dict(model=row.name, pretrained=True, use_train_size=True, results_file='')
+            changes = dict(model=row.name, pretrained=True, use_train_size=True)
             try:
-                found = run(argparse.Namespace(**{**vars(args), **changes}), place)
+                found, = run(argparse.Namespace(**{**vars(args), **changes}), place)
             except (ValueError, OSError, RuntimeError) as e:  # of this model's weights or size
-                failed[row.name] = one_line(e)
-                if place.primary:
-                    print(f'{row.name}  failed: {failed[row.name]}', flush=True)
+                book.fail(row.name, e)
                 continue
-            results.append(dict(found, published=row.top1, difference=round(found['top1'] - row.top1, 4)))
-            if place.primary and args.results_file:  # so far, lest a later mishap take it away
-                report.write_results(Path(args.results_file), results, args.results_format)
+            book.add([dict(found, published=row.top1, difference=round(found['top1'] - row.top1, 4))])
     finally:
-        if place.primary:
-            _print(results, skipped, failed, notes)
-    return dict(results=results, skipped=skipped, failed=failed)
+        book.print(_lines(book.rows), notes)
+    return book.content()
 
 
 def _select(args: argparse.Namespace, given: Mapping[str, Any]) -> list[Source]:
@@ -102,17 +95,7 @@ def _notes(dataset: Any) -> list[str]:
     return notes
 
 
-def _print(results: list[dict[str, Any]], skipped: dict[str, str], failed: dict[str, str], notes: list[str]) -> None:
-    lines = [COLUMNS] + [
+def _lines(rows: list[dict[str, Any]]) -> list[tuple[str, ...]]:
+    return [COLUMNS] + [
         (r['model'], str(r['img_size']), f'{r["crop_pct"]:g} {r["crop_mode"]}', f'{r["top1"]:.2f}',
-         f'{r["published"]:g}', f'{r["difference"]:+.2f}') for r in results]
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    print()
-    for model, *figures in lines if results else ():
-        print('  '.join([model.ljust(widths[0])] + [f.rjust(w) for f, w in zip(figures, widths[1:])]))
-    for title, reasons in (('skipped', skipped), ('failed', failed)):
-        for name, reason in reasons.items():
-            print(f'{title}: {name}: {reason}')
-    for note in notes:
-        print(f'note: {note}')
-    print(f'{len(results)} measured, {len(skipped)} skipped, {len(failed)} failed', flush=True)
+         f'{r["published"]:g}', f'{r["difference"]:+.2f}') for r in rows]

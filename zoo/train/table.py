@@ -191,7 +191,7 @@ TRAIN = COMMON + (
 VALIDATE = COMMON + (
     row('config', str, None, 'YAML file with these options; flags win over it', short=('-c',)),
     row('split', str, 'validation', 'split to validate on'),
-    row('checkpoint', str, '', 'file to validate; one written by train brings its model, preprocessing and data along'),
+    row('checkpoint', str, '', 'file or folder of files; those of train bring model, preprocessing and data along'),
     row('pretrained', bool, False, 'validate the published weights'),
     row('against', str, '', "measure the official weights of all models that match a pattern ('ravlt_*')",
         choices=('published',)),
@@ -206,6 +206,8 @@ VALIDATE = COMMON + (
     row('valid_labels', str, '', 'file with one class index a line: only these outputs count'),
     row('retry', bool, False, 'when memory runs out, try again with smaller batches'),
     row('log_freq', int, 10, 'batches between log lines', low=1),
+    row('crop_sweep', 'floats', None, 'not in timm: measure at each of these crop_pct, and tell the best', low=0),
+    row('skip_done', bool, False, 'not in timm: measure only what results_file lacks, and add it'),
 )
 
 # Of training, what does not fit a probe: it has no layers, its weights and its learning rate are said another way

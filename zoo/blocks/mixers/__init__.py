@@ -1,7 +1,8 @@
 """Token mixers, one mechanism a file. A mixer maps ``[B, H, W, C]`` to the same shape, projections included.
 
 A host asks a ``MixerFactory`` for the mixer of each of its blocks and tells it where the block stands (``Site``).
-Every mixer has a ``for_site`` constructor that is such a factory. ``MIXERS`` names those that run in every host.
+Every mixer has a ``for_site`` constructor that is such a factory. ``MIXERS`` names those that run in every host,
+``MAP_MIXERS`` more that run in those without windows and class tokens: PVT, PVTv2 and the pyramid.
 """
 import functools
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from .mala import MagnitudeAwareLinearAttention
 from .modulation import EfficientModulation
 from .norm_aware import NormAwareLinearAttention
 from .partial import PartialChannelAttention, PartialSelfAttention
+from .pooling import AveragePooling
 from .rala import RankAugmentedLinearAttention
 from .reduction import SpatialReductionAttention
 from .rotary import GatedMixer, RotaryAttention
@@ -41,30 +43,43 @@ MIXERS = dict(
     rala=RankAugmentedLinearAttention,
     softmax=SoftmaxAttention,
 )
+MAP_MIXERS = dict(
+    context_mixing=ContextMixing,
+    hilo=HiLoAttention,
+    large_kernel=LargeKernelAttention,
+    modulation=EfficientModulation,
+    partial=PartialChannelAttention,
+    pooling=AveragePooling,
+    reduction=SpatialReductionAttention,
+    routing=RoutedAttention,
+    scale_aware=ScaleAwareModulation,
+)
 
 
 def mixer_factory(mixer: str | MixerFactory, options: Mapping[str, Any] | None = None) -> MixerFactory:
     """The factory of a mixer.
 
     Args:
-        mixer: A name from ``MIXERS``, or a factory.
+        mixer: A name from ``MIXERS`` or ``MAP_MIXERS``, or a factory.
         options: More keyword arguments for it.
 
     Raises:
         ValueError: An unknown name.
     """
     if isinstance(mixer, str):
-        if mixer not in MIXERS:
-            raise ValueError(f'mixer {mixer!r}: use one of {", ".join(MIXERS)}')
-        mixer = MIXERS[mixer].for_site
+        named = {**MIXERS, **MAP_MIXERS}
+        if mixer not in named:
+            raise ValueError(f'mixer {mixer!r}: use one of {", ".join(named)}')
+        mixer = named[mixer].for_site
     return functools.partial(mixer, **options) if options else mixer
 
 
 __all__ = [
-    'MIXERS', 'AgentAttention', 'ClampedLinearAttention', 'ContextMixing', 'EfficientModulation', 'EnhancedAttention',
-    'FocusedLinearAttention', 'GatedMixer', 'GlobalMixer', 'HiLoAttention', 'InLineAttention', 'LargeKernelAttention',
-    'LinearAttention', 'MagnitudeAwareLinearAttention', 'MixerFactory', 'NormAwareLinearAttention',
-    'PartialChannelAttention', 'PartialSelfAttention', 'RankAugmentedLinearAttention', 'RotaryAttention',
-    'RoutedAttention', 'ScaleAwareModulation', 'Site', 'SoftmaxAttention', 'SpatialReductionAttention',
-    'StripeAttention', 'WindowAttention', 'leading', 'mixer_factory',
+    'MAP_MIXERS', 'MIXERS', 'AgentAttention', 'AveragePooling', 'ClampedLinearAttention', 'ContextMixing',
+    'EfficientModulation', 'EnhancedAttention', 'FocusedLinearAttention', 'GatedMixer', 'GlobalMixer',
+    'HiLoAttention', 'InLineAttention', 'LargeKernelAttention', 'LinearAttention', 'MagnitudeAwareLinearAttention',
+    'MixerFactory', 'NormAwareLinearAttention', 'PartialChannelAttention', 'PartialSelfAttention',
+    'RankAugmentedLinearAttention', 'RotaryAttention', 'RoutedAttention', 'ScaleAwareModulation', 'Site',
+    'SoftmaxAttention', 'SpatialReductionAttention', 'StripeAttention', 'WindowAttention', 'leading',
+    'mixer_factory',
 ]

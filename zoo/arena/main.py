@@ -1,0 +1,97 @@
+"""``python -m zoo arena``: token mixers compared under one recipe."""
+import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+
+from ..train import build, data, options
+from ..train.checkpoint import check_writable
+from ..train.errors import UserError, guarded, require
+from ..train.table import TRAIN
+from . import plan
+
+NOTES = (
+    'short training of small models by one recipe that was tuned for none of the mixers; it says nothing about the '
+    "papers' models",
+    'accuracy is that of the last epoch on the validation split, mean ± standard deviation over seeds; no epoch was '
+    'chosen by it',
+    'a step is forward, loss and backward of one batch; steps and inference were timed in one process by turns, MB are '
+    'what a step holds beyond weights and images')
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Compare as the command line says; return the exit code (0, 1 if a mixer failed, 2 for a mistake, 130 for Ctrl-C).
+    """
+    found: dict[str, Any] = {}
+    code = guarded(lambda words: found.update(arena(words)), argv)
+    return code or int(any('failed' in row or 'reason' in row for row in found['rows']))
+
+
+def arena(argv: Sequence[str]) -> dict[str, Any]:
+    """Train every mixer with every seed, one after another, measure them, write and print the table; return it all.
+
+    Raises:
+        UserError: whatever the user can put right.
+        Interrupted: Ctrl-C; the same command goes on.
+    """
+    require('tqdm', 'matplotlib')
+    import zoo  # noqa: F401  (registers the models)
+
+    args = plan.parse(argv)
+    folder = Path(args.output)
+    stem = Path(re.sub(r'\.(json|md|png)$', '', args.results)) if args.results else folder / 'arena'
+    for place in (folder, stem.parent):
+        check_writable(place)
+    device = build.find_place(args.device).device
+    recipe = plan.recipe_of(args)
+    plan.keep_recipe(folder, recipe)
+    lock = FileLock(folder / '.lock')
+    try:
+        with lock.acquire(timeout=0):
+            return _run(args, recipe, device, stem, list(argv))
+    except Timeout:
+        raise UserError(f'another arena is at work in {folder}; wait for it, or choose another --output') from None
+
+
+def _run(
+        args: argparse.Namespace, recipe: dict[str, Any], device: torch.device, stem: Path,
+        argv: list[str]) -> dict[str, Any]:
+    from ..bench.report import header
+    from . import measure, result, runner
+
+    threads = runner.threads_of(args.jobs)
+    merged = options.merge(TRAIN, recipe)
+    runs = [plan.Run(Path(args.output), mixer, seed) for seed in args.seeds for mixer in args.mixers]
+    together = f'{args.jobs} run(s) at a time' + ('' if device.type == 'cuda' else f' of {threads} thread(s)')
+    notes = [*NOTES, together, *_images(merged)]
+    content = header('arena', device, build.dtype_of(merged), argv, notes)
+    content.update(
+        command=['arena', *argv], recipe={key: value for key, value in recipe.items() if key != 'data_dir'},
+        seeds=args.seeds, jobs=args.jobs, threads=threads)
+
+    def write(failed: dict[plan.Run, str]) -> list[Path]:
+        content['rows'] = result.rows_of(runs, failed)
+        return result.write(stem, content)
+
+    write(runner.train_all(runs, args.jobs, lambda line: print(line, flush=True), write))
+    alive = [row['mixer'] for row in content['rows'] if row['runs']]
+    print(f'measuring {len(alive)} mixers', flush=True)
+    costs = measure.measure(merged, alive, device, threads)
+    content['rows'] = [{**row, **costs.get(row['mixer'], {})} for row in content['rows']]
+    paths = result.write(stem, content)
+    print(result.markdown(content))
+    print(f'written: {", ".join(map(str, paths))}', flush=True)
+    return content
+
+
+def _images(args: argparse.Namespace) -> list[str]:
+    """How many images the data has, unless it is a stream."""
+    channels = build.channels_of(args) or 3
+    sets = [data.open_dataset(args, split, channels) for split in (args.train_split, args.val_split)]
+    if not all(hasattr(images, '__len__') for images in sets):
+        return []
+    return [f'{len(sets[0])} images to train on, {len(sets[1])} to validate']

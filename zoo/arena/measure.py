@@ -1,0 +1,88 @@
+"""What a mixer costs in the arena's host: measured in one process, all mixers by turns."""
+import argparse
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..bench import timing
+from ..bench.models import flops
+from ..train import build
+from ..train.errors import one_line
+
+REPEATS = 10
+
+
+def measure(args: argparse.Namespace, mixers: list[str], device: torch.device, threads: int) -> dict[str, dict]:
+    """Time of a training step and of inference on a batch, memory of the step, parameters and FLOPs of each mixer.
+
+    A step is forward, loss and backward, without optimizer and data. A mixer that does not run has a ``reason``.
+
+    Args:
+        args: The recipe, as options of ``train``.
+        mixers: Names.
+        device: To measure on.
+        threads: Of torch on a CPU, as the runs had them.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        return _measure(args, mixers, device)
+    finally:
+        torch.set_num_threads(before)
+
+
+def model_of(args: argparse.Namespace, mixer: str) -> nn.Module:
+    """The host of the recipe with a mixer in it.
+
+    Raises:
+        UserError: it does not fit.
+    """
+    return build.create_model(argparse.Namespace(**{
+        **vars(args), 'model_kwargs': {**args.model_kwargs, 'mixer': mixer}}))
+
+
+def _measure(args: argparse.Namespace, mixers: list[str], device: torch.device) -> dict[str, dict]:
+    found: dict[str, dict[str, Any]] = {}
+    models, steps, passes = {}, {}, {}
+    for mixer in mixers:
+        try:
+            torch.manual_seed(0)
+            model = model_of(args, mixer)
+            channels, *size = build.data_config_of(args, model)['input_size']
+            layout = torch.channels_last if args.channels_last else torch.preserve_format
+            model.to(device, build.dtype_of(args), memory_format=layout)
+            images = torch.randn(args.batch_size, channels, *size).to(
+                device, build.dtype_of(args), memory_format=layout)
+            target = torch.randint(model.num_classes, (args.batch_size,), device=device)
+            autocast = build.autocast_of(args, device)
+            step = partial(_step, model, images, target, autocast)
+            step()
+            found[mixer] = dict(
+                parameters=sum(p.numel() for p in model.parameters()),
+                flops=flops(model.eval(), size, build.dtype_of(args), device, channels))
+            models[mixer], steps[mixer], passes[mixer] = model, step, partial(_infer, model, images, autocast)
+        except (RuntimeError, ValueError) as e:
+            found[mixer] = dict(reason=one_line(e)[:300])
+    for mixer, times in timing.interleaved(steps, device, REPEATS).items():
+        models[mixer].zero_grad(set_to_none=True)  # what a step frees would be taken off its peak
+        found[mixer].update(step_ms=times._asdict(), peak_bytes=timing.peak_bytes(steps[mixer], device))
+    for mixer, times in timing.interleaved(passes, device, REPEATS).items():
+        found[mixer].update(ms=times._asdict(), throughput=1e3 * args.batch_size / times.median)
+    return found
+
+
+def _step(model: nn.Module, images: Tensor, target: Tensor, autocast: Any) -> None:
+    model.train()
+    model.zero_grad(set_to_none=True)
+    with autocast():
+        loss = nn.functional.cross_entropy(model(images), target)
+    loss.backward()
+
+
+@torch.no_grad()
+def _infer(model: nn.Module, images: Tensor, autocast: Any) -> None:
+    model.eval()
+    with autocast():
+        model(images)

@@ -1,0 +1,25 @@
+"""Average pooling as a token mixer (PoolFormer): the plain one that others have to beat."""
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..layout import to_nchw, to_nhwc
+from .site import Site
+
+
+class AveragePooling(nn.Module):
+    """The mean of the 3 x 3 neighbours of a token, less the token; it has no parameters and is linear in tokens.
+
+    The mean is over those neighbours that lie inside the map. Subtracting the token leaves what the residual
+    connection around the mixer does not carry already.
+
+    Source: Yu et al., MetaFormer Is Actually What You Need for Vision, arXiv 2111.11418.
+    """
+
+    @classmethod
+    def for_site(cls, site: Site, device=None, dtype=None) -> 'AveragePooling':
+        """Build for a block of a host; the same everywhere."""
+        return cls()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, H, W, C]`` -> ``[B, H, W, C]``."""
+        return to_nhwc(F.avg_pool2d(to_nchw(x), 3, stride=1, padding=1, count_include_pad=False)) - x

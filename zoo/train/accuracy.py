@@ -1,0 +1,183 @@
+"""Accuracy and speed of one model on one data set, at one or several crops."""
+import argparse
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.data import RealLabelsImagenet
+from timm.layers import apply_test_time_pool
+from timm.utils import check_batch_size_retry, decay_batch_step, reparameterize_model
+from torch import Tensor, nn
+
+from . import build, data, engine, report
+from .errors import UserError
+from .subject import build_model
+
+
+def measure(
+        args: argparse.Namespace, place: build.Place, content: dict | None, own: bool) -> list[dict[str, Any]]:
+    """Measure one model: a row of figures a crop of ``args.crop_sweep``, or one row at its own crop.
+
+    The columns are timm's, in its order, and ours behind them: ``samples_per_sec`` counts all that it takes to evaluate
+    (reading, resizing), ``infer_samples_per_sec`` the model alone.
+
+    Args:
+        args: Options of ``validate``.
+        place: Where to run.
+        content: Of the checkpoint; None for published weights.
+        own: Whether ``train`` wrote it.
+
+    Raises:
+        UserError: whatever the user can put right.
+    """
+    model = build_model(args, content, own)
+    parameters = sum(p.numel() for p in model.parameters())
+    config = build.data_config_of(args, model, test_size=not (args.use_train_size or own))
+    if args.test_pool:
+        model, pooled = apply_test_time_pool(model, config)
+        if pooled:
+            config['crop_pct'] = 1.0
+    if args.reparam:
+        model = reparameterize_model(model)
+    layout = torch.channels_last if args.channels_last else torch.preserve_format
+    model.to(place.device, build.dtype_of(args), memory_format=layout)
+    build.check_forward(model, config, build.Place(place.device), build.dtype_of(args))
+    dataset = data.open_dataset(args, args.split, config['input_size'][0])
+    if not args.valid_labels:
+        data.check_classes(dataset, getattr(model, 'num_classes', args.num_classes))
+    if args.torchcompile:
+        model = torch.compile(model, backend=args.torchcompile, mode=args.torchcompile_mode)
+    rows = []
+    for crop in args.crop_sweep or [config['crop_pct']]:
+        rows.append(_measure_crop(args, place, model, dataset, dict(config, crop_pct=crop), parameters))
+        if place.primary:
+            _print(args, rows[-1], content if own else None)
+    if len(rows) > 1 and place.primary:
+        best = max(rows, key=lambda row: row['top1'])
+        print(f'{args.model}  best crop {best["crop_pct"]:g}: top-1 {best["top1"]:.2f} %', flush=True)
+    return rows
+
+
+class Stopwatch:
+    """A model that notes how long it takes; the first batch, which warms up, counts only if there is no other.
+
+    Args:
+        model: Called with images ``[B, C, H, W]``.
+        device: That it runs on.
+    """
+
+    def __init__(self, model: nn.Module, device: torch.device):
+        self.model, self.device = model, device
+        self.spans: list[tuple[int, Any, Any]] = []
+
+    def eval(self) -> None:
+        self.model.eval()
+
+    def __call__(self, images: Tensor) -> Tensor:
+        start = self._mark()
+        output = self.model(images)
+        self.spans.append((len(images), start, self._mark()))
+        return output
+
+    def speed(self) -> float:
+        """Images per second."""
+        if self.device.type == 'cuda':
+            torch.cuda.synchronize(self.device)
+            spans = [(count, 1e-3 * start.elapsed_time(end)) for count, start, end in self.spans]
+        else:
+            spans = [(count, end - start) for count, start, end in self.spans]
+        counted = spans[1:] or spans
+        return sum(count for count, _ in counted) / max(sum(seconds for _, seconds in counted), 1e-9)
+
+    def _mark(self) -> Any:
+        if self.device.type != 'cuda':
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+
+def _measure_crop(
+        args: argparse.Namespace, place: build.Place, model: nn.Module, dataset: Any, config: dict[str, Any],
+        parameters: int) -> dict[str, Any]:
+    start = time.monotonic()
+    figures = _evaluate(args, place, model, dataset, config)
+    seconds = max(time.monotonic() - start, 1e-9)
+    return dict(
+        model=args.model, top1=round(figures['top1'], 4), top1_err=round(100 - figures['top1'], 4),
+        top5=round(figures['top5'], 4), top5_err=round(100 - figures['top5'], 4),
+        param_count=round(parameters / 1e6, 2), img_size=config['input_size'][-1], crop_pct=config['crop_pct'],
+        interpolation=config['interpolation'], crop_mode=config['crop_mode'], loss=round(figures['loss'], 6),
+        count=figures['count'], infer_samples_per_sec=round(figures['speed'] * place.world_size, 2),
+        samples_per_sec=round(figures['count'] / seconds, 2), checkpoint=args.checkpoint)
+
+
+def _evaluate(
+        args: argparse.Namespace, place: build.Place, model: nn.Module, dataset: Any,
+        config: dict[str, Any]) -> dict[str, Any]:
+    """Evaluate, with smaller batches after running out of memory if ``retry`` is set."""
+    batch_size = args.batch_size
+    while True:
+        head, real = _head(args, dataset, place)
+        batches = data.eval_loader(
+            args, dataset, config, batch_size, device=place.device, distributed=place.distributed,
+            img_dtype=build.dtype_of(args))
+        progress = report.Progress(len(batches), 'validate', place.primary, args.log_freq)
+        limit = data.real_samples(batches, place.rank, place.world_size)
+        watch = Stopwatch(model, place.device)
+        try:
+            figures = engine.evaluate(
+                watch, batches, engine.Feed.of(args, place), limit, partial(_advance, progress, place), head)
+            break
+        except RuntimeError as e:
+            smaller = decay_batch_step(batch_size)
+            if not args.retry or not check_batch_size_retry(str(e)) or not smaller:
+                raise
+            batch_size = smaller
+            print(f'out of memory; trying again with batches of {batch_size}', flush=True)
+        finally:
+            progress.close()
+    if real is not None:
+        figures.update(top1=real.get_accuracy(k=1), top5=real.get_accuracy(k=5))
+    return dict(figures, speed=watch.speed())
+
+
+def _advance(progress: report.Progress, place: build.Place, images: int) -> None:
+    progress.step(images * place.world_size)
+
+
+def _head(
+        args: argparse.Namespace, dataset: Any,
+        place: build.Place) -> tuple[Callable[[Tensor], Tensor] | None, RealLabelsImagenet | None]:
+    """What to do with logits before they count: a subset of the classes, and a second judgement by ReaL labels."""
+    if not (args.valid_labels or args.real_labels):
+        return None, None
+    chosen = real = None
+    if args.valid_labels:
+        chosen = [int(line) for line in Path(args.valid_labels).read_text().split()]
+    if args.real_labels:
+        if place.distributed:
+            raise UserError('--real-labels works in one process')
+        real = RealLabelsImagenet(dataset.filenames(basename=True), real_json=args.real_labels)
+
+    def head(output: Tensor) -> Tensor:
+        if chosen is not None:
+            output = output[:, chosen]
+        if real is not None:
+            real.add_result(output)
+        return output
+
+    return head, real
+
+
+def _print(args: argparse.Namespace, row: dict[str, Any], content: dict | None) -> None:
+    crop = f'  crop {row["crop_pct"]:g}' if args.crop_sweep else ''
+    print(f'{args.model}{crop}  top-1 {row["top1"]:.2f} %  top-5 {row["top5"]:.2f} %  loss {row["loss"]:.4f}  '
+          f'({row["count"]} images in {report.duration(row["count"] / row["samples_per_sec"])}, '
+          f'{row["samples_per_sec"]:.0f} img/s, the model alone {row["infer_samples_per_sec"]:.0f})', flush=True)
+    if content is not None and content.get('metric') is not None and not crop:
+        print(f'training noted {content["metric_name"]} {content["metric"]:.2f} for this checkpoint '
+              f'(epoch {content["epoch"] + 1})', flush=True)

@@ -1,0 +1,209 @@
+"""Validation of several models: a pattern of names with published weights, or a folder of checkpoints."""
+import argparse
+import csv
+import json
+import re
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+
+from . import accuracy, build, report
+from .errors import UserError, nearest, one_line
+from .subject import NotAsked, is_pattern
+
+SUFFIXES = ('.pth.tar', '.pth', '.pt', '.bin', '.safetensors')
+WORDS = ('model', 'interpolation', 'crop_mode', 'checkpoint')  # columns that are no numbers
+Settled = tuple[argparse.Namespace, dict | None, bool]
+
+
+def asked(given: Mapping[str, Any]) -> bool:
+    """Whether options ask for more than one model, or for what is missing in a file of results."""
+    path = given.get('checkpoint')
+    return bool(given.get('skip_done')) or (Path(path).is_dir() if path else is_pattern(given.get('model', '')))
+
+
+class Book:
+    """Rows of results, the most accurate first as timm has them, on the disk as soon as they come.
+
+    Args:
+        args: Options of ``validate``: results_file, results_format, skip_done, debug.
+        primary: Whether this process writes and prints.
+
+    Raises:
+        UserError: ``skip_done`` without a file, or with one that is no file of results.
+    """
+
+    def __init__(self, args: argparse.Namespace, primary: bool):
+        self.args, self.primary = args, primary
+        self.path = Path(args.results_file) if args.results_file else None
+        self.rows: list[dict[str, Any]] = []
+        self.skipped: dict[str, str] = {}
+        self.failed: dict[str, str] = {}
+        if args.skip_done:
+            if self.path is None:
+                raise UserError('--skip-done skips what is in a --results-file; give one')
+            self.rows = read_results(self.path, args.results_format)
+
+    def has(self, name: str, given: Mapping[str, Any]) -> bool:
+        """Whether all that is asked of a checkpoint or model is in the file already."""
+        own = [row for row in self.rows if name == (row['checkpoint'] or row['model'])]
+        own = [row for row in own if given.get('img_size') in (None, row['img_size'])]
+        crops = given.get('crop_sweep') or [given['crop_pct']] if 'crop_pct' in given else given.get('crop_sweep')
+        return {row['crop_pct'] for row in own} >= set(crops) if crops else bool(own)
+
+    def add(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Take up the rows of one model; they replace those of the same checkpoint, size and crop."""
+        fresh = {_identity(row) for row in rows}
+        self.rows = [row for row in self.rows if _identity(row) not in fresh] + list(rows)
+        self.rows.sort(key=lambda row: row['top1'], reverse=True)
+        if self.primary and self.path:  # so far, lest a later mishap take it away
+            report.write_results(self.path, self.rows, self.args.results_format)
+
+    def fail(self, name: str, error: Exception) -> None:
+        """Note why a model could not be measured."""
+        self.failed[name] = one_line(error).removeprefix(f'{name}: ')
+        if self.args.debug:
+            traceback.print_exception(error)
+        if self.primary:
+            print(f'{name}  failed: {self.failed[name]}', flush=True)
+
+    def content(self) -> dict[str, Any]:
+        return dict(results=self.rows, skipped=self.skipped, failed=self.failed)
+
+    def print(self, lines: Sequence[Sequence[str]], notes: Sequence[str] = ()) -> None:
+        """A table, its first column to the left, and what was not measured."""
+        if not self.primary:
+            return
+        widths = [max(map(len, column)) for column in zip(*lines)]
+        print()
+        for model, *figures in lines if self.rows else ():
+            print('  '.join([model.ljust(widths[0])] + [f.rjust(w) for f, w in zip(figures, widths[1:])]))
+        for title, reasons in (('skipped', self.skipped), ('failed', self.failed)):
+            for name, reason in reasons.items():
+                print(f'{title}: {name}: {reason}')
+        for note in notes:
+            print(f'note: {note}')
+        print(f'{len(self.rows)} measured, {len(self.skipped)} skipped, {len(self.failed)} failed', flush=True)
+
+
+def measure_all(
+        args: argparse.Namespace, place: build.Place, given: Mapping[str, Any],
+        settle: Callable[[dict[str, Any]], Settled]) -> dict[str, Any]:
+    """Measure all models that options ask for; one that fails does not stop the others.
+
+    Args:
+        args: Options of ``validate`` without what checkpoints bring along.
+        place: Where to run.
+        given: The options that the user gave.
+        settle: The options, content and origin of a candidate, from what tells it from the others.
+
+    Returns:
+        ``results``, rows of :func:`accuracy.measure`; ``skipped`` and ``failed``: reasons by model or file.
+
+    Raises:
+        UserError: nothing fits, or the file of results cannot be gone on with.
+    """
+    chosen, skipped = candidates(given)
+    book = Book(args, place.primary)
+    book.skipped.update(skipped)
+    try:
+        for name, changes in chosen.items():
+            if args.skip_done and book.has(name, given):
+                book.skipped[name] = f'it is in {args.results_file}'
+                continue
+            try:
+                book.add(accuracy.measure(*_order(place, settle(changes))))
+            except NotAsked as e:
+                book.skipped[name] = one_line(e)
+            except Exception as e:  # whatever it is: the others' figures are worth more
+                book.fail(name, e)
+    finally:
+        book.print(_lines(book.rows))
+    return book.content()
+
+
+def candidates(given: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """What to measure: options by the name of model or file; and files that are left out, with the reason.
+
+    Raises:
+        UserError: no published weights or no checkpoints fit.
+    """
+    path = given.get('checkpoint')
+    if path and Path(path).is_dir():
+        return _files(Path(path))
+    if path or not is_pattern(given.get('model', '')):
+        return {path or given.get('model', 'resnet50'): {}}, {}
+    names = timm.list_models(given['model'], pretrained=True)
+    if not names:
+        raise UserError(f'no model with published weights matches {given["model"]!r}'
+                        f'{nearest(given["model"], timm.list_models(pretrained=True))}')
+    return {name: dict(model=name, pretrained=True) for name in names}, {}
+
+
+def read_results(path: Path, kind: str) -> list[dict[str, Any]]:
+    """The rows of an earlier call, [] without a file.
+
+    Raises:
+        UserError: another program wrote it.
+    """
+    if not path.exists():
+        return []
+    try:
+        if kind == 'json':
+            rows = json.loads(path.read_text(encoding='utf-8'))
+            rows = rows if isinstance(rows, list) else [rows]
+        else:
+            with open(path, newline='', encoding='utf-8') as file:
+                rows = [{key: value if key in WORDS else _number(value) for key, value in row.items()}
+                        for row in csv.DictReader(file)]
+        if all({*WORDS, 'top1', 'img_size', 'crop_pct'} <= row.keys() for row in rows):
+            return rows
+    except (AttributeError, TypeError, ValueError):
+        pass
+    raise UserError(f'{path} holds no results of validate as {kind}; choose another --results-file or '
+                    f'--results-format, or leave --skip-done out')
+
+
+def _order(place: build.Place, settled: Settled) -> tuple[argparse.Namespace, build.Place, dict | None, bool]:
+    args, content, own = settled
+    return args, place, content, own
+
+
+def _files(folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """The checkpoints of a folder in natural order, each once: a run gives some of them two names."""
+    files = sorted((file for file in folder.iterdir() if file.name.endswith(SUFFIXES) and file.name[0] != '.'),
+                   key=lambda file: [int(part) if part.isdigit() else part for part in re.split(r'(\d+)', file.name)])
+    if not files:
+        raise UserError(f'no checkpoint ({", ".join("*" + suffix for suffix in SUFFIXES)}) in {folder}; give the '
+                        f'folder of a run')
+    chosen: dict[str, dict[str, Any]] = {}
+    skipped: dict[str, str] = {}
+    first: dict[tuple[int, int], str] = {}
+    for file in files:
+        name, stat = str(file), file.stat()
+        known = first.setdefault((stat.st_dev, stat.st_ino), name)
+        if known == name:
+            chosen[name] = dict(checkpoint=name)
+        else:
+            skipped[name] = f'the same file as {Path(known).name}'
+    return chosen, skipped
+
+
+def _identity(row: Mapping[str, Any]) -> tuple:
+    return tuple(row.get(key) for key in ('model', 'checkpoint', 'img_size', 'crop_pct', 'crop_mode'))
+
+
+def _lines(rows: Sequence[Mapping[str, Any]]) -> list[Sequence[str]]:
+    files = any(row['checkpoint'] for row in rows)
+    head = ['model', *(['checkpoint'] if files else []), 'size', 'crop', 'top-1', 'top-5', 'img/s', 'model alone']
+    return [head] + [[
+        row['model'], *([Path(row['checkpoint']).name] if files else []), str(row['img_size']),
+        f'{row["crop_pct"]:g} {row["crop_mode"]}', f'{row["top1"]:.2f}', f'{row["top5"]:.2f}',
+        f'{row["samples_per_sec"]:.0f}', f'{row["infer_samples_per_sec"]:.0f}'] for row in rows]
+
+
+def _number(text: str) -> int | float:
+    return int(text) if text.isdigit() else float(text)

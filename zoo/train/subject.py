@@ -1,0 +1,91 @@
+"""What is measured: a checkpoint with all that it brings along, or a model by its name."""
+import argparse
+import fnmatch
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+from torch import nn
+
+from . import build, checkpoint, probe
+from .errors import UserError
+from .table import COMMON
+
+NOT_CARRIED = ('device', 'debug', 'pretrained', 'torchcompile', 'torchcompile_mode', 'dataset_download', 'img_size')
+
+
+class NotAsked(UserError):
+    """A checkpoint of a model that a pattern does not match."""
+
+
+def is_pattern(name: str) -> bool:
+    """Whether a name stands for all that match it."""
+    return any(sign in name for sign in '*?[')
+
+
+def bring(given: Mapping[str, Any]) -> tuple[dict[str, Any] | None, dict[str, Any], bool]:
+    """The content of the checkpoint that options name, None without one; what it brings along, as options; and
+    whether ``train`` wrote it.
+
+    A checkpoint of another program is of ``--model``, or of the model that its file is named after
+    (``flatten_pvt_tiny.pth``).
+
+    Raises:
+        UserError: it does not say what model it is of, or is of another.
+        NotAsked: ``--model`` is a pattern, and another model's.
+    """
+    path = given.get('checkpoint')
+    if not path:
+        return None, {}, False
+    content, ours = checkpoint.read(path)
+    asked = given.get('model', '*')
+    carried = _carried(content) if ours else {}
+    if not ours and is_pattern(asked):
+        name = Path(path).name.partition('.')[0]
+        if not timm.is_model(name):
+            raise UserError(f'{path} does not say what model it is of; give --model')
+        carried = dict(model=name)
+    if carried and is_pattern(asked):
+        if not fnmatch.fnmatchcase(carried['model'], asked):
+            raise NotAsked(f'a checkpoint of {carried["model"]}, not of {asked}')
+    elif carried and asked != carried['model']:
+        raise UserError(f'{path} is a checkpoint of {carried["model"]}, not of {asked}; leave --model out')
+    return content, carried, ours
+
+
+def build_model(args: argparse.Namespace, content: dict | None, own: bool) -> nn.Module:
+    """The model of the options, with the weights of a checkpoint or, without one, as ``args.pretrained`` says.
+
+    Args:
+        args: Options of ``validate``.
+        content: Of the checkpoint.
+        own: Whether ``train`` wrote it. Another one may say by its classifier how many classes it has.
+
+    Raises:
+        UserError: the model refuses an argument or the weights.
+    """
+    if content is None:
+        return build.create_model(args)
+    weights = checkpoint.weights_of(content, args.use_ema)
+    if not own:  # perhaps in the names of the paper's own code: the model's loader knows them
+        classes = args.num_classes or build.classes_in(args.model, weights)
+        return build.create_model(argparse.Namespace(**{**vars(args), 'num_classes': classes}), weights)
+    if 'probe' in content:
+        return probe.rebuild(content, weights, args.checkpoint)
+    args = argparse.Namespace(**{**vars(args), 'pretrained': False})
+    model = build.create_model(args)
+    checkpoint.load_exactly(model, weights, args.checkpoint)
+    return model
+
+
+def _carried(content: dict[str, Any]) -> dict[str, Any]:
+    """Model, preprocessing and data of the run that wrote a checkpoint, as options."""
+    known = {option.dest for option in COMMON} - set(NOT_CARRIED)
+    saved = content['args']
+    carried = {key: value for key, value in saved.items() if key in known}
+    config = {key: value for key, value in content['data_config'].items() if key in known}
+    carried.update(
+        config, split=saved['val_split'], batch_size=saved['validation_batch_size'] or saved['batch_size'],
+        num_classes=content['num_classes'], model_kwargs=content['model_kwargs'], model=content['arch'])
+    return carried
