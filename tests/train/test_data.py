@@ -112,8 +112,6 @@ def test_options_that_contradict_the_data(pictures):
     dataset = data.open_dataset(args, 'train', channels=3)
     with pytest.raises(UserError, match='too large for 72 training images'):
         data.train_loader(options_with(batch_size=100), dataset, CONFIG, None, **SHARED)
-    with pytest.raises(UserError, match='--aug-repeats'):
-        data.train_loader(options_with(aug_repeats=3), dataset, CONFIG, None, **SHARED)
     with pytest.raises(UserError, match='must be even'):
         data.make_mixup(options_with(batch_size=7, mixup=0.8), 3)
 
