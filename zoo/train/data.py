@@ -1,6 +1,7 @@
 """Data sets by name and the loaders over them."""
 import argparse
 import multiprocessing
+import os
 import struct
 import sys
 from collections.abc import Callable
@@ -63,7 +64,7 @@ class ImageFiles(ImageDataset):
     """
 
     def setup(self, skip: bool) -> 'ImageFiles':
-        self.skip = skip
+        self.skip, self.process = skip, None
         self.replaced = multiprocessing.Value('q', 0)  # loading processes count in it together
         return self
 
@@ -84,6 +85,9 @@ class ImageFiles(ImageDataset):
         return (image if self.transform is None else self.transform(image)), target
 
     def _read(self, index: int) -> tuple[Image.Image, int]:
+        if self.process != os.getpid():
+            self.process = os.getpid()
+            _close_tars(self.reader)
         file, target, *_ = self.reader[index]
         image = Image.open(file)
         image = image.convert(self.input_img_mode) if self.input_img_mode else image
@@ -95,6 +99,14 @@ class ImageFiles(ImageDataset):
             return self.filename(index, absolute=True)
         except (AssertionError, AttributeError, NotImplementedError):  # not all readers know names
             return f'image {index}'
+
+
+def _close_tars(reader: Any) -> None:
+    """Let timm's reader open its tar files anew: forked processes that share an open file share their place in it."""
+    states = getattr(reader, 'tar_state', {})
+    for state in states.values() if isinstance(states, dict) else [states]:
+        for part in (state, *state.children.values()):
+            part.reset()
 
 
 def replaced_images(dataset: Any) -> int:
@@ -191,9 +203,11 @@ def train_loader(
     if isinstance(dataset, IterableDataset):
         if args.aug_repeats:
             raise UserError('--aug-repeats needs images that can be had by number, not a stream; leave it out')
+        # a loading process lives for an epoch, whose number seeds the order that it reads in; so there must be one
+        loading = dict(_loading(args), num_workers=max(args.workers, 1))
         loader = create_loader(
             dataset, input_size=config['input_size'], batch_size=args.batch_size, is_training=True, collate_fn=collate,
-            **augment, **_loading(args), **shared)
+            **augment, **loading, **shared)
     else:
         dataset.transform = create_transform(
             config['input_size'], is_training=True, use_prefetcher=not args.no_prefetcher, **augment)
@@ -234,7 +248,6 @@ def real_samples(loader: Any, rank: int, world_size: int) -> int | None:
 
 
 def _loading(args: argparse.Namespace) -> dict[str, Any]:
-    # workers live for one epoch, so that streams are seeded by it: a resumed run sees what an unbroken one sees
     return dict(num_workers=args.workers, pin_memory=args.pin_mem, use_prefetcher=not args.no_prefetcher,
                 persistent_workers=False)
 

@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import SyncBatchNormAct, convert_sync_batchnorm
+from timm.layers import BatchNormAct2d, convert_sync_batchnorm
 from timm.task import TrainingTask
 from torch import Tensor, distributed, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from .build import Place
 from .errors import UserError, one_line
@@ -140,11 +141,11 @@ def is_shard(value: Any) -> bool:
 
 def sync_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
     """Batch norms whose statistics are those of the global batch, on GPUs by torch's own, on CPUs by ours."""
-    model = convert_sync_batchnorm(model)
-    if device.type == 'cpu':
-        for module in model.modules():
-            if isinstance(module, nn.SyncBatchNorm):
-                module.__class__ = _SyncedAct if isinstance(module, SyncBatchNormAct) else _Synced
+    if device.type != 'cpu':
+        return convert_sync_batchnorm(model)
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.__class__ = _SyncedAct if isinstance(module, BatchNormAct2d) else _Synced
     return model
 
 
@@ -164,8 +165,8 @@ class _Total(torch.autograd.Function):
         return gradient
 
 
-class _Synced(nn.SyncBatchNorm):
-    """torch's refuses the CPU. Equal batches in all processes; ``[B, C, ...]`` to the same."""
+class _Synced(_BatchNorm):
+    """What torch's does on GPUs. Equal batches in all processes; ``[B, C, ...]`` to the same."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
@@ -190,5 +191,8 @@ class _Synced(nn.SyncBatchNorm):
         self.running_var.lerp_(variance.to(self.running_var), share)
 
 
-class _SyncedAct(SyncBatchNormAct, _Synced):
+class _SyncedAct(_Synced):
     """With the activation that timm's batch norms carry."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.drop(super().forward(x)))

@@ -70,7 +70,7 @@ COMMON = (
     row('pin_mem', bool, False, 'pinned memory for faster copies to the GPU'),
     row('no_prefetcher', bool, False, 'normalise in the loading processes instead of on the device'),
     row('debug', bool, False, 'show tracebacks'),
-    row('skip_corrupt', bool, False, 'not in timm: name, count and replace images that cannot be read; else they stop'),
+    row('skip_corrupt', bool, False, 'not in timm: name, count and replace images that cannot be read'),
 )
 
 TRAIN = COMMON + (
@@ -82,15 +82,14 @@ TRAIN = COMMON + (
     row('pretrained', bool, False, 'start from the published weights'),
     row('pretrained_path', str, None, 'start from the weights in this file; size and classes may differ'),
     row('initial_checkpoint', str, '', 'start from this file, which must fit the model exactly'),
-    row('resume', str, '', "go on from a checkpoint of an earlier run, in that run's folder; 'auto': the newest there "
-                           "is, of experiment or else of the newest run in output"),
+    row('resume', str, '', "go on from this checkpoint in its folder; 'auto': the newest one, if there is any"),
     row('no_resume_opt', bool, False, 'with resume: weights only, not the optimizer'),
     # --- model
     row('drop', float, 0., 'dropout before the classifier', low=0),
     row('drop_path', float, None, 'stochastic depth', low=0),
     row('grad_checkpointing', bool, False, 'recompute activations in the backward pass to save memory'),
     row('sync_bn', bool, False, 'synchronised batch norm over processes'),
-    row('fsdp', bool, False, 'not in timm: shard weights and optimizer over the processes (FSDP2) instead of DDP'),
+    row('fsdp', bool, False, 'not in timm: shard weights and optimizer over the processes by FSDP2'),
     row('dist_bn', str, 'reduce', 'what makes batch-norm statistics equal', choices=('broadcast', 'reduce')),
     # --- optimizer
     row('validation_batch_size', int, None, 'batch_size in validation', low=1, short=('-vb',)),
@@ -159,8 +158,7 @@ TRAIN = COMMON + (
     row('val_interval', int, 1, 'epochs between validations', low=1),
     row('recovery_interval', int, 0, 'updates between recovery checkpoints, 0 for none', low=0),
     row('recovery_hist', int, 2, 'not in timm: how many recovery checkpoints to keep, the newest', low=1),
-    row('skip_nonfinite', int, 0, 'not in timm: updates to leave out because loss or gradient is no number; 0: stop at '
-                                  'the first', low=0),
+    row('skip_nonfinite', int, 0, 'not in timm: updates to leave out, at most, for a loss that is no number', low=0),
     row('checkpoint_hist', int, 10, 'how many checkpoints to keep, the best ones', low=1),
     row('output', str, 'output/train', 'folder of all runs'),
     row('experiment', str, '', 'folder of this run; default: time, model and size'),
@@ -198,7 +196,7 @@ _SAID_OF_PROBES = dict(
     num_classes="classes; default: the data's own number", pretrained='probe the published weights',
     lr='learning rate; default: blr scaled to the global batch',
     warmup_epochs='epochs of linear warm-up; default: a ninth of all',
-    resume="go on from a probe's checkpoint of an earlier run, in that run's folder; 'auto' finds the newest")
+    resume="go on from this checkpoint of a probe in its folder; 'auto': the newest one, if there is any")
 
 PROBE = (
     row('pool', str, 'linear', 'pooling of the patch tokens: their mean, or efficient probing',
