@@ -176,7 +176,8 @@ def test_images_in_a_tar_file(zoo, small, pictures, tmp_path):
     with tarfile.open(tmp_path / 'all.tar', 'w') as file:
         file.add(pictures / 'train', arcname='.')
     for workers in (0, 2):  # which must not share the open file
-        result = zoo('train', *small(data_dir=tmp_path / 'all.tar', epochs=1, workers=workers, experiment=f'w{workers}'))
+        result = zoo('train', *small(
+            data_dir=tmp_path / 'all.tar', epochs=1, workers=workers, experiment=f'w{workers}'))
         assert result.code == 0 and '72 images to train on' in result.out, result.err
     assert_same_run(tmp_path / 'out' / 'w0', tmp_path / 'out' / 'w2')
     assert_stopped(zoo('train', *small(data_dir=tmp_path / 'none.tar', experiment='b')), 'no data folder', 'none.tar')

@@ -82,7 +82,8 @@ def markdown(content: dict[str, Any]) -> str:
     if 'bandwidth' in content:
         lines[-1] += f' A copy moves {content["bandwidth"] / 1e9:.0f} GB/s.'
     lines += [f'\nNote: {note}.' for note in content['notes']]
-    tables = {'ops': _op_tables, 'models': _model_tables, 'gates': _gate_tables}[content['kind']](content)
+    tables = {'ops': _op_tables, 'models': _model_tables, 'gates': _gate_tables, 'loader': _loader_tables}[
+        content['kind']](content)
     return '\n'.join([*lines, '', *tables]) + '\n'
 
 
@@ -111,6 +112,15 @@ def _model_tables(content: dict[str, Any]) -> list[str]:
 def _gate_tables(content: dict[str, Any]) -> list[str]:
     return [f'In all blocks of {content["rows"][0]["host"]}, forward, channels last.', '',
             *table(GATE_COLUMNS, content['rows']), '']
+
+
+def _loader_tables(content: dict[str, Any]) -> list[str]:
+    size, step = content['size'], content['step']
+    return [
+        f'Pictures to {size} x {size}, augmented as by `{content["recipe"]}`.', '',
+        *table(COST_COLUMNS, content['costs']), '',
+        *table(RATE_COLUMNS, [dict(row, step=step) for row in content['rates']]), '',
+        f'A training step of {content["model"]} takes {number(step)} images/s here.', '']
 
 
 def table(columns: dict[str, Callable[[dict], str]], rows: Sequence[dict]) -> list[str]:
@@ -169,6 +179,16 @@ GATE_COLUMNS: dict[str, Callable[[dict], str]] = {
     'ms (quartiles)': lambda r: milliseconds(r['ms']),
     'times the plain host': lambda r: f'{r["ratio"]:.2f}',
     'K parameters more': lambda r: number(r['parameters'] / 1e3),
+}
+COST_COLUMNS: dict[str, Callable[[dict], str]] = {
+    'stage': lambda r: r['stage'],
+    'CPU ms/image': lambda r: number(r['cpu_ms']),
+    'cores for 3000 images/s': lambda r: number(r['cores']),
+}
+RATE_COLUMNS: dict[str, Callable[[dict], str]] = {
+    'loading processes': lambda r: str(r['workers']),
+    'images/s': lambda r: number(r['throughput']),
+    'times the training step': lambda r: number(r['throughput'] / r['step']),
 }
 GROWTH_COLUMNS: dict[str, Callable[[dict], str]] = {
     'model': lambda r: r['model'],

@@ -11,7 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from timm.data import FastCollateMixup, ImageDataset, Mixup, create_dataset, create_loader, create_transform
+from timm.data import (
+    FastCollateMixup,
+    ImageDataset,
+    Mixup,
+    auto_augment,
+    create_dataset,
+    create_loader,
+    create_transform,
+)
 from timm.data.loader import fast_collate
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
@@ -25,6 +33,15 @@ VAL_FOLDERS = ('validation', 'val', 'valid', 'eval', 'evaluation', 'test')
 # What Pillow and the file system raise about a file; the last are its answers to headers that make no sense
 UNREADABLE = (OSError, SyntaxError, EOFError, ValueError, struct.error)
 IN_A_ROW = 100  # so many files that cannot be read are no accident
+
+
+def posterize(image: Image.Image, bits: int, **settings: Any) -> Image.Image:
+    """timm's, which keeps 0 bits at its highest level: black in Pillow before 13, which no longer takes that."""
+    return auto_augment.posterize(image, bits, **settings) if bits else Image.new(image.mode, image.size)
+
+
+auto_augment.NAME_TO_OP.update(
+    {name: posterize for name in auto_augment.NAME_TO_OP if name.startswith('Posterize')})
 
 
 class Digits(Dataset):
