@@ -9,8 +9,10 @@ import pytest
 import torch
 from timm.layers import BatchNormAct2d
 
-from zoo.train import distributed, validate
+from zoo.train import distributed, options, validate
 from zoo.train.build import Place
+from zoo.train.errors import UserError
+from zoo.train.table import TRAIN
 
 from .processes import launch
 from .test_resume import EVERYTHING, TINY, kill_and_resume, read
@@ -111,11 +113,14 @@ def test_synchronised_batch_norm_of_one_group_is_torchs(monkeypatch):
         assert torch.allclose(own.eval()(x), ours.eval()(x), atol=1e-5)
 
 
-def test_what_sharding_refuses(small, tmp_path, zoo):
-    assert 'start two or more with torchrun' in zoo('train', *small(fsdp=True)).err
-    for changes, words in ((dict(torchcompile='eager'), '--torchcompile'), (dict(clip_mode='agc', clip_grad=1), 'agc')):
-        run = launch(['train', *small(fsdp=True, batch_size=4, **changes)], tmp_path / 'log', 2)
-        assert 2 in run.codes and words in run.text
+@pytest.mark.parametrize('changes, processes, words', [
+    (dict(), 1, 'start two or more with torchrun'), (dict(torchcompile='eager'), 2, '--torchcompile'),
+    (dict(clip_mode='agc', clip_grad=1.), 2, '--clip-mode agc needs whole gradients')])
+def test_what_sharding_refuses(changes, processes, words):
+    place = Place(torch.device('cpu'), 0, processes)
+    distributed.check(options.merge(TRAIN, changes), place)
+    with pytest.raises(UserError, match=words):
+        distributed.check(options.merge(TRAIN, dict(changes, fsdp=True)), place)
 
 
 class Block(torch.nn.Sequential):

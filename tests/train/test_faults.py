@@ -53,8 +53,9 @@ def test_a_loss_that_is_no_number_names_the_step_and_the_last_good_checkpoint(zo
 
 
 @pytest.mark.parametrize('extra', [
-    dict(), dict(model='test_resnet', grad_accum_steps=2), dict(amp=True, amp_dtype='float16', lr='1e-4')],
-    ids=['plain', 'batch norm and accumulation', 'float16'])
+    dict(model='test_resnet', grad_accum_steps=2),
+    pytest.param(dict(amp=True, amp_dtype='float16', lr='1e-4'), marks=pytest.mark.slow)],
+    ids=['batch norm and accumulation', 'float16'])
 def test_updates_are_left_out_by_flag_and_counted(zoo, small, tmp_path, monkeypatch, extra):
     spoil(monkeypatch, 3)
     result = zoo('train', *small(skip_nonfinite=1, epochs=1, model_ema=True, **extra))
@@ -98,7 +99,7 @@ def damaged(pictures, tmp_path):
     return root, file
 
 
-@pytest.mark.parametrize('workers', [0, 2])
+@pytest.mark.parametrize('workers', [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_a_corrupt_image_is_named_or_replaced_by_flag(zoo, small, damaged, tmp_path, workers):
     root, file = damaged
     result = zoo('train', *small(data_dir=root, workers=workers))

@@ -1,7 +1,9 @@
 """A run that was killed, and goes on, is the run that was not."""
 import csv
 import hashlib
+import random
 
+import numpy as np
 import pytest
 import torch
 
@@ -57,7 +59,7 @@ def kill_and_resume(small, tmp_path, kills, processes=1, **flags):
     return run.text
 
 
-@pytest.mark.parametrize('workers', [0, 2])
+@pytest.mark.parametrize('workers', [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_killed_three_times_one_process_goes_on_exactly(small, tmp_path, workers):
     """9 batches an epoch, an update every 2: killed in the first, in the same and in the second epoch."""
     text = kill_and_resume(small, tmp_path, (3, 4, 6), workers=workers, **TINY, **EVERYTHING)
@@ -68,6 +70,15 @@ def test_killed_three_times_two_processes_go_on_exactly(small, tmp_path):
     """With batch norm, whose statistics differ between the processes. 9 batches of 4 an epoch."""
     kill_and_resume(
         small, tmp_path, (3, 4, 6), processes=2, batch_size=4, model='test_resnet', workers=0, **EVERYTHING)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('processes', [1, 2])
+def test_killed_at_random_steps_a_run_goes_on_exactly(small, tmp_path, processes):
+    """Three times, anywhere in the first six batches after a start: also before the first checkpoint."""
+    kills = random.sample(range(6), 3)
+    print('killed before batches', kills)
+    kill_and_resume(small, tmp_path, kills, processes, batch_size=8 // processes, workers=2, **TINY, **EVERYTHING)
 
 
 def test_workers_do_not_change_a_run(small, tmp_path):
@@ -156,10 +167,6 @@ def test_copies_of_an_image_are_neighbours_and_go_to_different_processes(repeats
 
 
 def test_random_states_are_put_back():
-    import random
-
-    import numpy as np
-
     def draw():
         return random.random(), random.gauss(0, 1), np.random.rand(), np.random.randn(), float(torch.rand(()))
 
