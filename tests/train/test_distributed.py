@@ -84,8 +84,8 @@ def test_checkpoints_of_one_process_ddp_and_fsdp_are_the_same(small, tmp_path, f
 
 
 @pytest.mark.slow
-def test_killed_three_times_sharded_processes_go_on_exactly(small, tmp_path):
-    kill_and_resume(small, tmp_path, (3, 4, 6), processes=2, batch_size=4, workers=2, fsdp=True, **TINY, **EVERYTHING)
+def test_killed_sharded_processes_go_on_exactly(small, tmp_path):
+    kill_and_resume(small, tmp_path, (5,), processes=2, batch_size=4, workers=0, fsdp=True, **TINY, **EVERYTHING)
 
 
 def test_synchronised_batch_norm_of_one_group_is_torchs(monkeypatch):
