@@ -2,6 +2,8 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from timm.data import auto_augment
 
 from zoo.train import build, data, options
 from zoo.train.errors import UserError
@@ -112,8 +114,6 @@ def test_options_that_contradict_the_data(pictures):
     dataset = data.open_dataset(args, 'train', channels=3)
     with pytest.raises(UserError, match='too large for 72 training images'):
         data.train_loader(options_with(batch_size=100), dataset, CONFIG, None, **SHARED)
-    with pytest.raises(UserError, match='--aug-repeats'):
-        data.train_loader(options_with(aug_repeats=3), dataset, CONFIG, None, **SHARED)
     with pytest.raises(UserError, match='must be even'):
         data.make_mixup(options_with(batch_size=7, mixup=0.8), 3)
 
@@ -131,3 +131,11 @@ def test_the_data_config_follows_options_over_the_model(monkeypatch):
     assert config['input_size'] == (1, 48, 48) and config['crop_mode'] == 'squash' and len(config['mean']) == 1
     with pytest.raises(UserError, match='--mean and --std need 1 or 3 numbers'):
         build.data_config_of(options_with(mean=[0.5, 0.5]), build.create_model(options_with(model='test_convnext')))
+
+
+def test_the_highest_level_of_automatic_augmentation_is_black_not_an_error():
+    """Level 10, which 'rand-m9-mstd0.5-inc1' reaches in one of 40 operations, keeps no bits."""
+    image = Image.new('RGB', (4, 4), (200, 100, 50))
+    black = auto_augment.AugmentOp('PosterizeIncreasing', prob=1., magnitude=10)(image)
+    assert black.getcolors() == [(16, (0, 0, 0))]
+    assert auto_augment.AugmentOp('PosterizeIncreasing', prob=1., magnitude=5)(image).getpixel((0, 0)) == (192, 64, 0)

@@ -1,4 +1,5 @@
 """Two processes on one CPU, as torchrun starts them."""
+import copy
 import os
 import subprocess
 import sys
@@ -6,10 +7,135 @@ from pathlib import Path
 
 import pytest
 import torch
+from timm.layers import BatchNormAct2d
 
-from zoo.train import validate
+from zoo.train import distributed, options, validate
+from zoo.train.build import Place
+from zoo.train.errors import UserError
+from zoo.train.table import TRAIN
+
+from .processes import launch
+from .test_resume import EVERYTHING, TINY, kill_and_resume, read
 
 ROOT = Path(__file__).parents[2]
+FIVE = dict(epochs=1, log_interval=1, opt='sgd', lr='5e-2', workers=0)  # updates of 14 of the 72 pictures
+
+
+def finish(small, tmp_path, name, processes, **flags):
+    """A run of 14 images a global batch to its end: losses of its updates, and its last checkpoint."""
+    words = small(experiment=name, batch_size=14 // processes, **{**FIVE, **flags})
+    run = launch(['train', *words], tmp_path / 'log', processes)
+    assert run.codes == [0] * processes, run.text
+    last = read(tmp_path / 'out' / name / 'last.pth.tar')
+    return [point[1] for point in last['points']], last
+
+
+def assert_close(a, b, tolerance, averages=False):
+    (losses, first), (others, second) = a, b
+    assert losses == pytest.approx(others, abs=tolerance) and len(set(losses)) == len(losses) >= 5
+    for key in ('state_dict', 'state_dict_ema')[:1 + averages]:
+        assert first[key].keys() == second[key].keys()
+        for name, value in first[key].items():
+            assert torch.allclose(value.float(), second[key][name].float(), atol=tolerance, rtol=0), name
+
+
+def test_two_processes_are_one_process(small, tmp_path):
+    """Same seed, same global batches, no batch norm: losses and weights of five updates."""
+    one, two = (finish(small, tmp_path, f'p{processes}', processes, **TINY) for processes in (1, 2))
+    assert one[1]['updates'] == two[1]['updates'] == 5
+    assert_close(one, two, 1e-6)
+
+
+def test_synchronised_batch_norm_is_that_of_one_process(small, tmp_path):
+    flags = dict(model='test_resnet', sync_bn=True, lr='1e-2')
+    one, two, apart = (finish(small, tmp_path, name, processes, **{**flags, **more}) for name, processes, more in (
+        ('one', 1, {}), ('two', 2, {}), ('apart', 2, dict(sync_bn=None))))
+    assert_close(one, two, 1e-4)
+    assert abs(one[0][0] - apart[0][0]) > 1e-3  # and without it is not
+
+
+SHARDED = dict(TINY, model_ema=True, model_ema_decay=0.5, clip_grad=0.5, grad_accum_steps=1, opt='adamw', lr='1e-3')
+
+
+@pytest.mark.slow
+def test_sharded_training_is_ddp(small, tmp_path):
+    ddp, fsdp = (finish(small, tmp_path, name, 2, fsdp=name == 'fsdp', **SHARDED) for name in ('ddp', 'fsdp'))
+    assert_close(ddp, fsdp, 2e-6, averages=True)
+    assert ddp[1].keys() == fsdp[1].keys() and fsdp[1]['args'] == {**ddp[1]['args'], 'fsdp': True, 'experiment': 'fsdp'}
+    moments = [last['optimizer']['state'][0] for _, last in (ddp, fsdp)]
+    assert moments[0].keys() == moments[1].keys() and moments[0]['exp_avg'].shape == moments[1]['exp_avg'].shape
+
+
+@pytest.mark.parametrize('first, second', [
+    ('fsdp', 'one'), *(pytest.param(*pair, marks=pytest.mark.slow) for pair in (
+        ('one', 'fsdp'), ('ddp', 'fsdp'), ('fsdp', 'ddp'), ('one', 'ddp')))])
+def test_checkpoints_of_one_process_ddp_and_fsdp_are_the_same(small, tmp_path, first, second):
+    """Two epochs, the second one in another way, against two epochs of one process."""
+    ways = dict(one=(1, dict(no_fsdp=True)), ddp=(2, dict(no_fsdp=True)), fsdp=(2, dict(fsdp=True)))
+    flags = dict(SHARDED, epochs=2)
+    whole = finish(small, tmp_path, 'whole', 1, **flags)
+    processes, more = ways[first]
+    finish(small, tmp_path, 'parts', processes, stop_epoch=1, **flags, **more)
+    processes, more = ways[second]
+    # a checkpoint brings its options along, so another way has to be asked for
+    parts = finish(small, tmp_path, 'parts', processes, resume='auto', **flags, **more)
+    assert parts[1]['epoch'] == 1 and parts[1]['updates'] == 10
+    assert_close(whole, parts, 2e-5, averages=True)
+
+
+@pytest.mark.slow
+def test_killed_sharded_processes_go_on_exactly(small, tmp_path):
+    kill_and_resume(small, tmp_path, (5,), processes=2, batch_size=4, workers=0, fsdp=True, **TINY, **EVERYTHING)
+
+
+def test_synchronised_batch_norm_of_one_group_is_torchs(monkeypatch):
+    """Every kind of batch norm, values, gradients and statistics, against torch's own of the same batch."""
+    monkeypatch.setattr(distributed.distributed, 'all_reduce', lambda x: x)
+    monkeypatch.setattr(distributed.distributed, 'get_world_size', lambda: 1)
+    torch.manual_seed(0)
+    for kind, shape, settings in (
+            (torch.nn.BatchNorm1d, (6, 5), {}), (torch.nn.BatchNorm2d, (3, 5, 4, 2), dict(momentum=None)),
+            (torch.nn.BatchNorm2d, (3, 5, 4, 2), dict(affine=False)), (BatchNormAct2d, (3, 5, 4, 2), dict(eps=0.1))):
+        own = kind(5, **settings)
+        torch.nn.init.uniform_(own.weight) if own.affine else None
+        ours, = distributed.sync_batch_norm(torch.nn.Sequential(copy.deepcopy(own)), torch.device('cpu'))
+        assert type(ours) is not type(own)
+        for _ in range(2):
+            x = torch.randn(shape) + 2
+            inputs = [x.clone().requires_grad_() for _ in range(2)]
+            outputs = [module(x) for module, x in zip((own, ours), inputs)]
+            for output in outputs:
+                (output * torch.arange(output.numel()).view(shape)).sum().backward()
+            assert torch.allclose(*outputs, atol=1e-5) and torch.allclose(
+                *(x.grad for x in inputs), atol=1e-3, rtol=1e-4)
+        for name, value in own.state_dict().items():
+            assert torch.allclose(value, ours.state_dict()[name], atol=1e-5), name
+        assert torch.allclose(own.eval()(x), ours.eval()(x), atol=1e-5)
+
+
+@pytest.mark.parametrize('changes, processes, words', [
+    (dict(), 1, 'start two or more with torchrun'), (dict(torchcompile='eager'), 2, '--torchcompile'),
+    (dict(clip_mode='agc', clip_grad=1.), 2, '--clip-mode agc needs whole gradients')])
+def test_what_sharding_refuses(changes, processes, words):
+    place = Place(torch.device('cpu'), 0, processes)
+    distributed.check(options.merge(TRAIN, changes), place)
+    with pytest.raises(UserError, match=words):
+        distributed.check(options.merge(TRAIN, dict(changes, fsdp=True)), place)
+
+
+class Block(torch.nn.Sequential):
+    pass
+
+
+def test_blocks_and_stages_are_gathered_one_by_one_inner_ones_first():
+    block = [Block(torch.nn.Linear(2, 2)) for _ in range(4)]
+    stages = [torch.nn.Sequential(*block[:2]), torch.nn.Sequential(*block[2:])]
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ModuleList(stages))
+    units = distributed._units(model)
+    assert {id(unit) for unit in units} == {id(unit) for unit in block + stages}
+    assert max(units.index(unit) for unit in block[:2]) < units.index(stages[0])
+    assert distributed.everyone(3, Place(torch.device('cpu'))) == [3]
+    assert distributed.gathered(dict(a=[1, (2,)])) == dict(a=[1, (2,)])
 
 
 def test_two_processes_train_one_model(small, tmp_path):

@@ -346,7 +346,7 @@ def test_the_fingerprint_sees_every_number():
 def test_two_processes_train_one_probe(flags, tmp_path):
     root = Path(__file__).parents[2]
     words = flags(data_dir='', dataset='digits', input_size='1 32 32', model='test_resnet', batch_size=64, mean=0.3,
-                  std=0.4, pool='ep', queries=8, epochs=4)
+                  std=0.4, pool='ep', queries=8, epochs=6)
     environment = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=os.pathsep.join(
         [str(root), str(root / 'kernels'), os.environ.get('PYTHONPATH', '')]))
     result = subprocess.run(

@@ -147,7 +147,7 @@ def test_ctrl_c_in_the_middle_leaves_the_last_whole_checkpoint(zoo, small, tmp_p
     assert zoo('train', '--resume', last).code == 0 and len(summary(last.parent)) == 2
 
 
-def test_recovery_checkpoints_start_their_epoch_again(zoo, small, tmp_path, monkeypatch):
+def test_recovery_checkpoints_are_gone_on_from(zoo, small, tmp_path, monkeypatch):
     step, calls = engine._step, []
 
     def interrupted(*args):
@@ -161,7 +161,8 @@ def test_recovery_checkpoints_start_their_epoch_again(zoo, small, tmp_path, monk
     file = tmp_path / 'out' / 'run' / 'recovery-1-6.pth.tar'
     assert f'--resume {file}' in result.err and read(file)['updates'] == 15
     monkeypatch.undo()
-    assert zoo('train', '--resume', file).code == 0
+    result = zoo('train', '--resume', file)
+    assert result.code == 0 and 'going on in epoch 2 after 6 of 9 batches' in result.out
     assert [row['epoch'] for row in summary(file.parent)] == ['0', '1'] and not file.exists()
 
 
@@ -171,7 +172,7 @@ def test_ctrl_c_before_the_first_checkpoint(zoo, small, monkeypatch):
 
     monkeypatch.setattr(engine, '_step', interrupted)
     result = zoo('train', *small())
-    assert result.code == 130 and 'no epoch was finished' in result.err
+    assert result.code == 130 and 'no checkpoint has been written' in result.err
 
 
 def test_a_real_signal(small, tmp_path):

@@ -1,7 +1,8 @@
-"""``python -m zoo benchmark ops``, ``... models`` and ``... gates``."""
+"""``python -m zoo benchmark ops``, ``... models``, ``... gates`` and ``... loader``."""
 import argparse
 import re
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from ..train.checkpoint import check_writable
 from ..train.errors import UserError, guarded, nearest, require
 from ..train.options import Parser
 
-KINDS = ('ops', 'models', 'gates')
+KINDS = ('ops', 'models', 'gates', 'loader')
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 SHRUNK = 'a CPU gets one image a batch, and detection-sized images at a quarter of their side'
 
@@ -36,12 +37,13 @@ def benchmark(argv: Sequence[str]) -> dict[str, Any] | None:
     device = _device(args.device)
     stem = _stem(args.output, args.kind, device)
     check_writable(stem.parent)
-    content = {'ops': _ops, 'models': _models, 'gates': _gates}[args.kind](args, device, list(argv))
+    content = {'ops': _ops, 'models': _models, 'gates': _gates, 'loader': _loader}[args.kind](args, device, list(argv))
     return _finish(content, stem, args.plot)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser('zoo benchmark', description='Measure ops, models or gates; write JSON and a Markdown table.')
+    parser = Parser('zoo benchmark', description='Measure ops, models, gates or the input pipeline; write JSON and a '
+                                                 'Markdown table.')
     kinds = parser.add_subparsers(dest='kind', parser_class=Parser)
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument('--device', help='cuda, cuda:1 or cpu (default: a GPU if there is one)')
@@ -68,6 +70,13 @@ def _parser() -> argparse.ArgumentParser:
     gates.add_argument('--host', default='resnet50', metavar='MODEL', help='of timm (default: resnet50)')
     gates.add_argument('--size', default='224', help='as 224 or 800x1333')
     gates.add_argument('--batch-size', type=_positive, default=8)
+    loader = kinds.add_parser('loader', parents=[shared], help='the input pipeline', prog='zoo benchmark loader')
+    loader.add_argument('--recipe', default='flatten_pvt_tiny', metavar='CONFIG', help='whose augmentation is used')
+    loader.add_argument('--data-dir', help='image folders (default: pictures like photographs are made up)')
+    loader.add_argument('--size', type=_positive, default=224, help='pixels (default: 224)')
+    loader.add_argument('--batch-size', type=_positive, default=16)
+    loader.add_argument('--workers', type=int, nargs='+', default=[0, 1, 2], help='loading processes (default: 0 1 2)')
+    loader.add_argument('--model', metavar='MODEL', help='whose training step to compare with (default: of the recipe)')
     return parser
 
 
@@ -126,6 +135,24 @@ def _gates(args: argparse.Namespace, device: torch.device, argv: list[str]) -> d
     _say(content)
     content['rows'] = gates.measure(
         host, gates.select(args.gates), models.parse_size(args.size), args.batch_size, dtype, device, _repeats(args))
+    return content
+
+
+def _loader(args: argparse.Namespace, device: torch.device, argv: list[str]) -> dict[str, Any]:
+    from . import loader, report
+
+    if args.plot:
+        raise UserError('--plot: there is no picture of the input pipeline; leave it out')
+    dtype = _dtype(args, device)
+    content = report.header('loader', device, dtype, argv, [])
+    batches = _repeats(args)
+    with tempfile.TemporaryDirectory() as folder:
+        if not args.data_dir:
+            loader.make_pictures(Path(folder), 8 * args.batch_size)
+        settings = loader.settings(args.recipe, args.data_dir or folder, args.batch_size, args.size)
+        content.update(loader.measure(settings, args.workers, batches), recipe=args.recipe, size=args.size)
+    content['model'] = args.model or settings.model
+    content['step'] = loader.step_rate(settings, content['model'], device, dtype, max(batches // 4, 2))
     return content
 
 

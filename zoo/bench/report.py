@@ -74,7 +74,8 @@ def save(stem: Path, content: dict[str, Any], text: str) -> None:
 
 def markdown(content: dict[str, Any]) -> str:
     """The text of a result: where it was measured, then its tables."""
-    tables = {'ops': _op_tables, 'models': _model_tables, 'gates': _gate_tables}[content['kind']](content)
+    tables = {'ops': _op_tables, 'models': _model_tables, 'gates': _gate_tables, 'loader': _loader_tables}[
+        content['kind']](content)
     return '\n'.join([*heading(content, f'Benchmark of {content["kind"]}'), '', *tables]) + '\n'
 
 
@@ -115,6 +116,15 @@ def _model_tables(content: dict[str, Any]) -> list[str]:
 def _gate_tables(content: dict[str, Any]) -> list[str]:
     return [f'In all blocks of {content["rows"][0]["host"]}, forward, channels last.', '',
             *table(GATE_COLUMNS, content['rows']), '']
+
+
+def _loader_tables(content: dict[str, Any]) -> list[str]:
+    size, step = content['size'], content['step']
+    return [
+        f'Pictures to {size} x {size}, augmented as by `{content["recipe"]}`.', '',
+        *table(COST_COLUMNS, content['costs']), '',
+        *table(RATE_COLUMNS, [dict(row, step=step) for row in content['rates']]), '',
+        f'A training step of {content["model"]} takes {number(step)} images/s here.', '']
 
 
 def table(columns: dict[str, Callable[[dict], str]], rows: Sequence[dict]) -> list[str]:
@@ -173,6 +183,16 @@ GATE_COLUMNS: dict[str, Callable[[dict], str]] = {
     'ms (quartiles)': lambda r: milliseconds(r['ms']),
     'times the plain host': lambda r: f'{r["ratio"]:.2f}',
     'K parameters more': lambda r: number(r['parameters'] / 1e3),
+}
+COST_COLUMNS: dict[str, Callable[[dict], str]] = {
+    'stage': lambda r: r['stage'],
+    'CPU ms/image': lambda r: number(r['cpu_ms']),
+    'cores for 3000 images/s': lambda r: number(r['cores']),
+}
+RATE_COLUMNS: dict[str, Callable[[dict], str]] = {
+    'loading processes': lambda r: str(r['workers']),
+    'images/s': lambda r: number(r['throughput']),
+    'times the training step': lambda r: number(r['throughput'] / r['step']),
 }
 GROWTH_COLUMNS: dict[str, Callable[[dict], str]] = {
     'model': lambda r: r['model'],

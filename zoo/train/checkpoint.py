@@ -8,9 +8,11 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor, nn
 
-from .errors import UserError
+from . import distributed
+from .errors import UserError, one_line
 
 LAST, BEST = 'last.pth.tar', 'model_best.pth.tar'
+ZIP_WRITER = 'inline_container'  # where torch.save's errors come from
 VERSION = 2  # timm's: 'epoch' is the last one that is finished
 
 
@@ -30,7 +32,11 @@ def check_writable(folder: Path) -> None:
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
-    """Let ``write`` fill a file that appears at ``path`` only when it is complete and on the disk."""
+    """Let ``write`` fill a file that appears at ``path`` only when it is complete and on the disk.
+
+    Raises:
+        UserError: the disk is full, or the like; what was at ``path`` is as it was.
+    """
     draft = path.with_name(f'.{path.name}.{os.getpid()}')
     try:
         with open(draft, 'wb') as file:
@@ -38,23 +44,32 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(draft, path)
+    except (OSError, RuntimeError) as e:
+        # torch.save reports what its file has refused as an error of its own, caused by nothing
+        if isinstance(e, RuntimeError) and not isinstance(e.__context__, OSError) and ZIP_WRITER not in str(e):
+            raise
+        reason = e if isinstance(e, OSError) else e.__context__ or e
+        raise UserError(f'cannot write {path} ({one_line(reason)[:120]}); make room there, or choose another --output; '
+                        f'earlier files are whole') from e
     finally:
         draft.unlink(missing_ok=True)
     _sync_folder(path.parent)
 
 
 class Keeper:
-    """The checkpoint files of one run: ``last``, ``model_best``, the best ``checkpoint-N`` and one ``recovery-N-M``.
+    """The files of one run: ``last``, ``model_best``, the best ``checkpoint-N`` and the newest ``recovery-N-M``.
 
     Args:
         folder: Of the run.
         keep: How many ``checkpoint-N`` files stay, the best by metric.
         smaller_is_better: For a loss.
+        recoveries: How many ``recovery-N-M`` files stay.
     """
 
-    def __init__(self, folder: Path, keep: int, smaller_is_better: bool = False):
+    def __init__(self, folder: Path, keep: int, smaller_is_better: bool = False, recoveries: int = 1):
         self.folder = folder
         self.keep = keep
+        self.recoveries = recoveries
         self.sign = -1 if smaller_is_better else 1
         self.best: tuple[int, float] | None = None  # epoch, metric
         self.kept: dict[int, float | None] = {}  # epoch -> metric
@@ -78,15 +93,20 @@ class Keeper:
         self._prune()
 
     def save_recovery(self, state: dict[str, Any], epoch: int, batch: int) -> None:
-        """Write the state in the middle of ``epoch``; resuming from it starts that epoch again."""
+        """Write the state in the middle of ``epoch``, after ``batch`` of its batches."""
         path = self.folder / f'recovery-{epoch}-{batch}.pth.tar'
         write_atomically(path, lambda file: torch.save(dict(state, metric=None, best=self.best), file))
-        self._drop_recoveries(but=path)
+        self._drop_recoveries(self.recoveries)
 
     def newest(self) -> Path | None:
         """The file to resume from."""
-        files = [*self.folder.glob('recovery-*.pth.tar'), self.folder / LAST]
-        return next((file for file in files if file.exists()), None)
+        return newest_in(self.folder)
+
+    def tidy(self) -> None:
+        """Remove the drafts of a process that was killed while it wrote."""
+        for draft in self.folder.glob('.*'):
+            if draft.is_file() and draft.suffix[1:].isdigit():
+                draft.unlink(missing_ok=True)
 
     def _file(self, epoch: int) -> Path:
         return self.folder / f'checkpoint-{epoch}.pth.tar'
@@ -100,10 +120,31 @@ class Keeper:
             del self.kept[epoch]
         self._drop_recoveries()
 
-    def _drop_recoveries(self, but: Path | None = None) -> None:
-        for file in self.folder.glob('recovery-*.pth.tar'):
-            if file != but:
-                file.unlink(missing_ok=True)
+    def _drop_recoveries(self, but: int = 0) -> None:
+        for file in recoveries_in(self.folder)[:-but or None]:
+            file.unlink(missing_ok=True)
+
+
+def recoveries_in(folder: Path) -> list[Path]:
+    """The ``recovery-EPOCH-BATCH`` files of a run, the newest last."""
+    numbers = {}
+    for file in folder.glob('recovery-*-*.pth.tar'):
+        words = file.name.removesuffix('.pth.tar').split('-')[1:]
+        if len(words) == 2 and all(word.isdigit() for word in words):
+            numbers[file] = [int(word) for word in words]
+    return sorted(numbers, key=numbers.get)
+
+
+def newest_in(folder: Path) -> Path | None:
+    """The checkpoint of a run to go on from: recovery files are younger than ``last``, which replaces them."""
+    files = [*recoveries_in(folder)[::-1], folder / LAST]
+    return next((file for file in files if file.exists()), None)
+
+
+def newest_run(output: Path) -> Path | None:
+    """The checkpoint to go on from of the run in a folder of runs that was written to last."""
+    files = [newest_in(folder) for folder in output.glob('*/')]
+    return max((file for file in files if file is not None), key=lambda file: file.stat().st_mtime, default=None)
 
 
 def read(path: str) -> tuple[dict[str, Any], bool]:
@@ -144,7 +185,7 @@ def load_exactly(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
         more = f' and {len(problems) - 2} more' if len(problems) > 2 else ''
         raise UserError(f'{source} does not fit the model: {"; ".join(problems[:2])}{more}; build the model as it was '
                         f'saved (--model, --num-classes, --model-kwargs)')
-    model.load_state_dict(state)
+    model.load_state_dict({key: distributed.like(value, state[key]) for key, value in target.items()})
 
 
 def _link(source: Path, target: Path) -> None:

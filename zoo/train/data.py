@@ -1,5 +1,9 @@
-"""Data sets by name and timm's loaders over them."""
+"""Data sets by name and the loaders over them."""
 import argparse
+import multiprocessing
+import os
+import struct
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,16 +11,37 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from timm.data import FastCollateMixup, Mixup, create_dataset, create_loader
-from torch.utils.data import Dataset
+from timm.data import (
+    FastCollateMixup,
+    ImageDataset,
+    Mixup,
+    auto_augment,
+    create_dataset,
+    create_loader,
+    create_transform,
+)
+from timm.data.loader import fast_collate
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
-from . import transforms
-from .errors import UserError, one_line, require
+from . import sampling, transforms
+from .errors import Unreadable, UserError, one_line, require
 
 QUICKSTART, DIGITS = 'quickstart', 'digits'
 # Folder names that mean the same split
 TRAIN_FOLDERS = ('train', 'training')
 VAL_FOLDERS = ('validation', 'val', 'valid', 'eval', 'evaluation', 'test')
+# What Pillow and the file system raise about a file; the last are its answers to headers that make no sense
+UNREADABLE = (OSError, SyntaxError, EOFError, ValueError, struct.error)
+IN_A_ROW = 100  # so many files that cannot be read are no accident
+
+
+def posterize(image: Image.Image, bits: int, **settings: Any) -> Image.Image:
+    """timm's, which keeps 0 bits at its highest level: black in Pillow before 13, which no longer takes that."""
+    return auto_augment.posterize(image, bits, **settings) if bits else Image.new(image.mode, image.size)
+
+
+auto_augment.NAME_TO_OP.update(
+    {name: posterize for name in auto_augment.NAME_TO_OP if name.startswith('Posterize')})
 
 
 class Digits(Dataset):
@@ -47,6 +72,63 @@ class Digits(Dataset):
     def __getitem__(self, index: int) -> tuple[Any, int]:
         image = Image.fromarray(self.images[index])
         return (image if self.transform is None else self.transform(image)), self.labels[index]
+
+
+class ImageFiles(ImageDataset):
+    """timm's image files; but one that cannot be read is named, not silently replaced.
+
+    With ``skip``, it is replaced by the next that can be read, always the same, and counted in ``replaced``.
+    """
+
+    def setup(self, skip: bool) -> 'ImageFiles':
+        self.skip, self.process = skip, None
+        self.replaced = multiprocessing.Value('q', 0)  # loading processes count in it together
+        return self
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        for place in range(index, index + (IN_A_ROW if self.skip else 1)):
+            try:
+                image, target = self._read(place % len(self))
+                break
+            except UNREADABLE as e:
+                message = f'{self._name(place % len(self))} cannot be read ({one_line(e)})'
+                if not self.skip:
+                    raise Unreadable(f'{message}; repair or remove it, or give --skip-corrupt') from None
+                with self.replaced.get_lock():
+                    self.replaced.value += 1
+                print(f'{message}; the next one takes its place', file=sys.stderr, flush=True)
+        else:
+            raise Unreadable(f'{message}, nor can the {IN_A_ROW - 1} files before it: check --data-dir')
+        return (image if self.transform is None else self.transform(image)), target
+
+    def _read(self, index: int) -> tuple[Image.Image, int]:
+        if self.process != os.getpid():
+            self.process = os.getpid()
+            _close_tars(self.reader)
+        file, target, *_ = self.reader[index]
+        image = Image.open(file)
+        image = image.convert(self.input_img_mode) if self.input_img_mode else image
+        image.load()
+        return image, -1 if target is None else target
+
+    def _name(self, index: int) -> str:
+        try:
+            return self.filename(index, absolute=True)
+        except (AssertionError, AttributeError, NotImplementedError):  # not all readers know names
+            return f'image {index}'
+
+
+def _close_tars(reader: Any) -> None:
+    """Let timm's reader open its tar files anew: forked processes that share an open file share their place in it."""
+    states = getattr(reader, 'tar_state', {})
+    for state in states.values() if isinstance(states, dict) else [states]:
+        for part in (state, *state.children.values()):
+            part.reset()
+
+
+def replaced_images(dataset: Any) -> int:
+    """Files that :class:`ImageFiles` has replaced so far, in all loading processes."""
+    return dataset.replaced.value if isinstance(dataset, ImageFiles) else 0
 
 
 def open_dataset(args: argparse.Namespace, split: str, channels: int, training: bool = False) -> Dataset:
@@ -114,7 +196,9 @@ def make_mixup(args: argparse.Namespace, num_classes: int) -> Mixup | None:
 
 def train_loader(
         args: argparse.Namespace, dataset: Dataset, config: dict[str, Any], mixup: Mixup | None, **shared: Any) -> Any:
-    """Shuffled, augmented batches; an incomplete last batch is dropped.
+    """Shuffled, augmented batches, each a function of the seed and its place (:mod:`zoo.train.sampling`).
+
+    An incomplete last batch is dropped. Streamed data comes as timm's loader brings it.
 
     Args:
         args: Options.
@@ -124,23 +208,45 @@ def train_loader(
         **shared: device, distributed, img_dtype.
 
     Raises:
-        UserError: fewer images than a batch, or repeated augmentation in one process.
+        UserError: fewer images than a batch, or repeated augmentation of a stream.
     """
-    if args.aug_repeats and not shared['distributed']:
-        raise UserError('--aug-repeats spreads copies over processes: start two or more with torchrun, or leave it out')
     jitter = args.color_jitter
-    repeats = int(args.aug_repeats) if args.aug_repeats == int(args.aug_repeats) else args.aug_repeats
-    loader = create_loader(
-        dataset, input_size=config['input_size'], batch_size=args.batch_size, is_training=True, no_aug=args.no_aug,
-        re_prob=args.reprob, re_mode=args.remode, re_count=args.recount, scale=args.scale, ratio=args.ratio,
-        hflip=args.hflip, vflip=args.vflip, color_jitter=jitter[0] if len(jitter) == 1 else tuple(jitter),
-        auto_augment=args.aa, num_aug_repeats=repeats, interpolation=args.train_interpolation, mean=config['mean'],
-        std=config['std'], collate_fn=mixup if isinstance(mixup, FastCollateMixup) else None,
-        **_loading(args), **shared)
+    augment = dict(
+        no_aug=args.no_aug, re_prob=args.reprob, re_mode=args.remode, re_count=args.recount, scale=args.scale,
+        ratio=args.ratio, hflip=args.hflip, vflip=args.vflip, auto_augment=args.aa, mean=config['mean'],
+        color_jitter=jitter[0] if len(jitter) == 1 else tuple(jitter), interpolation=args.train_interpolation,
+        std=config['std'])
+    collate = mixup if isinstance(mixup, FastCollateMixup) else default_collate if args.no_prefetcher else fast_collate
+    if isinstance(dataset, IterableDataset):
+        if args.aug_repeats:
+            raise UserError('--aug-repeats needs images that can be had by number, not a stream; leave it out')
+        # a loading process lives for an epoch, whose number seeds the order that it reads in; so there must be one
+        loading = dict(_loading(args), num_workers=max(args.workers, 1))
+        loader = create_loader(
+            dataset, input_size=config['input_size'], batch_size=args.batch_size, is_training=True, collate_fn=collate,
+            **augment, **loading, **shared)
+    else:
+        dataset.transform = create_transform(
+            config['input_size'], is_training=True, use_prefetcher=not args.no_prefetcher, **augment)
+        loader = _seeded_loader(args, dataset, config, collate, **shared)
     transforms.complete(args, dataset)
     if not len(loader):
         raise UserError(f'--batch-size {args.batch_size} is too large for {len(dataset)} training images')
     return loader
+
+
+def _seeded_loader(
+        args: argparse.Namespace, dataset: Dataset, config: dict[str, Any], collate: Callable[[list], Any],
+        device: torch.device, distributed: bool, img_dtype: torch.dtype) -> Any:
+    group = torch.distributed
+    rank, world_size = (group.get_rank(), group.get_world_size()) if distributed else (0, 1)
+    order = sampling.Order(len(dataset), args.batch_size, args.seed, rank, world_size, args.aug_repeats)
+    loader = DataLoader(
+        sampling.Batches(dataset, collate, args.seed, rank), batch_size=None, sampler=order, num_workers=args.workers,
+        pin_memory=args.pin_mem, generator=torch.Generator())  # its own: it must not draw from the model's
+    return loader if args.no_prefetcher else sampling.Prefetcher(
+        loader, mean=config['mean'], std=config['std'], channels=config['input_size'][0], device=device,
+        img_dtype=img_dtype, re_prob=0. if args.no_aug else args.reprob, re_mode=args.remode, re_count=args.recount)
 
 
 def eval_loader(
@@ -154,13 +260,12 @@ def eval_loader(
 
 def real_samples(loader: Any, rank: int, world_size: int) -> int | None:
     """Images of this process without those that timm's sampler repeats to make the processes even."""
-    if world_size == 1 or isinstance(loader.dataset, torch.utils.data.IterableDataset):
+    if world_size == 1 or isinstance(loader.dataset, IterableDataset):
         return None
     return (len(loader.dataset) + world_size - 1 - rank) // world_size
 
 
 def _loading(args: argparse.Namespace) -> dict[str, Any]:
-    # workers live for one epoch, so that they are seeded by it: a resumed run sees what an unbroken one sees
     return dict(num_workers=args.workers, pin_memory=args.pin_mem, use_prefetcher=not args.no_prefetcher,
                 persistent_workers=False)
 
@@ -175,12 +280,29 @@ def _timm_dataset(args: argparse.Namespace, split: str, channels: int, training:
     if training:
         more['seed'] = args.seed  # of the order of streamed data
     try:
-        return create_dataset(
+        dataset = create_dataset(
             args.dataset, root=root, split=split, search_split=search, class_map=args.class_map or None,
             is_training=training, download=args.dataset_download, batch_size=args.batch_size, **more)
     except (AssertionError, ImportError, OSError, RuntimeError, ValueError) as e:
         hint = '' if args.dataset_download or not args.dataset else '; --dataset-download may fetch it'
         raise UserError(f'data set {args.dataset or args.data_dir!r}: {one_line(e)}{hint}') from e
+    _check_shards(dataset)
+    if type(dataset) is ImageDataset:
+        dataset.__class__ = ImageFiles  # timm has no other way to say what its data sets do with a file
+        dataset.setup(args.skip_corrupt)
+    return dataset
+
+
+def _check_shards(dataset: Dataset) -> None:
+    """Refuse a WebDataset with missing shards, which its reader would pass over with a warning."""
+    reader = getattr(dataset, 'reader', None)
+    names = getattr(getattr(reader, 'split_info', None), 'filenames', ())
+    if type(reader).__name__ != 'ReaderWds' or any(mark in str(reader.root) for mark in ('://', 'pipe:')):
+        return
+    missing = [name for name in names if not Path(reader.root, name).is_file()]
+    if missing:
+        more = f' and {len(missing) - 1} more of {len(names)} shards' if len(missing) > 1 else ''
+        raise UserError(f'no shard {Path(reader.root, missing[0])}{more}; check --data-dir and the split')
 
 
 def _split_folder(root: Path, split: str) -> str:
@@ -195,7 +317,7 @@ def _split_folder(root: Path, split: str) -> str:
 
 
 def _check_channels(dataset: Dataset, channels: int) -> None:
-    if isinstance(dataset, torch.utils.data.IterableDataset) or not len(dataset):
+    if isinstance(dataset, IterableDataset) or not len(dataset):
         return
     image = dataset[0][0]
     found = len(image.getbands()) if isinstance(image, Image.Image) else channels

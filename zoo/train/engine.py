@@ -2,7 +2,7 @@
 import argparse
 import contextlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,8 +13,9 @@ from timm.utils import NativeScaler, dispatch_clip_grad
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from . import build, report
-from .errors import UserError
+from . import build, distributed, report
+from .errors import NotFinite
+from .faults import REMEDY, Guard
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,24 @@ class Feed:
         return images, target.to(self.place.device, non_blocking=True)
 
 
+class Average:
+    """Mean loss and accuracy over images; sums stay on the device until they are read."""
+
+    def __init__(self, device: torch.device):
+        self.sums = torch.zeros(3, device=device)
+
+    def add(self, loss: Tensor, output: Tensor, target: Tensor) -> None:
+        """Batch loss, logits ``[B, classes]``, targets ``[B]`` or mixed ``[B, classes]`` (the larger label counts)."""
+        labels = target.argmax(dim=1) if target.ndim > 1 else target
+        correct = (output.argmax(dim=1) == labels).sum()
+        self.sums += torch.stack([loss * len(output), correct, torch.full_like(correct, len(output))]).to(self.sums)
+
+    def read(self, place: build.Place | None = None) -> tuple[float, float]:
+        """Loss and accuracy in percent; of all processes, which must all ask for it, if ``place`` is given."""
+        loss, correct, count = (self.sums if place is None else distributed.total(self.sums, place)).tolist()
+        return loss / max(count, 1), 100 * correct / max(count, 1)
+
+
 @dataclass
 class Run:
     """A training run: its parts, and how far it is."""
@@ -53,7 +72,12 @@ class Run:
     mixup: Mixup | None
     epochs: int
     updates: int = 0
+    batch: int = 0  # of the epoch that is under way, so many are done
     points: list[list[float]] = field(default_factory=list)  # of the curves, see report.draw_curves
+
+    def __post_init__(self) -> None:
+        self.whole, self.recent = (Average(self.feed.place.device) for _ in range(2))  # of the epoch, of a point
+        self.guard = Guard(self.args.skip_nonfinite, self.feed.place) if self.args.skip_nonfinite else None
 
     @property
     def updates_per_epoch(self) -> int:
@@ -65,31 +89,13 @@ class Run:
         return max(group['lr'] for group in self.optimizer.param_groups)
 
 
-class Average:
-    """Mean loss and accuracy over images; sums stay on the device until they are read."""
-
-    def __init__(self, device: torch.device):
-        self.sums = torch.zeros(3, device=device)
-
-    def add(self, loss: Tensor, output: Tensor, target: Tensor) -> None:
-        """Batch loss, logits ``[B, classes]``, targets ``[B]`` or mixed ``[B, classes]`` (the larger label counts)."""
-        labels = target.argmax(dim=1) if target.ndim > 1 else target
-        correct = (output.argmax(dim=1) == labels).sum()
-        self.sums += torch.stack([loss * len(output), correct, torch.full_like(correct, len(output))]).to(self.sums)
-
-    def read(self) -> tuple[float, float]:
-        """Loss and accuracy in percent."""
-        loss, correct, count = self.sums.tolist()
-        return loss / max(count, 1), 100 * correct / max(count, 1)
-
-
 def train_epoch(
         run: Run, epoch: int, progress: report.Progress, after: Callable[[int], None] | None = None,
 ) -> dict[str, float]:
-    """Train one epoch.
+    """Train one epoch, or what is left of it after ``run.batch`` batches.
 
     Args:
-        run: The run; its ``updates`` and ``points`` advance.
+        run: The run; its ``updates``, ``batch`` and ``points`` advance.
         epoch: From 0.
         progress: Advanced by one a batch.
         after: Called after every batch but the last with the number of batches done.
@@ -98,36 +104,37 @@ def train_epoch(
         loss and top1 over the epoch's batches, of all processes.
 
     Raises:
-        UserError: the loss is no longer a finite number.
+        NotFinite: the loss is no longer a number.
     """
-    args, device = run.args, run.feed.place.device
+    args, place = run.args, run.feed.place
     _begin_epoch(run, epoch)
     batches = len(run.train_batches)
-    every = 1 if device.type == 'cpu' else args.log_interval  # reading a sum makes a GPU wait
-    whole, recent = Average(device), Average(device)
+    every = 1 if place.device.type == 'cpu' else args.log_interval  # reading a sum makes a GPU wait
     shown = {}
-    for index, (images, target) in enumerate(progress.waiting(run.train_batches)):
+    for images, target in progress.waiting(run.train_batches):
         images, target = run.feed(images, target)
         if run.mixup is not None and args.no_prefetcher:
             images, target = run.mixup(images, target)
-        loss, output = _step(run, index, batches, images, target)
-        for average in (whole, recent):
-            average.add(loss, output, target)
-        if (index + 1) % every == 0 or index + 1 == batches:
-            values = whole.read()
+        loss, output = _step(run, run.batch, batches, images, target)
+        run.batch += 1
+        done, last = run.batch, run.batch == batches
+        if run.guard is None or bool(torch.isfinite(loss)):
+            for average in (run.whole, run.recent):
+                average.add(loss, output, target)
+        if done % every == 0 or last:
+            values = run.whole.read()
             _check_finite(values[0], epoch, run.updates)
             shown = dict(loss=f'{values[0]:.3f}', acc=f'{values[1]:.1f}%')
-        progress.step(len(images) * run.feed.place.world_size, **shown)
-        if (index + 1) % (args.log_interval * args.grad_accum_steps) == 0 or index + 1 == batches:
-            run.points.append([epoch + (index + 1) / batches, *recent.read(), run.lr])
+        progress.step(len(images) * place.world_size, **shown)
+        if done % (args.log_interval * args.grad_accum_steps) == 0 or last:
+            run.points.append([epoch + done / batches, *run.recent.read(place), run.lr])
             progress.note(run.updates, *run.points[-1][1:])
-            recent = Average(device)
-        if after is not None and index + 1 < batches:
-            after(index + 1)
+            run.recent = Average(place.device)
+        if after is not None and not last:
+            after(done)
     run.points = report.thin(run.points)
-    if run.feed.place.distributed:
-        torch.distributed.all_reduce(whole.sums)
-    loss, top1 = whole.read()
+    loss, top1 = run.whole.read(place)
+    run.batch, run.whole, run.recent = 0, Average(place.device), Average(place.device)
     return dict(loss=loss, top1=top1)
 
 
@@ -179,26 +186,12 @@ def eval_model(task: ClassificationTask, ema: bool = False) -> nn.Module:
     return model.module if isinstance(model, DistributedDataParallel) else model
 
 
-def state_of(run: Run, epoch: int, description: Mapping[str, Any]) -> dict[str, Any]:
-    """All that a checkpoint holds, of plain types and tensors: loadable with ``weights_only=True``."""
-    state = dict(
-        description, epoch=epoch, updates=run.updates, points=run.points, optimizer=run.optimizer.state_dict(),
-        **run.task.get_checkpoint_state())
-    if run.args.sched == 'plateau':  # the others follow from the number of updates
-        state['scheduler'] = run.schedule.state_dict()
-    if run.task.has_ema():
-        state.update(run.task.get_checkpoint_state(ema=True))
-    if run.scaler is not None:
-        state[run.scaler.state_dict_key] = run.scaler.state_dict()
-    return state
-
-
 def _begin_epoch(run: Run, epoch: int) -> None:
     args, batches = run.args, run.train_batches
     run.task.get_trainable_module().train()
     run.optimizer.zero_grad()
-    if hasattr(getattr(batches, 'sampler', None), 'set_epoch'):
-        batches.sampler.set_epoch(epoch)
+    if hasattr(getattr(batches, 'sampler', None), 'place'):
+        batches.sampler.place(epoch, run.batch)
     elif hasattr(batches.dataset, 'set_epoch'):  # streamed data
         batches.dataset.set_epoch(epoch)
     if run.mixup is not None and args.mixup_off_epoch and epoch >= args.mixup_off_epoch:
@@ -207,42 +200,51 @@ def _begin_epoch(run: Run, epoch: int) -> None:
 
 def _step(run: Run, index: int, batches: int, images: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Forward and backward of one batch, and the update after the last one of a group; its loss and logits."""
-    args, task = run.args, run.task
+    args, task, guard = run.args, run.task, run.guard
     accumulate = args.grad_accum_steps
     update = (index + 1) % accumulate == 0 or index + 1 == batches
     rest = batches % accumulate
     group = rest if rest and index >= batches - rest else accumulate  # the last group may be smaller
+    if guard is not None and index % accumulate == 0:
+        guard.begin(task.get_trainable_module())
     with contextlib.nullcontext() if update else task.no_sync():
         with run.feed.autocast():
             result = task(images, target)
-        _backward(run, result['loss'] / group, update)
+        if guard is not None:
+            guard.losses.append(result['loss'].detach())
+        updated = _backward(run, result['loss'] / group, update)
     if update:
         run.optimizer.zero_grad()
         run.updates += 1
-        task.update_ema(step=run.updates)
+        if updated:
+            task.update_ema(step=run.updates)
+        else:
+            guard.skip(run.updates)
         if run.schedule is not None:
             run.schedule.step_update(run.updates)
     return result['loss'].detach(), result['output'].detach()
 
 
-def _backward(run: Run, loss: Tensor, update: bool) -> None:
-    args, optimizer = run.args, run.optimizer
+def _backward(run: Run, loss: Tensor, update: bool) -> bool:
+    """Backward, and the optimizer's step if it is due and nothing speaks against it; whether it was made."""
+    args, optimizer, guard = run.args, run.optimizer, run.guard
     second_order = getattr(optimizer, 'is_second_order', False)
     clipped = run.task.get_clip_parameters(exclude_head=args.clip_mode == 'agc')
     if run.scaler is not None:
+        update = update and (guard is None or guard.allows(None))
         run.scaler(
             loss, optimizer, clip_grad=args.clip_grad, clip_mode=args.clip_mode, parameters=clipped,
             create_graph=second_order, need_update=update)
-        return
+        return update
     loss.backward(create_graph=second_order)
-    if update:
-        if args.clip_grad is not None:
-            dispatch_clip_grad(clipped, args.clip_grad, mode=args.clip_mode)
-        optimizer.step()
+    if not update or guard is not None and not guard.allows(run.task.get_trainable_module().parameters()):
+        return False
+    if args.clip_grad is not None:
+        dispatch_clip_grad(clipped, args.clip_grad, mode=args.clip_mode)
+    optimizer.step()
+    return True
 
 
 def _check_finite(loss: float, epoch: int, updates: int) -> None:
     if not math.isfinite(loss):
-        raise UserError(
-            f'the loss is {loss} in epoch {epoch} after {updates} updates; lower --lr, clip with --clip-grad, or leave '
-            f'--amp out')
+        raise NotFinite(f'the loss is {loss} in epoch {epoch} after {updates} updates; {REMEDY}')

@@ -16,6 +16,18 @@ class UserError(ValueError):
     """What went wrong and what to do about it, in one line: printed without a traceback, exit code 2."""
 
 
+class Unreadable(UserError):
+    """A file of the data cannot be read."""
+
+    def __init__(self, message: str):
+        # from a loading process torch brings the traceback as the message, which ends with name and message
+        super().__init__(message.rpartition(f'{type(self).__name__}: ')[2].strip())
+
+
+class NotFinite(UserError):
+    """A loss or a weight is no longer a number."""
+
+
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C, with the line that tells how to go on."""
 

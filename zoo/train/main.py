@@ -14,6 +14,7 @@ from .table import TRAIN, Option
 
 ABOUT = ('Train an image classifier: any model of the zoo or of timm, on image folders or any data set of timm. Flags '
          'are those of timm\'s training script. "--config quickstart" needs nothing else.')
+AUTO = 'auto'  # of --resume
 DIGITS_CONFIG = 'quickstart_digits'  # what differs where Fashion-MNIST cannot be had
 
 
@@ -34,14 +35,14 @@ def train(argv: Sequence[str]) -> None:
 
     flags, config = options.parse(TRAIN, argv, 'zoo train', ABOUT)
     content = None
-    if flags.get('resume') or config.get('resume'):
-        path = flags.get('resume') or config['resume']
+    path = resumed_file({**config, **flags}, TRAIN)
+    if path:
         content = read_resumed(path)
         if 'probe' in content:
             raise UserError(f'{path} is a checkpoint of a probe; python -m zoo probe --resume goes on with it')
         if not config:
             config = carried(content, TRAIN)
-    args = options.merge(TRAIN, config, flags)
+    args = options.merge(TRAIN, config, flags, dict(resume=path))
     check(args, content)
     folder = folder_of(args, flags, content)
     place = build.find_place(args.device)
@@ -121,6 +122,16 @@ def quickstart_data(args: argparse.Namespace, place: build.Place) -> dict[str, A
     if place.primary:
         print('Fashion-MNIST cannot be had here; going on with the digits that come with scikit-learn', flush=True)
     return dict(dataset=data.DIGITS, data_dir=None)
+
+
+def resumed_file(given: dict[str, Any], table: Sequence[Option]) -> str:
+    """The checkpoint to go on from, '' for none; ``auto`` is the newest there is, which may be none."""
+    if given.get('resume') != AUTO:
+        return given.get('resume') or ''
+    output = Path(given.get('output') or next(option.default for option in table if option.dest == 'output'))
+    name = given.get('experiment')
+    found = checkpoint.newest_in(output / name) if name else checkpoint.newest_run(output)
+    return str(found) if found else ''
 
 
 def read_resumed(path: str) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from ..blocks.pooling import EfficientProbing
 from . import build, checkpoint, data, options
 from .errors import UserError, guarded, require
-from .main import carried, check, folder_of, quickstart_data, read_resumed
+from .main import carried, check, folder_of, quickstart_data, read_resumed, resumed_file
 from .session import Session
 from .table import PROBE, TRAIN
 
@@ -172,14 +172,16 @@ def probe(argv: Sequence[str]) -> None:
     given, content, brought = {**config, **flags}, None, {}
     if given.get('checkpoint') and given.get('pretrained'):
         raise UserError('--checkpoint and --pretrained exclude each other; give one')
-    if given.get('resume'):
-        content = read_resumed(given['resume'])
+    path = resumed_file(given, PROBE)
+    if path:
+        content = read_resumed(path)
         if 'probe' not in content:
-            raise UserError(f'{given["resume"]} is no checkpoint of a probe; --checkpoint probes the features in it')
+            raise UserError(f'{path} is no checkpoint of a probe; --checkpoint probes the features in it')
         config = config or carried(content, PROBE)
     elif given.get('checkpoint'):
         brought = _brought(given)
-    args = options.merge(TRAIN, {option.dest: option.default for option in PROBE}, brought, config, flags)
+    args = options.merge(TRAIN, {option.dest: option.default for option in PROBE}, brought, config, flags,
+                         dict(resume=path))
     _settle(args, given)
     check(args, content)
     folder = folder_of(args, flags, content)

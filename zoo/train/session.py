@@ -10,16 +10,29 @@ from typing import Any
 
 import torch
 import yaml
-from timm.utils import distribute_bn, random_seed, unwrap_model
+from timm.utils import distribute_bn, random_seed
 from torch import nn
 
-from . import build, checkpoint, data, dropblock, engine, logs, options, report, sizes
-from .errors import CtrlC, Interrupted, UserError
+from . import (
+    build,
+    checkpoint,
+    data,
+    distributed,
+    dropblock,
+    engine,
+    faults,
+    logs,
+    options,
+    report,
+    sampling,
+    sizes,
+    state,
+)
+from .errors import CtrlC, Interrupted, NotFinite, UserError
 from .table import TRAIN
 from .task import make_task
 
 NOT_CARRIED = ('config', 'debug', 'resume', 'no_resume_opt', 'start_epoch', 'stop_epoch')  # of one call only
-HYPERPARAMETERS = ('lr', 'initial_lr', 'weight_decay', 'betas', 'eps', 'momentum')
 CURVES_SECONDS = 30  # between two drawings
 
 
@@ -37,17 +50,19 @@ class Session:
 
     def __init__(self, args: argparse.Namespace, place: build.Place, folder: Path | None, content: dict | None):
         self.args, self.place, self.content = args, place, content
+        distributed.check(args, place)
         random_seed(args.seed, place.rank)
         self.model, self.config = self._build_model()
         self.run = self._build_run()
         size = self.config['input_size'][-1]
         stamp = datetime.now().strftime('%Y%m%d-%H%M%S')
         self.folder = folder or Path(args.output) / f'{stamp}-{re.sub(r"[^0-9A-Za-z_.-]", "_", args.model)}-{size}'
-        self.keeper = checkpoint.Keeper(self.folder, args.checkpoint_hist, args.eval_metric == 'loss')
+        self.keeper = checkpoint.Keeper(
+            self.folder, args.checkpoint_hist, args.eval_metric == 'loss', args.recovery_hist)
         self.rows: list[dict[str, Any]] = []
-        self.start = self._restore() if content else args.start_epoch or 0
+        self.random = None  # state of the generators where a run goes on in the middle of an epoch
+        self.start = self._restore() if content else self._begin()
         self.stop = min(args.stop_epoch or self.run.epochs, self.run.epochs)
-        self._place_schedule()
         if content:
             content.clear()  # the caller holds it too, and it is as large as model and optimizer
         self.spent = 0.
@@ -58,13 +73,13 @@ class Session:
 
     def _build_model(self) -> tuple[nn.Module, dict[str, Any]]:
         args = self.args
-        state, adapt = None, False
+        weights, adapt = None, False
         if self.content:
             args = argparse.Namespace(**{**vars(args), 'pretrained': False})
         elif args.initial_checkpoint or args.pretrained_path:
             adapt = not args.initial_checkpoint
-            state = checkpoint.weights_of(checkpoint.read(args.initial_checkpoint or args.pretrained_path)[0])
-        model = build.create_model(args, state, adapt, drop_rate=args.drop, drop_path_rate=args.drop_path)
+            weights = checkpoint.weights_of(checkpoint.read(args.initial_checkpoint or args.pretrained_path)[0])
+        model = build.create_model(args, weights, adapt, drop_rate=args.drop, drop_path_rate=args.drop_path)
         if self.content:
             checkpoint.load_exactly(
                 model, checkpoint.weights_of(self.content, use_ema=False), self.args.resume)
@@ -72,12 +87,11 @@ class Session:
             if not hasattr(model, 'set_grad_checkpointing'):
                 raise UserError(f'{args.model} has no gradient checkpointing; leave --grad-checkpointing out')
             model.set_grad_checkpointing(True)
-        layout = torch.channels_last if args.channels_last else torch.preserve_format
+        # FSDP2 takes contiguous weights only
+        layout = torch.channels_last if args.channels_last and not args.fsdp else torch.preserve_format
         model.to(self.place.device, build.dtype_of(args), memory_format=layout)
         if args.sync_bn and self.place.distributed:
-            if self.place.device.type == 'cpu':
-                raise UserError('--sync-bn works on GPUs only; leave it out')
-            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+            model = distributed.sync_batch_norm(model, self.place.device)
         config = build.data_config_of(args, model)
         self.unused = build.check_forward(model, config, self.place, build.dtype_of(args))
         self.classes = getattr(model, 'num_classes', args.num_classes)
@@ -92,16 +106,16 @@ class Session:
         loss = build.make_loss(args, mixup is not None).to(place.device)
         task = make_task(args, self.model, loss, place, self.config)
         self.trained = task.get_trainable_module()  # the model, with the projection of its features if there is one
-        optimizer = self._make_optimizer(rates['lr'])
-        schedule, epochs = build.make_schedule(args, optimizer, updates, rates)
-        self.drop_blocks = dropblock.DropBlocks(self.model, args.drop_block, epochs)
+        if args.fsdp:
+            distributed.align(self.trained)
         if args.model_ema:
             task.setup_ema(decay=args.model_ema_decay, use_warmup=args.model_ema_warmup)
         if args.torchcompile:
             task.compile(backend=args.torchcompile, mode=args.torchcompile_mode)
-        if place.distributed:
-            task.prepare_distributed(
-                device_ids=None if place.device.type == 'cpu' else [place.device], find_unused_parameters=self.unused)
+        distributed.wrap(args, task, place, self.unused)
+        optimizer = self._make_optimizer(rates['lr'])
+        schedule, epochs = build.make_schedule(args, optimizer, updates, rates)
+        self.drop_blocks = dropblock.DropBlocks(self.model, args.drop_block, epochs)
         return engine.Run(
             args, engine.Feed.of(args, place), task, optimizer, schedule, build.scaler_of(args, place.device),
             train_batches, val_batches, mixup, epochs)
@@ -125,45 +139,29 @@ class Session:
         shared = dict(device=place.device, distributed=place.distributed, img_dtype=build.dtype_of(args))
         train_set, val_set = self._open_sets(self.config['input_size'][0])
         data.check_classes(train_set, self.classes)
-        self.images = len(train_set), len(val_set)
+        self.train_set, self.images = train_set, (len(train_set), len(val_set))
         self.train_batches = sizes.TrainBatches(
             args, self.config, lambda config: data.train_loader(args, train_set, config, mixup, **shared), self.model,
             place)
         return (self.train_batches.at(args.start_epoch or 0),
                 data.eval_loader(args, val_set, self.config, args.validation_batch_size or args.batch_size, **shared))
 
+    def _begin(self) -> int:
+        start = self.args.start_epoch or 0
+        state.place_schedule(self.run, start)
+        return start
+
     def _restore(self) -> int:
-        """Take over optimizer, averages, scaler and books of the checkpoint; return the epoch to start with."""
-        args, run, content = self.args, self.run, self.content
-        if run.task.has_ema() and 'state_dict_ema' in content:
-            averaged = unwrap_model(run.task.get_eval_model(ema=True))
-            checkpoint.load_exactly(averaged, content['state_dict_ema'], args.resume)
-            run.task.load_task_state(content.get('task_state_ema'), ema=True)
-        run.task.load_task_state(content.get('task_state'))
-        if not args.no_resume_opt:
-            _restore_optimizer(run.optimizer, content['optimizer'], keep_lr=args.sched == 'plateau')
-            if run.scaler is not None and run.scaler.state_dict_key in content:
-                run.scaler.load_state_dict(content[run.scaler.state_dict_key])
-            if args.sched == 'plateau' and 'scheduler' in content:
-                run.schedule.load_state_dict(content['scheduler'])
-        start = content['epoch'] + 1 if args.start_epoch is None else args.start_epoch
-        run.points = [point for point in content['points'] if point[0] <= start]
+        """Take over the state and the books of the checkpoint; return the epoch to start with."""
+        args, content = self.args, self.content
+        start, self.random, note = state.restore(self.run, content, args.resume)
+        if note:
+            self.say(note)
         if self.folder.resolve() == Path(args.resume).parent.resolve():
             self.rows = report.read_summary(self.folder / 'summary.csv', before=start)
             metrics = {row['epoch']: row[f'eval_{args.eval_metric}'] for row in self.rows}
             self.keeper.restore(metrics, tuple(content['best']) if content['best'] else None)
         return start
-
-    def _place_schedule(self) -> None:
-        """Bring the schedule to the epoch that the run starts with."""
-        run = self.run
-        run.updates = self.start * run.updates_per_epoch
-        if run.schedule is None or not self.start:
-            return
-        if self.args.sched_on_updates:
-            run.schedule.step_update(run.updates)
-        elif self.args.sched != 'plateau':
-            run.schedule.step(self.start)
 
     # --- running
 
@@ -182,13 +180,21 @@ class Session:
                     # what is random in an epoch depends on the seed and its number alone, so a resumed run goes on
                     # as an unbroken one would
                     random_seed((self.args.seed + 7919 * epoch) % 2 ** 31, self.place.rank)
+                    if self.random is not None:
+                        sampling.restore_random(self.random, self.place.device)
+                        self.random = None
                     self._epoch(epoch, begin)
                     self.spent = time.monotonic() - begin
-            except (KeyboardInterrupt, RuntimeError) as e:
-                # Ctrl-C reaches loading processes and the other ranks too: what breaks then is part of it
-                if isinstance(e, RuntimeError) and not self.ctrl_c.asked:
-                    raise
+            except KeyboardInterrupt:
                 raise Interrupted(self._farewell()) from None
+            except (NotFinite, RuntimeError) as e:
+                # Ctrl-C reaches loading processes and the other ranks too: what breaks then is part of it
+                if isinstance(e, RuntimeError) and self.ctrl_c.asked:
+                    raise Interrupted(self._farewell()) from None
+                told = faults.explained(e, self._farewell())
+                if told is None:
+                    raise
+                raise told from e
         if self.place.primary:
             self._draw(final=True)
             self._close()
@@ -202,6 +208,8 @@ class Session:
             len(run.train_batches), f'epoch {epoch + 1}/{self.stop}', self.place.primary,
             args.log_interval * args.grad_accum_steps, (start - begin, done), 1 / (self.stop - self.start),
             self.place.device, self.logs)
+        progress.steps = run.batch
+        replaced = data.replaced_images(self.train_set)
         try:
             trained = engine.train_epoch(run, epoch, progress, partial(self._after, epoch))
         finally:
@@ -215,8 +223,11 @@ class Session:
         if run.schedule is not None:
             run.schedule.step(epoch + 1, trained['loss'] if metric is None else metric)
         row['seconds'] = time.monotonic() - start
+        self._tell_losses(epoch, data.replaced_images(self.train_set) - replaced)
+        content = state.capture(run, epoch, self._description())
         if self.place.primary:
-            self._keep(row, metric, progress.speed())
+            faults.check_weights(content)
+            self._keep(row, metric, progress.speed(), content)
 
     def _validate(self) -> dict[str, float]:
         run, place = self.run, self.place
@@ -256,6 +267,7 @@ class Session:
     def _open_folder(self) -> None:
         if self.place.primary:
             self.folder.mkdir(parents=True, exist_ok=True)
+            self.keeper.tidy()
             text = yaml.safe_dump(self._recorded(), sort_keys=False, allow_unicode=True)
             checkpoint.write_atomically(self.folder / 'args.yaml', lambda file: file.write(text.encode()))
         parameters = sum(p.numel() for p in self.model.parameters())
@@ -264,12 +276,20 @@ class Session:
                  f'{self.images[1]} to validate; {self.place.device}, {self.place.world_size} process(es); '
                  f'folder {self.folder}')
 
-    def _keep(self, row: dict[str, Any], metric: float | None, speed: float) -> None:
+    def _tell_losses(self, epoch: int, replaced: int) -> None:
+        """Say what had to be left out."""
+        replaced = sum(distributed.everyone(replaced, self.place))
+        if replaced:
+            self.say(f'epoch {epoch + 1}: {replaced} images that cannot be read were replaced')
+        if self.run.guard is not None and self.run.guard.skipped:
+            self.say(f'{self.run.guard.skipped} updates of the run were left out: loss or gradient was no number')
+
+    def _keep(self, row: dict[str, Any], metric: float | None, speed: float, content: dict[str, Any]) -> None:
         epoch = row['epoch']
         self.rows.append(row)
         report.write_summary(self.folder / 'summary.csv', self.rows)
         self.logs.epoch(row, self.run.updates)
-        self.keeper.save(engine.state_of(self.run, epoch, self._description()), epoch, metric)
+        self.keeper.save(content, epoch, metric)
         validated = '' if metric is None else (
             f'  |  validation loss {row["eval_loss"]:.4f}  top-1 {row["eval_top1"]:.2f}%  top-5 {row["eval_top5"]:.2f}%'
             f'  (best epoch {self.keeper.best[0] + 1})')
@@ -280,9 +300,12 @@ class Session:
     def _after(self, epoch: int, batch: int) -> None:
         """Between two batches: stop for Ctrl-C, write a recovery checkpoint if one is due."""
         self.ctrl_c.check()
-        interval = self.args.recovery_interval
-        if interval and batch % interval == 0 and self.place.primary:
-            self.keeper.save_recovery(engine.state_of(self.run, epoch - 1, self._description()), epoch, batch)
+        interval = self.args.recovery_interval * self.args.grad_accum_steps
+        if interval and batch % interval == 0:
+            content = state.capture(self.run, epoch - 1, self._description())
+            if self.place.primary:
+                faults.check_weights(content)
+                self.keeper.save_recovery(content, epoch, batch)
 
     def _draw(self, final: bool = False) -> None:
         if final or time.monotonic() - self.drawn > CURVES_SECONDS:
@@ -292,7 +315,7 @@ class Session:
     def _farewell(self) -> str:
         newest = self.keeper.newest()
         if newest is None:
-            return f'no epoch was finished, so there is nothing to go on from in {self.folder}'
+            return f'no checkpoint has been written, so there is nothing to go on from in {self.folder}'
         return (f'{newest} is the last whole checkpoint; go on with: '
                 f'{report.command(self.command, "--resume", str(newest))}')
 
@@ -315,19 +338,3 @@ class Session:
         ]
         print(report.table(rows))
         print('validate it:\n  ' + report.command('validate', '--checkpoint', str(self.folder / judged)), flush=True)
-
-
-def _restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any], keep_lr: bool) -> None:
-    """Load an optimizer's state, but not its hyper-parameters: those are what this call asks for.
-
-    ``keep_lr`` takes the learning rates over too, where they are not a function of the epoch.
-    """
-    asked = HYPERPARAMETERS[2:] if keep_lr else HYPERPARAMETERS
-    fresh = [{key: group[key] for key in asked if key in group} for group in optimizer.param_groups]
-    try:
-        optimizer.load_state_dict(state)
-    except (ValueError, KeyError) as e:
-        raise UserError(f'the optimizer in the checkpoint does not fit ({e}); give its options again, or '
-                        f'--no-resume-opt') from e
-    for group, values in zip(optimizer.param_groups, fresh):
-        group.update(values)

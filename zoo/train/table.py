@@ -70,6 +70,7 @@ COMMON = (
     row('pin_mem', bool, False, 'pinned memory for faster copies to the GPU'),
     row('no_prefetcher', bool, False, 'normalise in the loading processes instead of on the device'),
     row('debug', bool, False, 'show tracebacks'),
+    row('skip_corrupt', bool, False, 'not in timm: name, count and replace images that cannot be read'),
 )
 
 TRAIN = COMMON + (
@@ -82,7 +83,7 @@ TRAIN = COMMON + (
     row('pretrained_path', str, None, 'start from the weights in this file; size and classes may differ'),
     row('pretrained_rows', str, '', 'not in timm: file that lists the rows of its classifier to start from'),
     row('initial_checkpoint', str, '', 'start from this file, which must fit the model exactly'),
-    row('resume', str, '', "go on from a checkpoint of an earlier run, in that run's folder"),
+    row('resume', str, '', "go on from this checkpoint in its folder; 'auto': the newest one, if there is any"),
     row('no_resume_opt', bool, False, 'with resume: weights only, not the optimizer'),
     # --- model
     row('drop', float, 0., 'dropout before the classifier', low=0),
@@ -91,6 +92,7 @@ TRAIN = COMMON + (
         low=0),
     row('grad_checkpointing', bool, False, 'recompute activations in the backward pass to save memory'),
     row('sync_bn', bool, False, 'synchronised batch norm over processes'),
+    row('fsdp', bool, False, 'not in timm: shard weights and optimizer over the processes by FSDP2'),
     row('dist_bn', str, 'reduce', 'what makes batch-norm statistics equal', choices=('broadcast', 'reduce')),
     # --- optimizer
     row('validation_batch_size', int, None, 'batch_size in validation', low=1, short=('-vb',)),
@@ -134,7 +136,7 @@ TRAIN = COMMON + (
     row('vflip', float, 0., 'chance of a vertical flip', low=0),
     row('color_jitter', 'floats', [0.4], 'brightness, contrast, saturation (, hue); off with aa'),
     row('aa', str, None, "automatic augmentation: 'v0', 'original', 'rand-m9-mstd0.5', ..."),
-    row('aug_repeats', float, 0., 'copies of an image in a global batch (needs several processes)', low=0),
+    row('aug_repeats', float, 0., 'copies of an image in a global batch', low=0),
     row('reprob', float, 0., 'chance of random erasing', low=0),
     row('remode', str, 'pixel', 'fill of random erasing', choices=('pixel', 'const', 'rand')),
     row('recount', int, 1, 'boxes of random erasing', low=1),
@@ -175,7 +177,9 @@ TRAIN = COMMON + (
     row('seed', int, 42, 'random seed', low=0),
     row('log_interval', int, 50, 'updates between log lines and points of the curves', low=1),
     row('val_interval', int, 1, 'epochs between validations', low=1),
-    row('recovery_interval', int, 0, 'batches between recovery checkpoints, 0 for none', low=0),
+    row('recovery_interval', int, 0, 'updates between recovery checkpoints, 0 for none', low=0),
+    row('recovery_hist', int, 2, 'not in timm: how many recovery checkpoints to keep, the newest', low=1),
+    row('skip_nonfinite', int, 0, 'not in timm: updates to leave out, at most, for a loss that is no number', low=0),
     row('checkpoint_hist', int, 10, 'how many checkpoints to keep, the best ones', low=1),
     row('output', str, 'output/train', 'folder of all runs'),
     row('experiment', str, '', 'folder of this run; default: time, model and size'),
@@ -213,10 +217,10 @@ VALIDATE = COMMON + (
 # Of training, what does not fit a probe: it has no layers, its weights and its learning rate are said another way
 _NOT_OF_PROBES = (
     'gp', 'initial_checkpoint', 'pretrained_path', 'pretrained_rows', 'drop', 'drop_path', 'grad_checkpointing',
-    'drop_block', 'sync_bn', 'layer_decay', 'lr_base', 'lr_base_size', 'lr_base_scale', 'lr_mult', 'lr_scale_ends',
-    'progressive_sizes', 'size_milestones', 'kd_model_name', 'kd_teacher_checkpoint', 'kd_model_kwargs',
-    'kd_distill_type', 'kd_token_distill_type', 'kd_temperature', 'distill_loss_weight', 'task_loss_weight',
-    'aux_loss_weight')
+    'drop_block', 'sync_bn', 'fsdp', 'layer_decay', 'lr_base', 'lr_base_size', 'lr_base_scale', 'lr_mult',
+    'lr_scale_ends', 'progressive_sizes', 'size_milestones', 'kd_model_name', 'kd_teacher_checkpoint',
+    'kd_model_kwargs', 'kd_distill_type', 'kd_token_distill_type', 'kd_temperature', 'distill_loss_weight',
+    'task_loss_weight', 'aux_loss_weight')
 _OF_PROBES = dict(  # defaults: the recipe of billpsomas/efficient-probing
     batch_size=1024, opt='lars', weight_decay=0., sched_on_updates=True, epochs=90, warmup_epochs=None, warmup_lr=0.,
     color_jitter=[0.], smoothing=0., train_interpolation='bicubic', output='output/probe')
@@ -224,7 +228,7 @@ _SAID_OF_PROBES = dict(
     num_classes="classes; default: the data's own number", pretrained='probe the published weights',
     lr='learning rate; default: blr scaled to the global batch',
     warmup_epochs='epochs of linear warm-up; default: a ninth of all',
-    resume="go on from a probe's checkpoint of an earlier run, in that run's folder")
+    resume="go on from this checkpoint of a probe in its folder; 'auto': the newest one, if there is any")
 
 PROBE = (
     row('pool', str, 'linear', 'pooling of the patch tokens: their mean, or efficient probing',

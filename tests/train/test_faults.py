@@ -1,0 +1,219 @@
+"""What goes wrong in long runs: numbers, files, disks, processes, shards."""
+import io
+import json
+import os
+import resource
+import shutil
+import signal
+import tarfile
+
+import pytest
+import torch
+
+from zoo.train import data, engine, faults, options, sampling
+from zoo.train.checkpoint import write_atomically
+from zoo.train.errors import NotFinite, Unreadable, UserError
+from zoo.train.table import TRAIN
+
+from .processes import launch
+from .test_resume import assert_same_run, read
+
+
+def assert_stopped(result, *words):
+    """One line of error, with these words in it."""
+    text = result.err if hasattr(result, 'err') else result.text
+    line, = [line for line in text.splitlines() if line.startswith('error: ')]
+    assert 'Traceback' not in text and (result.code if hasattr(result, 'code') else max(result.codes)) == 2, text
+    for word in words:
+        assert word in line, line
+
+
+def spoil(monkeypatch, *batches, rank=0):
+    """Images of these batches, counted over the run, are no numbers in one process."""
+    feed, seen = engine._step, []
+
+    def spoilt(run, index, count, images, target):
+        seen.append(1)
+        bad = len(seen) - 1 in batches and run.feed.place.rank == rank
+        return feed(run, index, count, images * float('nan') if bad else images, target)
+
+    monkeypatch.setattr(engine, '_step', spoilt)
+
+
+def test_a_loss_that_is_no_number_names_the_step_and_the_last_good_checkpoint(zoo, small, tmp_path, monkeypatch):
+    zoo('train', *small(experiment='whole'))
+    spoil(monkeypatch, 13)
+    run = tmp_path / 'out' / 'run'
+    result = zoo('train', *small(recovery_interval=2))
+    assert_stopped(result, 'the loss is nan in epoch 1 after 14 updates', 'lower --lr',
+                   f'{run / "recovery-1-4.pth.tar"} is the last whole checkpoint', '--resume')
+    monkeypatch.undo()
+    assert zoo('train', '--resume', 'auto', '--output', tmp_path / 'out', '--experiment', 'run').code == 0
+    assert_same_run(tmp_path / 'out' / 'whole', run)
+
+
+@pytest.mark.parametrize('extra', [
+    dict(model='test_resnet', grad_accum_steps=2),
+    pytest.param(dict(amp=True, amp_dtype='float16', lr='1e-4'), marks=pytest.mark.slow)],
+    ids=['batch norm and accumulation', 'float16'])
+def test_updates_are_left_out_by_flag_and_counted(zoo, small, tmp_path, monkeypatch, extra):
+    spoil(monkeypatch, 3)
+    result = zoo('train', *small(skip_nonfinite=1, epochs=1, model_ema=True, **extra))
+    assert result.code == 0 and '1 updates of the run were left out' in result.out, result.err
+    last = read(tmp_path / 'out' / 'run' / 'last.pth.tar')
+    assert last['skipped'] == 1 and last['updates'] == (5 if 'grad_accum_steps' in extra else 9)
+    for key in ('state_dict', 'state_dict_ema'):
+        assert all(value.isfinite().all() for value in last[key].values())
+    assert all(torch.tensor(point).isfinite().all() for point in last['points'])
+    spoil(monkeypatch, 2, 5)
+    assert_stopped(zoo('train', *small(skip_nonfinite=1, experiment='b', **extra)), 'more than --skip-nonfinite 1')
+
+
+def test_all_processes_leave_out_what_one_cannot_use(small, tmp_path):
+    def prepare():
+        spoil(pytest.MonkeyPatch(), 2, rank=1)
+
+    run = launch(['train', *small(skip_nonfinite=3, batch_size=4, epochs=1, model='test_resnet')], tmp_path / 'log', 2,
+                 prepare=prepare)
+    assert run.codes == [0, 0] and '1 updates of the run were left out' in run.text, run.text
+    weights = read(tmp_path / 'out' / 'run' / 'last.pth.tar')['state_dict']
+    assert all(value.isfinite().all() for value in weights.values())
+
+
+def test_weights_that_are_no_numbers_are_not_kept():
+    weights = dict(a=torch.zeros(2), b=torch.tensor([1., float('inf')]), c=torch.tensor(3))
+    with pytest.raises(NotFinite, match=r'no numbers any more after 7 updates \(b, 1 of 2 tensors\)'):
+        faults.check_weights(dict(state_dict=weights, updates=7))
+    weights['b'][1] = 0
+    faults.check_weights(dict(state_dict=weights, updates=7))
+    assert faults.explained(RuntimeError('something else'), '') is None
+
+
+@pytest.fixture
+def damaged(pictures, tmp_path):
+    """The pictures, one of them cut off in the middle, and its name."""
+    root = tmp_path / 'damaged'
+    shutil.copytree(pictures, root)
+    file = root / 'train' / 'green' / '5.png'
+    file.write_bytes(file.read_bytes()[:2000])
+    return root, file
+
+
+@pytest.mark.parametrize('workers', [pytest.param(0, marks=pytest.mark.slow), 2])
+def test_a_corrupt_image_is_named_or_replaced_by_flag(zoo, small, damaged, tmp_path, workers):
+    root, file = damaged
+    result = zoo('train', *small(data_dir=root, workers=workers))
+    assert_stopped(result, f'{file} cannot be read', '--skip-corrupt')
+    run = launch(['train', *small(data_dir=root, workers=workers, experiment='b', skip_corrupt=True)], tmp_path / 'log')
+    assert run.codes == [0] and run.text.count(f'{file} cannot be read') == 2
+    for epoch in (1, 2):
+        assert f'epoch {epoch}: 1 images that cannot be read were replaced' in run.text
+
+
+def test_the_next_image_takes_the_place(damaged, tmp_path):
+    root, file = damaged
+    args = options.merge(TRAIN, dict(data_dir=str(root), skip_corrupt=True))
+    dataset = data.open_dataset(args, 'train', channels=3)
+    index = dataset.filenames(absolute=True).index(str(file))
+    assert dataset[index][0].tobytes() == dataset[index + 1][0].tobytes() and data.replaced_images(dataset) == 1
+    file.unlink()  # after the folder was read
+    assert dataset[index][1] == 1 and data.replaced_images(dataset) == 2
+    dataset.skip = False
+    with pytest.raises(Unreadable, match=f'{file} cannot be read .*No such file'):
+        dataset[index]
+    dataset.skip = True
+    shutil.rmtree(root)
+    with pytest.raises(Unreadable, match='nor can the 99 files before it'):
+        dataset[0]
+
+
+def test_a_full_disk_leaves_the_old_checkpoint(small, tmp_path):
+    """A limit on file sizes stands in for the disk: writing stops in the middle of the second checkpoint."""
+    def prepare():
+        from zoo.train import checkpoint
+
+        save = checkpoint.Keeper.save
+
+        def limited(self, state, epoch, metric):
+            if epoch == 1:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))
+            save(self, state, epoch, metric)
+
+        checkpoint.Keeper.save = limited
+
+    run = launch(['train', *small()], tmp_path / 'log', prepare=prepare)
+    folder = tmp_path / 'out' / 'run'
+    assert_stopped(run, f'cannot write {folder / "checkpoint-1.pth.tar"} (', 'File too large', 'make room there')
+    assert (folder / 'last.pth.tar').stat().st_size > 300_000
+    assert read(folder / 'last.pth.tar')['epoch'] == 0 and not list(folder.glob('.*'))
+
+
+def test_errors_that_are_not_the_disks_are_not_blamed_on_it(tmp_path):
+    def broken(file):
+        raise RuntimeError('a bug')
+
+    with pytest.raises(RuntimeError, match='a bug'):
+        write_atomically(tmp_path / 'a', broken)
+    with pytest.raises(UserError, match='cannot write .*No space left on device'):
+        write_atomically(tmp_path / 'a', lambda file: (_ for _ in ()).throw(OSError(28, 'No space left on device')))
+
+
+def test_the_death_of_a_loading_process_is_told_with_a_fix(small, tmp_path):
+    def prepare():
+        load = sampling.Batches.__getitem__
+
+        def deadly(self, batch):
+            if (batch.epoch, batch.number) == (1, 4):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return load(self, batch)
+
+        sampling.Batches.__getitem__ = deadly
+
+    run = launch(['train', *small(workers=1, recovery_interval=1)], tmp_path / 'log', prepare=prepare)
+    assert_stopped(run, 'DataLoader worker', 'a data loading process has died', 'lower --workers', 'recovery-1-')
+
+
+def test_images_in_a_tar_file(zoo, small, pictures, tmp_path):
+    with tarfile.open(tmp_path / 'all.tar', 'w') as file:
+        file.add(pictures / 'train', arcname='.')
+    for workers in (0, 2):  # which must not share the open file
+        result = zoo('train', *small(
+            data_dir=tmp_path / 'all.tar', epochs=1, workers=workers, experiment=f'w{workers}'))
+        assert result.code == 0 and '72 images to train on' in result.out, result.err
+    assert_same_run(tmp_path / 'out' / 'w0', tmp_path / 'out' / 'w2')
+    assert_stopped(zoo('train', *small(data_dir=tmp_path / 'none.tar', experiment='b')), 'no data folder', 'none.tar')
+
+
+@pytest.fixture
+def shards(pictures, tmp_path):
+    """The pictures as a WebDataset: three shards to train on, one to validate."""
+    root, info = tmp_path / 'shards', {}
+    root.mkdir()
+    labels = {name: label for label, name in enumerate(sorted(path.name for path in (pictures / 'train').iterdir()))}
+    for split, folder, count in (('train', 'train', 3), ('validation', 'val', 1)):
+        files = sorted((pictures / folder).glob('*/*.png'), key=lambda file: (file.stem, file.parent.name))
+        names = [f'pictures-{split}-{i:04}.tar' for i in range(count)]
+        for i, name in enumerate(names):
+            with tarfile.open(root / name, 'w') as shard:
+                for j, file in enumerate(files[i::count]):
+                    for suffix, content in (('png', file.read_bytes()), ('cls', b'%d' % labels[file.parent.name])):
+                        entry = tarfile.TarInfo(f'{i:02}{j:04}.{suffix}')
+                        entry.size = len(content)
+                        shard.addfile(entry, io.BytesIO(content))
+        info[split] = dict(name=split, num_samples=len(files), filenames=names,
+                           shard_lengths=[len(files) // count] * count)
+    (root / '_info.json').write_text(json.dumps(dict(splits=info)))
+    return root
+
+
+def test_shards_are_trained_on_resumed_by_epoch_and_missed(small, shards, tmp_path):
+    pytest.importorskip('webdataset')
+    flags = dict(dataset='wds/pictures', data_dir=shards, workers=0, input_img_mode='RGB')
+    for name, more in (('whole', {}), ('parts', dict(stop_epoch=1)), ('parts', dict(resume='auto'))):
+        run = launch(['train', *small(experiment=name, **flags, **more)], tmp_path / 'log')
+        assert run.codes == [0] and '72 to train on, 24 to validate' in run.text, run.text
+    assert_same_run(tmp_path / 'out' / 'whole', tmp_path / 'out' / 'parts')
+    (shards / 'pictures-train-0001.tar').unlink()
+    (shards / 'pictures-train-0002.tar').unlink()
+    run = launch(['train', *small(experiment='b', **flags)], tmp_path / 'log2')
+    assert_stopped(run, f'no shard {shards / "pictures-train-0001.tar"} and 1 more of 3 shards', '--data-dir')

@@ -1,0 +1,198 @@
+"""Several processes: DDP or FSDP2 around a task, batch norm over all of them, and states gathered and spread.
+
+A checkpoint holds whole tensors whatever the processes were: under FSDP2 they are gathered when it is written and cut
+when it is read. So one process, DDP and FSDP2 write and read the same plain file, which any program can open. The
+sharded folders of ``torch.distributed.checkpoint`` would spare the primary process the memory of one whole copy, which
+matters for models far larger than these, and would need a conversion before anything else could read them.
+"""
+import argparse
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.layers import BatchNormAct2d, convert_sync_batchnorm
+from timm.task import TrainingTask
+from torch import Tensor, distributed, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from .build import Place
+from .errors import UserError, one_line
+
+
+def everyone(value: Any, place: Place) -> list[Any]:
+    """The values of all processes, by rank."""
+    if not place.distributed:
+        return [value]
+    values = [None] * place.world_size
+    distributed.all_gather_object(values, value)
+    return values
+
+
+def total(sums: Tensor, place: Place) -> Tensor:
+    """The sum over all processes."""
+    sums = sums.clone()
+    if place.distributed:
+        distributed.all_reduce(sums)
+    return sums
+
+
+def check(args: argparse.Namespace, place: Place) -> None:
+    """What FSDP2 cannot do.
+
+    Raises:
+        UserError: with the option to leave out.
+    """
+    if not args.fsdp:
+        return
+    if not place.distributed:
+        raise UserError('--fsdp shards over processes: start two or more with torchrun, or leave it out')
+    if args.torchcompile:
+        raise UserError('--fsdp and --torchcompile do not work together; leave one out')
+    if args.clip_mode == 'agc' and args.clip_grad is not None:
+        raise UserError('--clip-mode agc needs whole gradients: not with --fsdp; use --clip-mode norm')
+
+
+def align(model: nn.Module) -> None:
+    """Give all processes the weights of the first; DDP does that by itself."""
+    for value in [*model.parameters(), *model.buffers()]:
+        distributed.broadcast(value.detach(), 0)
+
+
+def wrap(args: argparse.Namespace, task: TrainingTask, place: Place, unused: bool) -> None:
+    """Let a task train in all processes; the optimizer must be made afterwards.
+
+    Args:
+        args: Options (``fsdp``).
+        task: With its averaged weights, if it has any.
+        place: Of this process.
+        unused: Some parameters get no gradient.
+
+    Raises:
+        UserError: FSDP2 does not take a parameter of the model.
+    """
+    if args.fsdp:
+        _shard(task.get_trainable_module(), place)
+        if task.has_ema():
+            averaged = task.get_trainable_module(ema=True)
+            _shard(averaged.module, place)
+            averaged.foreach = False  # torch does not mix shards and plain buffers in one call
+    elif place.distributed:
+        task.prepare_distributed(
+            device_ids=None if place.device.type == 'cpu' else [place.device], find_unused_parameters=unused)
+
+
+def _shard(model: nn.Module, place: Place) -> None:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh(place.device.type, (place.world_size,))
+    try:
+        for module in [*_units(model), model]:
+            fully_shard(module, mesh=mesh)
+    except (NotImplementedError, ValueError) as e:
+        raise UserError(f'--fsdp cannot shard this model ({one_line(e)[:200]}); leave it out: DDP can') from e
+
+
+def _units(model: nn.Module) -> list[nn.Module]:
+    """What is gathered at a time, inner ones first: the members of lists of like modules, as blocks and stages are."""
+    units = {}
+    for module in model.modules():
+        members = list(module) if isinstance(module, (nn.ModuleList, nn.Sequential)) else []
+        if len(members) > 1 and len({type(member) for member in members}) == 1 and any(members[0].children()):
+            units |= {id(member): member for member in members if any(True for _ in member.parameters())}
+    return list(units.values())[::-1]
+
+
+def gathered(state: Any, keep: bool = True) -> Any:
+    """The same with whole tensors, on the CPU, in place of shards; every process must call it.
+
+    Args:
+        state: Nested dicts, lists and tuples.
+        keep: False to take part only.
+    """
+    if isinstance(state, Mapping):
+        return {key: gathered(value, keep) for key, value in state.items()}
+    if isinstance(state, (list, tuple)):
+        return type(state)(gathered(value, keep) for value in state)
+    if not is_shard(state):
+        return state
+    whole = state.full_tensor()
+    return whole.cpu() if keep else None
+
+
+def like(target: Any, value: Any) -> Any:
+    """A whole tensor cut as ``target`` is, if that is a shard of one of its shape."""
+    if not is_shard(target) or not isinstance(value, Tensor) or value.shape != target.shape:
+        return value
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(value.to(target.device), target.device_mesh, target.placements, src_data_rank=None)
+
+
+def is_shard(value: Any) -> bool:
+    """Whether it is a tensor of which each process has a part."""
+    if not isinstance(value, Tensor) or not distributed.is_available():
+        return False
+    from torch.distributed.tensor import DTensor
+
+    return isinstance(value, DTensor)
+
+
+def sync_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
+    """Batch norms whose statistics are those of the global batch, on GPUs by torch's own, on CPUs by ours."""
+    if device.type != 'cpu':
+        return convert_sync_batchnorm(model)
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.__class__ = _SyncedAct if isinstance(module, BatchNormAct2d) else _Synced
+    return model
+
+
+class _Total(torch.autograd.Function):
+    """The sum over all processes; so is its gradient, because each of their losses depends on it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        x = x.clone()
+        distributed.all_reduce(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        gradient = gradient.clone()
+        distributed.all_reduce(gradient)
+        return gradient
+
+
+class _Synced(_BatchNorm):
+    """What torch's does on GPUs. Equal batches in all processes; ``[B, C, ...]`` to the same."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0., self.eps)
+        axes, shape = [0, *range(2, x.ndim)], [1, -1] + [1] * (x.ndim - 2)
+        values = x.float()
+        count = x.numel() // x.shape[1] * distributed.get_world_size()
+        mean = _Total.apply(values.sum(axes)) / count
+        centred = values - mean.view(shape)
+        variance = _Total.apply(centred.square().sum(axes)) / count
+        scale = (variance + self.eps).rsqrt()
+        if self.track_running_stats:
+            self._follow(mean.detach(), variance.detach() * (count / max(count - 1, 1)))
+        if self.affine:
+            return (centred * (scale * self.weight).view(shape) + self.bias.view(shape)).to(x.dtype)
+        return (centred * scale.view(shape)).to(x.dtype)
+
+    def _follow(self, mean: Tensor, variance: Tensor) -> None:
+        self.num_batches_tracked += 1
+        share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean.to(self.running_mean), share)
+        self.running_var.lerp_(variance.to(self.running_var), share)
+
+
+class _SyncedAct(_Synced):
+    """With the activation that timm's batch norms carry."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.drop(super().forward(x)))

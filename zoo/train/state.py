@@ -1,0 +1,176 @@
+"""All of a run at one moment, as plain types and tensors: what a checkpoint holds and a resumed run starts from.
+
+At the end of an epoch that is weights, averages, optimizer, scaler and the number of updates. In the middle of one it
+is also how many of its batches are done, the sums of loss and accuracy so far, and, of each process, the state of the
+random generators and the batch-norm statistics; with these a resumed run is the unbroken run, bit by bit, as long as
+torch, the device and the number of processes are the same.
+"""
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from timm.utils import unwrap_model
+
+from . import checkpoint, distributed, sampling
+from .engine import Run
+from .errors import UserError
+
+HYPERPARAMETERS = ('lr', 'initial_lr', 'weight_decay', 'betas', 'eps', 'momentum')
+GENERATOR = '_sr_generator'  # of timm's averaged weights: rounds bfloat16
+
+
+def capture(run: Run, epoch: int, description: Mapping[str, Any]) -> dict[str, Any]:
+    """All that a checkpoint holds, loadable with ``weights_only=True``; every process must call it.
+
+    Args:
+        run: The run.
+        epoch: The last one that is finished.
+        description: What it takes to rebuild model and preprocessing.
+
+    Returns:
+        The state; in other processes than the first it may lack tensors.
+    """
+    task, place = run.task, run.feed.place
+    state = dict(
+        description, epoch=epoch, updates=run.updates, points=run.points, optimizer=run.optimizer.state_dict(),
+        **task.get_checkpoint_state())
+    if run.args.sched == 'plateau':  # the others follow from the number of updates
+        state['scheduler'] = run.schedule.state_dict()
+    if task.has_ema():
+        state.update(task.get_checkpoint_state(ema=True))
+        generator = getattr(task.get_trainable_module(ema=True), GENERATOR, None)
+        if generator is not None:
+            state['ema_generator'] = generator.get_state()
+    if run.scaler is not None:
+        state[run.scaler.state_dict_key] = run.scaler.state_dict()
+    if run.guard is not None:
+        state['skipped'] = run.guard.skipped
+    state = distributed.gathered(state, keep=place.primary)
+    if run.batch and _order(run) is not None:
+        state['middle'] = dict(batch=run.batch, **_place(run), ranks=distributed.everyone(_of_process(run), place))
+    return state
+
+
+def restore(run: Run, content: dict[str, Any], source: str) -> tuple[int, dict[str, Any] | None, str]:
+    """Take over what :func:`capture` has written; the weights themselves are in the model already.
+
+    Args:
+        run: A new run.
+        content: Of the checkpoint.
+        source: Name of the file, for messages.
+
+    Returns:
+        The epoch to start with; if it starts in the middle, the state of the random generators, for
+        :func:`zoo.train.sampling.restore_random` right before its first batch; and a line to say, or ''.
+
+    Raises:
+        UserError: averaged weights or optimizer do not fit.
+    """
+    args, task = run.args, run.task
+    if task.has_ema() and 'state_dict_ema' in content:
+        averaged = task.get_trainable_module(ema=True)
+        checkpoint.load_exactly(unwrap_model(task.get_eval_model(ema=True)), content['state_dict_ema'], source)
+        task.load_task_state(content.get('task_state_ema'), ema=True)
+        if 'ema_generator' in content and hasattr(averaged, GENERATOR):
+            getattr(averaged, GENERATOR).set_state(content['ema_generator'])
+    task.load_task_state(content.get('task_state'))
+    if not args.no_resume_opt:
+        _restore_optimizer(run.optimizer, content['optimizer'], keep_lr=args.sched == 'plateau')
+        if run.scaler is not None and run.scaler.state_dict_key in content:
+            run.scaler.load_state_dict(content[run.scaler.state_dict_key])
+        if args.sched == 'plateau' and 'scheduler' in content:
+            run.schedule.load_state_dict(content['scheduler'])
+    if run.guard is not None:
+        run.guard.skipped = content.get('skipped', 0)
+    start = content['epoch'] + 1 if args.start_epoch is None else args.start_epoch
+    middle, note = _usable_middle(run, content)
+    if middle is None:
+        run.points = [point for point in content['points'] if point[0] <= start]
+        place_schedule(run, start)
+        return start, None, note
+    run.points, run.batch = content['points'], middle['batch']
+    place_schedule(run, start, content['updates'])
+    return start, _take_place(run, middle['ranks'][run.feed.place.rank]), note
+
+
+def place_schedule(run: Run, start: int, updates: int | None = None) -> None:
+    """Bring the schedule to the beginning of epoch ``start``, or to an update within it."""
+    run.updates = start * run.updates_per_epoch if updates is None else updates
+    if run.schedule is None or not run.updates:
+        return
+    if run.args.sched_on_updates:
+        run.schedule.step_update(run.updates)
+    elif run.args.sched != 'plateau' and start:
+        run.schedule.step(start)
+
+
+def _order(run: Run) -> sampling.Order | None:
+    """The order of the training images; None for streams, which cannot be entered in the middle."""
+    order = getattr(run.train_batches, 'sampler', None)
+    return order if isinstance(order, sampling.Order) else None
+
+
+def _place(run: Run) -> dict[str, Any]:
+    """What must be the same for a batch number to mean the same images."""
+    args, order = run.args, _order(run)
+    return dict(world_size=order.world_size, batch_size=order.batch_size, images=order.count, seed=order.seed,
+                aug_repeats=float(order.repeats), grad_accum_steps=args.grad_accum_steps)
+
+
+def _of_process(run: Run) -> dict[str, Any]:
+    """What each process has for itself."""
+    sums = [average.sums.cpu() for average in (run.whole, run.recent)]
+    state = dict(random=sampling.random_state(run.feed.place.device), sums=sums)
+    if run.feed.place.distributed:
+        state['buffers'] = [buffer.cpu() for buffer in _buffers(run)]
+    return state
+
+
+def _take_place(run: Run, state: dict[str, Any]) -> dict[str, Any]:
+    for average, sums in zip((run.whole, run.recent), state['sums']):
+        average.sums = sums.to(average.sums)
+    for buffer, value in zip(_buffers(run), state.get('buffers', ())):
+        buffer.copy_(value)
+    return state['random']
+
+
+def _buffers(run: Run) -> list[torch.Tensor]:
+    """Of the model and its average, those that a state dict holds: statistics that differ between processes."""
+    modules = [run.task.get_trainable_module(), run.task.get_trainable_module(ema=True)]
+    names = [dict(module.named_buffers()) for module in modules if module is not None]
+    kept = [module.state_dict() for module in modules if module is not None]
+    return [buffer for buffers, keys in zip(names, kept) for name, buffer in buffers.items() if name in keys]
+
+
+def _usable_middle(run: Run, content: Mapping[str, Any]) -> tuple[dict[str, Any] | None, str]:
+    """Where in its epoch the checkpoint is, if this run can go on there; else a line that says why not, or ''."""
+    args, middle = run.args, content.get('middle')
+    if middle is None or args.start_epoch is not None or args.no_resume_opt or _order(run) is None:
+        return None, ''
+    now = _place(run)
+    changed = [f'{key} is {now[key]}, was {middle[key]}' for key in now if now[key] != middle[key]]
+    epoch = content['epoch'] + 2
+    if changed:
+        return None, (f'the checkpoint is in the middle of epoch {epoch}, but {"; ".join(changed)}: starting that '
+                      f'epoch again')
+    return middle, f'going on in epoch {epoch} after {middle["batch"]} of {len(run.train_batches)} batches'
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any], keep_lr: bool) -> None:
+    """Load an optimizer's state, but not its hyper-parameters: those are what this call asks for.
+
+    ``keep_lr`` takes the learning rates over too, where they are not a function of the epoch.
+    """
+    asked = HYPERPARAMETERS[2:] if keep_lr else HYPERPARAMETERS
+    fresh = [{key: group[key] for key in asked if key in group} for group in optimizer.param_groups]
+    parameters = [p for group in optimizer.param_groups for p in group['params']]
+    moments = {
+        index: {key: distributed.like(parameters[index], value) for key, value in values.items()}
+        if index < len(parameters) else values for index, values in state['state'].items()}
+    try:
+        optimizer.load_state_dict(dict(state, state=moments))
+    except (ValueError, KeyError) as e:
+        raise UserError(f'the optimizer in the checkpoint does not fit ({e}); give its options again, or '
+                        f'--no-resume-opt') from e
+    for group, values in zip(optimizer.param_groups, fresh):
+        group.update(values)
