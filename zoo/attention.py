@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from . import maps
 from .drawing import new_figure, write_figure
-from .train import build, options, validate
+from .train import build, options, subject
 from .train.checkpoint import write_atomically
 from .train.errors import UserError, guarded, require
 from .train.infer import find_pictures, open_picture
@@ -71,12 +71,12 @@ def _run(argv: Sequence[str]) -> None:
 def _build(given: Any) -> tuple[nn.Module, dict[str, Any]]:
     torch.manual_seed(0)  # what is not given is drawn, always alike
     build.check_model_name(given.model)
-    content, carried = validate.bring(vars(given))
+    content, carried, own = subject.bring(vars(given))
     chosen = {key: getattr(given, key) for key in ('model', 'checkpoint', 'pretrained') if getattr(given, key)}
     args = options.merge(VALIDATE, carried, chosen)
     if given.img_size:
         args.in_chans, args.input_size, args.img_size = build.channels_of(args), None, given.img_size
-    model = validate.build_model(args, content, own=bool(carried)).eval()
+    model = subject.build_model(args, content, own).eval()
     config = build.data_config_of(args, model)
     return model.to(build.find_place(given.device).device), config
 

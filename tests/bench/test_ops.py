@@ -236,7 +236,7 @@ def test_command_line(tmp_path, capsys):
 
 
 @pytest.mark.parametrize('argv, text', [
-    (['modles'], "unknown benchmark 'modles'; did you mean models? (known: ops, models, gates)"),
+    (['modles'], "unknown benchmark 'modles'; did you mean models? (known: ops, models, gates, loader)"),
     (['ops', 'agent_atention'], "unknown op 'agent_atention'; did you mean agent_attention"),
     (['ops', '--providers', 'tritn'], "unknown provider 'tritn'; did you mean triton?"),
     (['ops', '--shapes', 's5@224'], "no shape 's5@224'; did you mean s"),
