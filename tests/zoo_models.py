@@ -1,10 +1,15 @@
 """Parametrising tests over models: every family and every host once always, the others under the mark ``full``."""
+import re
+
 import pytest
 
 import zoo
 from zoo.backbone import Backbone
 from zoo.registry import FAMILIES, smallest_models
 
+SIZES = (
+    'embed_dim', 'embed_dims', 'dims', 'depths', 'attention_depths', 'layers', 'num_heads', 'mlp_ratio', 'mlp_ratios',
+    'ratios')
 CNNS = {variant.name for family in FAMILIES if not issubclass(family.host, Backbone) for variant in family.variants}
 
 
@@ -16,6 +21,28 @@ def every_model():
 def every_cnn():
     """pytest parameters for all registered models in a host of timm's."""
     return _parameters(sorted(CNNS))
+
+
+def every_structure():
+    """Of :func:`every_model`, the first of those that differ in widths and depths alone: their graphs are the same."""
+    return _parameters(name for name in _structures() if name not in CNNS)
+
+
+def every_cnn_structure():
+    """The same of :func:`every_cnn`."""
+    return _parameters(name for name in _structures() if name in CNNS)
+
+
+def _structures():
+    found = {}
+    for family in FAMILIES:
+        for variant in family.variants:
+            args = {key: variant.args[key] for key in sorted(variant.args) if key not in SIZES}
+            kind = family.module, family.host, re.sub(' at 0x[0-9a-f]+', '', repr(args))
+            found.setdefault(kind, variant.name)
+    chosen = {*found.values(), *smallest_models(each_host=False)}
+    sized = {variant.name for family in FAMILIES for variant in family.variants} - chosen
+    return sorted({*zoo.list_models()} - sized)
 
 
 def _parameters(names):

@@ -5,7 +5,7 @@ import torch
 from packaging.version import Version
 
 from tests.models.weights import steady
-from tests.zoo_models import every_cnn
+from tests.zoo_models import every_cnn, every_cnn_structure
 
 SIZES = [(64, 64), (97, 131), (224, 160), (65, 200)]
 
@@ -72,7 +72,7 @@ def test_feature_maps(name):
         assert len(maps) == 5
 
 
-@pytest.mark.parametrize('name', every_cnn())
+@pytest.mark.parametrize('name', every_cnn_structure())
 @torch.no_grad()
 def test_export_is_dynamic(name):
     torch.manual_seed(0)
@@ -91,7 +91,7 @@ def test_export_is_dynamic(name):
         torch.testing.assert_close(program.module()(x), model(x), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize('name', every_cnn())
+@pytest.mark.parametrize('name', every_cnn_structure())
 def test_compiles_without_graph_breaks(name):
     torch._dynamo.reset()
     model = timm.create_model(name, num_classes=10).eval()

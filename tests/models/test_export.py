@@ -3,7 +3,7 @@ import pytest
 import timm
 import torch
 
-from tests.zoo_models import every_model
+from tests.zoo_models import every_structure
 
 DEPTHS = (1, 1, 2, 1)  # every kind of block once: a graph's size is the depth's, and so is the time
 SIZES = [(1, 64, 64), (3, 97, 131), (2, 65, 200)]
@@ -24,7 +24,7 @@ def shallow(name):
     return timm.create_model(name, num_classes=10, **depth).eval()
 
 
-@pytest.fixture(scope='module', params=every_model())
+@pytest.fixture(scope='module', params=every_structure())
 def exported(request):
     torch.manual_seed(0)
     model = shallow(request.param)
@@ -53,7 +53,7 @@ def test_onnx(exported, tmp_path):
         torch.testing.assert_close(torch.from_numpy(y), model(x), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize('name', every_model())
+@pytest.mark.parametrize('name', every_structure())
 def test_compiles_without_graph_breaks(name):
     torch._dynamo.reset()
     model = shallow(name)
