@@ -97,6 +97,8 @@ class Backbone(nn.Module):
         ValueError: in ``forward`` for a wrong channel count or an image below 32 pixels.
     """
 
+    inner_norms: tuple[int, ...] = ()  # those of feature_norms that the next stage goes on with
+
     def __init__(
             self, stem: nn.Module, stages: Sequence[nn.Module], dims: Sequence[int], strides: Sequence[int],
             in_chans: int = 3, num_classes: int = 1000, global_pool: str = 'avg', drop_rate: float = 0.,

@@ -22,6 +22,7 @@ from .cards.story import family_of, story
 from .registry import list_models, variant
 from .train.errors import UserError, guarded, nearest
 from .train.options import Parser
+from .train.report import aligned
 from .weights.fetch import address, fetchable
 from .weights.sources import Source, tags
 
@@ -94,8 +95,8 @@ def _list(argv: Sequence[str]) -> None:
         print(json.dumps(found, indent=1))
         return
     if found:
-        print('\n'.join(_table(list(COLUMNS), [
-            [_cell(row, *column) for column in COLUMNS.values()] for row in found], right=(1, 2, 3, 4))))
+        print('\n'.join(_table([list(COLUMNS), *(
+            [_cell(row, *column) for column in COLUMNS.values()] for row in found)], right=(1, 2, 3, 4))))
     models = {row['name'].partition('.')[0] for row in found}
     print(f'{len(models)} model{"s" * (len(models) != 1)}; top-1 is that of ImageNet-1k in percent, as published',
           file=sys.stderr)
@@ -210,12 +211,13 @@ def _text(found: dict[str, Any]) -> list[str]:
         'recipes': ', '.join(found['recipes'])}
     lines = [found['name'], *([found['family']] if found['family'] else []), '']
     lines += [line for key, value in facts.items() if value for line in _wrap(f'{key:<12}', value)]
-    lines += ['', 'stages', *_table(['channels', 'stride', 'blocks'], [_stage(s) for s in found['stages']], (0, 1))]
+    lines += ['', 'stages', *_table(
+        [['channels', 'stride', 'blocks'], *(_stage(s) for s in found['stages'])], right=(0, 1))]
     if found['weights']:
         keys = dict(COLUMNS, crop=('crop', lambda x: f'{x:g}'), mode=('crop_mode', str))
         titles = ['weights', 'licence', 'size', 'crop', 'mode', 'top-1']
-        lines += ['', 'weights', *_table(['tag', 'from', *titles[1:]], [
-            [tag, *(_cell(row, *keys[title]) for title in titles)] for tag, row in found['weights'].items()])]
+        lines += ['', 'weights', *_table([['tag', 'from', *titles[1:]], *(
+            [tag, *(_cell(row, *keys[title]) for title in titles)] for tag, row in found['weights'].items())])]
         lines += [f'  {tag}: {row["note"]}' for tag, row in found['weights'].items() if row['note']]
     asked = found['kernels']
     lines += ['', f'kernels (one image, {asked["dtype"]} on {asked["device"]})']
@@ -251,12 +253,8 @@ def _cell(row: dict[str, Any], key: str, write: Any) -> str:
     return '-' if row.get(key) is None else write(row[key])
 
 
-def _table(titles: Sequence[str], lines: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[str]:
-    """Columns of equal width; those numbered by ``right`` to the right."""
-    widths = [max(map(len, column)) for column in zip(titles, *lines)]
-    return ['  ' + '  '.join(
-        cell.rjust(width) if i in right else cell.ljust(width) for i, (cell, width) in enumerate(zip(line, widths))
-    ).rstrip() for line in [titles, *lines]]
+def _table(lines: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[str]:
+    return [f'  {line}' for line in aligned(lines, right)]
 
 
 def _wrap(title: str, text: str) -> list[str]:

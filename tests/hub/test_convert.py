@@ -154,7 +154,7 @@ def test_other_mistakes(capsys, tmp_path):
             ((tmp_path / 'none.pth', '--model', MODEL, '--output', tmp_path / 'b'), 'no checkpoint file at '),
             ((tmp_path / 'a.pth', '--model', 'flatten_pvt_v2_b9', '--output', tmp_path / 'b'), 'did you mean flatten_'),
             ((tmp_path / 'a.pth', '--model', f'{MODEL}.in22k', '--output', tmp_path / 'b'), "no tag 'in22k'; use one"),
-            ((tmp_path / 'a.pth', '--model', MODEL, '--output', tmp_path / 'full'), 'full is there already; choose'),
+            ((tmp_path / 'a.pth', '--model', MODEL, '--output', tmp_path / 'full'), 'full is not an empty folder'),
             ((tmp_path / 'a.pth', '--model', MODEL, '--output', tmp_path / 'file' / 'b'), 'cannot write to '),
             ((tmp_path / 'a.pth', '--model', MODEL), 'required: --output')):
         assert text in refused(capsys, tmp_path, *words)

@@ -14,9 +14,8 @@ from ..bench.models import flops
 from ..bench.report import versions
 from ..train.checkpoint import write_atomically
 from ..train.errors import UserError, one_line
-from ..weights.sources import load, source
+from ..weights.sources import IMAGES, load, source
 
-IMAGES = 50_000  # of the validation set of ImageNet-1k: an accuracy of fewer is none of a model
 COUNTS, PARITY = 'models.json', 'parity.json'
 
 

@@ -7,7 +7,6 @@ from timm.layers import Format, LayerNorm2d
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..models.overlock import OverLoCK
 from ..train.errors import UserError, one_line
 from ..weights import read_checkpoint, state_dict_of
 from .build import build_features, load_features, norms_of_its_own, plain
@@ -118,9 +117,8 @@ class DenseBackbone(nn.Module):
     def _drop_unused_norms(self) -> None:
         """Maps that are not handed out are not normed: a norm without a gradient would stop distributed training."""
         model = getattr(self.net, 'model', None)
-        inner = (1,) if isinstance(model, OverLoCK) else ()  # it goes on with the normed second map
         for i in range(len(getattr(model, 'feature_norms', None) or ())):
-            if i not in self.out_indices and i not in inner:
+            if i not in self.out_indices and i not in model.inner_norms:
                 model.feature_norms[i] = nn.Identity()
 
     def _checkpoint_activations(self) -> None:

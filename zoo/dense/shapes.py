@@ -7,19 +7,17 @@ It lies in a folder both as COCO has it (boxes and polygons, for mmdet) and as m
 import argparse
 import json
 import math
-import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+from ..files import new_folder
 from ..train.errors import UserError, guarded
 from ..train.options import Parser
 
 CLASSES = ('circle', 'square', 'triangle')
-PALETTE = ((220, 60, 60), (60, 160, 80), (70, 90, 220))  # what the masks of each class are drawn with
 CORNERS = (32, 4, 3)
 SHAPES = (1, 4)  # in an image, at least and at most
 RADIUS = (0.12, 0.24)  # of the image's side
@@ -44,20 +42,11 @@ def write_shapes(folder: str | Path, train: int = 16, val: int = 8, size: int = 
         UserError: a folder that is not empty, less than one image, or too small ones.
     """
     folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f'{folder} is not an empty folder; name one that does not exist')
     if train < 1 or val < 1 or size < 32:
         raise UserError(f'train {train}, val {val}, size {size}: give at least 1, 1 and 32')
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = folder.with_name(f'.{folder.name}.{os.getpid()}')
-    try:
+    with new_folder(folder) as draft:
         for number, (split, count) in enumerate((('train', train), ('val', val))):
             _write_split(draft, split, count, size, np.random.default_rng([seed, number]))
-        if folder.exists():
-            folder.rmdir()
-        draft.rename(folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return folder
 
 

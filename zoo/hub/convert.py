@@ -10,6 +10,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from ..files import new_folder
 from ..registry import key_map
 from ..train.errors import UserError, guarded, one_line
 from ..train.options import Parser
@@ -72,15 +73,18 @@ def _convert(args) -> dict[str, Any]:
     if probe and probe['name'] != name_tag.partition('.')[0]:
         raise UserError(f'{args.check} is a probe of {probe["name"]}, not of {name_tag}')
     state = state_dict_of(read_checkpoint(args.checkpoint))
-    with package.new_folder(args.output) as folder:
-        model, state, keys = _fit(name_tag, state)
-        figures = golden.compare(probe, state) if probe else None
-        if probe and not golden.agrees(figures):
-            raise UserError(f'the converted {name_tag} does not give what {args.check} says: {_told(figures)}; '
-                            f'nothing was written')
-        same = model.num_classes == source(name_tag).num_classes and not keys.resampled
-        metadata, official = _origin(name_tag, same, args.checkpoint, args.licence)
-        package.write(folder, name_tag, model, state, metadata, official)
+    try:
+        with new_folder(args.output) as folder:
+            model, state, keys = _fit(name_tag, state)
+            figures = golden.compare(probe, state) if probe else None
+            if probe and not golden.agrees(figures):
+                raise UserError(f'the converted {name_tag} does not give what {args.check} says: {_told(figures)}; '
+                                f'nothing was written')
+            same = model.num_classes == source(name_tag).num_classes and not keys.resampled
+            metadata, official = _origin(name_tag, same, args.checkpoint, args.licence)
+            package.write(folder, name_tag, model, state, metadata, official)
+    except OSError as e:
+        raise UserError(f'cannot write to {args.output} ({e.strerror or e}); choose another --output') from None
     content = dict(
         model=name_tag, checkpoint=str(args.checkpoint), sha256=metadata['source_sha256'], licence=metadata['license'],
         official=official, keys=keys.counts(), names=vars(keys), check=figures,

@@ -1,9 +1,6 @@
 """Weights as a folder that timm loads from disk and from the hub: :data:`FILES`."""
 import json
-import os
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,33 +52,6 @@ def write(
     config['pretrained_cfg']['license'] = metadata['license'].lower()
     (folder / FILES[1]).write_text(json.dumps(config, indent=2) + '\n')
     (folder / FILES[2]).write_text(card.write(name_tag, model, metadata, official), encoding='utf-8')
-
-
-@contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
-    """A hidden folder beside ``folder`` that becomes it at the end; on an error nothing is left.
-
-    Raises:
-        UserError: ``folder`` has something in it, or cannot be written.
-    """
-    try:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UserError(f'{folder} is there already; choose another --output, or remove it')
-        draft = folder.with_name(f'.{folder.name}.{os.getpid()}')
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(parents=True)
-        try:
-            yield draft
-            for path in draft.iterdir():
-                with open(path, 'rb+') as file:
-                    os.fsync(file.fileno())
-            if folder.is_dir():
-                folder.rmdir()
-            draft.rename(folder)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
-    except OSError as e:
-        raise UserError(f'cannot write to {folder} ({e.strerror or e}); choose another --output') from None
 
 
 def read(folder: Path) -> dict[str, Any]:

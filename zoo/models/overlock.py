@@ -179,6 +179,7 @@ class OverLoCK(Backbone):
     """
 
     auxiliary_training = True
+    inner_norms = (1,)
 
     def __init__(
             self, mixer: MixerFactory = ContextMixing.for_site, img_size: int | Sequence[int] = 224,

@@ -278,11 +278,8 @@ def make_schedule(
 
 def classes_in(name: str, state: Mapping[str, Tensor]) -> int | None:
     """Outputs of the classifier that ``state`` carries under the model's own names, None if that cannot be told."""
-    classifier = (timm.models.get_pretrained_cfg_value(name, 'classifier') if timm.is_model(name) else None) or ''
-    if not isinstance(classifier, str):  # two heads have the same classes
-        classifier = classifier[0]
-    weight = state.get(f'{classifier}.weight')
-    return None if weight is None else weight.shape[0]
+    weights = [state[f'{head}.weight'] for head in _classifiers_of(name) if f'{head}.weight' in state]
+    return len(weights[0]) if weights else None  # two heads have the same classes
 
 
 def choose_rows(args: argparse.Namespace, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], int]:
@@ -316,10 +313,15 @@ def choose_rows(args: argparse.Namespace, state: Mapping[str, Tensor]) -> tuple[
 
 def _classifiers(name: str, state: Mapping[str, Tensor]) -> list[str]:
     """The final linear layers in ``state``, under the model's own names or, as authors call them, head or fc."""
-    own = (timm.models.get_pretrained_cfg_value(name, 'classifier') if timm.is_model(name) else None) or ()
     usual = ('head', 'fc', 'classifier', 'head_dist', 'dist_head')
-    for names in ((own,) if isinstance(own, str) else own, usual):
+    for names in (_classifiers_of(name), usual):
         found = [head for head in names if f'{head}.weight' in state and f'{head}.bias' in state]
         if found:
             return found
     return []
+
+
+def _classifiers_of(name: str) -> tuple[str, ...]:
+    """What a model calls its final linear layers; () if that cannot be told."""
+    names = (timm.models.get_pretrained_cfg_value(name, 'classifier') if timm.is_model(name) else None) or ()
+    return (names,) if isinstance(names, str) else tuple(names)

@@ -8,6 +8,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor, nn
 
+from ..files import replacing
 from . import distributed
 from .errors import UserError, one_line
 
@@ -37,13 +38,9 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
     Raises:
         UserError: the disk is full, or the like; what was at ``path`` is as it was.
     """
-    draft = path.with_name(f'.{path.name}.{os.getpid()}')
     try:
-        with open(draft, 'wb') as file:
+        with replacing(path) as draft, open(draft, 'wb') as file:
             write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
     except (OSError, RuntimeError) as e:
         # torch.save reports what its file has refused as an error of its own, caused by nothing
         if isinstance(e, RuntimeError) and not isinstance(e.__context__, OSError) and ZIP_WRITER not in str(e):
@@ -51,9 +48,6 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
         reason = e if isinstance(e, OSError) else e.__context__ or e
         raise UserError(f'cannot write {path} ({one_line(reason)[:120]}); make room there, or choose another --output; '
                         f'earlier files are whole') from e
-    finally:
-        draft.unlink(missing_ok=True)
-    _sync_folder(path.parent)
 
 
 class Keeper:
@@ -190,28 +184,10 @@ def load_exactly(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
 
 def _link(source: Path, target: Path) -> None:
     """Give a file a second name, replacing what had it; a copy where the file system has no hard links."""
-    draft = target.with_name(f'.{target.name}.{os.getpid()}')
     try:
-        draft.unlink(missing_ok=True)
-        os.link(source, draft)
-        os.replace(draft, target)
+        with replacing(target) as draft:
+            draft.unlink(missing_ok=True)
+            os.link(source, draft)
     except OSError:
         with open(source, 'rb') as content:
             write_atomically(target, lambda file: shutil.copyfileobj(content, file))
-    finally:
-        draft.unlink(missing_ok=True)
-    _sync_folder(target.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Flush the names too; not every system can."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(handle)
-    except OSError:
-        pass
-    finally:
-        os.close(handle)

@@ -5,11 +5,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..weights.fetch import fetchable
-from ..weights.sources import Source, load
+from ..weights.sources import IMAGES, Source, load
 from . import build, data, several
 from .errors import UserError, nearest
 
-IMAGES, CLASSES = 50_000, 1000  # of the validation set that published accuracies are of
+CLASSES = 1000
 # Options that would measure something else than what was published
 FIXED = ('checkpoint', 'pretrained', 'num_classes', 'gp', 'img_size', 'in_chans', 'input_size', 'input_img_mode',
          'crop_pct', 'crop_mode', 'mean', 'std', 'interpolation', 'model_kwargs', 'use_ema', 'use_train_size',

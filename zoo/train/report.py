@@ -186,6 +186,14 @@ def table(rows: Sequence[tuple[str, str]]) -> str:
     return '\n'.join([rule, *lines, rule])
 
 
+def aligned(lines: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[str]:
+    """Lines of cells in columns of equal width; those numbered by ``right`` to the right."""
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    return ['  '.join(
+        cell.rjust(width) if i in right else cell.ljust(width) for i, (cell, width) in enumerate(zip(line, widths))
+    ).rstrip() for line in lines]
+
+
 def write_results(path: Path, results: dict[str, Any] | list[dict[str, Any]], kind: str) -> None:
     """Write figures by column, of one model or of several, as CSV with a header or as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)

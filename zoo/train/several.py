@@ -77,10 +77,9 @@ class Book:
         """A table, its first column to the left, and what was not measured."""
         if not self.primary:
             return
-        widths = [max(map(len, column)) for column in zip(*lines)]
         print()
-        for model, *figures in lines if self.rows else ():
-            print('  '.join([model.ljust(widths[0])] + [f.rjust(w) for f, w in zip(figures, widths[1:])]))
+        if self.rows:
+            print('\n'.join(report.aligned(lines, right=range(1, len(lines[0])))))
         for title, reasons in (('skipped', self.skipped), ('failed', self.failed)):
             for name, reason in reasons.items():
                 print(f'{title}: {name}: {reason}')

@@ -21,6 +21,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from ..files import replacing
+
 FORMAT = 1  # of converted files: raised when a checkpoint map or a model's key names change
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _logger = logging.getLogger(__name__)
@@ -66,18 +68,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """
     with writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f'.{path.name}.tmp')  # always the same: what a killed process left is written over
-        try:
-            write(temporary)
-            with open(temporary, 'rb+') as file:
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        if os.name == 'posix':  # the new name, too, is to outlast a power cut
-            names = os.open(path.parent, os.O_RDONLY)
-            os.fsync(names)
-            os.close(names)
+        with replacing(path, 'tmp') as draft:
+            write(draft)
 
 
 def cache_folder() -> Path:

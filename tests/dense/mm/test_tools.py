@@ -12,7 +12,7 @@ from PIL import Image
 
 from zoo.dense.launch import read_config, train_det, train_seg
 from zoo.dense.predict import main as predict
-from zoo.dense.shapes import PALETTE, write_shapes
+from zoo.dense.shapes import write_shapes
 from zoo.train.errors import UserError
 
 DET, SEG = 'shapes_mask_rcnn_flatten_pvt_v2_b0', 'shapes_fpn_flatten_pvt_v2_b0'
@@ -56,8 +56,9 @@ def test_detector_trains_resumes_is_measured_and_draws(data, tmp_path, capsys):
     assert 0 < sum(int(count.split()[1]) for count in counts) <= 20  # of test_cfg
     before, after = Image.open(image).convert('RGB'), Image.open(picture)
     assert before.size == after.size and before.tobytes() != after.tobytes()
+    metainfo = read_config(DET, 'mmdet').train_dataloader.dataset.metainfo
     colours = {colour for _, colour in after.getcolors(64 * 64)}
-    assert colours & set(PALETTE)  # of the lines of boxes
+    assert colours & set(map(tuple, metainfo.palette))  # of the lines of boxes
     assert predict([DET, weights, str(image), '--output', str(picture), '--score', '1', '--device', 'cpu']) == 0
     assert capsys.readouterr().out.endswith(f'{picture}: nothing found\n')
     assert Image.open(picture).tobytes() == before.tobytes()

@@ -1,0 +1,74 @@
+"""Files and folders that are whole or absent: written beside their place, flushed, then moved in."""
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .train.errors import UserError
+
+
+@contextmanager
+def replacing(path: Path, mark: str | None = None) -> Iterator[Path]:
+    """The path of a draft beside ``path`` that takes its place at the end; on an error nothing has changed.
+
+    Args:
+        path: Of the file, which may exist.
+        mark: Ends the draft's name, by default the process's number. Whoever holds a lock on ``path`` can name one, and
+            so write over what a killed process has left.
+
+    Raises:
+        OSError: The system's: no room, no permission, ...
+    """
+    draft = path.with_name(f'.{path.name}.{mark or os.getpid()}')
+    try:
+        yield draft
+        _flush(draft)
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+    _flush_names(path.parent)
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A hidden folder beside ``folder`` that becomes it at the end; on an error nothing is left.
+
+    Raises:
+        UserError: ``folder`` has something in it.
+        OSError: The system's.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f'{folder} is not an empty folder; name one that does not exist')
+    draft = folder.with_name(f'.{folder.name}.{os.getpid()}')
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    try:
+        yield draft
+        for path in draft.rglob('*'):
+            if path.is_file():
+                _flush(path)
+        if folder.is_dir():
+            folder.rmdir()
+        draft.rename(folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    with open(path, 'rb+') as file:
+        os.fsync(file.fileno())
+
+
+def _flush_names(folder: Path) -> None:
+    """The names in a folder outlast a power cut too; not every system can."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    except OSError:
+        pass
+    finally:
+        os.close(handle)
