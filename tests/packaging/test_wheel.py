@@ -75,7 +75,7 @@ def test_metadata(wheel):
     assert meta['License-Expression'] == 'Apache-2.0'
     assert {str(r) for r in required if not r.marker} == {'torch>=2.11', 'timm>=1.0.27'}
     assert set(meta.get_all('Provides-Extra')) == {
-        'train', 'tensorboard', 'wandb', 'wds', 'gdrive', 'export', 'mm', 'test', 'dev'}
+        'train', 'tensorboard', 'wandb', 'hfds', 'wds', 'gdrive', 'export', 'mm', 'test', 'dev'}
     assert not [r for r in required if r.name == 'triton']
 
 

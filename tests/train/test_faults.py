@@ -5,6 +5,7 @@ import os
 import resource
 import shutil
 import signal
+import sys
 import tarfile
 
 import pytest
@@ -217,3 +218,38 @@ def test_shards_are_trained_on_resumed_by_epoch_and_missed(small, shards, tmp_pa
     (shards / 'pictures-train-0002.tar').unlink()
     run = launch(['train', *small(experiment='b', **flags)], tmp_path / 'log2')
     assert_stopped(run, f'no shard {shards / "pictures-train-0001.tar"} and 1 more of 3 shards', '--data-dir')
+
+
+@pytest.mark.parametrize('kind', ['hfds', 'hfids'])
+def test_hugging_face_data_sets_are_trained_on_resumed_and_validated(zoo, small, pictures, tmp_path, monkeypatch, kind):
+    """From a local folder: by number, in the middle of an epoch; as a stream, at the end of one."""
+    pytest.importorskip('datasets')
+    flags = dict(dataset=f'{kind}/{pictures}', data_dir=tmp_path / 'cache', input_img_mode='RGB', recovery_interval=2)
+    if kind == 'hfids':
+        assert_stopped(zoo('train', *small(**flags)), 'pass `num_samples`', 'give --train-num-samples')
+        flags.update(train_num_samples=72, val_num_samples=24)
+    whole = zoo('train', *small(experiment='whole', **flags))
+    assert whole.code == 0 and '72 images to train on, 24 to validate' in whole.out, whole.err
+    if kind == 'hfds':
+        spoil(monkeypatch, 13)
+        assert_stopped(zoo('train', *small(experiment='parts', **flags)), 'in epoch 1 after 14 updates')
+        monkeypatch.undo()
+    else:
+        assert zoo('train', *small(experiment='parts', stop_epoch=1, **flags)).code == 0
+    assert zoo('train', *small(experiment='parts', resume='auto', **flags)).code == 0
+    assert_same_run(tmp_path / 'out' / 'whole', tmp_path / 'out' / 'parts')
+    result = zoo('validate', '--checkpoint', tmp_path / 'out' / 'parts' / 'last.pth.tar', '--json', '--workers', '1')
+    row = json.loads(result.out)
+    assert result.code == 0 and (row[0] if isinstance(row, list) else row)['count'] == 24
+    for key in 'input', 'target':
+        result = zoo('train', *small(**flags, **{f'{key}_key': 'picture'}))
+        assert_stopped(result, "no 'picture', but image, label", f'give --{key}-key')
+
+
+def test_a_missing_reader_names_its_package(zoo, small, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'datasets', None)
+    assert_stopped(
+        zoo('train', *small(dataset='hfds/some/pictures')), 'datasets is not installed', '"backbone-zoo[hfds]"')
+    monkeypatch.undo()
+    pytest.importorskip('datasets')
+    assert_stopped(zoo('train', *small(dataset=f'hfds/{tmp_path}/none')), f'{tmp_path}/none')

@@ -72,9 +72,12 @@ def _program(command: str, kind: str) -> Callable[[Sequence[str]], None]:
         cfg = read_config(args.config, kind, args.cfg_options, args.trust_checkpoints)
         _place(cfg, args, command)
         _precision(cfg, args.amp)
+        import torch
         from mmengine.runner import Runner
         runner = Runner.from_cfg(cfg)
         runner.test() if args.test else runner.train()
+        if torch.distributed.is_initialized():  # mmengine leaves that to the end of the process, which then may crash
+            torch.distributed.destroy_process_group()
     return run
 
 

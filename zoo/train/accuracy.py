@@ -45,7 +45,7 @@ def measure(
     layout = torch.channels_last if args.channels_last else torch.preserve_format
     model.to(place.device, build.dtype_of(args), memory_format=layout)
     build.check_forward(model, config, build.Place(place.device), build.dtype_of(args))
-    dataset = data.open_dataset(args, args.split, config['input_size'][0])
+    dataset = data.open_dataset(args, args.split, config['input_size'][0], num_samples=args.num_samples)
     if not args.valid_labels:
         data.check_classes(dataset, getattr(model, 'num_classes', args.num_classes))
     if args.torchcompile:

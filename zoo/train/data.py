@@ -30,6 +30,11 @@ QUICKSTART, DIGITS = 'quickstart', 'digits'
 # Folder names that mean the same split
 TRAIN_FOLDERS = ('train', 'training')
 VAL_FOLDERS = ('validation', 'val', 'valid', 'eval', 'evaluation', 'test')
+# What timm's readers of other kinds of data need, and what installs it
+READERS = {
+    'wds': ('webdataset', 'pip install "backbone-zoo[wds]"'), 'hfds': ('datasets', 'pip install "backbone-zoo[hfds]"'),
+    'hfids': ('datasets', 'pip install "backbone-zoo[hfds]"'),
+    'tfds': ('tensorflow_datasets', 'pip install tensorflow-datasets')}
 # What Pillow and the file system raise about a file; the last are its answers to headers that make no sense
 UNREADABLE = (OSError, SyntaxError, EOFError, ValueError, struct.error)
 IN_A_ROW = 100  # so many files that cannot be read are no accident
@@ -131,7 +136,9 @@ def replaced_images(dataset: Any) -> int:
     return dataset.replaced.value if isinstance(dataset, ImageFiles) else 0
 
 
-def open_dataset(args: argparse.Namespace, split: str, channels: int, training: bool = False) -> Dataset:
+def open_dataset(
+        args: argparse.Namespace, split: str, channels: int, training: bool = False,
+        num_samples: int | None = None) -> Dataset:
     """The data set that ``args`` names (``dataset``, ``data_dir``, ``class_map``, ...).
 
     Args:
@@ -139,6 +146,7 @@ def open_dataset(args: argparse.Namespace, split: str, channels: int, training: 
         split: Name of the split; for image folders any usual spelling of it is found.
         channels: Channels that the model takes.
         training: Shuffle streamed data.
+        num_samples: Length of a stream that does not tell.
 
     Raises:
         UserError: no such data, or images of another channel count.
@@ -146,18 +154,23 @@ def open_dataset(args: argparse.Namespace, split: str, channels: int, training: 
     if args.dataset == DIGITS:
         dataset = Digits(train=split in TRAIN_FOLDERS)
     else:
-        dataset = _timm_dataset(args, split, channels, training)
+        dataset = _timm_dataset(args, split, channels, training, num_samples)
     _check_channels(dataset, channels)
     return dataset
 
 
 def check_folder(args: argparse.Namespace) -> None:
-    """Say early, before a model is built, that the data folder is missing.
+    """Say early, before a model is built, that the data folder or what reads it is missing.
 
     Raises:
-        UserError: with the option to change.
+        UserError: with the option to change, or what to install.
     """
-    if args.dataset in (QUICKSTART, DIGITS) or args.dataset.startswith(('hfds/', 'hfids/', 'tfds/', 'wds/')):
+    prefix, slash, _ = args.dataset.partition('/')
+    if slash and prefix in READERS:
+        module, extra = READERS[prefix]
+        require(module, extra=extra)
+        return
+    if args.dataset in (QUICKSTART, DIGITS):
         return
     if args.data_dir is None:
         raise UserError('no data: give --data-dir FOLDER (with train/ and validation/ in it), or --dataset')
@@ -270,7 +283,8 @@ def _loading(args: argparse.Namespace) -> dict[str, Any]:
                 persistent_workers=False)
 
 
-def _timm_dataset(args: argparse.Namespace, split: str, channels: int, training: bool) -> Dataset:
+def _timm_dataset(
+        args: argparse.Namespace, split: str, channels: int, training: bool, num_samples: int | None) -> Dataset:
     check_folder(args)
     root, search = args.data_dir, True
     if not args.dataset and Path(root).is_dir():
@@ -279,14 +293,22 @@ def _timm_dataset(args: argparse.Namespace, split: str, channels: int, training:
         input_img_mode=args.input_img_mode or ('L' if channels == 1 else 'RGB'))
     if training:
         more['seed'] = args.seed  # of the order of streamed data
+    if args.dataset.partition('/')[0] in READERS:
+        keys = dict(input_key=args.input_key, target_key=args.target_key, num_samples=num_samples)
+        more.update((key, value) for key, value in keys.items() if value is not None)
     try:
         dataset = create_dataset(
             args.dataset, root=root, split=split, search_split=search, class_map=args.class_map or None,
             is_training=training, download=args.dataset_download, batch_size=args.batch_size, **more)
-    except (AssertionError, ImportError, OSError, RuntimeError, ValueError) as e:
-        hint = '' if args.dataset_download or not args.dataset else '; --dataset-download may fetch it'
-        raise UserError(f'data set {args.dataset or args.data_dir!r}: {one_line(e)}{hint}') from e
+    except (AssertionError, ImportError, KeyError, OSError, RuntimeError, ValueError) as e:
+        name, hint = args.dataset or args.data_dir, ''
+        if 'num_samples' in str(e):
+            hint = '; give --train-num-samples and --val-num-samples (validate: --num-samples), or --dataset-download'
+        elif args.dataset and not args.dataset_download:
+            hint = '; --dataset-download may fetch it'
+        raise UserError(f'data set {name!r}: {one_line(e)}{hint}') from e
     _check_shards(dataset)
+    _check_columns(dataset)
     if type(dataset) is ImageDataset:
         dataset.__class__ = ImageFiles  # timm has no other way to say what its data sets do with a file
         dataset.setup(args.skip_corrupt)
@@ -303,6 +325,24 @@ def _check_shards(dataset: Dataset) -> None:
     if missing:
         more = f' and {len(missing) - 1} more of {len(names)} shards' if len(missing) > 1 else ''
         raise UserError(f'no shard {Path(reader.root, missing[0])}{more}; check --data-dir and the split')
+
+
+def _check_columns(dataset: Dataset) -> None:
+    """Refuse a data set of Hugging Face without such images or classes, which its reader finds out while reading."""
+    reader = getattr(dataset, 'reader', None)
+    kind = type(reader).__name__
+    if kind == 'ReaderHfds' and len(reader):
+        keys = reader.image_key, reader.label_key
+        columns = [name for name, value in reader.dataset[0].items() if value is not None]
+    elif kind == 'ReaderHfids':
+        keys = reader.input_key, reader.target_key
+        known = reader.builder.info.features
+        columns = list(known or next(iter(reader.builder.as_streaming_dataset(reader.split)), ()))
+    else:
+        return
+    for flag, key in zip(('--input-key', '--target-key'), keys):
+        if any(part.strip().partition('.')[0] not in columns for part in key.split(',')):
+            raise UserError(f'the data has no {key!r}, but {", ".join(columns)}; give {flag}')
 
 
 def _split_folder(root: Path, split: str) -> str:

@@ -128,8 +128,8 @@ class Session:
         args, place = self.args, self.place
         if args.dataset_download and not place.primary:
             torch.distributed.barrier()  # the first process downloads for all
-        train_set = data.open_dataset(args, args.train_split, channels, training=True)
-        val_set = data.open_dataset(args, args.val_split, channels)
+        train_set = data.open_dataset(args, args.train_split, channels, True, args.train_num_samples)
+        val_set = data.open_dataset(args, args.val_split, channels, num_samples=args.val_num_samples)
         if args.dataset_download and place.primary and place.distributed:
             torch.distributed.barrier()
         return train_set, val_set

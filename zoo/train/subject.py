@@ -86,6 +86,7 @@ def _carried(content: dict[str, Any]) -> dict[str, Any]:
     carried = {key: value for key, value in saved.items() if key in known}
     config = {key: value for key, value in content['data_config'].items() if key in known}
     carried.update(
-        config, split=saved['val_split'], batch_size=saved['validation_batch_size'] or saved['batch_size'],
+        config, split=saved['val_split'], num_samples=saved.get('val_num_samples'),
+        batch_size=saved['validation_batch_size'] or saved['batch_size'],
         num_classes=content['num_classes'], model_kwargs=content['model_kwargs'], model=content['arch'])
     return carried

@@ -43,6 +43,8 @@ COMMON = (
     row('dataset', str, '', "'' for image folders, 'digits', 'quickstart', or a name of timm ('torch/cifar10')"),
     row('dataset_download', bool, False, 'let torch/, tfds/ and hfids/ data sets download themselves'),
     row('class_map', str, '', 'file that maps class names to indices (image folders)'),
+    row('input_key', str, None, "what an image is called in wds/, hfds/ and hfids/ data, such as 'image' or 'jpg;png'"),
+    row('target_key', str, None, "what a class is called there, such as 'label' or 'cls'"),
     row('input_img_mode', str, None, "decode images to this PIL mode; default 'L' for one channel, else 'RGB'"),
     row('model', str, 'resnet50', 'name of a zoo or timm model'),
     row('num_classes', int, None, "classes; default: the model's own number", low=1),
@@ -78,6 +80,8 @@ TRAIN = COMMON + (
     # --- data
     row('train_split', str, 'train', 'split to train on'),
     row('val_split', str, 'validation', 'split to validate on'),
+    row('train_num_samples', int, None, 'images to train on, of a stream that does not tell', low=1),
+    row('val_num_samples', int, None, 'images to validate on, of a stream that does not tell', low=1),
     # --- weights
     row('pretrained', bool, False, 'start from the published weights'),
     row('pretrained_path', str, None, 'start from the weights in this file; size and classes may differ'),
@@ -195,6 +199,7 @@ TRAIN = COMMON + (
 VALIDATE = COMMON + (
     row('config', str, None, 'YAML file with these options; flags win over it', short=('-c',)),
     row('split', str, 'validation', 'split to validate on'),
+    row('num_samples', int, None, 'images of the split, of a stream that does not tell', low=1),
     row('checkpoint', str, '', 'file or folder of files; those of train bring model, preprocessing and data along'),
     row('pretrained', bool, False, 'validate the published weights'),
     row('against', str, '', "measure the official weights of all models that match a pattern ('ravlt_*')",
