@@ -7,8 +7,9 @@ VENV ?= .venv
 OLDEST_VENV ?= .venv-oldest
 MM_VENV ?= .venv-mm
 ARGS ?=
-# The lower bounds of pyproject.toml, and what fits to them: its torchvision, and a numpy that triton 3.6 interprets with.
-OLDEST := 'torch==2.11.*' 'torchvision==0.26.*' 'timm==1.0.27' 'numpy<2.4'
+# The lower bounds of pyproject.toml, and what fits to them: its torchvision, a numpy that triton 3.6 interprets with,
+# and data sets as that timm opens them.
+OLDEST := 'torch==2.11.*' 'torchvision==0.26.*' 'timm==1.0.27' 'numpy<2.4' 'datasets<4'
 # Others that take the models as backbones: tested in that environment too.
 MM_BESIDE := transformers segmentation-models-pytorch
 QUICK := -m 'not slow and not full'

@@ -243,7 +243,7 @@ def test_hugging_face_data_sets_are_trained_on_resumed_and_validated(zoo, small,
     assert result.code == 0 and (row[0] if isinstance(row, list) else row)['count'] == 24
     for key in 'input', 'target':
         result = zoo('train', *small(**flags, **{f'{key}_key': 'picture'}))
-        assert_stopped(result, "no 'picture', but image, label", f'give --{key}-key')
+        assert_stopped(result, "the data has no 'picture'", f'--{key}-key')
 
 
 def test_a_missing_reader_names_its_package(zoo, small, tmp_path, monkeypatch):

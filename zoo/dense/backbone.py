@@ -127,6 +127,9 @@ class DenseBackbone(nn.Module):
             owner.set_grad_checkpointing(True)
         except (AssertionError, AttributeError):
             raise UserError(f'with_cp: {self.model_name} cannot recompute its activations; use with_cp=False') from None
+        for part in self.net.children():  # older timm recomputes these alone, from what they have overwritten
+            if getattr(part, 'inplace', False):
+                part.inplace = False
 
 
 def _translate(module: DenseBackbone, state: dict[str, Tensor], prefix: str, *_: Any) -> None:

@@ -300,7 +300,9 @@ def _timm_dataset(
         dataset = create_dataset(
             args.dataset, root=root, split=split, search_split=search, class_map=args.class_map or None,
             is_training=training, download=args.dataset_download, batch_size=args.batch_size, **more)
-    except (AssertionError, ImportError, KeyError, OSError, RuntimeError, ValueError) as e:
+    except KeyError as e:  # older timm, of columns; newer ones are asked below
+        raise UserError(f'the data has no {e}; give --input-key or --target-key') from e
+    except (AssertionError, ImportError, OSError, RuntimeError, ValueError) as e:
         name, hint = args.dataset or args.data_dir, ''
         if 'num_samples' in str(e):
             hint = '; give --train-num-samples and --val-num-samples (validate: --num-samples), or --dataset-download'

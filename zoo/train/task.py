@@ -109,7 +109,7 @@ def make_teacher(
         teacher = build.create_model(asked, state)
     except (UserError, OSError) as e:  # the latter while downloading
         hint = '' if state else '; its weights may be given with --kd-teacher-checkpoint'
-        raise UserError(f'the teacher {one_line(e)}{hint}') from e
+        raise UserError(f'the teacher {args.kd_model_name} cannot be built: {one_line(e)}{hint}') from e
     dtype = build.dtype_of(args)
     layout = torch.channels_last if args.channels_last else torch.preserve_format
     teacher.to(place.device, dtype, memory_format=layout).requires_grad_(False)
