@@ -57,7 +57,10 @@ def _publish(folder: Path, repo: str, dry_run: bool) -> dict[str, Any]:
     facts = package.read(folder)
     model, licence = facts['architecture'], facts.get('license', 'unknown')
     _check_licence(licence, facts.get('model', model))
-    timm.create_model(f'local-dir:{folder.resolve()}', pretrained=True)  # what does not load is not pushed
+    with tempfile.TemporaryDirectory() as only:  # what does not load is not pushed; older timm reads stray files too
+        for name in package.FILES:
+            (Path(only) / name).symlink_to((folder / name).resolve())
+        timm.create_model(f'local-dir:{only}', pretrained=True)
     readme = (folder / 'README.md').read_text(encoding='utf-8').replace(card.REPOSITORY, repo).encode()
     content = {name: folder / name for name in package.FILES} | {'README.md': readme}
     sizes = {name: len(x) if isinstance(x, bytes) else x.stat().st_size for name, x in content.items()}
