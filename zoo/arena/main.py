@@ -91,7 +91,8 @@ def _run(
 def _images(args: argparse.Namespace) -> list[str]:
     """How many images the data has, unless it is a stream."""
     channels = build.channels_of(args) or 3
-    sets = [data.open_dataset(args, split, channels) for split in (args.train_split, args.val_split)]
+    sets = [data.open_dataset(args, split, channels, num_samples=count) for split, count in (
+        (args.train_split, args.train_num_samples), (args.val_split, args.val_num_samples))]
     if not all(hasattr(images, '__len__') for images in sets):
         return []
     return [f'{len(sets[0])} images to train on, {len(sets[1])} to validate']

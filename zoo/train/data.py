@@ -165,10 +165,9 @@ def check_folder(args: argparse.Namespace) -> None:
     Raises:
         UserError: with the option to change, or what to install.
     """
-    prefix, slash, _ = args.dataset.partition('/')
-    if slash and prefix in READERS:
-        module, extra = READERS[prefix]
-        require(module, extra=extra)
+    needed = _reader_of(args)
+    if needed:
+        require(needed[0], extra=needed[1])
         return
     if args.dataset in (QUICKSTART, DIGITS):
         return
@@ -176,6 +175,11 @@ def check_folder(args: argparse.Namespace) -> None:
         raise UserError('no data: give --data-dir FOLDER (with train/ and validation/ in it), or --dataset')
     if not Path(args.data_dir).exists() and not args.dataset_download:
         raise UserError(f'no data folder {args.data_dir}; check --data-dir')
+
+
+def _reader_of(args: argparse.Namespace) -> tuple[str, str] | None:
+    prefix, slash, _ = args.dataset.partition('/')
+    return READERS.get(prefix.lower()) if slash else None
 
 
 def check_classes(dataset: Dataset, num_classes: int) -> None:
@@ -293,7 +297,7 @@ def _timm_dataset(
         input_img_mode=args.input_img_mode or ('L' if channels == 1 else 'RGB'))
     if training:
         more['seed'] = args.seed  # of the order of streamed data
-    if args.dataset.partition('/')[0] in READERS:
+    if _reader_of(args):
         keys = dict(input_key=args.input_key, target_key=args.target_key, num_samples=num_samples)
         more.update((key, value) for key, value in keys.items() if value is not None)
     try:
@@ -301,6 +305,8 @@ def _timm_dataset(
             args.dataset, root=root, split=split, search_split=search, class_map=args.class_map or None,
             is_training=training, download=args.dataset_download, batch_size=args.batch_size, **more)
     except KeyError as e:  # older timm, of columns; newer ones are asked below
+        if not _reader_of(args):
+            raise
         raise UserError(f'the data has no {e}; give --input-key or --target-key') from e
     except (AssertionError, ImportError, OSError, RuntimeError, ValueError) as e:
         name, hint = args.dataset or args.data_dir, ''

@@ -38,7 +38,7 @@ def compare(
         UserError: no such weights, no data, or an option that contradicts what was published.
     """
     rows = _select(args, given)
-    notes = _notes(data.open_dataset(args, args.split, channels=3))
+    notes = _notes(data.open_dataset(args, args.split, channels=3, num_samples=args.num_samples))
     book = several.Book(args, place.primary)
     try:
         for row in rows:
