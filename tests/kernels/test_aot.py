@@ -49,7 +49,7 @@ def compile_for(case, arch):
 
 
 @pytest.mark.parametrize('arch', SHARED)
-@pytest.mark.parametrize('case', shipped())
+@pytest.mark.parametrize('case', list(shipped()))
 def test_compiles_without_spill(case, arch, tmp_path):
     compiled = compile_for(case, arch)
     assert compiled.metadata.shared <= SHARED[arch]

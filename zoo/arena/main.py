@@ -20,7 +20,8 @@ NOTES = (
     'accuracy is that of the last epoch on the validation split, mean ± standard deviation over seeds; no epoch was '
     'chosen by it',
     'a step is forward, loss and backward of one batch; steps and inference were timed in one process by turns, MB are '
-    'what a step holds beyond weights and images')
+    'what a step holds beyond weights and images',
+    'the time of a run depends on what else the machine did meanwhile; compare mixers by their steps')
 
 
 def main(argv: Sequence[str] | None = None) -> int:
