@@ -17,6 +17,7 @@ class Shipped(NamedTuple):
     types: dict[str, str] = {}
     num_warps: int = 4
     num_stages: int = 2
+    maxnreg: int | None = None
 
 
 def architecture(x: Tensor) -> int:

@@ -45,7 +45,7 @@ def compile_for(case, arch):
         warnings.simplefilter('ignore')  # what triton says of coming defaults
         return triton.compile(
             ASTSource(case.kernel, signature, constants, divisible), target=GPUTarget('cuda', arch, 32),
-            options=dict(num_warps=case.num_warps, num_stages=case.num_stages))
+            options=dict(num_warps=case.num_warps, num_stages=case.num_stages, maxnreg=case.maxnreg))
 
 
 @pytest.mark.parametrize('arch', SHARED)

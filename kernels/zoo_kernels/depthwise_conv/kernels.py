@@ -27,6 +27,14 @@ class Tile(NamedTuple):
 # taps than 9 * 4 or 25 * 2. Neighbouring sizes spill on one architecture or another.
 TILES = {3: Tile(4, 8, 64), 5: Tile(3, 8, 32)}
 WARPS = 4
+# Registers that a thread may have, where ptxas by itself spills a few bytes to stay at a round number of them (triton
+# 3.8), by kernel, size and gate
+REGISTERS = {('forward', 3, 'pixel'): 168, ('forward', 5, 'none'): 168, ('backward_epilogue', 5, 'pixel'): 255}
+
+
+def options(kernel: str, size: int, gate: str = 'none') -> dict[str, int | None]:
+    """What a kernel is compiled with."""
+    return {'num_warps': WARPS, 'maxnreg': REGISTERS.get((kernel, size, gate))}
 
 
 @triton.jit
@@ -256,9 +264,12 @@ def shipped() -> Iterator[Shipped]:
         for dtype, names in (('bf16', FORMS), ('fp32', ('gated', 'level'))):
             common = dict(K=size, **tile._asdict())
             for name in names:
-                form = FORMS[name]
-                yield Shipped(forward, dict(FLIP=name == 'plain', **form, **common), dtype, num_warps=WARPS)
+                form, gate = FORMS[name], FORMS[name]['GATE']
+                yield Shipped(
+                    forward, dict(FLIP=name == 'plain', **form, **common), dtype, **options('forward', size, gate))
                 if name != 'plain':
-                    types = {'dgate_ptr': '*fp32'} if form['GATE'] == 'pixel' else {}
-                    yield Shipped(backward_epilogue, form | common, dtype, types, WARPS)
-            yield Shipped(backward_weight, common, dtype, {'sums_ptr': '*fp32'}, WARPS)
+                    types = {'dgate_ptr': '*fp32'} if gate == 'pixel' else {}
+                    yield Shipped(
+                        backward_epilogue, form | common, dtype, types, **options('backward_epilogue', size, gate))
+            yield Shipped(
+                backward_weight, common, dtype, {'sums_ptr': '*fp32'}, **options('backward_weight', size))

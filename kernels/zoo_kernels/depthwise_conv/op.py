@@ -12,7 +12,7 @@ class _Call:
     """A map and its taps as the kernels want them."""
 
     def __init__(self, x: Tensor, size: int):
-        from .kernels import TILES, WARPS
+        from .kernels import TILES
         self.x, self.shape = _packed(x), x.shape
         batch, height, width, channels = x.shape
         self.tile = TILES[size]
@@ -20,7 +20,7 @@ class _Call:
         self.strips = -(-width // self.tile.COLS) * self.blocks
         self.pieces = -(-height // self.tile.ROWS)
         self.steps = batch * self.pieces
-        self.constants = dict(K=size, num_warps=WARPS, **self.tile._asdict())
+        self.constants = dict(K=size, **self.tile._asdict())
 
     def split(self, each: int) -> tuple[tuple[int], tuple[int, ...]]:
         """Grid for ``each`` steps a program, and the sizes that every kernel takes."""
@@ -41,19 +41,20 @@ class _Call:
 
     def forward(self, weight, bias, activation, residual, gate, flip: bool = False, level: bool = False):
         """The result, preceded by what is convolved next for a level."""
-        from .kernels import forward
+        from .kernels import forward, options
         pointers, strides, constants = self.epilogue(weight, bias, activation, residual, gate, level)
         out = self.x.new_empty(self.shape)
         results = (out.new_empty(self.shape), out) if level else (out,)
         grid, sizes = self.split(max(1, min(8, self.steps * self.strips // STEPS)))
         with torch.cuda.device_of(self.x):
             forward[grid](
-                self.x, *pointers, results[0], out, *sizes, *self.x.stride()[:3], *strides, FLIP=flip, **constants)
+                self.x, *pointers, results[0], out, *sizes, *self.x.stride()[:3], *strides, FLIP=flip, **constants,
+                **options('forward', constants['K'], constants['GATE']))
         return results
 
     def backward(self, grad, level_grad, weight, bias, activation, residual, gate) -> tuple[Tensor, Tensor]:
         """Gradients of the convolution and of the gate; the latter is empty if there is none."""
-        from .kernels import backward_epilogue
+        from .kernels import backward_epilogue, options
         level = level_grad is not None
         pointers, strides, constants = self.epilogue(weight, bias, activation, residual, gate, level)
         grad, level_grad = _packed(grad), _packed(level_grad) if level else self.x
@@ -66,19 +67,21 @@ class _Call:
         with torch.cuda.device_of(self.x):
             backward_epilogue[grid](
                 grad, level_grad, self.x, *pointers, dconv, dgate, *sizes, dconv.numel() // self.shape[-1],
-                *grad.stride()[:3], *level_grad.stride()[:3], *self.x.stride()[:3], *strides, **constants)
+                *grad.stride()[:3], *level_grad.stride()[:3], *self.x.stride()[:3], *strides, **constants,
+                **options('backward_epilogue', constants['K'], constants['GATE']))
         return dconv, dgate.sum(0).to(gate.dtype) if constants['GATE'] == 'pixel' else dgate
 
     def weight(self, grad: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients of taps and bias in float32: sums of pieces, then of what programs found, in a fixed order."""
-        from .kernels import backward_weight
+        from .kernels import backward_weight, options
         grad, size = _packed(grad), self.constants['K']
         # at least four steps a program: what it writes is less than it reads
         grid, sizes = self.split(max(4, -(-self.steps * self.strips // SUMS)))
         sums = self.x.new_empty(grid[0] // self.blocks, size * size + 1, self.shape[-1], dtype=torch.float32)
         with torch.cuda.device_of(self.x):
             backward_weight[grid](
-                self.x, grad, sums, *sizes, *self.x.stride()[:3], *grad.stride()[:3], **self.constants)
+                self.x, grad, sums, *sizes, *self.x.stride()[:3], *grad.stride()[:3], **self.constants,
+                **options('backward_weight', size))
         sums = sums.sum(0)
         return sums[:-1].t().contiguous().view(-1, 1, size, size), sums[-1].clone()
 
