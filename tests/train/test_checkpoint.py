@@ -88,6 +88,19 @@ def test_an_interrupted_write_leaves_the_last_whole_file(tmp_path, monkeypatch, 
     assert epoch_of(tmp_path / 'last.pth.tar') == 0
 
 
+def test_what_interrupts_a_write_is_not_taken_for_a_full_disk(tmp_path):
+    """A signal tells of a dead loading process while torch.save writes; torch then adds an error of its own."""
+    def write(file):
+        try:
+            raise RuntimeError('DataLoader worker (pid 7) is killed by signal: Killed.')
+        finally:
+            raise RuntimeError('[enforce fail at inline_container.cc:783] . unexpected pos 64 vs 0')
+
+    with pytest.raises(RuntimeError, match='^DataLoader worker'):
+        checkpoint.write_atomically(tmp_path / 'a', write)
+    assert names(tmp_path) == []
+
+
 def test_without_hard_links_files_are_copied(tmp_path, monkeypatch):
     def no_links(source, target):
         raise OSError('not supported')

@@ -42,10 +42,13 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
         with replacing(path) as draft, open(draft, 'wb') as file:
             write(file)
     except (OSError, RuntimeError) as e:
-        # torch.save reports what its file has refused as an error of its own, caused by nothing
-        if isinstance(e, RuntimeError) and not isinstance(e.__context__, OSError) and ZIP_WRITER not in str(e):
-            raise
+        # torch.save reports what its file has refused as an error of its own, caused by nothing; but it may have been
+        # interrupted as well, by what a signal tells of another process
         reason = e if isinstance(e, OSError) else e.__context__ or e
+        if not isinstance(reason, OSError) and ZIP_WRITER not in str(reason):
+            if ZIP_WRITER in str(e):
+                raise reason from None
+            raise
         raise UserError(f'cannot write {path} ({one_line(reason)[:120]}); make room there, or choose another --output; '
                         f'earlier files are whole') from e
 
