@@ -14,7 +14,7 @@ from zoo.__main__ import main
 from zoo.blocks.mixers import LinearAttention, SoftmaxAttention
 from zoo.blocks.mixers.sequence import GlobalMixer
 from zoo.registry import smallest_models
-from zoo.train.errors import UserError
+from zoo.utils.errors import UserError
 
 QUICK = {'agent_deit_tiny', 'flatten_pvt_tiny', 'biformer_tiny', 'van_b0', 'ecanet_resnet18'}
 ONE_OF_EACH = [pytest.param(name, marks=[] if name in QUICK else pytest.mark.full)

@@ -12,7 +12,7 @@ from zoo import pareto
 from zoo.__main__ import main
 from zoo.cards import figures
 from zoo.pareto import Point
-from zoo.train.errors import UserError
+from zoo.utils.errors import UserError
 from zoo.weights.sources import source
 
 TINY = 'agent_pvt_tiny.in1k'

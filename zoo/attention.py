@@ -10,13 +10,13 @@ from timm.data import create_transform
 from torch import Tensor, nn
 
 from . import maps
-from .drawing import new_figure, write_figure
 from .train import build, options, subject
-from .train.checkpoint import write_atomically
-from .train.errors import UserError, guarded, require
 from .train.infer import find_pictures, open_picture
 from .train.options import Parser
 from .train.table import VALIDATE
+from .utils.errors import UserError, guarded, require
+from .utils.figures import new_figure, write_figure
+from .utils.files import write_atomically
 
 WHAT = {  # the quantities of zoo.maps
     'erf': 'effective receptive field',

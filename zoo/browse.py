@@ -20,9 +20,9 @@ from .cards import figures
 from .cards.card import HOSTS, recipes
 from .cards.story import family_of, story
 from .registry import list_models, variant
-from .train.errors import UserError, guarded, nearest
 from .train.options import Parser
-from .train.report import aligned
+from .utils.errors import UserError, guarded, nearest
+from .utils.text_tables import aligned
 from .weights.fetch import address, fetchable
 from .weights.sources import Source, tags
 

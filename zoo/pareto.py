@@ -9,9 +9,9 @@ from . import browse
 from .bench.report import variant
 from .cards import figures
 from .cards.story import family_of
-from .drawing import new_figure, write_figure
-from .train.errors import UserError, guarded, require
 from .train.options import Parser
+from .utils.errors import UserError, guarded, require
+from .utils.figures import new_figure, write_figure
 
 COSTS = {  # by name: title of the axis, whether less is better
     'macs': ('GMACs an image', True),

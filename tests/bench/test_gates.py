@@ -6,7 +6,7 @@ import torch
 
 from zoo.bench import gates, main, report, timing
 from zoo.blocks.gates import GATES
-from zoo.train.errors import UserError
+from zoo.utils.errors import UserError
 
 
 def test_selection():

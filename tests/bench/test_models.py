@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from zoo.bench import main, models, report
-from zoo.train.errors import UserError
+from zoo.utils.errors import UserError
 
 CPU = torch.device('cpu')
 

@@ -7,7 +7,7 @@ import torch
 import zoo_kernels
 from zoo.bench import main, ops, plot, providers, report, shapes, timing
 from zoo.bench.operators import OPERATORS, make_inputs, moved_bytes
-from zoo.train.errors import UserError
+from zoo.utils.errors import UserError
 
 CPU = torch.device('cpu')
 TINY = shapes.Shape('tiny', 2, 7, 7, 64)

@@ -16,8 +16,8 @@ from zoo.arena import measure, plan, result, runner
 from zoo.blocks.mixers import MAP_MIXERS, MIXERS
 from zoo.train import main as trainer
 from zoo.train import options, report
-from zoo.train.errors import Interrupted, UserError
 from zoo.train.table import TRAIN
+from zoo.utils.errors import Interrupted, UserError
 
 ROOT = Path(__file__).parents[2]
 TINY = ['--dataset', 'digits', '-b', '128', '--device', 'cpu', '--seeds', '0']

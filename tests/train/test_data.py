@@ -6,8 +6,8 @@ from PIL import Image
 from timm.data import auto_augment
 
 from zoo.train import build, data, options
-from zoo.train.errors import UserError
 from zoo.train.table import TRAIN
+from zoo.utils.errors import UserError
 
 CONFIG = dict(input_size=(3, 32, 32), mean=(0.5,) * 3, std=(0.25,) * 3, interpolation='bilinear', crop_pct=1.0,
               crop_mode='center')

@@ -11,8 +11,8 @@ from timm.layers import BatchNormAct2d
 
 from zoo.train import distributed, options, validate
 from zoo.train.build import Place
-from zoo.train.errors import UserError
 from zoo.train.table import TRAIN
+from zoo.utils.errors import UserError
 
 from .processes import launch
 from .test_resume import EVERYTHING, TINY, kill_and_resume, read

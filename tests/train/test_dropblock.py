@@ -6,9 +6,9 @@ import torch
 from zoo.train import engine, options
 from zoo.train.build import Place
 from zoo.train.dropblock import DropBlock, DropBlocks
-from zoo.train.errors import UserError
 from zoo.train.session import Session
 from zoo.train.table import TRAIN
+from zoo.utils.errors import UserError
 
 NETWORK = torch.nn.Identity()
 

@@ -8,8 +8,8 @@ from timm.task import ClassificationTask
 from torch import nn
 
 from zoo.train import build, engine, options, report
-from zoo.train.errors import UserError
 from zoo.train.table import TRAIN
+from zoo.utils.errors import UserError
 
 CPU = build.Place(torch.device('cpu'))
 

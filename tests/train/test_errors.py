@@ -8,7 +8,7 @@ import timm
 import torch
 
 from zoo.train import checkpoint, main, session
-from zoo.train.errors import CtrlC, guarded, require
+from zoo.utils.errors import require
 
 from .conftest import MODEL
 
@@ -124,28 +124,6 @@ def test_a_missing_package_names_the_extra(zoo, monkeypatch):
 def test_debug_shows_the_traceback(zoo):
     result = zoo('train', '--model', 'nothing_like_it', '--debug')
     assert result.code == 2 and 'Traceback' in result.err and result.err.strip().splitlines()[-1].startswith('error: ')
-
-
-def test_our_own_mistakes_keep_their_traceback():
-    def broken(argv):
-        raise AssertionError('a bug')
-
-    with pytest.raises(AssertionError):
-        guarded(broken, [])
-
-
-def test_the_second_ctrl_c_acts_at_once(capfd):
-    import signal
-
-    before = signal.getsignal(signal.SIGINT)
-    with CtrlC() as ctrl_c:
-        ctrl_c.check()
-        signal.raise_signal(signal.SIGINT)
-        with pytest.raises(KeyboardInterrupt):
-            ctrl_c.check()
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is before and 'stopping after this batch' in capfd.readouterr().err
 
 
 @pytest.mark.parametrize('tool', ['train', 'validate', 'probe'])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from zoo.train import fashion_mnist
-from zoo.train.errors import UserError
+from zoo.utils.errors import UserError
 
 ITEMS = {'train': 40, 't10k': 20}
 

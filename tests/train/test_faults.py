@@ -12,9 +12,8 @@ import pytest
 import torch
 
 from zoo.train import data, engine, faults, options, sampling
-from zoo.train.checkpoint import write_atomically
-from zoo.train.errors import NotFinite, Unreadable, UserError
 from zoo.train.table import TRAIN
+from zoo.utils.errors import NotFinite, Unreadable
 
 from .processes import launch
 from .test_resume import assert_same_run, read
@@ -147,16 +146,6 @@ def test_a_full_disk_leaves_the_old_checkpoint(small, tmp_path):
     assert_stopped(run, f'cannot write {folder / "checkpoint-1.pth.tar"} (', 'File too large', 'make room there')
     assert (folder / 'last.pth.tar').stat().st_size > 300_000
     assert read(folder / 'last.pth.tar')['epoch'] == 0 and not list(folder.glob('.*'))
-
-
-def test_errors_that_are_not_the_disks_are_not_blamed_on_it(tmp_path):
-    def broken(file):
-        raise RuntimeError('a bug')
-
-    with pytest.raises(RuntimeError, match='a bug'):
-        write_atomically(tmp_path / 'a', broken)
-    with pytest.raises(UserError, match='cannot write .*No space left on device'):
-        write_atomically(tmp_path / 'a', lambda file: (_ for _ in ()).throw(OSError(28, 'No space left on device')))
 
 
 def test_the_death_of_a_loading_process_is_told_with_a_fix(small, tmp_path):

@@ -18,7 +18,7 @@ from tests import goldens
 from tests.train.conftest import MODEL
 from tests.weights.host import File, lead_to, serving
 from zoo.train import infer
-from zoo.train.errors import UserError
+from zoo.utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 

@@ -3,8 +3,8 @@ import pytest
 import yaml
 
 from zoo.train import options
-from zoo.train.errors import UserError
 from zoo.train.table import COMMON, TRAIN, VALIDATE
+from zoo.utils.errors import UserError
 
 
 def parse(*words):

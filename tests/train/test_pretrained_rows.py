@@ -5,8 +5,8 @@ import torch
 
 from tests import goldens
 from zoo.train import build, options
-from zoo.train.errors import UserError
 from zoo.train.table import TRAIN
+from zoo.utils.errors import UserError
 
 
 def args_of(tmp_path, lines, **values):

@@ -13,8 +13,8 @@ from torch import nn
 
 from zoo.blocks.pooling import EfficientProbing
 from zoo.train import build, fashion_mnist, options, probe, session, validate
-from zoo.train.errors import UserError
 from zoo.train.table import PROBE, TRAIN
+from zoo.utils.errors import UserError
 
 from .conftest import MODEL
 

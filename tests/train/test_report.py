@@ -39,10 +39,6 @@ def test_curves_are_drawn_with_and_without_validation(tmp_path):
     assert 'matplotlib.pyplot' not in sys.modules or sys.modules['matplotlib.pyplot'].get_fignums() == []
 
 
-def test_tables():
-    assert report.table([('a', '1'), ('long', '2')]) == '---------\n  a     1\n  long  2\n---------'
-
-
 def test_commands_name_the_interpreter_of_this_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, 'executable', '/usr/bin/python3')

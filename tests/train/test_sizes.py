@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from zoo.train import engine, options, sizes
-from zoo.train.errors import UserError
 from zoo.train.table import TRAIN
+from zoo.utils.errors import UserError
 
 
 @pytest.fixture

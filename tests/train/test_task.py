@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from zoo.train import build, options, task
-from zoo.train.errors import UserError
 from zoo.train.table import TRAIN
+from zoo.utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 CPU = build.Place(torch.device('cpu'))

@@ -8,9 +8,9 @@ from torch.utils.data import Dataset
 from torchvision.transforms import ColorJitter
 
 from zoo.train import data, options
-from zoo.train.errors import UserError
 from zoo.train.table import TRAIN
 from zoo.train.transforms import Lighting
+from zoo.utils.errors import UserError
 
 
 class Grey(Dataset):

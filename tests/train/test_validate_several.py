@@ -12,7 +12,7 @@ import torch
 
 from tests.train.conftest import MODEL
 from zoo.train import accuracy, report, several, subject, validate
-from zoo.train.errors import UserError
+from zoo.utils.errors import UserError
 
 TIMMS = ['model', 'top1', 'top1_err', 'top5', 'top5_err', 'param_count', 'img_size', 'crop_pct', 'interpolation']
 TIMES = ('samples_per_sec', 'infer_samples_per_sec')

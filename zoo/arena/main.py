@@ -9,9 +9,9 @@ import torch
 from filelock import FileLock, Timeout
 
 from ..train import build, data, options
-from ..train.checkpoint import check_writable
-from ..train.errors import UserError, guarded, require
 from ..train.table import TRAIN
+from ..utils.errors import UserError, guarded, require
+from ..utils.files import check_writable
 from . import plan
 
 NOTES = (

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..bench import timing
 from ..bench.models import flops
 from ..train import build
-from ..train.errors import one_line
+from ..utils.errors import one_line
 
 REPEATS = 10
 

@@ -10,10 +10,11 @@ import yaml
 
 from ..blocks.mixers import MAP_MIXERS, MIXERS
 from ..train import data, fashion_mnist, options
-from ..train.checkpoint import Keeper, write_atomically
-from ..train.errors import UserError, nearest
+from ..train.checkpoint import Keeper
 from ..train.main import check
 from ..train.table import TRAIN, Option
+from ..utils.errors import UserError, nearest
+from ..utils.files import write_atomically
 
 ABOUT = ('Train every token mixer in one host by one recipe on one data set, over several seeds, and compare accuracy, '
          'time, memory, parameters and multiplications. All flags of "train" change the recipe, the same for all. '

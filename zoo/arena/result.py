@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from ..bench.report import heading, number, save, table
-from ..drawing import new_figure, write_figure
 from ..train.report import duration
+from ..utils.figures import new_figure, write_figure
 from .plan import Run
 
 KEPT = ('top1', 'top5', 'loss', 'train_loss', 'seconds', 'epochs')

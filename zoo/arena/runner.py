@@ -10,7 +10,7 @@ from pathlib import Path
 import zoo_kernels
 
 from ..train import report
-from ..train.errors import Interrupted
+from ..utils.errors import Interrupted
 from .plan import Run
 
 SECONDS = 0.2  # between two looks at the processes

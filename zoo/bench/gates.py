@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ..blocks.gates import GATES, add_gates
-from ..train.errors import UserError, nearest
+from ..utils.errors import UserError, nearest
 from . import timing
 
 NAMES = sorted([*GATES, 'emca'])  # which recalls other blocks, and so is no module for any host

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from ..train import build, data, options
-from ..train.errors import UserError
 from ..train.table import TRAIN
+from ..utils.errors import UserError
 from . import timing
 
 TARGET = 3000  # images a second that one large GPU may want

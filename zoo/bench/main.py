@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from ..train.checkpoint import check_writable
-from ..train.errors import UserError, guarded, nearest, require
 from ..train.options import Parser
+from ..utils.errors import UserError, guarded, nearest, require
+from ..utils.files import check_writable
 
 KINDS = ('ops', 'models', 'gates', 'loader')
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import zoo_kernels
 
 from ..registry import list_models
-from ..train.errors import UserError, nearest, one_line
+from ..utils.errors import UserError, nearest, one_line
 from . import timing
 
 PASSES = ('forward', 'forward+backward')

@@ -9,7 +9,7 @@ from torch import Tensor
 
 import zoo_kernels
 
-from ..train.errors import UserError, nearest, one_line
+from ..utils.errors import UserError, nearest, one_line
 from . import timing
 from .operators import OPERATORS, Operator, make_inputs, moved_bytes
 from .providers import PROVIDERS, Unavailable

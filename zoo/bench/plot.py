@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..drawing import new_figure, write_figure
+from ..utils.figures import new_figure, write_figure
 from .providers import PROVIDERS
 from .report import variant
 

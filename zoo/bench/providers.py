@@ -11,7 +11,7 @@ from torch import Tensor
 
 import zoo_kernels
 
-from ..train.errors import UserError, nearest
+from ..utils.errors import UserError, nearest
 from .operators import Operator
 
 Function = Callable[[dict[str, Tensor]], Tensor]

@@ -12,7 +12,7 @@ from typing import Any
 import timm
 import torch
 
-from ..train.checkpoint import write_atomically
+from ..utils.files import write_atomically
 from .providers import PROVIDERS
 
 CPU_NOTE = 'measured on a CPU: times of the torch references, which say nothing about the speed of the kernels'
@@ -40,7 +40,7 @@ def device_name(device: torch.device) -> str:
 
 def versions() -> dict[str, str | None]:
     """Of everything that a time depends on; None for what is not there."""
-    from .. import __version__
+    from ..utils.version import __version__
 
     try:
         from triton import __version__ as triton

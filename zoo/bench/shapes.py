@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from math import ceil
 from typing import NamedTuple
 
-from ..train.errors import UserError, nearest
+from ..utils.errors import UserError, nearest
 
 WIDTH, HEAD_DIM = 64, 32  # channels of the first stage (they double from stage to stage), and of a head
 IMAGES = {'224': (224, 224, 128), '800x1333': (800, 1333, 2), '1024': (1024, 1024, 1)}  # height, width, batch

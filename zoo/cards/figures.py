@@ -12,8 +12,8 @@ from torch import nn
 
 from ..bench.models import flops
 from ..bench.report import versions
-from ..train.checkpoint import write_atomically
-from ..train.errors import UserError, one_line
+from ..utils.errors import UserError, one_line
+from ..utils.files import write_atomically
 from ..weights.sources import IMAGES, load, source
 
 COUNTS, PARITY = 'models.json', 'parity.json'

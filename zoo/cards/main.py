@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..bench.models import select
-from ..train.checkpoint import check_writable, write_atomically
-from ..train.errors import UserError, guarded, nearest
 from ..train.options import Parser
+from ..utils.errors import UserError, guarded, nearest
+from ..utils.files import check_writable, write_atomically
 from ..weights.sources import tags
 from . import figures
 from .card import card

@@ -7,7 +7,7 @@ from timm.layers import Format, LayerNorm2d
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..train.errors import UserError, one_line
+from ..utils.errors import UserError, one_line
 from ..weights import read_checkpoint, state_dict_of
 from .build import build_features, load_features, norms_of_its_own, plain
 from .stages import stages_of

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..registry import FAMILIES, list_models
 from ..train.build import MISFITS, check_model_name
-from ..train.errors import UserError, one_line
+from ..utils.errors import UserError, one_line
 
 # What opens models of timm's for every image size; each takes one of these, or none
 FLEXIBLE = (dict(strict_img_size=False), dict(dynamic_img_size=True), {})

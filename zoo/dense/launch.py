@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..train.errors import UserError, guarded, nearest
 from ..train.options import Parser, config_path
+from ..utils.errors import UserError, guarded, nearest
 
 if TYPE_CHECKING:
     from mmengine.config import Config

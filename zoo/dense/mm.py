@@ -9,7 +9,7 @@ In a config: ``custom_imports = dict(imports=['zoo.dense.mm'])`` and::
 """
 from typing import Any
 
-from ..train.errors import UserError
+from ..utils.errors import UserError
 from .backbone import DenseBackbone
 
 try:

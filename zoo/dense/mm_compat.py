@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..train.errors import UserError, one_line
+from ..utils.errors import UserError, one_line
 from ..weights import read_checkpoint
 
 EXTRA = 'pip install "backbone-zoo[mm]"'

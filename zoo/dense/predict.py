@@ -10,8 +10,8 @@ from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
-from ..train.errors import UserError, guarded, one_line
 from ..train.options import Parser, config_path
+from ..utils.errors import UserError, guarded, one_line
 from .launch import read_config
 
 FORMATS = ('.png', '.jpg', '.jpeg', '.webp')

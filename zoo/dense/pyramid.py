@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
-from ..train.errors import UserError
+from ..utils.errors import UserError
 from .backbone import DenseBackbone
 from .build import build_features
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ..files import new_folder
-from ..train.errors import UserError, guarded
 from ..train.options import Parser
+from ..utils.errors import UserError, guarded
+from ..utils.files import new_folder
 
 CLASSES = ('circle', 'square', 'triangle')
 CORNERS = (32, 4, 3)

@@ -7,7 +7,7 @@ from torch import nn
 from ..backbone import Backbone
 from ..hosts.mobilenet import GatedMobileNetV2
 from ..hosts.resnet import GatedResNet
-from ..train.errors import UserError
+from ..utils.errors import UserError
 
 Part = list[nn.Module]
 

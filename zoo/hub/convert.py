@@ -10,10 +10,10 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from ..files import new_folder
 from ..registry import key_map
-from ..train.errors import UserError, guarded, one_line
 from ..train.options import Parser
+from ..utils.errors import UserError, guarded, one_line
+from ..utils.files import new_folder
 from ..weights import read_checkpoint, state_dict_of
 from ..weights.cache import Cache, sha256_of
 from ..weights.convert import Unfit, check_all, classifier_names

@@ -9,7 +9,7 @@ from timm.models._hub import save_config_for_hf
 from torch import Tensor, nn
 
 from ..registry import FAMILIES
-from ..train.errors import UserError, nearest
+from ..utils.errors import UserError, nearest
 from ..weights.official import save
 from ..weights.sources import tags
 from . import card

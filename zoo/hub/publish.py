@@ -9,8 +9,9 @@ import torch
 from safetensors import safe_open
 
 from ..registry import key_map
-from ..train.errors import UserError, guarded, one_line
 from ..train.options import Parser
+from ..utils.errors import UserError, guarded, one_line
+from ..utils.version import __version__
 from ..weights import read_checkpoint, resolve
 from ..weights.sources import source
 from . import card, package
@@ -98,7 +99,6 @@ def _push(content: dict[str, Path | bytes], repo: str, model: str) -> None:
     from huggingface_hub import CommitOperationAdd, HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
-    from .. import __version__
     api = HfApi(library_name='backbone-zoo', library_version=__version__)
     try:
         api.create_repo(repo, exist_ok=True)

@@ -12,8 +12,8 @@ from timm.layers import apply_test_time_pool
 from timm.utils import check_batch_size_retry, decay_batch_step, reparameterize_model
 from torch import Tensor, nn
 
+from ..utils.errors import UserError
 from . import build, data, engine, report
-from .errors import UserError
 from .subject import build_model
 
 

@@ -14,7 +14,7 @@ from timm.scheduler import create_scheduler_v2
 from timm.utils import NativeScaler, init_distributed_device
 from torch import Tensor, nn
 
-from .errors import UserError, nearest, one_line
+from ..utils.errors import UserError, nearest, one_line
 
 # What timm and torch raise about a name, an argument, a key or a shape that does not fit
 MISFITS = (AssertionError, AttributeError, KeyError, RuntimeError, TypeError, ValueError)

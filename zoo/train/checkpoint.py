@@ -1,56 +1,19 @@
 """Checkpoints that are whole or absent: written beside their place, flushed, then moved in."""
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..files import replacing
+from ..utils.errors import UserError
+from ..utils.files import replacing, write_atomically
 from . import distributed
-from .errors import UserError, one_line
 
 LAST, BEST = 'last.pth.tar', 'model_best.pth.tar'
-ZIP_WRITER = 'inline_container'  # where torch.save's errors come from
 VERSION = 2  # timm's: 'epoch' is the last one that is finished
-
-
-def check_writable(folder: Path) -> None:
-    """Check that a folder can be made or written to, without making it.
-
-    Raises:
-        UserError: naming the part of the path that is in the way.
-    """
-    place = folder.absolute()
-    while not os.path.lexists(place) and place != place.parent:
-        place = place.parent
-    if not place.is_dir():
-        raise UserError(f'cannot write to {folder}: {place} is no folder; choose another --output')
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise UserError(f'cannot write to {folder}: no permission for {place}; choose another --output')
-
-
-def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
-    """Let ``write`` fill a file that appears at ``path`` only when it is complete and on the disk.
-
-    Raises:
-        UserError: the disk is full, or the like; what was at ``path`` is as it was.
-    """
-    try:
-        with replacing(path) as draft, open(draft, 'wb') as file:
-            write(file)
-    except (OSError, RuntimeError) as e:
-        # torch.save reports what its file has refused as an error of its own, caused by nothing; but it may have been
-        # interrupted as well, by what a signal tells of another process
-        reason = e if isinstance(e, OSError) else e.__context__ or e
-        if not isinstance(reason, OSError) and ZIP_WRITER not in str(reason):
-            if ZIP_WRITER in str(e):
-                raise reason from None
-            raise
-        raise UserError(f'cannot write {path} ({one_line(reason)[:120]}); make room there, or choose another --output; '
-                        f'earlier files are whole') from e
 
 
 class Keeper:

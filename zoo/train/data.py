@@ -23,8 +23,8 @@ from timm.data import (
 from timm.data.loader import fast_collate
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
+from ..utils.errors import Unreadable, UserError, one_line, require
 from . import sampling, transforms
-from .errors import Unreadable, UserError, one_line, require
 
 QUICKSTART, DIGITS = 'quickstart', 'digits'
 # Folder names that mean the same split

@@ -16,8 +16,8 @@ from timm.task import TrainingTask
 from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..utils.errors import UserError, one_line
 from .build import Place
-from .errors import UserError, one_line
 
 
 def everyone(value: Any, place: Place) -> list[Any]:

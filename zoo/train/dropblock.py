@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .errors import UserError
+from ..utils.errors import UserError
 
 STAGES, NORMS = ('layer3', 'layer4'), ('bn1', 'bn2', 'bn3')
 

@@ -13,8 +13,8 @@ from timm.utils import NativeScaler, dispatch_clip_grad
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ..utils.errors import NotFinite
 from . import build, distributed, report
-from .errors import NotFinite
 from .faults import REMEDY, Guard
 
 

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..utils.errors import NotFinite, UserError, one_line
 from .build import Place
-from .errors import NotFinite, UserError, one_line
 
 WORKERS = 'DataLoader worker'  # how torch begins what it says about them
 REMEDY = 'lower --lr, clip with --clip-grad, or leave --amp out'

@@ -15,8 +15,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset
 from torch import nn
 
+from ..utils.errors import UserError, guarded, one_line
 from . import build, options, subject
-from .errors import UserError, guarded, one_line
 from .table import VALIDATE
 
 ABOUT = ('Print the most likely classes of pictures: files, folders (and what is in them) or http(s) addresses. '

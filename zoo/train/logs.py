@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .errors import UserError, one_line, require
+from ..utils.errors import UserError, one_line, require
 
 SERVICES = ('tensorboard', 'wandb')  # packages, and extras of ours with the same names
 

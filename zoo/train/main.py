@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
+from ..utils import files
+from ..utils.errors import UserError, guarded, nearest, require
 from . import build, checkpoint, data, fashion_mnist, logs, options, sizes, task
-from .errors import UserError, guarded, nearest, require
 from .session import NOT_CARRIED, Session
 from .table import TRAIN, Option
 
@@ -91,7 +92,7 @@ def folder_of(args: argparse.Namespace, flags: dict[str, Any], content: dict | N
     """The folder of the run, None if its name needs the image size; writable, and not another run's."""
     resumed = content is not None and not {'output', 'experiment'} & set(flags)
     folder = Path(args.resume).parent if resumed else Path(args.output) / args.experiment if args.experiment else None
-    checkpoint.check_writable(folder or Path(args.output))
+    files.check_writable(folder or Path(args.output))
     if folder is not None and content is None and (folder / checkpoint.LAST).exists():
         raise UserError(f'{folder} holds a run already: go on with --resume {folder / checkpoint.LAST}, or choose '
                         f'another --experiment')

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from .errors import UserError, nearest, one_line
+from ..utils.errors import UserError, nearest, one_line
 from .table import Option
 
 KIND_NAMES = {str: 'a string', int: 'an integer', float: 'a number', bool: 'true or false', 'ints': 'integers',

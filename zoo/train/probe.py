@@ -23,8 +23,8 @@ from timm.utils import random_seed
 from torch import Tensor, nn
 
 from ..blocks.pooling import EfficientProbing
+from ..utils.errors import UserError, guarded, require
 from . import build, checkpoint, data, options
-from .errors import UserError, guarded, require
 from .main import carried, check, folder_of, quickstart_data, read_resumed, resumed_file
 from .session import Session
 from .table import PROBE, TRAIN

@@ -4,10 +4,10 @@ import fnmatch
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ..utils.errors import UserError, nearest
 from ..weights.fetch import fetchable
 from ..weights.sources import IMAGES, Source, load
 from . import build, data, several
-from .errors import UserError, nearest
 
 CLASSES = 1000
 # Options that would measure something else than what was published

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from ..drawing import new_figure, write_figure
-from .checkpoint import write_atomically
+from ..utils.figures import new_figure, write_figure
+from ..utils.files import write_atomically
 from .logs import Logs
 
 COLUMNS = ('epoch', 'train_loss', 'train_top1', 'eval_loss', 'eval_top1', 'eval_top5', 'raw_top1', 'lr', 'seconds')
@@ -176,22 +176,6 @@ def draw_curves(path: Path, points: Sequence[Sequence[float]], rows: Sequence[di
         panel.set_title(name)
         panel.grid(alpha=0.3)
     write_figure(path, figure)
-
-
-def table(rows: Sequence[tuple[str, str]]) -> str:
-    """Two columns with rules above and below."""
-    width = max(len(name) for name, _ in rows)
-    lines = [f'  {name:<{width}}  {value}' for name, value in rows]
-    rule = '-' * min(max(map(len, lines)), 100)
-    return '\n'.join([rule, *lines, rule])
-
-
-def aligned(lines: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[str]:
-    """Lines of cells in columns of equal width; those numbered by ``right`` to the right."""
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    return ['  '.join(
-        cell.rjust(width) if i in right else cell.ljust(width) for i, (cell, width) in enumerate(zip(line, widths))
-    ).rstrip() for line in lines]
 
 
 def write_results(path: Path, results: dict[str, Any] | list[dict[str, Any]], kind: str) -> None:

@@ -13,6 +13,8 @@ import yaml
 from timm.utils import distribute_bn, random_seed
 from torch import nn
 
+from ..utils import files, text_tables
+from ..utils.errors import CtrlC, Interrupted, NotFinite, UserError
 from . import (
     build,
     checkpoint,
@@ -28,7 +30,6 @@ from . import (
     sizes,
     state,
 )
-from .errors import CtrlC, Interrupted, NotFinite, UserError
 from .table import TRAIN
 from .task import make_task
 
@@ -269,7 +270,7 @@ class Session:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.keeper.tidy()
             text = yaml.safe_dump(self._recorded(), sort_keys=False, allow_unicode=True)
-            checkpoint.write_atomically(self.folder / 'args.yaml', lambda file: file.write(text.encode()))
+            files.write_atomically(self.folder / 'args.yaml', lambda file: file.write(text.encode()))
         parameters = sum(p.numel() for p in self.model.parameters())
         self.say(f'{self._name()}: {report.parameters(parameters)} parameters, '
                  f'images {list(self.config["input_size"])}, {self.images[0]} to train on, '
@@ -336,5 +337,5 @@ class Session:
             ('folder', str(self.folder)),
             ('files', ', '.join(files)),
         ]
-        print(report.table(rows))
+        print(text_tables.table(rows))
         print('validate it:\n  ' + report.command('validate', '--checkpoint', str(self.folder / judged)), flush=True)

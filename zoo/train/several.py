@@ -10,8 +10,9 @@ from typing import Any
 
 import timm
 
+from ..utils import text_tables
+from ..utils.errors import UserError, nearest, one_line
 from . import accuracy, build, report
-from .errors import UserError, nearest, one_line
 from .subject import NotAsked, is_pattern
 
 SUFFIXES = ('.pth.tar', '.pth', '.pt', '.bin', '.safetensors')
@@ -79,7 +80,7 @@ class Book:
             return
         print()
         if self.rows:
-            print('\n'.join(report.aligned(lines, right=range(1, len(lines[0])))))
+            print('\n'.join(text_tables.aligned(lines, right=range(1, len(lines[0])))))
         for title, reasons in (('skipped', self.skipped), ('failed', self.failed)):
             for name, reason in reasons.items():
                 print(f'{title}: {name}: {reason}')

@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import nn
 
+from ..utils.errors import UserError
 from . import build
-from .errors import UserError
 
 
 def check(args: argparse.Namespace) -> None:

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from timm.utils import unwrap_model
 
+from ..utils.errors import UserError
 from . import checkpoint, distributed, sampling
 from .engine import Run
-from .errors import UserError
 
 HYPERPARAMETERS = ('lr', 'initial_lr', 'weight_decay', 'betas', 'eps', 'momentum')
 GENERATOR = '_sr_generator'  # of timm's averaged weights: rounds bfloat16

@@ -8,8 +8,8 @@ from typing import Any
 import timm
 from torch import nn
 
+from ..utils.errors import UserError
 from . import build, checkpoint, probe
-from .errors import UserError
 from .table import COMMON
 
 NOT_CARRIED = ('device', 'debug', 'pretrained', 'torchcompile', 'torchcompile_mode', 'dataset_download', 'img_size')

@@ -12,8 +12,8 @@ import torch
 from timm.task import ClassificationTask, FeatureDistillationTask, LogitDistillationTask, TokenDistillationTask
 from torch import Tensor, nn
 
+from ..utils.errors import UserError, one_line
 from . import build, checkpoint
-from .errors import UserError, one_line
 
 TASKS = dict(logit=LogitDistillationTask, feature=FeatureDistillationTask, token=TokenDistillationTask)
 PREPROCESSING = ('input_size', 'img_size', 'mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')

@@ -8,7 +8,7 @@ from PIL import Image
 from timm.data.auto_augment import AugMixAugment, AutoAugment, RandAugment
 from torchvision.transforms import ColorJitter
 
-from .errors import UserError
+from ..utils.errors import UserError
 
 AUTOMATIC = (AutoAugment, RandAugment, AugMixAugment)
 # Principal components of ImageNet's colours: standard deviations (of values up to 255) and directions

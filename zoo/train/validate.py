@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
+from ..utils.errors import UserError, guarded, require
 from . import accuracy, build, data, options, published, report, several, subject
-from .errors import UserError, guarded, require
 from .table import VALIDATE
 
 ABOUT = ('Validate a classifier. A checkpoint written by "train" needs nothing else: it brings model, preprocessing '

@@ -21,7 +21,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from ..files import replacing
+from ..utils.files import replacing
 
 FORMAT = 1  # of converted files: raised when a checkpoint map or a model's key names change
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

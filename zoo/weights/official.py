@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..utils.version import __version__
 from .cache import FORMAT, Cache, WeightsError, write_atomically
 from .checkpoint import read_checkpoint, state_dict_of
 from .convert import KeyMap, check_all, fit_state_dict
@@ -87,7 +88,6 @@ def _make(origin: Source, cache: Cache, build: Callable[[], nn.Module], key_map:
 
 def provenance(name_tag: str, place: str, sha256: str, licence: str) -> dict[str, str]:
     """Metadata of converted weights: place and SHA-256 of the file they are made of, whose licence they keep."""
-    from .. import __version__
     return dict(
         format='pt', model=name_tag, source=place, source_sha256=sha256, license=licence, zoo_version=__version__,
         zoo_format=str(FORMAT), note='converted, not retrained')

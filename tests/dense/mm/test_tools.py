@@ -13,7 +13,7 @@ from PIL import Image
 from zoo.dense.launch import read_config, train_det, train_seg
 from zoo.dense.predict import main as predict
 from zoo.dense.shapes import write_shapes
-from zoo.train.errors import UserError
+from zoo.utils.errors import UserError
 
 DET, SEG = 'shapes_mask_rcnn_flatten_pvt_v2_b0', 'shapes_fpn_flatten_pvt_v2_b0'
 

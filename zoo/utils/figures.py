@@ -3,7 +3,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-from .train.checkpoint import write_atomically
+from .files import write_atomically
 
 
 def new_figure(width: float, height: float) -> Any:

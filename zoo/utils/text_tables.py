@@ -1,0 +1,18 @@
+"""Tables of plain text, for terminals."""
+from collections.abc import Sequence
+
+
+def table(rows: Sequence[tuple[str, str]]) -> str:
+    """Two columns with rules above and below."""
+    width = max(len(name) for name, _ in rows)
+    lines = [f'  {name:<{width}}  {value}' for name, value in rows]
+    rule = '-' * min(max(map(len, lines)), 100)
+    return '\n'.join([rule, *lines, rule])
+
+
+def aligned(lines: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[str]:
+    """Lines of cells in columns of equal width; those numbered by ``right`` to the right."""
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    return ['  '.join(
+        cell.rjust(width) if i in right else cell.ljust(width) for i, (cell, width) in enumerate(zip(line, widths))
+    ).rstrip() for line in lines]
