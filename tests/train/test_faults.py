@@ -11,7 +11,8 @@ import tarfile
 import pytest
 import torch
 
-from zoo.train import data, engine, faults, options, sampling
+from zoo.train import engine, faults, options
+from zoo.train.data import datasets, sampling
 from zoo.train.table import TRAIN
 from zoo.utils.errors import NotFinite, Unreadable
 
@@ -113,11 +114,11 @@ def test_a_corrupt_image_is_named_or_replaced_by_flag(zoo, small, damaged, tmp_p
 def test_the_next_image_takes_the_place(damaged, tmp_path):
     root, file = damaged
     args = options.merge(TRAIN, dict(data_dir=str(root), skip_corrupt=True))
-    dataset = data.open_dataset(args, 'train', channels=3)
+    dataset = datasets.open_dataset(args, 'train', channels=3)
     index = dataset.filenames(absolute=True).index(str(file))
-    assert dataset[index][0].tobytes() == dataset[index + 1][0].tobytes() and data.replaced_images(dataset) == 1
+    assert dataset[index][0].tobytes() == dataset[index + 1][0].tobytes() and datasets.replaced_images(dataset) == 1
     file.unlink()  # after the folder was read
-    assert dataset[index][1] == 1 and data.replaced_images(dataset) == 2
+    assert dataset[index][1] == 1 and datasets.replaced_images(dataset) == 2
     dataset.skip = False
     with pytest.raises(Unreadable, match=f'{file} cannot be read .*No such file'):
         dataset[index]

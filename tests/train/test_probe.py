@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from zoo.blocks.pooling import EfficientProbing
-from zoo.train import build, fashion_mnist, options, probe, session, validate
+from zoo.train import build, options, probe, session, validate
+from zoo.train.data import fashion_mnist
 from zoo.train.table import PROBE, TRAIN
 from zoo.utils.errors import UserError
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from zoo.train import checkpoint, sampling
+from zoo.train import checkpoint
+from zoo.train.data import sampling
 
 from .processes import launch
 

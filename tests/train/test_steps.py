@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from zoo.train import build, data, engine, options, report
+from zoo.train import build, engine, options, report
+from zoo.train.data import loaders
 from zoo.train.session import Session
 from zoo.train.table import TRAIN
 
@@ -136,7 +137,7 @@ def test_repeated_augmentation_shows_images_several_times():
     try:
         args = options.merge(TRAIN, dict(aug_repeats=3, batch_size=64, workers=0))
         config = dict(input_size=(3, 32, 32), mean=(0.,) * 3, std=(1.,) * 3)
-        loader = data.train_loader(
+        loader = loaders.train_loader(
             args, Numbered(), config, None, device=CPU.device, distributed=True, img_dtype=torch.float32)
         numbers = torch.cat([target.clone() for _, target in loader]).tolist()
     finally:

@@ -15,7 +15,8 @@ import timm
 import torch
 import yaml
 
-from zoo.train import accuracy, engine, fashion_mnist, options, validate
+from zoo.train import accuracy, engine, options, validate
+from zoo.train.data import fashion_mnist
 from zoo.train.table import TRAIN
 
 from .conftest import MODEL
@@ -300,7 +301,7 @@ class _AllRight:
 
 
 def test_the_quickstart_on_fashion_mnist(zoo, tmp_path, monkeypatch):
-    from .test_fashion_mnist import ITEMS, put
+    from .data.test_fashion_mnist import ITEMS, put
 
     monkeypatch.setenv('ZOO_DATA', str(tmp_path / 'cache'))
     monkeypatch.setattr(fashion_mnist, 'FILES', {

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from ..train import build, data, options
+from ..train import build, options
+from ..train.data import datasets
 from ..train.table import TRAIN
 from ..utils.errors import UserError, guarded, require
 from ..utils.files import check_writable
@@ -92,7 +93,7 @@ def _run(
 def _images(args: argparse.Namespace) -> list[str]:
     """How many images the data has, unless it is a stream."""
     channels = build.channels_of(args) or 3
-    sets = [data.open_dataset(args, split, channels, num_samples=count) for split, count in (
+    sets = [datasets.open_dataset(args, split, channels, num_samples=count) for split, count in (
         (args.train_split, args.train_num_samples), (args.val_split, args.val_num_samples))]
     if not all(hasattr(images, '__len__') for images in sets):
         return []

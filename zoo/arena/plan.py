@@ -9,8 +9,9 @@ from typing import Any
 import yaml
 
 from ..blocks.mixers import MAP_MIXERS, MIXERS
-from ..train import data, fashion_mnist, options
+from ..train import options
 from ..train.checkpoint import Keeper
+from ..train.data import datasets, fashion_mnist
 from ..train.main import check
 from ..train.table import TRAIN, Option
 from ..utils.errors import UserError, nearest
@@ -109,7 +110,7 @@ def recipe_of(args: argparse.Namespace) -> dict[str, Any]:
     recipe = options.plain({
         option.dest: given[option.dest] for option in TRAIN
         if option.dest in given and option.dest not in _OF_ONE_CALL and given[option.dest] != option.default})
-    if args.dataset == data.QUICKSTART:
+    if args.dataset == datasets.QUICKSTART:
         found = fashion_mnist.obtain(args.data_dir, lambda line: print(line, flush=True))
         if found is None:
             raise UserError('Fashion-MNIST cannot be had here; give its folder as --data-dir, or --dataset digits')

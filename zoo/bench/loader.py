@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..train import build, data, options
+from ..train import build, options
+from ..train.data import datasets, loaders
 from ..train.table import TRAIN
 from ..utils.errors import UserError
 from . import timing
@@ -107,10 +108,10 @@ def step_rate(args: argparse.Namespace, model: str, device: torch.device, dtype:
 
 
 def _loader(args: argparse.Namespace) -> Any:
-    dataset = data.open_dataset(args, 'train', channels=3)
+    dataset = datasets.open_dataset(args, 'train', channels=3)
     config = dict(input_size=(3, args.img_size, args.img_size), mean=(0.5,) * 3, std=(0.25,) * 3)
-    loader = data.train_loader(
-        args, dataset, config, data.make_mixup(args, 1000), device=torch.device('cpu'), distributed=False,
+    loader = loaders.train_loader(
+        args, dataset, config, loaders.make_mixup(args, 1000), device=torch.device('cpu'), distributed=False,
         img_dtype=torch.float32)
     if len(loader) < 2:
         raise UserError(f'{len(dataset)} images are too few for two batches of {args.batch_size}; lower --batch-size')

@@ -13,7 +13,8 @@ from timm.utils import check_batch_size_retry, decay_batch_step, reparameterize_
 from torch import Tensor, nn
 
 from ..utils.errors import UserError
-from . import build, data, engine, report
+from . import build, engine, report
+from .data import datasets, loaders
 from .subject import build_model
 
 
@@ -45,9 +46,9 @@ def measure(
     layout = torch.channels_last if args.channels_last else torch.preserve_format
     model.to(place.device, build.dtype_of(args), memory_format=layout)
     build.check_forward(model, config, build.Place(place.device), build.dtype_of(args))
-    dataset = data.open_dataset(args, args.split, config['input_size'][0], num_samples=args.num_samples)
+    dataset = datasets.open_dataset(args, args.split, config['input_size'][0], num_samples=args.num_samples)
     if not args.valid_labels:
-        data.check_classes(dataset, getattr(model, 'num_classes', args.num_classes))
+        datasets.check_classes(dataset, getattr(model, 'num_classes', args.num_classes))
     if args.torchcompile:
         model = torch.compile(model, backend=args.torchcompile, mode=args.torchcompile_mode)
     rows = []
@@ -122,11 +123,11 @@ def _evaluate(
     batch_size = args.batch_size
     while True:
         head, real = _head(args, dataset, place)
-        batches = data.eval_loader(
+        batches = loaders.eval_loader(
             args, dataset, config, batch_size, device=place.device, distributed=place.distributed,
             img_dtype=build.dtype_of(args))
         progress = report.Progress(len(batches), 'validate', place.primary, args.log_freq)
-        limit = data.real_samples(batches, place.rank, place.world_size)
+        limit = loaders.real_samples(batches, place.rank, place.world_size)
         watch = Stopwatch(model, place.device)
         try:
             figures = engine.evaluate(

@@ -9,7 +9,9 @@ import torch
 
 from ..utils import files
 from ..utils.errors import UserError, guarded, nearest, require
-from . import build, checkpoint, data, fashion_mnist, logs, options, sizes, task
+from . import build, checkpoint, logs, options, sizes, task
+from .data import fashion_mnist
+from .data.datasets import DIGITS, QUICKSTART, check_folder
 from .session import NOT_CARRIED, Session
 from .table import TRAIN, Option
 
@@ -48,7 +50,7 @@ def train(argv: Sequence[str]) -> None:
     folder = folder_of(args, flags, content)
     place = build.find_place(args.device)
     try:
-        if args.dataset == data.QUICKSTART or config.get('dataset') == data.QUICKSTART and args.dataset == data.DIGITS:
+        if args.dataset == QUICKSTART or config.get('dataset') == QUICKSTART and args.dataset == DIGITS:
             args = _quickstart(args, config, flags, place)
         Session(args, place, folder, content).fit()
     finally:
@@ -64,7 +66,7 @@ def check(args: argparse.Namespace, content: dict | None) -> None:
     if content is not None and content['arch'] != args.model:
         raise UserError(f'{args.resume} is a checkpoint of {content["arch"]}, not of {args.model}; give --model '
                         f'{content["arch"]}, or another --resume')
-    data.check_folder(args)
+    check_folder(args)
     if args.initial_checkpoint and (args.pretrained or args.pretrained_path):
         raise UserError('--initial-checkpoint, --pretrained and --pretrained-path exclude each other; give one')
     task.check(args)
@@ -103,12 +105,12 @@ def _quickstart(
         args: argparse.Namespace, config: dict[str, Any], flags: dict[str, Any],
         place: build.Place) -> argparse.Namespace:
     """Settle the quickstart's data: Fashion-MNIST if it can be had, else the digits, with what they need."""
-    if args.dataset == data.QUICKSTART:
+    if args.dataset == QUICKSTART:
         found = quickstart_data(args, place)
-        if found['dataset'] != data.DIGITS:
+        if found['dataset'] != DIGITS:
             return options.merge(TRAIN, config, flags, found)
     overlay = options.read_config(options.config_path(DIGITS_CONFIG), TRAIN, inherit=False)
-    return options.merge(TRAIN, config, overlay, flags, dict(dataset=data.DIGITS, data_dir=None))
+    return options.merge(TRAIN, config, overlay, flags, dict(dataset=DIGITS, data_dir=None))
 
 
 def quickstart_data(args: argparse.Namespace, place: build.Place) -> dict[str, Any]:
@@ -122,7 +124,7 @@ def quickstart_data(args: argparse.Namespace, place: build.Place) -> dict[str, A
         return dict(dataset='torch/fashion_mnist', data_dir=str(found[0].resolve()))
     if place.primary:
         print('Fashion-MNIST cannot be had here; going on with the digits that come with scikit-learn', flush=True)
-    return dict(dataset=data.DIGITS, data_dir=None)
+    return dict(dataset=DIGITS, data_dir=None)
 
 
 def resumed_file(given: dict[str, Any], table: Sequence[Option]) -> str:

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from ..blocks.pooling import EfficientProbing
 from ..utils.errors import UserError, guarded, require
-from . import build, checkpoint, data, options
+from . import build, checkpoint, options
+from .data import datasets
 from .main import carried, check, folder_of, quickstart_data, read_resumed, resumed_file
 from .session import Session
 from .table import PROBE, TRAIN
@@ -124,7 +125,7 @@ class ProbeSession(Session):
         image = torch.zeros(1, *config['input_size'], device=place.device, dtype=build.dtype_of(args))
         width = Frozen(backbone).tokens(image).shape[-1]
         self.sets = super()._open_sets(config['input_size'][0])
-        self.classes = args.num_classes or data.class_count(self.sets[0])
+        self.classes = args.num_classes or datasets.class_count(self.sets[0])
         if self.classes is None:
             raise UserError(f'{args.dataset} does not say how many classes it has; give --num-classes')
         model = Probe(backbone, width, self.classes, args.pool, args.queries)
@@ -187,7 +188,7 @@ def probe(argv: Sequence[str]) -> None:
     folder = folder_of(args, flags, content)
     place = build.find_place(args.device)
     try:
-        if args.dataset == data.QUICKSTART:
+        if args.dataset == datasets.QUICKSTART:
             vars(args).update(quickstart_data(args, place))
         ProbeSession(args, place, folder, content).fit()
     finally:

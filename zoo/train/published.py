@@ -7,7 +7,8 @@ from typing import Any
 from ..utils.errors import UserError, nearest
 from ..weights.fetch import fetchable
 from ..weights.sources import IMAGES, Source, load
-from . import build, data, several
+from . import build, several
+from .data import datasets
 
 CLASSES = 1000
 # Options that would measure something else than what was published
@@ -38,7 +39,7 @@ def compare(
         UserError: no such weights, no data, or an option that contradicts what was published.
     """
     rows = _select(args, given)
-    notes = _notes(data.open_dataset(args, args.split, channels=3, num_samples=args.num_samples))
+    notes = _notes(datasets.open_dataset(args, args.split, channels=3, num_samples=args.num_samples))
     book = several.Book(args, place.primary)
     try:
         for row in rows:
@@ -64,7 +65,7 @@ def _select(args: argparse.Namespace, given: Mapping[str, Any]) -> list[Source]:
         raise UserError(f'--against published measures as the authors did; leave out --{fixed[0].replace("_", "-")}')
     if 'model' not in given:
         raise UserError("which models? --against published 'ravlt_*' takes those that match, '*' all")
-    data.check_folder(args)
+    datasets.check_folder(args)
     table = load()
     rows = [row for name, row in table.items()
             if any(fnmatch.fnmatchcase(part, args.model) for part in (name, name.partition('.')[0]))]
@@ -85,7 +86,7 @@ def _unmeasurable(row: Source) -> str:
 
 def _notes(dataset: Any) -> list[str]:
     """What makes figures on these data others than ImageNet's."""
-    classes = data.class_count(dataset)
+    classes = datasets.class_count(dataset)
     images = len(dataset) if hasattr(dataset, '__len__') else IMAGES
     notes = []
     if classes not in (None, CLASSES):

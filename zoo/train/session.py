@@ -15,21 +15,8 @@ from torch import nn
 
 from ..utils import files, text_tables
 from ..utils.errors import CtrlC, Interrupted, NotFinite, UserError
-from . import (
-    build,
-    checkpoint,
-    data,
-    distributed,
-    dropblock,
-    engine,
-    faults,
-    logs,
-    options,
-    report,
-    sampling,
-    sizes,
-    state,
-)
+from . import build, checkpoint, distributed, dropblock, engine, faults, logs, options, report, sizes, state
+from .data import datasets, loaders, sampling
 from .table import TRAIN
 from .task import make_task
 
@@ -100,7 +87,7 @@ class Session:
 
     def _build_run(self) -> engine.Run:
         args, place = self.args, self.place
-        mixup = data.make_mixup(args, self.classes)
+        mixup = loaders.make_mixup(args, self.classes)
         train_batches, val_batches = self._build_loaders(mixup)
         updates = math.ceil(len(train_batches) / args.grad_accum_steps)
         rates = build.learning_rates(args, place.world_size)
@@ -129,8 +116,8 @@ class Session:
         args, place = self.args, self.place
         if args.dataset_download and not place.primary:
             torch.distributed.barrier()  # the first process downloads for all
-        train_set = data.open_dataset(args, args.train_split, channels, True, args.train_num_samples)
-        val_set = data.open_dataset(args, args.val_split, channels, num_samples=args.val_num_samples)
+        train_set = datasets.open_dataset(args, args.train_split, channels, True, args.train_num_samples)
+        val_set = datasets.open_dataset(args, args.val_split, channels, num_samples=args.val_num_samples)
         if args.dataset_download and place.primary and place.distributed:
             torch.distributed.barrier()
         return train_set, val_set
@@ -139,13 +126,14 @@ class Session:
         args, place = self.args, self.place
         shared = dict(device=place.device, distributed=place.distributed, img_dtype=build.dtype_of(args))
         train_set, val_set = self._open_sets(self.config['input_size'][0])
-        data.check_classes(train_set, self.classes)
+        datasets.check_classes(train_set, self.classes)
         self.train_set, self.images = train_set, (len(train_set), len(val_set))
         self.train_batches = sizes.TrainBatches(
-            args, self.config, lambda config: data.train_loader(args, train_set, config, mixup, **shared), self.model,
-            place)
+            args, self.config, lambda config: loaders.train_loader(args, train_set, config, mixup, **shared),
+            self.model, place)
+        val_size = args.validation_batch_size or args.batch_size
         return (self.train_batches.at(args.start_epoch or 0),
-                data.eval_loader(args, val_set, self.config, args.validation_batch_size or args.batch_size, **shared))
+                loaders.eval_loader(args, val_set, self.config, val_size, **shared))
 
     def _begin(self) -> int:
         start = self.args.start_epoch or 0
@@ -210,7 +198,7 @@ class Session:
             args.log_interval * args.grad_accum_steps, (start - begin, done), 1 / (self.stop - self.start),
             self.place.device, self.logs)
         progress.steps = run.batch
-        replaced = data.replaced_images(self.train_set)
+        replaced = datasets.replaced_images(self.train_set)
         try:
             trained = engine.train_epoch(run, epoch, progress, partial(self._after, epoch))
         finally:
@@ -224,7 +212,7 @@ class Session:
         if run.schedule is not None:
             run.schedule.step(epoch + 1, trained['loss'] if metric is None else metric)
         row['seconds'] = time.monotonic() - start
-        self._tell_losses(epoch, data.replaced_images(self.train_set) - replaced)
+        self._tell_losses(epoch, datasets.replaced_images(self.train_set) - replaced)
         content = state.capture(run, epoch, self._description())
         if self.place.primary:
             faults.check_weights(content)
@@ -232,7 +220,7 @@ class Session:
 
     def _validate(self) -> dict[str, float]:
         run, place = self.run, self.place
-        limit = data.real_samples(run.val_batches, place.rank, place.world_size)
+        limit = loaders.real_samples(run.val_batches, place.rank, place.world_size)
         shared = run.val_batches, run.feed, limit, lambda images: self.ctrl_c.check()
         raw = engine.evaluate(engine.eval_model(run.task), *shared)
         judged = raw

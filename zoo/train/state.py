@@ -12,7 +12,8 @@ import torch
 from timm.utils import unwrap_model
 
 from ..utils.errors import UserError
-from . import checkpoint, distributed, sampling
+from . import checkpoint, distributed
+from .data import sampling
 from .engine import Run
 
 HYPERPARAMETERS = ('lr', 'initial_lr', 'weight_decay', 'betas', 'eps', 'momentum')
@@ -61,7 +62,7 @@ def restore(run: Run, content: dict[str, Any], source: str) -> tuple[int, dict[s
 
     Returns:
         The epoch to start with; if it starts in the middle, the state of the random generators, for
-        :func:`zoo.train.sampling.restore_random` right before its first batch; and a line to say, or ''.
+        :func:`zoo.train.data.sampling.restore_random` right before its first batch; and a line to say, or ''.
 
     Raises:
         UserError: averaged weights or optimizer do not fit.

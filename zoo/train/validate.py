@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from ..utils.errors import UserError, guarded, require
-from . import accuracy, build, data, options, published, report, several, subject
+from . import accuracy, build, options, published, report, several, subject
+from .data import datasets
 from .table import VALIDATE
 
 ABOUT = ('Validate a classifier. A checkpoint written by "train" needs nothing else: it brings model, preprocessing '
@@ -101,8 +102,8 @@ def _one(settled: several.Settled, place: build.Place) -> dict[str, Any]:
 def _check(args: argparse.Namespace) -> None:
     build.check_model_name(args.model)
     build.check_sizes(args)
-    data.check_folder(args)
-    if args.dataset == data.QUICKSTART:
+    datasets.check_folder(args)
+    if args.dataset == datasets.QUICKSTART:
         raise UserError('--dataset quickstart is for training; give --dataset torch/fashion_mnist --data-dir FOLDER, '
                         'or --dataset digits')
     if args.torchcompile_mode and not args.torchcompile:

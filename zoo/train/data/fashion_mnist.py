@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..utils.errors import UserError, one_line
+from ...utils.errors import UserError, one_line
 
 IMAGES, LABELS = 0x803, 0x801  # idx magic numbers: unsigned bytes in 3 and in 1 dimensions
 SIDE, CLASSES = 28, 10

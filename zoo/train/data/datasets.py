@@ -1,4 +1,4 @@
-"""Data sets by name and the loaders over them."""
+"""Data sets by name."""
 import argparse
 import multiprocessing
 import os
@@ -9,22 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
-from timm.data import (
-    FastCollateMixup,
-    ImageDataset,
-    Mixup,
-    auto_augment,
-    create_dataset,
-    create_loader,
-    create_transform,
-)
-from timm.data.loader import fast_collate
-from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
+from timm.data import ImageDataset, create_dataset
+from torch.utils.data import Dataset, IterableDataset
 
-from ..utils.errors import Unreadable, UserError, one_line, require
-from . import sampling, transforms
+from ...utils.errors import Unreadable, UserError, one_line, require
 
 QUICKSTART, DIGITS = 'quickstart', 'digits'
 # Folder names that mean the same split
@@ -38,15 +27,6 @@ READERS = {
 # What Pillow and the file system raise about a file; the last are its answers to headers that make no sense
 UNREADABLE = (OSError, SyntaxError, EOFError, ValueError, struct.error)
 IN_A_ROW = 100  # so many files that cannot be read are no accident
-
-
-def posterize(image: Image.Image, bits: int, **settings: Any) -> Image.Image:
-    """timm's, which keeps 0 bits at its highest level: black in Pillow before 13, which no longer takes that."""
-    return auto_augment.posterize(image, bits, **settings) if bits else Image.new(image.mode, image.size)
-
-
-auto_augment.NAME_TO_OP.update(
-    {name: posterize for name in auto_augment.NAME_TO_OP if name.startswith('Posterize')})
 
 
 class Digits(Dataset):
@@ -197,94 +177,6 @@ def class_count(dataset: Dataset) -> int | None:
     """How many classes a data set has, None if it does not say."""
     names = getattr(dataset, 'classes', None) or getattr(getattr(dataset, 'reader', None), 'class_to_idx', None)
     return len(names) if names else None
-
-
-def make_mixup(args: argparse.Namespace, num_classes: int) -> Mixup | None:
-    """Mixup and cutmix as the options ask, None without; it works while collating if there is a prefetcher."""
-    if not (args.mixup > 0 or args.cutmix > 0):
-        return None
-    if args.batch_size % 2:
-        raise UserError(f'mixup and cutmix pair images: --batch-size must be even, not {args.batch_size}')
-    kind = Mixup if args.no_prefetcher else FastCollateMixup
-    return kind(
-        mixup_alpha=args.mixup, cutmix_alpha=args.cutmix, prob=args.mixup_prob, switch_prob=args.mixup_switch_prob,
-        mode=args.mixup_mode, label_smoothing=args.smoothing, num_classes=num_classes)
-
-
-def train_loader(
-        args: argparse.Namespace, dataset: Dataset, config: dict[str, Any], mixup: Mixup | None, **shared: Any) -> Any:
-    """Shuffled, augmented batches, each a function of the seed and its place (:mod:`zoo.train.sampling`).
-
-    An incomplete last batch is dropped. Streamed data comes as timm's loader brings it.
-
-    Args:
-        args: Options.
-        dataset: From :func:`open_dataset`.
-        config: input_size, mean, std of timm's data config.
-        mixup: From :func:`make_mixup`.
-        **shared: device, distributed, img_dtype.
-
-    Raises:
-        UserError: fewer images than a batch, or repeated augmentation of a stream.
-    """
-    jitter = args.color_jitter
-    augment = dict(
-        no_aug=args.no_aug, re_prob=args.reprob, re_mode=args.remode, re_count=args.recount, scale=args.scale,
-        ratio=args.ratio, hflip=args.hflip, vflip=args.vflip, auto_augment=args.aa, mean=config['mean'],
-        color_jitter=jitter[0] if len(jitter) == 1 else tuple(jitter), interpolation=args.train_interpolation,
-        std=config['std'])
-    collate = mixup if isinstance(mixup, FastCollateMixup) else default_collate if args.no_prefetcher else fast_collate
-    if isinstance(dataset, IterableDataset):
-        if args.aug_repeats:
-            raise UserError('--aug-repeats needs images that can be had by number, not a stream; leave it out')
-        # a loading process lives for an epoch, whose number seeds the order that it reads in; so there must be one
-        loading = dict(_loading(args), num_workers=max(args.workers, 1))
-        loader = create_loader(
-            dataset, input_size=config['input_size'], batch_size=args.batch_size, is_training=True, collate_fn=collate,
-            **augment, **loading, **shared)
-    else:
-        dataset.transform = create_transform(
-            config['input_size'], is_training=True, use_prefetcher=not args.no_prefetcher, **augment)
-        loader = _seeded_loader(args, dataset, config, collate, **shared)
-    transforms.complete(args, dataset)
-    if not len(loader):
-        raise UserError(f'--batch-size {args.batch_size} is too large for {len(dataset)} training images')
-    return loader
-
-
-def _seeded_loader(
-        args: argparse.Namespace, dataset: Dataset, config: dict[str, Any], collate: Callable[[list], Any],
-        device: torch.device, distributed: bool, img_dtype: torch.dtype) -> Any:
-    group = torch.distributed
-    rank, world_size = (group.get_rank(), group.get_world_size()) if distributed else (0, 1)
-    order = sampling.Order(len(dataset), args.batch_size, args.seed, rank, world_size, args.aug_repeats)
-    loader = DataLoader(
-        sampling.Batches(dataset, collate, args.seed, rank), batch_size=None, sampler=order, num_workers=args.workers,
-        pin_memory=args.pin_mem, generator=torch.Generator())  # its own: it must not draw from the model's
-    return loader if args.no_prefetcher else sampling.Prefetcher(
-        loader, mean=config['mean'], std=config['std'], channels=config['input_size'][0], device=device,
-        img_dtype=img_dtype, re_prob=0. if args.no_aug else args.reprob, re_mode=args.remode, re_count=args.recount)
-
-
-def eval_loader(
-        args: argparse.Namespace, dataset: Dataset, config: dict[str, Any], batch_size: int, **shared: Any) -> Any:
-    """All images in order, without augmentation; arguments as :func:`train_loader`."""
-    return create_loader(
-        dataset, input_size=config['input_size'], batch_size=batch_size, is_training=False,
-        interpolation=config['interpolation'], mean=config['mean'], std=config['std'], crop_pct=config['crop_pct'],
-        crop_mode=config['crop_mode'], **_loading(args), **shared)
-
-
-def real_samples(loader: Any, rank: int, world_size: int) -> int | None:
-    """Images of this process without those that timm's sampler repeats to make the processes even."""
-    if world_size == 1 or isinstance(loader.dataset, IterableDataset):
-        return None
-    return (len(loader.dataset) + world_size - 1 - rank) // world_size
-
-
-def _loading(args: argparse.Namespace) -> dict[str, Any]:
-    return dict(num_workers=args.workers, pin_memory=args.pin_mem, use_prefetcher=not args.no_prefetcher,
-                persistent_workers=False)
 
 
 def _timm_dataset(

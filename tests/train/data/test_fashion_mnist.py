@@ -7,7 +7,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from zoo.train import fashion_mnist
+from zoo.train.data import fashion_mnist
 from zoo.utils.errors import UserError
 
 ITEMS = {'train': 40, 't10k': 20}

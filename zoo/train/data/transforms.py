@@ -5,16 +5,26 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from timm.data import auto_augment
 from timm.data.auto_augment import AugMixAugment, AutoAugment, RandAugment
 from torchvision.transforms import ColorJitter
 
-from ..utils.errors import UserError
+from ...utils.errors import UserError
 
 AUTOMATIC = (AutoAugment, RandAugment, AugMixAugment)
 # Principal components of ImageNet's colours: standard deviations (of values up to 255) and directions
 COLOR_DEVIATIONS = np.array([55.46, 4.794, 1.148])
 COLOR_DIRECTIONS = np.array(
     [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
+
+
+def posterize(image: Image.Image, bits: int, **settings: Any) -> Image.Image:
+    """timm's, which keeps 0 bits at its highest level: black in Pillow before 13, which no longer takes that."""
+    return auto_augment.posterize(image, bits, **settings) if bits else Image.new(image.mode, image.size)
+
+
+auto_augment.NAME_TO_OP.update(
+    {name: posterize for name in auto_augment.NAME_TO_OP if name.startswith('Posterize')})
 
 
 class Lighting:

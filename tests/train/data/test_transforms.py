@@ -3,13 +3,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from timm.data import auto_augment
 from timm.data.auto_augment import AutoAugment
 from torch.utils.data import Dataset
 from torchvision.transforms import ColorJitter
 
-from zoo.train import data, options
+from zoo.train import options
+from zoo.train.data import loaders
+from zoo.train.data.transforms import Lighting
 from zoo.train.table import TRAIN
-from zoo.train.transforms import Lighting
 from zoo.utils.errors import UserError
 
 
@@ -29,7 +31,7 @@ def steps(**values):
     args = options.merge(TRAIN, dict(batch_size=8, workers=0), values)
     dataset = Grey()
     config = dict(input_size=(3, 32, 32), mean=(0.,) * 3, std=(1.,) * 3)
-    loader = data.train_loader(
+    loader = loaders.train_loader(
         args, dataset, config, None, device=torch.device('cpu'), distributed=False, img_dtype=torch.float32)
     images = next(iter(loader))[0]
     assert images.shape == (8, 3, 32, 32)
@@ -80,3 +82,11 @@ def test_lighting_has_the_spread_that_is_asked_for():
     moves = np.array([np.asarray(Lighting(0.1)(image))[0, 0] for _ in range(2000)], dtype=float) - 128
     along = moves @ np.array([-0.5675, -0.5808, -0.5836])
     assert along.std() == pytest.approx(5.546, rel=0.1) and abs(along.mean()) < 0.5
+
+
+def test_the_highest_level_of_automatic_augmentation_is_black_not_an_error():
+    """Level 10, which 'rand-m9-mstd0.5-inc1' reaches in one of 40 operations, keeps no bits."""
+    image = Image.new('RGB', (4, 4), (200, 100, 50))
+    black = auto_augment.AugmentOp('PosterizeIncreasing', prob=1., magnitude=10)(image)
+    assert black.getcolors() == [(16, (0, 0, 0))]
+    assert auto_augment.AugmentOp('PosterizeIncreasing', prob=1., magnitude=5)(image).getpixel((0, 0)) == (192, 64, 0)
