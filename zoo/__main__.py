@@ -7,12 +7,12 @@ COMMANDS = {  # what each does, and the function that does it
     'list': ('the models of the zoo, with their weights', 'zoo.browse:list_main'),
     'info': ('what a model is: size, stages, weights, kernels', 'zoo.browse:info_main'),
     'train': ('train an image classifier (python -m zoo train --config quickstart)', 'zoo.train.main:main'),
-    'validate': ('measure the accuracy of checkpoints or published weights', 'zoo.train.validate:main'),
-    'infer': ('name what is in pictures: files, folders or web addresses', 'zoo.train.infer:main'),
+    'validate': ('measure the accuracy of checkpoints or published weights', 'zoo.evaluate.validate:main'),
+    'infer': ('name what is in pictures: files, folders or web addresses', 'zoo.evaluate.infer:main'),
     'convert': (
         'make safetensors with our names, config and card of an official checkpoint on disk', 'zoo.hub.convert:main'),
     'publish': ('push weights, config and card to a repository of the hub', 'zoo.hub.publish:main'),
-    'probe': ('train a linear or an attentive probe on the frozen features of a model', 'zoo.train.probe:main'),
+    'probe': ('train a linear or an attentive probe on the frozen features of a model', 'zoo.evaluate.probe:main'),
     'train-det': (
         'train or test a detector of mmdet on a zoo model (python -m zoo train-det mask_rcnn_ravlt_t_1x)',
         'zoo.dense.launch:train_det'),

@@ -10,10 +10,11 @@ from timm.data import create_transform
 from torch import Tensor, nn
 
 from . import maps
-from .train import build, options, subject
-from .train.infer import find_pictures, open_picture
+from .evaluate import loading
+from .evaluate.infer import find_pictures, open_picture
+from .evaluate.table import VALIDATE
+from .train import build, options
 from .train.options import Parser
-from .train.table import VALIDATE
 from .utils.errors import UserError, guarded, require
 from .utils.figures import new_figure, write_figure
 from .utils.files import write_atomically
@@ -71,12 +72,12 @@ def _run(argv: Sequence[str]) -> None:
 def _build(given: Any) -> tuple[nn.Module, dict[str, Any]]:
     torch.manual_seed(0)  # what is not given is drawn, always alike
     build.check_model_name(given.model)
-    content, carried, own = subject.bring(vars(given))
+    content, carried, own = loading.bring(vars(given))
     chosen = {key: getattr(given, key) for key in ('model', 'checkpoint', 'pretrained') if getattr(given, key)}
     args = options.merge(VALIDATE, carried, chosen)
     if given.img_size:
         args.in_chans, args.input_size, args.img_size = build.channels_of(args), None, given.img_size
-    model = subject.build_model(args, content, own).eval()
+    model = loading.build_model(args, content, own).eval()
     config = build.data_config_of(args, model)
     return model.to(build.find_place(given.device).device), config
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 import zoo_kernels
 
-from .train.probe import prefix_tokens
+from .evaluate.probe import prefix_tokens
 from .utils.errors import UserError
 
 MIXERS = ('mixer', 'attn', 'token_mixer', 'attention')  # what blocks of the zoo and of timm call theirs

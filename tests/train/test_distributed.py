@@ -9,7 +9,8 @@ import pytest
 import torch
 from timm.layers import BatchNormAct2d
 
-from zoo.train import distributed, options, validate
+from zoo.evaluate import validate
+from zoo.train import distributed, options
 from zoo.train.build import Place
 from zoo.train.table import TRAIN
 from zoo.utils.errors import UserError

@@ -2,8 +2,9 @@
 import pytest
 import yaml
 
+from zoo.evaluate.table import VALIDATE
 from zoo.train import options
-from zoo.train.table import COMMON, TRAIN, VALIDATE
+from zoo.train.table import COMMON, TRAIN
 from zoo.utils.errors import UserError
 
 

@@ -15,7 +15,8 @@ import timm
 import torch
 import yaml
 
-from zoo.train import accuracy, engine, options, validate
+from zoo.evaluate import accuracy, validate
+from zoo.train import engine, options
 from zoo.train.data import fashion_mnist
 from zoo.train.table import TRAIN
 

@@ -15,8 +15,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset
 from torch import nn
 
+from ..train import build, options
 from ..utils.errors import UserError, guarded, one_line
-from . import build, options, subject
+from . import loading
 from .table import VALIDATE
 
 ABOUT = ('Print the most likely classes of pictures: files, folders (and what is in them) or http(s) addresses. '
@@ -53,10 +54,10 @@ def infer(argv: Sequence[str]) -> list[dict[str, Any]]:
         raise UserError('--num-classes is for a --checkpoint; the published weights have their own')
     build.check_model_name(given.model)
     places = find_pictures(given.images)
-    content, carried, own = subject.bring(vars(given))
+    content, carried, own = loading.bring(vars(given))
     chosen = {key: getattr(given, key) for key in ('model', 'checkpoint', 'num_classes') if getattr(given, key)}
     args = options.merge(VALIDATE, carried, chosen, dict(pretrained=content is None))
-    model = subject.build_model(args, content, own)
+    model = loading.build_model(args, content, own)
     if not model.num_classes:
         raise UserError(f'{args.model} has no classifier; its features have no classes')
     labels = labels_of(model, given.labels)

@@ -23,12 +23,13 @@ from timm.utils import random_seed
 from torch import Tensor, nn
 
 from ..blocks.pooling import EfficientProbing
+from ..train import build, checkpoint, options
+from ..train.data import datasets
+from ..train.main import carried, check, folder_of, quickstart_data, read_resumed, resumed_file
+from ..train.session import Session
+from ..train.table import TRAIN
 from ..utils.errors import UserError, guarded, require
-from . import build, checkpoint, options
-from .data import datasets
-from .main import carried, check, folder_of, quickstart_data, read_resumed, resumed_file
-from .session import Session
-from .table import PROBE, TRAIN
+from .table import PROBE
 
 ABOUT = ('Train a linear or an efficient-probing (EP) classifier on the frozen features of any model of the zoo or of '
          'timm. Data and flags are those of "train"; the checkpoints hold the probe alone.')

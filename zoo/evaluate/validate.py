@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
+from ..train import build, options, report
+from ..train.data import datasets
 from ..utils.errors import UserError, guarded, require
-from . import accuracy, build, options, published, report, several, subject
-from .data import datasets
+from . import accuracy, batch_validate, loading, reproduce
 from .table import VALIDATE
 
 ABOUT = ('Validate a classifier. A checkpoint written by "train" needs nothing else: it brings model, preprocessing '
@@ -37,7 +38,7 @@ def validate(argv: Sequence[str]) -> dict[str, Any]:
 
     Returns:
         The row of :func:`accuracy.measure`; of several models or crops ``results`` (rows, the best first), ``skipped``
-        and ``failed`` (reasons); with ``--against published`` those of :func:`published.compare`.
+        and ``failed`` (reasons); with ``--against published`` those of :func:`reproduce.compare`.
 
     Raises:
         UserError: whatever the user can put right.
@@ -61,9 +62,9 @@ def _validate(flags: dict[str, Any], config: dict[str, Any]) -> tuple[dict[str, 
     if any(crop <= 0 for crop in [*(args.crop_sweep or ()), *([] if args.crop_pct is None else [args.crop_pct])]):
         raise UserError('--crop-pct and --crop-sweep: shares of the image above 0, such as 0.875')
     if args.against:
-        work = partial(published.compare, args, given=given, run=partial(accuracy.measure, content=None, own=False))
-    elif several.asked(given):
-        work = partial(several.measure_all, args, given=given, settle=partial(_settle, flags, config))
+        work = partial(reproduce.compare, args, given=given, run=partial(accuracy.measure, content=None, own=False))
+    elif batch_validate.asked(given):
+        work = partial(batch_validate.measure_all, args, given=given, settle=partial(_settle, flags, config))
     else:
         settled = _settle(flags, config, {})
         work = partial(_one, settled)
@@ -76,11 +77,11 @@ def _validate(flags: dict[str, Any], config: dict[str, Any]) -> tuple[dict[str, 
 
 
 def _settle(
-        flags: dict[str, Any], config: dict[str, Any], changes: dict[str, Any]) -> several.Settled:
+        flags: dict[str, Any], config: dict[str, Any], changes: dict[str, Any]) -> batch_validate.Settled:
     """Options, content of the checkpoint, and whether ``train`` wrote it, of one model that differs so from what the
     user gave."""
     given = {**config, **flags, **changes}
-    content, carried, own = subject.bring(given)
+    content, carried, own = loading.bring(given)
     args = options.merge(VALIDATE, carried, config, flags, changes, {k: v for k, v in carried.items() if k == 'model'})
     if 'img_size' in given and 'input_size' not in given:
         args.in_chans, args.input_size = build.channels_of(args), None
@@ -89,7 +90,7 @@ def _settle(
     return args, content, own
 
 
-def _one(settled: several.Settled, place: build.Place) -> dict[str, Any]:
+def _one(settled: batch_validate.Settled, place: build.Place) -> dict[str, Any]:
     args, content, own = settled
     rows = accuracy.measure(args, place, content, own)
     rows.sort(key=lambda row: row['top1'], reverse=True)

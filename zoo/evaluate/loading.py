@@ -8,9 +8,10 @@ from typing import Any
 import timm
 from torch import nn
 
+from ..train import build, checkpoint
+from ..train.table import COMMON
 from ..utils.errors import UserError
-from . import build, checkpoint, probe
-from .table import COMMON
+from . import probe
 
 NOT_CARRIED = ('device', 'debug', 'pretrained', 'torchcompile', 'torchcompile_mode', 'dataset_download', 'img_size')
 

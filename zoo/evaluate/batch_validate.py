@@ -10,10 +10,11 @@ from typing import Any
 
 import timm
 
+from ..train import build, report
 from ..utils import text_tables
 from ..utils.errors import UserError, nearest, one_line
-from . import accuracy, build, report
-from .subject import NotAsked, is_pattern
+from . import accuracy
+from .loading import NotAsked, is_pattern
 
 SUFFIXES = ('.pth.tar', '.pth', '.pt', '.bin', '.safetensors')
 WORDS = ('model', 'interpolation', 'crop_mode', 'checkpoint')  # columns that are no numbers

@@ -17,7 +17,7 @@ from timm.data import create_transform, resolve_data_config
 from tests import goldens
 from tests.train.conftest import MODEL
 from tests.weights.host import File, lead_to, serving
-from zoo.train import infer
+from zoo.evaluate import infer
 from zoo.utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]

@@ -20,7 +20,8 @@ from timm.data import create_transform
 
 from tests import goldens
 from tests.weights.host import File, lead_to, serving
-from zoo.train import accuracy, build, published, validate
+from zoo.evaluate import accuracy, reproduce, validate
+from zoo.train import build
 from zoo.weights.sources import load, source
 
 NAME = 'flatten_pvt_v2_b0.in1k'
@@ -138,7 +139,7 @@ def test_every_row_is_measured_at_its_own_size(zoo, imagenet, monkeypatch):
     names = ['flatten_swin_base.in1k_384', 'agent_swin_small.in1k_288', 'van_b0.in1k', 'ravlt_s.in1k', 'smt_tiny.in1k',
              'overlock_b.in1k', 'biformer_tiny.in1k']
     rows = {name: load()[name] for name in names}
-    monkeypatch.setattr(published, 'load', lambda: rows)
+    monkeypatch.setattr(reproduce, 'load', lambda: rows)
     found = validate.validate([str(word) for word in ('--against', 'published', '*', *imagenet.words)])
     assert asked == [name for name in names if name not in found['skipped']] and len(asked) >= 6
     assert [r['difference'] for r in found['results']] == [round(50 - rows[name].top1, 4) for name in asked]
@@ -149,7 +150,7 @@ def test_what_cannot_be_compared(zoo, imagenet, monkeypatch):
     rows = {'a.in1k': dataclasses.replace(row, name='a.in1k'),
             'b.in22k': dataclasses.replace(row, name='b.in22k', num_classes=21841, top1=50.),
             'c.in1k': dataclasses.replace(row, name='c.in1k', kind='baidu', location='https://pan.baidu.com/s/1')}
-    monkeypatch.setattr(published, 'load', lambda: rows)
+    monkeypatch.setattr(reproduce, 'load', lambda: rows)
     result = zoo('validate', '--against', 'published', '?', '--data-dir', imagenet.root, '--json')
     assert result.code == 1 and json.loads(result.out) == dict(results=[], failed={}, skipped={
         'a.in1k': 'no accuracy is published', 'b.in22k': 'it has 21841 classes, not those of ImageNet-1k',

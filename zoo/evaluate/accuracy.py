@@ -12,10 +12,10 @@ from timm.layers import apply_test_time_pool
 from timm.utils import check_batch_size_retry, decay_batch_step, reparameterize_model
 from torch import Tensor, nn
 
+from ..train import build, engine, report
+from ..train.data import datasets, loaders
 from ..utils.errors import UserError
-from . import build, engine, report
-from .data import datasets, loaders
-from .subject import build_model
+from .loading import build_model
 
 
 def measure(

@@ -12,12 +12,14 @@ import torch
 from torch import nn
 
 from zoo.blocks.pooling import EfficientProbing
-from zoo.train import build, options, probe, session, validate
+from zoo.evaluate import probe, validate
+from zoo.evaluate.table import PROBE
+from zoo.train import build, options, session
 from zoo.train.data import fashion_mnist
-from zoo.train.table import PROBE, TRAIN
+from zoo.train.table import TRAIN
 from zoo.utils.errors import UserError
 
-from .conftest import MODEL
+from ..train.conftest import MODEL
 
 
 def read(path):

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from timm.data import ImageNetInfo
 
 from tests.weights.host import File, lead_to, serving
-from zoo.train import validate
+from zoo.evaluate import validate
 from zoo.weights import WeightsError, official
 from zoo.weights.convert import rename
 from zoo.weights.sources import Source

@@ -11,7 +11,8 @@ import timm
 import torch
 
 from tests.train.conftest import MODEL
-from zoo.train import accuracy, report, several, subject, validate
+from zoo.evaluate import accuracy, batch_validate, loading, validate
+from zoo.train import report
 from zoo.utils.errors import UserError
 
 TIMMS = ['model', 'top1', 'top1_err', 'top5', 'top5_err', 'param_count', 'img_size', 'crop_pct', 'interpolation']
@@ -165,11 +166,11 @@ def test_what_a_file_of_results_gives_back(tmp_path):
                  checkpoint='x.pth', count=7)]
     for kind in ('csv', 'json'):
         report.write_results(tmp_path / kind, rows, kind)
-        assert several.read_results(tmp_path / kind, kind) == rows
-    assert several.read_results(tmp_path / 'none', 'csv') == []
+        assert batch_validate.read_results(tmp_path / kind, kind) == rows
+    assert batch_validate.read_results(tmp_path / 'none', 'csv') == []
     for kind, other in (('csv', 'json'), ('json', 'csv')):
         with pytest.raises(UserError, match='holds no results of validate as'):
-            several.read_results(tmp_path / kind, other)
+            batch_validate.read_results(tmp_path / kind, other)
 
 
 @pytest.mark.parametrize('words, text', [
@@ -188,5 +189,5 @@ def test_mistakes(zoo, words, text, tmp_path, monkeypatch):
 
 
 def test_patterns():
-    assert [subject.is_pattern(name) for name in ('ravlt_t', 'ravlt_*', 'ravlt_?', 'ravlt_[ts]')] == [
+    assert [loading.is_pattern(name) for name in ('ravlt_t', 'ravlt_*', 'ravlt_?', 'ravlt_[ts]')] == [
         False, True, True, True]

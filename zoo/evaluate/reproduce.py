@@ -4,11 +4,12 @@ import fnmatch
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ..train import build
+from ..train.data import datasets
 from ..utils.errors import UserError, nearest
 from ..weights.fetch import fetchable
 from ..weights.sources import IMAGES, Source, load
-from . import build, several
-from .data import datasets
+from . import batch_validate
 
 CLASSES = 1000
 # Options that would measure something else than what was published
@@ -40,7 +41,7 @@ def compare(
     """
     rows = _select(args, given)
     notes = _notes(datasets.open_dataset(args, args.split, channels=3, num_samples=args.num_samples))
-    book = several.Book(args, place.primary)
+    book = batch_validate.Book(args, place.primary)
     try:
         for row in rows:
             if reason := _unmeasurable(row):

@@ -1,0 +1,1 @@
+"""What uses a trained model: accuracy, published accuracy measured anew, classes of pictures, probes."""
