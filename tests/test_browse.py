@@ -8,6 +8,7 @@ import torch
 import zoo
 from zoo import browse
 from zoo.__main__ import main
+from zoo.analysis import catalog
 from zoo.weights.fetch import fetchable
 from zoo.weights.sources import load
 from zoo_kernels import dispatch
@@ -23,17 +24,17 @@ def no_model(monkeypatch):
 # --- list
 
 def test_list_has_every_tag_and_builds_nothing(no_model):
-    names = [row['name'] for row in browse.rows()]
+    names = [row['name'] for row in catalog.rows()]
     assert sorted(names) == sorted([*load(), 'zoo_hybrid'])
-    assert {row['name'] for row in browse.rows(pretrained=True)} == {
+    assert {row['name'] for row in catalog.rows(pretrained=True)} == {
         name for name, row in load().items() if fetchable(row)} == set(zoo.list_models(pretrained=True))
 
 
 def test_list_takes_globs_of_models_and_tags():
-    assert [row['name'] for row in browse.rows(['ravlt_[ts]', '*.cifar100', 'ravlt_t'])] == [
+    assert [row['name'] for row in catalog.rows(['ravlt_[ts]', '*.cifar100', 'ravlt_t'])] == [
         'ravlt_s.in1k', 'ravlt_t.in1k', 'cbam_resnet18_cifar.cifar100']
-    assert browse.rows(['emca*'], pretrained=True) == []
-    [row] = browse.rows(['ravlt_s'])
+    assert catalog.rows(['emca*'], pretrained=True) == []
+    [row] = catalog.rows(['ravlt_s'])
     assert (row['parameters'], row['top1'], row['host'], row['licence'], row['size'], row['linear']) == (
         25591208, 84.4, 'Hugging Face', 'MIT', (224, 224), False)
 
@@ -52,7 +53,7 @@ def test_list_in_a_terminal(capsys):
 
 def test_list_as_json(capsys):
     assert main(['list', 'ravlt*', '--json']) == 0
-    assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(browse.rows(['ravlt*'])))
+    assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(catalog.rows(['ravlt*'])))
 
 
 @pytest.mark.parametrize('command', ['list', 'info'])

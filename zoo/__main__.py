@@ -21,7 +21,8 @@ COMMANDS = {  # what each does, and the function that does it
     'shapes': ('write a small data set for detection and segmentation', 'zoo.dense.shapes:main'),
     'benchmark': (
         'measure the time and memory of ops and models (python -m zoo benchmark ops --quick)', 'zoo.bench.main:main'),
-    'plot': ('draw accuracy against GMACs, parameters or throughput, with the Pareto front', 'zoo.pareto:main'),
+    'plot': (
+        'draw accuracy against GMACs, parameters or throughput, with the Pareto front', 'zoo.analysis.pareto:main'),
     'attention': (
         'draw what a place of a model sees of an image: receptive field, influence, attention weights',
         'zoo.attention:main'),

@@ -9,23 +9,23 @@ import torch
 from timm.data import create_transform
 from torch import Tensor, nn
 
-from . import maps
+from .analysis import attribution
+from .analysis.attribution_figure import draw
 from .evaluate import loading
 from .evaluate.infer import find_pictures, open_picture
 from .evaluate.table import VALIDATE
 from .train import build, options
 from .train.options import Parser
 from .utils.errors import UserError, guarded, require
-from .utils.figures import new_figure, write_figure
+from .utils.figures import write_figure
 from .utils.files import write_atomically
 
-WHAT = {  # the quantities of zoo.maps
+WHAT = {  # the quantities of zoo.analysis.attribution
     'erf': 'effective receptive field',
     'influence': 'influence on a token through a mixer',
     'weights': 'attention weights of a query',
 }
 SHARES = (0.5, 0.9, 0.99)  # of a receptive field, whose squares are told
-DARKEST = 1e-4  # of the largest value: where a logarithmic scale of colours ends
 FORMATS = ('.png', '.svg', '.pdf')
 
 
@@ -48,13 +48,13 @@ def _run(argv: Sequence[str]) -> None:
     images = _images(given, config)
     query = tuple(given.query) if given.query else None
     grid = _grid(model, images, given)
-    query = maps.token(grid, query)
+    query = attribution.token(grid, query)
     if given.what == 'erf':
-        found = maps.receptive_field(model, images, given.stage, query)[None]
+        found = attribution.receptive_field(model, images, given.stage, query)[None]
     elif given.what == 'influence':
-        found = maps.influence(model, images, given.stage, given.block, query)[None]
+        found = attribution.influence(model, images, given.stage, given.block, query)[None]
     else:
-        found = maps.attention_weights(model, images, given.stage, given.block, query)
+        found = attribution.attention_weights(model, images, given.stage, given.block, query)
     found = found.float().cpu()
     if not found.isfinite().all() or not found.any():
         raise UserError('the map is zero or not finite: the token does not depend on the image with these weights')
@@ -98,7 +98,7 @@ def _images(given: Any, config: dict[str, Any]) -> Tensor:
 def _grid(model: nn.Module, images: Tensor, given: Any) -> tuple[int, int]:
     try:
         with torch.no_grad():
-            return tuple(maps.feature_map(model, images[:1], given.stage).shape[2:])
+            return tuple(attribution.feature_map(model, images[:1], given.stage).shape[2:])
     except build.MISFITS as e:
         if isinstance(e, UserError):
             raise
@@ -114,68 +114,11 @@ def _describe(
         f'stage {given.stage}{block}, token {query[0]}, {query[1]} of {grid[0]} x {grid[1]}, {len(images)} '
         f'{"noise images" if given.noise else "image(s)"} of {images.shape[2]} x {images.shape[3]} pixels']
     if given.what == 'erf':
-        center = maps.middle(query, grid, images.shape[2:])
-        sides = maps.extent(found[0], center, SHARES)
+        center = attribution.middle(query, grid, images.shape[2:])
+        sides = attribution.extent(found[0], center, SHARES)
         lines.append('held by squares around it: ' + ', '.join(
             f'{100 * share:.0f} % by {side:.0f} pixels' for share, side in zip(SHARES, sides)))
     return lines
-
-
-def draw(
-        found: Tensor, grid: tuple[int, int], query: tuple[int, int], title: str, size: tuple[int, int],
-        picture: np.ndarray | None, logarithmic: bool) -> Any:
-    """Draw maps beside the picture that they are of.
-
-    Args:
-        found: ``[maps, h, w]``; of several, their mean is drawn too.
-        grid: Height and width of the map of the token.
-        query: Its row and column.
-        title: Above the figure.
-        size: Height and width of the image.
-        picture: ``[H, W, 3]`` from 0 to 1, or None.
-        logarithmic: Scale of the colours.
-
-    Returns:
-        A figure of matplotlib.
-    """
-    from matplotlib.colors import LogNorm, Normalize
-
-    panels = [('mean over the heads', found.mean(0))] if len(found) > 1 else []
-    panels += [(f'head {i}' if len(found) > 1 else '', one) for i, one in enumerate(found)]
-    columns = min(len(panels) + (picture is not None), 4)
-    rows = -(-(len(panels) + (picture is not None)) // columns)
-    figure = new_figure(max(3.6 * columns, 7), 3.6 * rows + 0.8)
-    figure.suptitle(title, fontsize=9)
-    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axis in axes:
-        axis.axis('off')
-    y, x = maps.middle(query, grid, size)
-    frame = (-0.5, size[1] - 0.5, size[0] - 0.5, -0.5)
-    if picture is not None:
-        axes[0].imshow(picture, extent=frame)
-        axes[0].set_title('the image, and the token', fontsize=8)
-        _box(axes[0], x, y, size[1] / grid[1], size[0] / grid[0])
-    for axis, (name, one) in zip(axes[picture is not None:], panels):
-        values = one.numpy()
-        low, high = values.min(), values.max()
-        if logarithmic:
-            style = dict(norm=LogNorm(DARKEST * high, high), cmap='magma')
-            values = values.clip(DARKEST * high)
-        elif low < 0:  # some linear attention has negative weights
-            style = dict(norm=Normalize(-max(-low, high), max(-low, high)), cmap='RdBu_r')
-        else:
-            style = dict(norm=Normalize(0, high), cmap='magma')
-        shown = axis.imshow(values, extent=frame, **style)
-        figure.colorbar(shown, ax=axis, shrink=0.8).ax.tick_params(labelsize=6)
-        axis.set_title(name, fontsize=8)
-        _box(axis, x, y, size[1] / grid[1], size[0] / grid[0])
-    return figure
-
-
-def _box(axis: Any, x: float, y: float, width: float, height: float) -> None:
-    from matplotlib.patches import Rectangle
-
-    axis.add_patch(Rectangle((x - width / 2, y - height / 2), width, height, fill=False, color='cyan', linewidth=1))
 
 
 def _picture(image: Tensor, config: dict[str, Any]) -> np.ndarray:
@@ -192,7 +135,7 @@ def _parser() -> Parser:
     parser = Parser('zoo attention', usage=usage, allow_abbrev=False, description=(
         'Draw what a token of a feature map depends on, as a picture and as numbers (.npy) beside it: the effective '
         'receptive field in pixels of the image (any model), the influence of other tokens through one mixer (any '
-        'mixer), or the weights of attention over the whole map. zoo/maps.py has the formulas.'))
+        'mixer), or the weights of attention over the whole map. zoo/analysis/attribution.py has the formulas.'))
     parser.add_argument('model', metavar='MODEL', help='name of a zoo or timm model')
     parser.add_argument('images', nargs='*', metavar='IMAGE|FOLDER|URL')
     parser.add_argument('--noise', type=int, default=0, metavar='N', help='N images of normal noise instead')

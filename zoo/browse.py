@@ -1,5 +1,4 @@
 """``python -m zoo list`` and ``python -m zoo info``: which models there are, and what one of them is."""
-import fnmatch
 import itertools
 import json
 import sys
@@ -15,16 +14,16 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import zoo_kernels
 
+from .analysis import result_files
+from .analysis.catalog import of_weights, rows, unknown
 from .blocks.gates.place import GatedNorm
-from .cards import figures
-from .cards.card import HOSTS, recipes
-from .cards.story import family_of, story
-from .registry import list_models, variant
+from .cards.card import recipes
+from .cards.story import story
+from .registry import family_of, list_models, variant
 from .train.options import Parser
-from .utils.errors import UserError, guarded, nearest
+from .utils.errors import UserError, guarded
 from .utils.text_tables import aligned
-from .weights.fetch import address, fetchable
-from .weights.sources import Source, tags
+from .weights.sources import tags
 
 DEVICES = dict(cpu=torch.float32, cuda=torch.bfloat16)  # what the kernels are asked for, and in which data type
 WIDTH = 100  # of a terminal
@@ -42,46 +41,6 @@ def list_main(argv: Sequence[str] | None = None) -> int:
 def info_main(argv: Sequence[str] | None = None) -> int:
     """``python -m zoo info``; returns the exit code."""
     return guarded(_info, argv)
-
-
-# --- list
-
-def rows(globs: Sequence[str] = (), pretrained: bool = False) -> list[dict[str, Any]]:
-    """What is known of models without building them, a row for each ``model.tag``.
-
-    Args:
-        globs: On ``model`` or ``model.tag``; none for all.
-        pretrained: Only those with weights to download.
-
-    Raises:
-        UserError: A glob that fits none.
-    """
-    every = [(model, tag, row) for model in list_models() for tag, row in (tags(model) or {'': None}).items()]
-    chosen = []
-    for glob in globs or ['*']:
-        fitting = [i for i, (model, tag, _) in enumerate(every)
-                   if fnmatch.fnmatchcase(model, glob) or fnmatch.fnmatchcase(f'{model}.{tag}', glob)]
-        if not fitting:
-            raise _unknown(glob)
-        chosen += fitting
-    return [_row(*every[i]) for i in dict.fromkeys(chosen)
-            if not pretrained or every[i][2] is not None and fetchable(every[i][2])]
-
-
-def _row(model: str, tag: str, source: Source | None) -> dict[str, Any]:
-    counts = figures.counts()['rows'].get(f'{model}.{tag}', {})
-    row = dict(
-        name=f'{model}.{tag}' if tag else model, parameters=counts.get('parameters'), macs=counts.get('macs'),
-        linear=variant(model).linear)
-    return row if source is None else {**row, **_of_weights(source)}
-
-
-def _of_weights(source: Source) -> dict[str, Any]:
-    return dict(
-        size=source.size, crop=source.crop, crop_mode=source.crop_mode, top1=source.top1,
-        measured_top1=figures.accuracies().get(source.name), host=HOSTS.get(source.kind),
-        address=address(source) or None, downloadable=fetchable(source), licence=source.licence,
-        num_classes=source.num_classes, note=source.note or None)
 
 
 def _list(argv: Sequence[str]) -> None:
@@ -116,7 +75,7 @@ def describe(name: str, device: str | None = None) -> dict[str, Any]:
     """
     model_name, _, tag = name.partition('.')
     if model_name not in list_models():
-        raise _unknown(model_name)
+        raise unknown(model_name)
     weights = tags(model_name)
     if tag and tag not in weights:
         raise UserError(f'{model_name} has no weights {tag!r}; use one of {", ".join(weights)}')
@@ -128,11 +87,11 @@ def describe(name: str, device: str | None = None) -> dict[str, Any]:
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
     family = family_of(model_name)
     told = story(family) if family else None
-    counted = figures.count(model, size)
+    counted = result_files.count(model, size)
     return dict(
         name=name, family=told and f'{told.title}: {told.summary}', papers=[f'arXiv {p}' for p in told.papers]
         if told else [], **counted, linear=variant(model_name).linear, stages=stages(model),
-        weights={tag: _of_weights(source) for tag, source in weights.items()}, recipes=recipes([model_name]),
+        weights={tag: of_weights(source) for tag, source in weights.items()}, recipes=recipes([model_name]),
         kernels=dict(device=device, dtype=str(DEVICES[device]).removeprefix('torch.'), ops=kernels(
             model, size, device)))
 
@@ -231,13 +190,6 @@ def _stage(stage: dict[str, Any]) -> list[str]:
     gate = f', then {stage["gate"]}' if stage['gate'] else ''
     alike = f' ({stage["count"]} such stages)' if stage['count'] > 1 else ''
     return [str(stage['channels']), str(stage['stride']), blocks + gate + alike]
-
-
-# --- text
-
-def _unknown(name: str) -> UserError:
-    near = nearest(name, list_models()) or '; python -m zoo list shows all'
-    return UserError(f'no model of the zoo is called {name!r}{near}')
 
 
 def _shared(parser: Parser) -> None:

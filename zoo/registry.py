@@ -150,6 +150,19 @@ def smallest_models(each_host: bool = True) -> list[str]:
     return names
 
 
+def modules() -> dict[str, list[Variant]]:
+    """The variants of each family by its short name (the last part of its module's), hosts one after the other."""
+    found: dict[str, list[Variant]] = {}
+    for family in FAMILIES:
+        found.setdefault(family.module.rpartition('.')[2], []).extend(family.variants)
+    return found
+
+
+def family_of(model: str) -> str | None:
+    """Short name of the family of a model; None for one that belongs to none."""
+    return next((name for name, variants in modules().items() if any(v.name == model for v in variants)), None)
+
+
 def variant(name: str) -> Variant:
     """The table row of a registered zoo model."""
     return _OURS[name]

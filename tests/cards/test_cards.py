@@ -15,10 +15,12 @@ from torchvision.ops import DeformConv2d
 
 from tests import goldens
 from tests.dense.published import RECIPES, UNPUBLISHED
+from zoo.analysis import result_files
 from zoo.bench.models import flops
-from zoo.cards import card, figures, modules
+from zoo.cards import card
 from zoo.cards.main import main
 from zoo.cards.story import bibtex, story
+from zoo.registry import modules
 from zoo.weights.sources import load, source
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,11 +41,11 @@ def results(tmp_path, monkeypatch):
     """A folder of results of our own; it starts empty but for the counts."""
     folder = tmp_path / 'results'
     folder.mkdir()
-    (folder / figures.COUNTS).write_text(json.dumps(figures.counts()))
-    monkeypatch.setattr(figures, 'folder', lambda: folder)
-    figures.forget()
+    (folder / result_files.COUNTS).write_text(json.dumps(result_files.counts()))
+    monkeypatch.setattr(result_files, 'folder', lambda: folder)
+    result_files.forget()
     yield folder
-    figures.forget()
+    result_files.forget()
 
 
 # --- the committed ones
@@ -104,7 +106,7 @@ def test_every_reference_is_of_a_family():
 # --- measured figures
 
 def test_every_row_of_weights_is_counted():
-    assert list(figures.counts()['rows']) == list(load())
+    assert list(result_files.counts()['rows']) == list(load())
 
 
 @pytest.mark.parametrize('name', [
@@ -112,7 +114,7 @@ def test_every_row_of_weights_is_counted():
 def test_counts_are_those_of_the_model(name):
     with META:
         model = timm.create_model(name).eval()
-    assert figures.count(model, source(name).size) == figures.counts()['rows'][name]
+    assert result_files.count(model, source(name).size) == result_files.counts()['rows'][name]
 
 
 def test_deformable_convolutions_count_as_convolutions():
@@ -130,7 +132,7 @@ def test_deformable_convolutions_count_as_convolutions():
 
 
 def test_parity_is_that_of_all_goldens():
-    rows = figures.parity()['rows']
+    rows = result_files.parity()['rows']
     assert set(rows) == {path.stem for path in goldens.FOLDER.glob('*@*.json')}
     for golden, row in rows.items():
         gate = max(goldens.GATE, goldens.load(golden).get('gate', 0))
@@ -163,7 +165,7 @@ def test_measured_accuracy_is_that_of_all_of_imagenet(results):
     row = dict(model='ravlt_s.in1k', top1=84.321, count=50_000)
     (results / 'accuracy.json').write_text(json.dumps([row, dict(row, model='ravlt_t.in1k', count=500)]))
     assert 'top-1, measured' not in card('van')
-    assert figures.accuracies() == {'ravlt_s.in1k': 84.321}
+    assert result_files.accuracies() == {'ravlt_s.in1k': 84.321}
     [line] = [line for line in card('ravlt').splitlines() if line.startswith('| `ravlt_s.in1k` | 224')]
     assert '| 84.4 | 84.32 |' in line
     [result] = ModelCard(card('ravlt_s')).data.eval_results
@@ -211,12 +213,12 @@ def test_check_finds_what_is_out_of_date(tmp_path, capsys):
 
 
 def test_measures_some_and_keeps_the_others(results, capsys):
-    before = figures.counts()['rows']
-    path = results / figures.COUNTS
+    before = result_files.counts()['rows']
+    path = results / result_files.COUNTS
     path.write_text(json.dumps(dict(rows={**before, 'ravlt_t.in1k': None, 'gone.in1k': None})))
     assert main(['--measure', 'ravlt_t']) == 0
     assert capsys.readouterr().out == '1/1 ravlt_t.in1k\n'
-    assert figures.counts()['rows'] == before and figures.counts()['versions']['torch'] == torch.__version__
+    assert result_files.counts()['rows'] == before and result_files.counts()['versions']['torch'] == torch.__version__
 
 
 def test_parity_comes_from_golden_checks(results, tmp_path, capsys):
@@ -225,7 +227,7 @@ def test_parity_comes_from_golden_checks(results, tmp_path, capsys):
         logits=1., grad=1., agrees=False)}))
     bad.write_text('{"b@224": {"error": "no"}}')
     assert main(['--parity', str(good)]) == 0
-    assert figures.parity()['rows'] == {'a@224': dict(logits=1., grad=1., agrees=False), 'b@224': dict(
+    assert result_files.parity()['rows'] == {'a@224': dict(logits=1., grad=1., agrees=False), 'b@224': dict(
         logits=1e-12, grad=2e-12, agrees=True)}
     assert main(['--parity', str(bad)]) == 2
     assert capsys.readouterr().err.startswith(f'error: {bad} is no result of the golden check')

@@ -1,5 +1,4 @@
 """Model cards: what a family is and does, from its docstring, the table of weights and measured results."""
 from .card import card
-from .story import modules
 
-__all__ = ['card', 'modules']
+__all__ = ['card']

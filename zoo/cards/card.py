@@ -7,20 +7,18 @@ from typing import Any
 import timm
 import yaml
 
+from ..analysis import result_files
 from ..bench.report import CPU_NOTE, milliseconds, number, table
-from ..registry import variant
+from ..registry import family_of, modules, variant
 from ..train.options import config_path
 from ..weights.fetch import address, fetchable
-from ..weights.sources import Source, tags
-from . import dense, figures
-from .story import NO_DEPARTURES, bibtex, family_of, modules, story
+from ..weights.sources import HOSTS, Source, tags
+from . import dense
+from .story import NO_DEPARTURES, bibtex, story
 
 UNKNOWN = 'unknown'
 DATASETS = {'in1k': 'imagenet-1k', 'in22k': 'imagenet-22k', 'cifar100': 'cifar100'}  # by the parts of a tag
 LICENSES = {'MIT': 'mit', 'Apache-2.0': 'apache-2.0'}  # the hub's names of SPDX's
-HOSTS = dict(
-    hub='Hugging Face', github='GitHub', https='download', tsinghua='Tsinghua Cloud', gdrive='Google Drive',
-    onedrive='OneDrive', baidu='Baidu')
 
 
 def card(name: str, repo: str | None = None) -> str:
@@ -80,7 +78,7 @@ def _front_matter(rows: Sequence[Source], alone: bool) -> dict[str, Any]:
     front.update(
         library_name='timm', pipeline_tag='image-classification', tags=['image-classification', 'timm'],
         datasets=[data for part, data in DATASETS.items() if part in parts])
-    measured = figures.accuracies().get(rows[0].name) if alone else None
+    measured = result_files.accuracies().get(rows[0].name) if alone else None
     if measured is not None:
         metric = dict(type='accuracy', name='Top-1', value=round(measured, 2))
         data = dict(type='imagenet-1k', name='ImageNet-1k', split='validation')
@@ -91,7 +89,7 @@ def _front_matter(rows: Sequence[Source], alone: bool) -> dict[str, Any]:
 
 
 def _models(rows: Sequence[Source]) -> str:
-    counts, measured = figures.counts(), figures.accuracies()
+    counts, measured = result_files.counts(), result_files.accuracies()
     columns = {
         'model': lambda row: f'`{row.name}`',
         'pixels': lambda row: 'x'.join(map(str, dict.fromkeys(row.size))),
@@ -138,7 +136,7 @@ def _weights(rows: Sequence[Source], repo: str | None) -> str:
 
 
 def _speed(models: Sequence[str]) -> str:
-    rows = figures.speed(models)
+    rows = result_files.speed(models)
     if not rows:
         return ''
     columns = {
@@ -201,7 +199,7 @@ def _training(models: Sequence[str]) -> str:
 
 
 def _parity(models: Sequence[str]) -> str:
-    content = figures.parity()
+    content = result_files.parity()
     rows = [dict(row, golden=golden) for golden, row in content['rows'].items() if golden.partition('@')[0] in models]
     if not rows:
         return 'There is no whole model of the authors to compare with.' if content['rows'] else ''

@@ -3,14 +3,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..analysis import result_files
 from ..bench.models import select
+from ..registry import modules
 from ..train.options import Parser
 from ..utils.errors import UserError, guarded, nearest
 from ..utils.files import check_writable, write_atomically
 from ..weights.sources import tags
-from . import figures
 from .card import card
-from .story import modules
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,12 +25,12 @@ def cards(argv: Sequence[str]) -> None:
         UserError: A card is out of date, or what the user can put right.
     """
     args = _parser().parse_args(argv)
-    results = figures.folder() or Path('results')
+    results = result_files.folder() or Path('results')
     if args.measure is not None:
         names = [row.name for model in select(args.measure or ['*']) for row in tags(model).values()]
-        figures.write_counts(results / figures.COUNTS, names)
+        result_files.write_counts(results / result_files.COUNTS, names)
     if args.parity:
-        figures.write_parity(results / figures.PARITY, args.parity)
+        result_files.write_parity(results / result_files.PARITY, args.parity)
     chosen = args.families or list(modules())
     for family in chosen:
         if family not in modules():

@@ -5,7 +5,7 @@ import sys
 from importlib import resources
 from typing import NamedTuple
 
-from ..registry import FAMILIES, Variant
+from ..registry import FAMILIES
 
 NO_DEPARTURES = 'None that we know of, beside what is said above.'
 
@@ -28,19 +28,6 @@ class Story(NamedTuple):
     about: str
     departures: str
     papers: tuple[str, ...]
-
-
-def modules() -> dict[str, list[Variant]]:
-    """The variants of each family by its short name (the last part of its module's), hosts one after the other."""
-    found: dict[str, list[Variant]] = {}
-    for family in FAMILIES:
-        found.setdefault(family.module.rpartition('.')[2], []).extend(family.variants)
-    return found
-
-
-def family_of(model: str) -> str | None:
-    """Short name of the family of a model; None for one that belongs to none."""
-    return next((name for name, variants in modules().items() if any(v.name == model for v in variants)), None)
 
 
 def story(family: str) -> Story:

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-__all__ = ['KINDS', 'Source', 'load', 'parse', 'source', 'tags']
+__all__ = ['HOSTS', 'KINDS', 'Source', 'load', 'parse', 'source', 'tags']
 
 # What a location looks like by kind of host: a pattern, and the same in words.
 KINDS = {
@@ -28,6 +28,9 @@ KINDS = {
     'baidu': (r'https://\S+', 'an https:// address'),
     'none': (r'', 'empty: say in the note why there is no file'),
 }
+HOSTS = dict(  # as readers know them
+    hub='Hugging Face', github='GitHub', https='download', tsinghua='Tsinghua Cloud', gdrive='Google Drive',
+    onedrive='OneDrive', baidu='Baidu')
 
 
 @dataclasses.dataclass(frozen=True)

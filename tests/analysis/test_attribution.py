@@ -9,8 +9,8 @@ from PIL import Image
 from torch import nn
 
 import zoo
-from zoo import maps
 from zoo.__main__ import main
+from zoo.analysis import attribution
 from zoo.blocks.mixers import LinearAttention, SoftmaxAttention
 from zoo.blocks.mixers.sequence import GlobalMixer
 from zoo.registry import smallest_models
@@ -65,24 +65,24 @@ def seed():
 
 def test_a_convolution_sees_its_kernel():
     conv = nn.Conv2d(1, 1, 3, padding=1)
-    field = maps.receptive_field(Small(conv), torch.randn(2, 1, 9, 9), draws=1)
+    field = attribution.receptive_field(Small(conv), torch.randn(2, 1, 9, 9), draws=1)
     expected = torch.zeros(9, 9)
     expected[3:6, 3:6] = conv.weight.detach().abs()[0, 0]
     torch.testing.assert_close(field, expected, rtol=1e-6, atol=0)
-    assert maps.extent(field, (4, 4), [1.]) == [3.0]
+    assert attribution.extent(field, (4, 4), [1.]) == [3.0]
 
 
 def test_two_convolutions_see_five_pixels_around_the_query():
     model = Small(nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 1, 3, padding=1))
-    field = maps.receptive_field(model, torch.randn(1, 1, 12, 9), query=(8, 4))
+    field = attribution.receptive_field(model, torch.randn(1, 1, 12, 9), query=(8, 4))
     seen = field.nonzero()
     assert (seen.amin(0).tolist(), seen.amax(0).tolist()) == ([6, 2], [10, 6])
-    assert maps.extent(field, (8, 4), [1.]) == [5.0]
+    assert attribution.extent(field, (8, 4), [1.]) == [5.0]
 
 
 def test_signs_estimate_the_norm_of_the_jacobian():
     conv = nn.Conv2d(2, 3, 3, padding=1)
-    field = maps.receptive_field(Small(conv), torch.randn(1, 2, 5, 5), draws=500)
+    field = attribution.receptive_field(Small(conv), torch.randn(1, 2, 5, 5), draws=500)
     exact = conv.weight.detach().square().sum((0, 1)).sqrt()
     torch.testing.assert_close(field[1:4, 1:4], exact, rtol=0.15, atol=0)
 
@@ -90,19 +90,19 @@ def test_signs_estimate_the_norm_of_the_jacobian():
 def test_extent_counts_from_between_the_pixels():
     field = torch.zeros(8, 8)
     field[3:5, 3:5], field[0, 0] = 1, 1
-    assert maps.middle((0, 0), (1, 1), (8, 8)) == (3.5, 3.5)
-    assert maps.middle((1, 0), (2, 4), (8, 8)) == (5.5, 0.5)
-    assert maps.extent(field, (3.5, 3.5), [0.5, 0.8, 0.81, 1.]) == [2.0, 2.0, 8.0, 8.0]
+    assert attribution.middle((0, 0), (1, 1), (8, 8)) == (3.5, 3.5)
+    assert attribution.middle((1, 0), (2, 4), (8, 8)) == (5.5, 0.5)
+    assert attribution.extent(field, (3.5, 3.5), [0.5, 0.8, 0.81, 1.]) == [2.0, 2.0, 8.0, 8.0]
 
 
 @pytest.mark.parametrize('name', ONE_OF_EACH)
 def test_every_family(name):
     model = timm.create_model(name).eval()
     images = torch.randn(1, 3, 64, 64)
-    field = maps.receptive_field(model, images, draws=1)
+    field = attribution.receptive_field(model, images, draws=1)
     assert field.shape == (64, 64) and field.isfinite().all() and field.min() >= 0 and field.max() > 0
     stage = len(model.feature_info) - 2
-    found = maps.influence(model, images, stage)
+    found = attribution.influence(model, images, stage)
     assert found.isfinite().all() and found[found.shape[0] // 2, found.shape[1] // 2] > 0
 
 
@@ -110,14 +110,14 @@ def test_every_family(name):
 
 def test_influence_of_a_mixer_that_is_known():
     blend = Blend(12, 5)
-    found = maps.influence(Small(Block(blend)), torch.randn(2, 5, 3, 4), query=(1, 2))
+    found = attribution.influence(Small(Block(blend)), torch.randn(2, 5, 3, 4), query=(1, 2))
     torch.testing.assert_close(found, (blend.a[6].abs() * blend.m.norm()).view(3, 4), rtol=1e-5, atol=1e-6)
     assert 'mix' not in vars(blend)
 
 
 def test_influence_of_a_block_without_a_mixer():
     conv = nn.Conv2d(2, 2, 3, padding=1, groups=2)
-    found = maps.influence(Small(conv), torch.randn(1, 2, 5, 5), query=(2, 2))
+    found = attribution.influence(Small(conv), torch.randn(1, 2, 5, 5), query=(2, 2))
     expected = conv.weight.detach().square().sum((0, 1)).sqrt()
     torch.testing.assert_close(found[1:4, 1:4], expected, rtol=1e-5, atol=1e-7)
     assert found.count_nonzero() == 9
@@ -127,7 +127,7 @@ def test_influence_of_a_block_without_a_mixer():
 def test_weights_are_the_attentions(kind):
     mixer = kind(8, 2)
     images = torch.randn(1, 8, 3, 4)
-    found = maps.attention_weights(Small(Block(mixer)), images, query=(2, 1))
+    found = attribution.attention_weights(Small(Block(mixer)), images, query=(2, 1))
     q, k, _ = mixer.qkv(images.permute(0, 2, 3, 1).flatten(1, 2)).unflatten(-1, (3, 2, 4)).unbind(2)
     if kind is SoftmaxAttention:
         expected = (q[0, 9, :, None] * k[0].transpose(0, 1)).sum(-1).div(math.sqrt(4)).softmax(-1)
@@ -140,8 +140,8 @@ def test_weights_are_the_attentions(kind):
 
 def test_weights_of_a_batch_are_means():
     model, images = Small(Block(SoftmaxAttention(8, 2))), torch.randn(2, 8, 3, 3)
-    both = [maps.attention_weights(model, image) for image in images.split(1)]
-    torch.testing.assert_close(maps.attention_weights(model, images), sum(both) / 2)
+    both = [attribution.attention_weights(model, image) for image in images.split(1)]
+    torch.testing.assert_close(attribution.attention_weights(model, images), sum(both) / 2)
 
 
 @pytest.mark.parametrize('name, stage, size, shape', [
@@ -152,7 +152,7 @@ def test_weights_of_a_batch_are_means():
 ])
 def test_weights_sum_to_one(name, stage, size, shape):
     model = timm.create_model(name).eval()
-    found = maps.attention_weights(model, torch.randn(1, 3, size, size), stage)
+    found = attribution.attention_weights(model, torch.randn(1, 3, size, size), stage)
     assert tuple(found.shape) == shape and found.min() >= 0
     sums = found.sum((1, 2))
     if name == 'agent_deit_tiny':  # the rest goes to the class token
@@ -163,7 +163,7 @@ def test_weights_sum_to_one(name, stage, size, shape):
 
 def test_routed_attention_looks_at_few_regions():
     model = timm.create_model('biformer_tiny').eval()
-    found = maps.attention_weights(model, torch.randn(1, 3, 112, 112), 0)
+    found = attribution.attention_weights(model, torch.randn(1, 3, 112, 112), 0)
     # 28 x 28 tokens in 49 regions of 16, one of which is read
     assert found.shape == (2, 28, 28) and (found[0] > 0).sum() == 16
 
@@ -171,7 +171,7 @@ def test_routed_attention_looks_at_few_regions():
 def test_nothing_stays_patched():
     from zoo.blocks.mixers import linear
     before = nn.functional.scaled_dot_product_attention, linear.linear_attention
-    maps.attention_weights(Small(Block(LinearAttention(8, 2))), torch.randn(1, 8, 3, 3))
+    attribution.attention_weights(Small(Block(LinearAttention(8, 2))), torch.randn(1, 8, 3, 3))
     assert (nn.functional.scaled_dot_product_attention, linear.linear_attention) == before
 
 
@@ -183,13 +183,13 @@ def test_nothing_stays_patched():
 ])
 def test_mistakes(call, words):
     with pytest.raises(UserError, match=words):
-        maps.attention_weights(Small(Block(Blend(12, 5))), torch.randn(1, 5, 3, 4), **call)
+        attribution.attention_weights(Small(Block(Blend(12, 5))), torch.randn(1, 5, 3, 4), **call)
 
 
 def test_windows_are_refused():
     model = zoo.create_hybrid('swin_tiny', 'focused', stages=(0,), num_classes=3).eval()
     with pytest.raises(UserError, match=r'has no attention over the whole map \(1 over parts of it\)'):
-        maps.attention_weights(model, torch.randn(1, 3, 128, 128), 1)
+        attribution.attention_weights(model, torch.randn(1, 3, 128, 128), 1)
 
 
 # --- the program

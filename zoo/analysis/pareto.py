@@ -5,13 +5,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from . import browse
-from .bench.report import variant
-from .cards import figures
-from .cards.story import family_of
-from .train.options import Parser
-from .utils.errors import UserError, guarded, require
-from .utils.figures import new_figure, write_figure
+from ..bench.report import variant
+from ..registry import family_of
+from ..train.options import Parser
+from ..utils.errors import UserError, guarded, require
+from ..utils.figures import new_figure, write_figure
+from . import catalog, result_files
 
 COSTS = {  # by name: title of the axis, whether less is better
     'macs': ('GMACs an image', True),
@@ -64,7 +63,7 @@ def collect(
         globs: On ``model`` or ``model.tag``; none for all.
         cost: One of :data:`COSTS`.
         kinds: Some of :data:`KINDS`.
-        files: As :func:`zoo.cards.figures.read` gives them.
+        files: As :func:`zoo.analysis.result_files.read` gives them.
         setting: Part of the text of a setting that throughput was measured in; the one with most models by default.
 
     Returns:
@@ -73,14 +72,14 @@ def collect(
     Raises:
         UserError: a glob that fits no model.
     """
-    rows, chosen = browse.rows(globs), ''
+    rows, chosen = catalog.rows(globs), ''
     if cost == 'throughput':
         speeds, chosen = _speeds(rows, files, setting)
         costs = {row['name']: speeds.get(row['name']) for row in rows}
     else:
         unit = 1e9 if cost == 'macs' else 1e6
         costs = {row['name']: row[cost] and row[cost] / unit for row in rows}
-    top1 = dict(published={row['name']: row.get('top1') for row in rows}, measured=figures.accuracies(files))
+    top1 = dict(published={row['name']: row.get('top1') for row in rows}, measured=result_files.accuracies(files))
     return [
         Point(row['name'], family_of(row['name'].partition('.')[0]) or 'others', kind, costs[row['name']],
               top1[kind][row['name']], tuple(row['size']))
@@ -91,7 +90,7 @@ def _speeds(
         rows: Sequence[dict[str, Any]], files: Mapping[str, Any], setting: str) -> tuple[dict[str, float], str]:
     """Images a second by ``model.tag`` at the size of the accuracy, all measured in one setting, and that setting."""
     found: dict[str, dict[str, float]] = {}
-    measured = figures.speed([row['name'].partition('.')[0] for row in rows], files)
+    measured = result_files.speed([row['name'].partition('.')[0] for row in rows], files)
     for row, speed in itertools.product(rows, measured):
         if (speed['model'] == row['name'].partition('.')[0] and speed['pass'] == 'forward'
                 and (speed['height'], speed['width']) == tuple(row.get('size') or ())):
@@ -244,7 +243,7 @@ def _run(argv: Sequence[str]) -> None:
     args = _parser().parse_intermixed_args(list(argv))  # options may stand before names, too
     require('matplotlib')
     paths = _outputs(args.output)
-    files = figures.read([Path(file) for file in args.results])
+    files = result_files.read([Path(file) for file in args.results])
     kinds = list(KINDS) if args.accuracy == 'both' else [args.accuracy]
     panels, setting = {}, ''
     for cost in args.against:

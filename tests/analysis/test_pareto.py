@@ -8,10 +8,9 @@ import pytest
 from matplotlib.text import Text
 from PIL import Image
 
-from zoo import pareto
 from zoo.__main__ import main
-from zoo.cards import figures
-from zoo.pareto import Point
+from zoo.analysis import pareto, result_files
+from zoo.analysis.pareto import Point
 from zoo.utils.errors import UserError
 from zoo.weights.sources import source
 
@@ -49,16 +48,16 @@ def test_front_has_those_that_none_beats():
 
 
 def test_costs_and_accuracies_come_from_the_results():
-    found, setting = pareto.collect([TINY, 'van_b4'], 'macs', ['published', 'measured'], figures.read([]))
+    found, setting = pareto.collect([TINY, 'van_b4'], 'macs', ['published', 'measured'], result_files.read([]))
     # VAN-B4 has no published accuracy on ImageNet-1k alone
-    assert found[0] == Point(TINY, 'agent', 'published', figures.counts()['rows'][TINY]['macs'] / 1e9,
+    assert found[0] == Point(TINY, 'agent', 'published', result_files.counts()['rows'][TINY]['macs'] / 1e9,
                              source(TINY).top1, (224, 224))
     assert {p.kind for p in found} == {'published'} and setting == ''
 
 
 def test_throughput_is_of_one_setting_at_the_size_of_the_accuracy(bench):
     names = ['agent_pvt_tiny', 'agent_pvt_small']
-    files = figures.read(bench)
+    files = result_files.read(bench)
     found, setting = pareto.collect(names, 'throughput', ['published'], files, 'H100')
     assert {p.name: p.cost for p in found} == {TINY: 3000., 'agent_pvt_small.in1k': 2000.}
     assert setting == 'H100, bfloat16, batch 64, eager, kernels auto, torch 2.15'
@@ -93,7 +92,7 @@ def test_names_do_not_hide_each_other():
 
 def test_program(tmp_path, capsys, bench):
     measured = tmp_path / 'measured.json'
-    measured.write_text(json.dumps([dict(model=TINY, top1=78.31, count=figures.IMAGES),
+    measured.write_text(json.dumps([dict(model=TINY, top1=78.31, count=result_files.IMAGES),
                                     dict(model='agent_pvt_small.in1k', top1=80., count=100)]))
     words = ['plot', '--against', 'macs', 'throughput', '--setting', 'bfloat16', 'agent_pvt_*', '--results',
              str(measured), *map(str, bench), '--output', str(tmp_path / 'new' / 'chart')]
@@ -127,5 +126,5 @@ def test_tools_are_the_same_programs(tool, monkeypatch, capsys):
     monkeypatch.setattr(sys, 'argv', [tool, '--no-such-flag'])
     monkeypatch.setattr(sys, 'path', list(sys.path))
     with pytest.raises(SystemExit) as exit:
-        runpy.run_path(str(Path(__file__).parents[1] / 'tools' / f'{tool}.py'), run_name='__main__')
+        runpy.run_path(str(Path(__file__).parents[2] / 'tools' / f'{tool}.py'), run_name='__main__')
     assert exit.value.code == 2 and f'see python -m zoo {tool} --help' in capsys.readouterr().err

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 
 import zoo_kernels
 
-from .evaluate.probe import prefix_tokens
-from .utils.errors import UserError
+from ..evaluate.probe import prefix_tokens
+from ..utils.errors import UserError
 
 MIXERS = ('mixer', 'attn', 'token_mixer', 'attention')  # what blocks of the zoo and of timm call theirs
 OPS = ('linear_attention', 'agent_attention', 'routed_attention')  # of zoo_kernels, all linear in their third argument

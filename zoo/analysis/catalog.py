@@ -1,0 +1,55 @@
+"""What is known of the zoo's models and weights without building a model."""
+import fnmatch
+from collections.abc import Sequence
+from typing import Any
+
+from ..registry import list_models, variant
+from ..utils.errors import UserError, nearest
+from ..weights.fetch import address, fetchable
+from ..weights.sources import HOSTS, Source, tags
+from . import result_files
+
+
+def rows(globs: Sequence[str] = (), pretrained: bool = False) -> list[dict[str, Any]]:
+    """What is known of models without building them, a row for each ``model.tag``.
+
+    Args:
+        globs: On ``model`` or ``model.tag``; none for all.
+        pretrained: Only those with weights to download.
+
+    Raises:
+        UserError: A glob that fits none.
+    """
+    every = [(model, tag, row) for model in list_models() for tag, row in (tags(model) or {'': None}).items()]
+    chosen = []
+    for glob in globs or ['*']:
+        fitting = [i for i, (model, tag, _) in enumerate(every)
+                   if fnmatch.fnmatchcase(model, glob) or fnmatch.fnmatchcase(f'{model}.{tag}', glob)]
+        if not fitting:
+            raise unknown(glob)
+        chosen += fitting
+    return [_row(*every[i]) for i in dict.fromkeys(chosen)
+            if not pretrained or every[i][2] is not None and fetchable(every[i][2])]
+
+
+def _row(model: str, tag: str, source: Source | None) -> dict[str, Any]:
+    counts = result_files.counts()['rows'].get(f'{model}.{tag}', {})
+    row = dict(
+        name=f'{model}.{tag}' if tag else model, parameters=counts.get('parameters'), macs=counts.get('macs'),
+        linear=variant(model).linear)
+    return row if source is None else {**row, **of_weights(source)}
+
+
+def of_weights(source: Source) -> dict[str, Any]:
+    """What the table of weights says of a row, as :func:`rows` has it."""
+    return dict(
+        size=source.size, crop=source.crop, crop_mode=source.crop_mode, top1=source.top1,
+        measured_top1=result_files.accuracies().get(source.name), host=HOSTS.get(source.kind),
+        address=address(source) or None, downloadable=fetchable(source), licence=source.licence,
+        num_classes=source.num_classes, note=source.note or None)
+
+
+def unknown(name: str) -> UserError:
+    """The error for a name that no model has."""
+    near = nearest(name, list_models()) or '; python -m zoo list shows all'
+    return UserError(f'no model of the zoo is called {name!r}{near}')
