@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from tests.models.rules import check_initial, decay_groups
 from zoo.blocks.mixers import ContextMixing
-from zoo.blocks.overview import FocusBlock, OverviewBlock
+from zoo.models.overlock.context_blocks import FocusBlock, OverviewBlock
 from zoo.train import build, options
 from zoo.train.table import TRAIN
 

@@ -4,7 +4,7 @@ import timm
 import torch
 import torch.nn.functional as F
 
-from zoo.blocks.dilated import BRANCHES, DilatedConv
+from zoo.models.overlock.dilated_reparam import BRANCHES, DilatedConv
 
 
 def trained(kernel_size, dim=3):

@@ -3,8 +3,8 @@ import re
 
 from torch import Tensor, nn
 
-from ..blocks.dilated import BRANCHES
-from .convert import rename
+from ...weights.convert import rename
+from .dilated_reparam import BRANCHES
 
 
 def _rules(inside: str, names: dict[str, str]) -> tuple[tuple[str, str], ...]:

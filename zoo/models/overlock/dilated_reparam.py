@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from zoo_kernels import depthwise_conv
 
-from .depthwise import DepthwiseConv2d
-from .norm import batch_norm, scale_and_shift
+from ...blocks.depthwise import DepthwiseConv2d
+from ...blocks.norm import batch_norm, scale_and_shift
 
 # Side of the large kernel: (side, dilation) of those that are added to it
 BRANCHES = {

@@ -4,12 +4,12 @@ import torch.nn.functional as F
 from timm.layers import DropPath, SEModule
 from torch import Tensor, nn
 
-from .depthwise import DepthwiseConv2d
-from .dilated import DilatedConv
-from .layout import to_nchw, to_nhwc
-from .mixers.context_mixing import LinearNorm
-from .norm import batch_norm
-from .response import GlobalResponseNorm, ResponseMlp
+from ...blocks.depthwise import DepthwiseConv2d
+from ...blocks.layout import to_nchw, to_nhwc
+from ...blocks.mixers.context_mixing import LinearNorm
+from ...blocks.norm import batch_norm
+from .dilated_reparam import DilatedConv
+from .grn import GlobalResponseNorm, ResponseMlp
 
 
 class ChannelAffine(nn.Module):

@@ -1,24 +1,4 @@
-"""OverLoCK: an overview of the image first, then a close look that the overview guides.
-
-Lou, Yu, "OverLoCK: An Overview-first-Look-Closely-next ConvNet with Context-Mixing Dynamic Kernels", CVPR 2025, arXiv
-2502.20087. Reference: LMMMEng/OverLoCK @ 2c8ab3b29e3a11fb4a2510d98e4d9ed8b33cf091 (Apache-2.0).
-
-A base net runs to stride 16. From there an overview net goes to stride 32 at once and, projected to a quarter of its
-channels, becomes a context; a focus net takes up the base net's map again and runs to stride 32, with the context
-behind its channels in every block. Its blocks convolve dynamically (``blocks.mixers.context_mixing``): each pixel's
-kernels come from its agreement with 7 x 7 regions of the context, ``softmax(W q K^T + b + relative bias)``. Base and
-overview blocks convolve with large kernels that are trained as sums of dilated ones; ``reparameterize()`` makes them
-single convolutions, which is what the ``*_reparam`` models are built of.
-
-In training the overview has a classifier of its own: the model returns the logits of both, main ones first, and the
-paper's loss is that of the first plus 0.4 times that of the second. ``set_auxiliary_training(False)`` leaves the second
-out.
-
-Departures of the released code from the paper: layer scales are on the shortcuts, with a bias, and start at 1; stages 1
-and 2 have none. A map smaller than the largest kernel is interpolated to its size, and the result pooled back. For
-detection the four maps are normed, the base net goes on with the normed map of stage 2, and the normed overview is
-projected and added to the last map.
-"""
+"""The model: base net, overview net and focus net, and the table of variants."""
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -26,18 +6,16 @@ import torch
 from timm.layers import calculate_drop_path_rates
 from torch import Tensor, nn
 
-from ..backbone import Backbone, Stage, halve, init_weights, to_pair
-from ..blocks.layout import ceil_div
-from ..blocks.mixers import ContextMixing, MixerFactory, Site
-from ..blocks.mlp import in_chunks
-from ..blocks.norm import batch_norm
-from ..blocks.overview import ChannelAffine, FocusBlock, OverviewBlock
-from ..blocks.patch import ConvNorm, Projection
-from ..blocks.resize import interpolate_map
-from ..registry import Variant, register_family
-from ..weights.overlock import overlock_keys
-
-__all__ = []  # the entrypoints: filled by the registration
+from ...backbone import Backbone, Stage, halve, init_weights, to_pair
+from ...blocks.layout import ceil_div
+from ...blocks.mixers import ContextMixing, MixerFactory, Site
+from ...blocks.mlp import in_chunks
+from ...blocks.norm import batch_norm
+from ...blocks.patch import ConvNorm, Projection
+from ...blocks.resize import interpolate_map
+from ...registry import Variant, register_family
+from .context_blocks import ChannelAffine, FocusBlock, OverviewBlock
+from .key_map import overlock_keys
 
 KERNELS = (17, 15, 13, 7)  # of the stages
 MLP_RATIO, FOCUS_MLP_RATIO = 4, 3
@@ -157,7 +135,7 @@ class AuxiliaryHead(nn.Module):
 
 
 class OverLoCK(Backbone):
-    """Base net, overview net and focus net; see the module for how they meet.
+    """Base net, overview net and focus net; see the package for how they meet.
 
     The maps of stages 3 and 4 have their context behind their channels. In training the model returns the logits of
     the main and of the auxiliary classifier, see :meth:`set_auxiliary_training`; one built for dense prediction or
@@ -341,4 +319,4 @@ VARIANTS = tuple(
     for form, more in (('', {}), ('_reparam', dict(reparameterized=True))))
 
 
-register_family(__name__, OverLoCK, ContextMixing.for_site, VARIANTS, overlock_keys, CFG)
+register_family(__package__, OverLoCK, ContextMixing.for_site, VARIANTS, overlock_keys, CFG)

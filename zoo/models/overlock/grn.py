@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from zoo_kernels.dispatch import in_place
 
-from .mlp import ResidualConvMlp, gelu
+from ...blocks.mlp import ResidualConvMlp, gelu
 
 
 class GlobalResponseNorm(nn.Module):
