@@ -4,7 +4,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / folder) for folder in ('', 'kernels')]
 
-from zoo.evaluate.infer import main  # noqa: E402
+from zoo.cli.infer import main  # noqa: E402
 
 if __name__ == '__main__':
     sys.exit(main())

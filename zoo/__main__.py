@@ -3,31 +3,31 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-COMMANDS = {  # what each does, and the function that does it
-    'list': ('the models of the zoo, with their weights', 'zoo.browse:list_main'),
-    'info': ('what a model is: size, stages, weights, kernels', 'zoo.browse:info_main'),
-    'train': ('train an image classifier (python -m zoo train --config quickstart)', 'zoo.train.main:main'),
-    'validate': ('measure the accuracy of checkpoints or published weights', 'zoo.evaluate.validate:main'),
-    'infer': ('name what is in pictures: files, folders or web addresses', 'zoo.evaluate.infer:main'),
+COMMANDS = {  # what each does, and the module whose main() does it
+    'list': ('the models of the zoo, with their weights', 'zoo.cli.list'),
+    'info': ('what a model is: size, stages, weights, kernels', 'zoo.cli.info'),
+    'train': ('train an image classifier (python -m zoo train --config quickstart)', 'zoo.cli.train'),
+    'validate': ('measure the accuracy of checkpoints or published weights', 'zoo.cli.validate'),
+    'infer': ('name what is in pictures: files, folders or web addresses', 'zoo.cli.infer'),
     'convert': (
-        'make safetensors with our names, config and card of an official checkpoint on disk', 'zoo.hub.convert:main'),
-    'publish': ('push weights, config and card to a repository of the hub', 'zoo.hub.publish:main'),
-    'probe': ('train a linear or an attentive probe on the frozen features of a model', 'zoo.evaluate.probe:main'),
+        'make safetensors with our names, config and card of an official checkpoint on disk', 'zoo.cli.convert'),
+    'publish': ('push weights, config and card to a repository of the hub', 'zoo.cli.publish'),
+    'probe': ('train a linear or an attentive probe on the frozen features of a model', 'zoo.cli.probe'),
     'train-det': (
         'train or test a detector of mmdet on a zoo model (python -m zoo train-det mask_rcnn_ravlt_t_1x)',
-        'zoo.dense.launch:train_det'),
-    'train-seg': ('train or test a segmentor of mmsegmentation on a zoo model', 'zoo.dense.launch:train_seg'),
-    'predict': ('draw what a detector or segmentor finds in an image', 'zoo.dense.predict:main'),
-    'shapes': ('write a small data set for detection and segmentation', 'zoo.dense.shapes:main'),
+        'zoo.cli.train_det'),
+    'train-seg': ('train or test a segmentor of mmsegmentation on a zoo model', 'zoo.cli.train_seg'),
+    'predict': ('draw what a detector or segmentor finds in an image', 'zoo.cli.predict'),
+    'shapes': ('write a small data set for detection and segmentation', 'zoo.cli.shapes'),
     'benchmark': (
-        'measure the time and memory of ops and models (python -m zoo benchmark ops --quick)', 'zoo.bench.main:main'),
+        'measure the time and memory of ops and models (python -m zoo benchmark ops --quick)', 'zoo.cli.benchmark'),
     'plot': (
-        'draw accuracy against GMACs, parameters or throughput, with the Pareto front', 'zoo.analysis.pareto:main'),
+        'draw accuracy against GMACs, parameters or throughput, with the Pareto front', 'zoo.cli.plot'),
     'attention': (
         'draw what a place of a model sees of an image: receptive field, influence, attention weights',
-        'zoo.attention:main'),
-    'arena': ('compare token mixers in one host under one recipe, over seeds', 'zoo.arena.main:main'),
-    'cards': ('write the model cards, or check that they are up to date', 'zoo.cards.main:main'),
+        'zoo.cli.attention'),
+    'arena': ('compare token mixers in one host under one recipe, over seeds', 'zoo.cli.arena'),
+    'cards': ('write the model cards, or check that they are up to date', 'zoo.cli.cards'),
 }
 
 
@@ -42,8 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command not in COMMANDS:
         print(f'error: unknown command {command!r}; known: {", ".join(COMMANDS)}', file=sys.stderr)
         return 2
-    module, _, function = COMMANDS[command][1].partition(':')
-    return getattr(importlib.import_module(module), function)(rest)
+    return importlib.import_module(COMMANDS[command][1]).main(rest)
 
 
 if __name__ == '__main__':

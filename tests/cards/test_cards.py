@@ -18,8 +18,8 @@ from tests.dense.published import RECIPES, UNPUBLISHED
 from zoo.analysis import result_files
 from zoo.bench.models import flops
 from zoo.cards import card
-from zoo.cards.main import main
 from zoo.cards.story import bibtex, story
+from zoo.cli.cards import main
 from zoo.registry import modules
 from zoo.weights.sources import load, source
 

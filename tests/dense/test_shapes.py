@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zoo.dense.shapes import CLASSES, main, write_shapes
+from zoo.cli.shapes import main
+from zoo.dense.shapes import CLASSES, write_shapes
 
 
 def read(folder, split):

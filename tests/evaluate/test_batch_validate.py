@@ -30,7 +30,7 @@ def untimed(row):
 @pytest.fixture(scope='module')
 def run(pictures, tmp_path_factory):
     """The folder of a run of two epochs."""
-    from zoo.train.main import train
+    from zoo.train.run import train
 
     folder = tmp_path_factory.mktemp('several')
     train(['--data-dir', str(pictures), '--model', MODEL, '--num-classes', '3', '--input-size', '3', '32', '32',

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 
 from tests import goldens
 from tests.weights.test_checkpoint import Bomb
+from zoo.cli.convert import main
 from zoo.hub import golden
-from zoo.hub.convert import main
 from zoo.weights.sources import source
 
 MODEL = 'flatten_pvt_v2_b0'

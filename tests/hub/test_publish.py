@@ -12,8 +12,10 @@ import torch
 from huggingface_hub import ModelCard
 
 from tests.weights.host import serving
-from zoo.hub import convert, package
-from zoo.hub.publish import REDISTRIBUTABLE, main
+from zoo.cli import convert
+from zoo.cli.publish import main
+from zoo.hub import package
+from zoo.hub.publish import REDISTRIBUTABLE
 from zoo.weights import official
 from zoo.weights.sources import load, source
 

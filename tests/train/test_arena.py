@@ -14,8 +14,8 @@ import yaml
 
 from zoo.arena import measure, plan, result, runner
 from zoo.blocks.mixers import MAP_MIXERS, MIXERS
-from zoo.train import main as trainer
 from zoo.train import options, report
+from zoo.train import run as trainer
 from zoo.train.table import TRAIN
 from zoo.utils.errors import Interrupted, UserError
 

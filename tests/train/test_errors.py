@@ -7,7 +7,7 @@ import pytest
 import timm
 import torch
 
-from zoo.train import checkpoint, main, session
+from zoo.train import checkpoint, run, session
 from zoo.utils.errors import require
 
 from .conftest import MODEL
@@ -137,5 +137,5 @@ def test_the_tools_are_the_same_programs_from_a_bare_checkout(tool, tmp_path):
 
 
 def test_errors_before_anything_is_built_take_no_time_to_build(zoo, small, monkeypatch):
-    monkeypatch.setattr(main, 'Session', None)
+    monkeypatch.setattr(run, 'Session', None)
     assert_refused(zoo('train', *small(model='nothing')), 'unknown model')

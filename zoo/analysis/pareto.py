@@ -1,15 +1,12 @@
 """``python -m zoo plot``: accuracy against cost, published and measured told apart, with the Pareto front."""
 import itertools
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..bench.report import variant
 from ..registry import family_of
-from ..train.options import Parser
-from ..utils.errors import UserError, guarded, require
-from ..utils.figures import new_figure, write_figure
+from ..utils.errors import UserError
+from ..utils.figures import new_figure
 from . import catalog, result_files
 
 COSTS = {  # by name: title of the axis, whether less is better
@@ -21,7 +18,6 @@ KINDS = {  # of an accuracy: what it is, whether its marks are filled, line of i
     'published': ("published by the models' authors, not measured here", False, '--'),
     'measured': ('measured with this code on all of the validation set', True, '-'),
 }
-FORMATS = ('.png', '.svg', '.pdf')
 MANY = 24  # points of a panel: where there are more, only those on a front have their names
 SIDES = (-1, 1), (-1, 0), (0, 1), (1, -1), (1, 0), (0, -1), (1, 1), (-1, -1)  # of a point on a front, for its name
 REACHES = 1, 2.5, 4.5, 7, 10  # how far from the point, the nearest first
@@ -230,65 +226,3 @@ def _common(a: Any, b: Any) -> float:
     width = min(a.x1, b.x1) - max(a.x0, b.x0)
     height = min(a.y1, b.y1) - max(a.y0, b.y0)
     return max(width, 0) * max(height, 0)
-
-
-# --- the program
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """``python -m zoo plot``; returns the exit code."""
-    return guarded(_run, argv)
-
-
-def _run(argv: Sequence[str]) -> None:
-    args = _parser().parse_intermixed_args(list(argv))  # options may stand before names, too
-    require('matplotlib')
-    paths = _outputs(args.output)
-    files = result_files.read([Path(file) for file in args.results])
-    kinds = list(KINDS) if args.accuracy == 'both' else [args.accuracy]
-    panels, setting = {}, ''
-    for cost in args.against:
-        panels[cost], chosen = collect(args.models, cost, kinds, files, args.setting)
-        setting = setting or chosen
-        if not panels[cost]:
-            raise UserError(f'no accuracy ({args.accuracy}) of these models to draw against {cost}; python -m zoo list '
-                            f'shows what there is')
-    figure = draw(panels, setting)
-    for path in paths:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_figure(path, figure)
-    for cost, points in panels.items():
-        counts = Counter(point.kind for point in points)
-        print(f'{cost}: ' + ', '.join(f'{n} {kind}' for kind, n in counts.items()) + (
-            f' ({setting})' if cost == 'throughput' else ''))
-        for kind in counts:
-            for point in front((p for p in points if p.kind == kind), COSTS[cost][1]):
-                print(f'  {kind} front  {point.cost:8.2f}  {point.top1:5.1f} %  {point.name}')
-    print('wrote ' + ', '.join(str(path) for path in paths))
-
-
-def _outputs(text: str) -> list[Path]:
-    path = Path(text)
-    if path.suffix in FORMATS:
-        return [path]
-    if path.suffix.lower() in ('.jpg', '.jpeg', '.gif', '.webp'):
-        raise UserError(f'--output {text}: end in {", ".join(FORMATS)}, or in none of them for png and svg')
-    return [path.with_name(path.name + suffix) for suffix in FORMATS[:2]]
-
-
-def _parser() -> Parser:
-    parser = Parser('zoo plot', description=(
-        'Draw accuracy on ImageNet-1k against cost, with the Pareto front. Accuracies are those that the authors '
-        'published and those measured here, which look different; costs come from result files.'), allow_abbrev=False)
-    parser.add_argument('models', nargs='*', metavar='MODEL', help="names or globs, as 'agent_*' or '*.in1k' (default: "
-                                                                   'all)')
-    parser.add_argument('--against', nargs='+', choices=COSTS, default=['macs', 'parameters'], metavar='COST',
-                        help=f'{", ".join(COSTS)} (default: macs parameters)')
-    parser.add_argument('--accuracy', choices=(*KINDS, 'both'), default='both', help='whose (default: both)')
-    parser.add_argument('--results', nargs='+', default=[], metavar='FILE', help='more results of "benchmark models" '
-                        'and "validate --results-format json"; those of the zoo are read anyway')
-    parser.add_argument('--setting', default='', metavar='TEXT', help='for throughput: part of the device, data type, '
-                        'batch or versions (default: where most models were measured)')
-    parser.add_argument('--output', default='output/plot/accuracy', metavar='FILE', help='a png, svg or pdf file; '
-                        'without a suffix png and svg (default: output/plot/accuracy)')
-    parser.add_argument('--debug', action='store_true', help='show tracebacks')
-    return parser

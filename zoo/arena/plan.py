@@ -12,7 +12,7 @@ from ..blocks.mixers import MAP_MIXERS, MIXERS
 from ..train import options
 from ..train.checkpoint import Keeper
 from ..train.data import datasets, fashion_mnist
-from ..train.main import check
+from ..train.run import check
 from ..train.table import TRAIN, Option
 from ..utils.errors import UserError, nearest
 from ..utils.files import write_atomically

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 def main(argv: Sequence[str]) -> int:
     """Train; return the exit code. A process that outlives the arena would train beside its successor: it ends."""
     threading.Thread(target=_follow, args=(int(argv[0]),), daemon=True).start()
-    from ..train.main import main as train
+    from ..train.run import train
+    from ..utils.errors import guarded
 
-    return train(argv[1:])
+    return guarded(train, argv[1:])
 
 
 def _follow(parent: int) -> None:

@@ -6,22 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..train.options import Parser, config_path
-from ..utils.errors import UserError, guarded, nearest
+from ..utils.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from mmengine.config import Config
 
 NOT_IN_CONFIGS = ('randomness', 'launcher', 'find_unused_parameters', 'custom_hooks')  # of the Runner
-
-
-def train_det(argv: Sequence[str] | None = None) -> int:
-    """``python -m zoo train-det CONFIG [DATA_DIR]``; returns the exit code."""
-    return guarded(_program('train-det', 'mmdet'), argv)
-
-
-def train_seg(argv: Sequence[str] | None = None) -> int:
-    """``python -m zoo train-seg CONFIG [DATA_DIR]``; returns the exit code."""
-    return guarded(_program('train-seg', 'mmseg'), argv)
 
 
 def read_config(name: str, kind: str, options: Sequence[str] = (), trust_checkpoints: bool = False) -> 'Config':
@@ -66,7 +56,8 @@ def move_data(node: Any, old: str, new: str) -> None:
             move_data(value, old, new)
 
 
-def _program(command: str, kind: str) -> Callable[[Sequence[str]], None]:
+def program(command: str, kind: str) -> Callable[[Sequence[str]], None]:
+    """What ``train-det`` and ``train-seg`` do with a command line, for models of mmdet or mmseg."""
     def run(argv: Sequence[str]) -> None:
         args = _parser(command, kind).parse_args(argv)
         cfg = read_config(args.config, kind, args.cfg_options, args.trust_checkpoints)

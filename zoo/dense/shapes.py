@@ -4,17 +4,14 @@ It lies in a folder both as COCO has it (boxes and polygons, for mmdet) and as m
 
     FOLDER/train/*.png  FOLDER/annotations/train.json  FOLDER/masks/train/*.png      and the same for val
 """
-import argparse
 import json
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ..train.options import Parser
-from ..utils.errors import UserError, guarded
+from ..utils.errors import UserError
 from ..utils.files import new_folder
 
 CLASSES = ('circle', 'square', 'triangle')
@@ -48,25 +45,6 @@ def write_shapes(folder: str | Path, train: int = 16, val: int = 8, size: int = 
         for number, (split, count) in enumerate((('train', train), ('val', val))):
             _write_split(draft, split, count, size, np.random.default_rng([seed, number]))
     return folder
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """``python -m zoo shapes FOLDER``; returns the exit code."""
-    return guarded(_run, argv)
-
-
-def _run(argv: Sequence[str]) -> None:
-    parser = Parser(prog='zoo shapes', description=write_shapes.__doc__.splitlines()[0], allow_abbrev=False,
-                    formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument('folder', metavar='FOLDER', help='where to: a folder that does not exist, or an empty one')
-    parser.add_argument('--train', type=int, default=16, metavar='N', help='images to learn from')
-    parser.add_argument('--val', type=int, default=8, metavar='N', help='images to measure with')
-    parser.add_argument('--size', type=int, default=128, metavar='PIXELS', help='side of the images')
-    parser.add_argument('--seed', type=int, default=0, metavar='N', help='draws other images')
-    args = parser.parse_args(argv)
-    folder = write_shapes(args.folder, args.train, args.val, args.size, args.seed)
-    print(f'{folder}: {args.train} images to learn from, {args.val} to measure with, '
-          f'of {args.size} x {args.size} pixels')
 
 
 def _write_split(folder: Path, split: str, count: int, size: int, rng: np.random.Generator) -> None:

@@ -16,7 +16,7 @@ from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset
 from torch import nn
 
 from ..train import build, options
-from ..utils.errors import UserError, guarded, one_line
+from ..utils.errors import UserError, one_line
 from . import loading
 from .table import VALIDATE
 
@@ -24,17 +24,6 @@ ABOUT = ('Print the most likely classes of pictures: files, folders (and what is
          'Preprocessing is that of the weights, the published ones or those of --checkpoint.')
 TIMEOUT = 30  # seconds without a byte
 MOST_BYTES = 64 << 20  # of a picture from the net
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Infer as the command line says.
-
-    Returns:
-        Exit code: 0, 1 if some picture could not be read, 2 for a mistake, 130 for Ctrl-C.
-    """
-    found: list[dict[str, Any]] = []
-    code = guarded(lambda words: found.extend(infer(words)), argv)
-    return code or int(any('error' in picture for picture in found))
 
 
 def infer(argv: Sequence[str]) -> list[dict[str, Any]]:
@@ -47,8 +36,6 @@ def infer(argv: Sequence[str]) -> list[dict[str, Any]]:
     Raises:
         UserError: whatever the user can put right.
     """
-    import zoo  # noqa: F401  (registers the models)
-
     given = _parser().parse_args(list(argv))
     if given.num_classes and not given.checkpoint:
         raise UserError('--num-classes is for a --checkpoint; the published weights have their own')

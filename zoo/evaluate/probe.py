@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from ..blocks.pooling import EfficientProbing
 from ..train import build, checkpoint, options
 from ..train.data import datasets
-from ..train.main import carried, check, folder_of, quickstart_data, read_resumed, resumed_file
+from ..train.run import carried, check, folder_of, quickstart_data, read_resumed, resumed_file
 from ..train.session import Session
 from ..train.table import TRAIN
-from ..utils.errors import UserError, guarded, require
+from ..utils.errors import UserError, require
 from .table import PROBE
 
 ABOUT = ('Train a linear or an efficient-probing (EP) classifier on the frozen features of any model of the zoo or of '
@@ -155,11 +155,6 @@ class ProbeSession(Session):
         return dict(super()._description(), probe=self.args.pool, backbone=self.mark)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Probe as the command line says; return the exit code (0, 2 for a mistake, 130 for Ctrl-C)."""
-    return guarded(probe, argv)
-
-
 def probe(argv: Sequence[str]) -> None:
     """Probe as the command line says.
 
@@ -168,8 +163,6 @@ def probe(argv: Sequence[str]) -> None:
         Interrupted: Ctrl-C; the last whole checkpoint stays.
     """
     require('tqdm', 'matplotlib')
-    import zoo  # noqa: F401  (registers the models)
-
     flags, config = options.parse(PROBE, argv, 'zoo probe', ABOUT)
     given, content, brought = {**config, **flags}, None, {}
     if given.get('checkpoint') and given.get('pretrained'):

@@ -12,7 +12,7 @@ import torch
 
 from ..train import build, options, report
 from ..train.data import datasets
-from ..utils.errors import UserError, guarded, require
+from ..utils.errors import UserError, require
 from . import accuracy, batch_validate, loading, reproduce
 from .table import VALIDATE
 
@@ -21,16 +21,6 @@ ABOUT = ('Validate a classifier. A checkpoint written by "train" needs nothing e
          '("--model \'ravlt_*\' --data-dir IMAGENET") are measured one after another. Flags are those of timm\'s '
          'validation script. "--against published MODEL --data-dir IMAGENET" measures official weights beside the '
          'published accuracies.')
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Validate as the command line says; return the exit code (0, 2 for a mistake, 130 for Ctrl-C).
-
-    Of several models it is 1 if some could not be measured, or none were.
-    """
-    found: dict[str, Any] = {}
-    code = guarded(lambda words: found.update(validate(words)), argv)
-    return code or int('failed' in found and bool(found['failed'] or not found['results']))
 
 
 def validate(argv: Sequence[str]) -> dict[str, Any]:
@@ -44,8 +34,6 @@ def validate(argv: Sequence[str]) -> dict[str, Any]:
         UserError: whatever the user can put right.
     """
     require('tqdm')
-    import zoo  # noqa: F401  (registers the models)
-
     flags, config = options.parse(VALIDATE, argv, 'zoo validate', ABOUT)
     as_json = options.merge(VALIDATE, config, flags).json
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..registry import key_map
 from ..train.options import Parser
-from ..utils.errors import UserError, guarded, one_line
+from ..utils.errors import UserError, one_line
 from ..utils.files import new_folder
 from ..weights import read_checkpoint, state_dict_of
 from ..weights.cache import Cache, sha256_of
@@ -25,11 +25,6 @@ from . import golden, package, report
 ABOUT = ('Convert an official checkpoint on disk to safetensors with the names of the zoo. DIR gets model.safetensors, '
          'config.json and README.md; after "import zoo" timm.create_model("local-dir:DIR", pretrained=True) loads it, '
          'and "python -m zoo publish DIR" pushes it.')
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Convert as the command line says; return the exit code (0, 2 for a mistake, 130 for Ctrl-C)."""
-    return guarded(convert, argv)
 
 
 def convert(argv: Sequence[str]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from safetensors import safe_open
 
 from ..registry import key_map
 from ..train.options import Parser
-from ..utils.errors import UserError, guarded, one_line
+from ..utils.errors import UserError, one_line
 from ..utils.version import __version__
 from ..weights import read_checkpoint, resolve
 from ..weights.sources import source
@@ -22,11 +22,6 @@ ABOUT = ('Push a model to the hub: safetensors, config and card, so that timm.cr
 REDISTRIBUTABLE = (  # as the hub spells them
     'apache-2.0', 'mit', 'bsd-2-clause', 'bsd-3-clause', 'bsd-3-clause-clear', 'isc', 'unlicense', 'cc0-1.0',
     'cc-by-4.0', 'cc-by-sa-4.0', 'cc-by-nc-4.0', 'cc-by-nc-sa-4.0', 'gpl-3.0', 'lgpl-3.0', 'agpl-3.0', 'mpl-2.0')
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Publish as the command line says; return the exit code (0, 2 for a mistake, 130 for Ctrl-C)."""
-    return guarded(publish, argv)
 
 
 def publish(argv: Sequence[str]) -> dict[str, Any]:

@@ -10,8 +10,9 @@ pytest.importorskip('mmseg')
 import torch
 from PIL import Image
 
-from zoo.dense.launch import read_config, train_det, train_seg
-from zoo.dense.predict import main as predict
+from zoo.cli import train_det, train_seg
+from zoo.cli.predict import main as predict
+from zoo.dense.launch import read_config
 from zoo.dense.shapes import write_shapes
 from zoo.utils.errors import UserError
 
@@ -36,16 +37,16 @@ def tree(path):
 def test_detector_trains_resumes_is_measured_and_draws(data, tmp_path, capsys):
     short = ['default_hooks.logger.interval=1', 'default_hooks.checkpoint.interval=1', 'train_cfg.val_interval=2']
     run = [DET, str(data), '--work-dir', str(tmp_path / 'run'), '--cfg-options', *short]
-    assert train_det([*run, 'train_cfg.max_epochs=1']) == 0
+    assert train_det.main([*run, 'train_cfg.max_epochs=1']) == 0
     first = tree(tmp_path / 'run' / 'epoch_1.pth')
-    assert train_det([*run, 'train_cfg.max_epochs=2', '--resume']) == 0
+    assert train_det.main([*run, 'train_cfg.max_epochs=2', '--resume']) == 0
     logged = [entry for entry in records(tmp_path / 'run') if 'loss' in entry]
     assert [entry['step'] for entry in logged] == [1, 2]  # the second start went on where the first ended
     second = tree(tmp_path / 'run' / 'epoch_2.pth')
     moved = [key for key in first if not torch.equal(first[key], second[key])]
     assert any(key.startswith('backbone.net.') for key in moved) and any(key.startswith('roi_head.') for key in moved)
     weights = str(tmp_path / 'run' / 'epoch_2.pth')
-    assert train_det([DET, str(data), '--test', weights, '--work-dir', str(tmp_path / 'test')]) == 0
+    assert train_det.main([DET, str(data), '--test', weights, '--work-dir', str(tmp_path / 'test')]) == 0
     scores = records(tmp_path / 'run')[-1], json.loads(next((tmp_path / 'test').glob('*/*.json')).read_text())
     assert scores[0]['coco/bbox_mAP'] == scores[1]['coco/bbox_mAP']
     capsys.readouterr()
@@ -65,7 +66,7 @@ def test_detector_trains_resumes_is_measured_and_draws(data, tmp_path, capsys):
 
 
 def test_segmentor_trains_and_draws(data, tmp_path, capsys):
-    assert train_seg([SEG, str(data), '--work-dir', str(tmp_path), '--cfg-options', 'train_cfg.max_iters=2',
+    assert train_seg.main([SEG, str(data), '--work-dir', str(tmp_path), '--cfg-options', 'train_cfg.max_iters=2',
                       'train_cfg.val_interval=2', 'default_hooks.checkpoint.interval=2']) == 0
     measured = [entry for entry in records(tmp_path) if 'mIoU' in entry]
     assert len(measured) == 1 and 0 <= measured[0]['mIoU'] <= 100
@@ -98,7 +99,7 @@ def test_data_and_options_reach_the_config(data):
 ])
 def test_mistakes_are_told_in_one_line(argv, message, data, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert train_det([str(data) if word == 'DATA' else word for word in argv]) == 2
+    assert train_det.main([str(data) if word == 'DATA' else word for word in argv]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith('error: ') and message in error
 
@@ -106,7 +107,7 @@ def test_mistakes_are_told_in_one_line(argv, message, data, tmp_path, monkeypatc
 @pytest.mark.skipif(torch.cuda.is_available(), reason='mixed precision works here')
 def test_mixed_precision_needs_a_gpu(data, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert train_det([DET, str(data), '--amp']) == 2
+    assert train_det.main([DET, str(data), '--amp']) == 2
     assert capsys.readouterr().err == 'error: mixed precision needs a GPU; --no-amp trains without\n'
 
 

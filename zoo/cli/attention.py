@@ -9,16 +9,16 @@ import torch
 from timm.data import create_transform
 from torch import Tensor, nn
 
-from .analysis import attribution
-from .analysis.attribution_figure import draw
-from .evaluate import loading
-from .evaluate.infer import find_pictures, open_picture
-from .evaluate.table import VALIDATE
-from .train import build, options
-from .train.options import Parser
-from .utils.errors import UserError, guarded, require
-from .utils.figures import write_figure
-from .utils.files import write_atomically
+from ..analysis import attribution
+from ..analysis.attribution_figure import draw
+from ..evaluate import loading
+from ..evaluate.infer import find_pictures, open_picture
+from ..evaluate.table import VALIDATE
+from ..train import build, options
+from ..train.options import Parser
+from ..utils.errors import UserError, guarded, require
+from ..utils.figures import write_figure
+from ..utils.files import write_atomically
 
 WHAT = {  # the quantities of zoo.analysis.attribution
     'erf': 'effective receptive field',
@@ -35,8 +35,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str]) -> None:
-    import zoo  # noqa: F401  (registers the models)
-
     given = _parser().parse_intermixed_args(list(argv))  # options may stand before names, too
     require('matplotlib')
     path = Path(given.output or f'output/attention/{given.model.replace("/", "_")}-{given.what}.png')

@@ -1,7 +1,6 @@
-"""``python -m zoo list`` and ``python -m zoo info``: which models there are, and what one of them is."""
+"""``python -m zoo info``: what a model is."""
 import itertools
 import json
-import sys
 import textwrap
 from collections import Counter
 from collections.abc import Sequence
@@ -14,54 +13,25 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import zoo_kernels
 
-from .analysis import result_files
-from .analysis.catalog import of_weights, rows, unknown
-from .blocks.gates.place import GatedNorm
-from .cards.card import recipes
-from .cards.story import story
-from .registry import family_of, list_models, variant
-from .train.options import Parser
-from .utils.errors import UserError, guarded
-from .utils.text_tables import aligned
-from .weights.sources import tags
+from ..analysis import result_files
+from ..analysis.catalog import of_weights, unknown
+from ..blocks.gates.place import GatedNorm
+from ..cards.card import recipes
+from ..cards.story import story
+from ..registry import family_of, list_models, variant
+from ..train.options import Parser
+from ..utils.errors import UserError, guarded
+from ..weights.sources import tags
+from .model_table import COLUMNS, add_output_flags, cell, indented_table
 
 DEVICES = dict(cpu=torch.float32, cuda=torch.bfloat16)  # what the kernels are asked for, and in which data type
 WIDTH = 100  # of a terminal
-COLUMNS = {  # of the list: title, key, how it is written
-    'model': ('name', str), 'M params': ('parameters', lambda n: f'{n / 1e6:.2f}'),
-    'GMACs': ('macs', lambda n: f'{n / 1e9:.2f}'), 'size': ('size', lambda size: _size(size)),
-    'top-1': ('top1', lambda x: f'{x:.1f}'), 'weights': ('host', str), 'licence': ('licence', str)}
 
 
-def list_main(argv: Sequence[str] | None = None) -> int:
-    """``python -m zoo list``; returns the exit code."""
-    return guarded(_list, argv)
-
-
-def info_main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """``python -m zoo info``; returns the exit code."""
     return guarded(_info, argv)
 
-
-def _list(argv: Sequence[str]) -> None:
-    parser = Parser('zoo list', description='List the models of the zoo, a line for each of their weights.')
-    parser.add_argument('models', nargs='*', metavar='MODEL', help="names or globs, as 'ravlt*' (default: all)")
-    parser.add_argument('--pretrained', action='store_true', help='only weights that can be downloaded')
-    _shared(parser)
-    args = parser.parse_args(argv)
-    found = rows(args.models, args.pretrained)
-    if args.json:
-        print(json.dumps(found, indent=1))
-        return
-    if found:
-        print('\n'.join(_table([list(COLUMNS), *(
-            [_cell(row, *column) for column in COLUMNS.values()] for row in found)], right=(1, 2, 3, 4))))
-    models = {row['name'].partition('.')[0] for row in found}
-    print(f'{len(models)} model{"s" * (len(models) != 1)}; top-1 is that of ImageNet-1k in percent, as published',
-          file=sys.stderr)
-
-
-# --- info
 
 def describe(name: str, device: str | None = None) -> dict[str, Any]:
     """All about a model; it is built, but takes no memory and computes nothing.
@@ -156,7 +126,7 @@ def _info(argv: Sequence[str]) -> None:
     parser.add_argument('model', metavar='MODEL', help='as ravlt_t or ravlt_t.in1k')
     parser.add_argument('--device', choices=DEVICES, help='whose kernels are asked, for one image; it need not be '
                                                           'there (default: what is)')
-    _shared(parser)
+    add_output_flags(parser)
     args = parser.parse_args(argv)
     found = describe(args.model, args.device)
     print(json.dumps(found, indent=1) if args.json else '\n'.join(_text(found)))
@@ -170,13 +140,13 @@ def _text(found: dict[str, Any]) -> list[str]:
         'recipes': ', '.join(found['recipes'])}
     lines = [found['name'], *([found['family']] if found['family'] else []), '']
     lines += [line for key, value in facts.items() if value for line in _wrap(f'{key:<12}', value)]
-    lines += ['', 'stages', *_table(
+    lines += ['', 'stages', *indented_table(
         [['channels', 'stride', 'blocks'], *(_stage(s) for s in found['stages'])], right=(0, 1))]
     if found['weights']:
         keys = dict(COLUMNS, crop=('crop', lambda x: f'{x:g}'), mode=('crop_mode', str))
         titles = ['weights', 'licence', 'size', 'crop', 'mode', 'top-1']
-        lines += ['', 'weights', *_table([['tag', 'from', *titles[1:]], *(
-            [tag, *(_cell(row, *keys[title]) for title in titles)] for tag, row in found['weights'].items())])]
+        lines += ['', 'weights', *indented_table([['tag', 'from', *titles[1:]], *(
+            [tag, *(cell(row, *keys[title]) for title in titles)] for tag, row in found['weights'].items())])]
         lines += [f'  {tag}: {row["note"]}' for tag, row in found['weights'].items() if row['note']]
     asked = found['kernels']
     lines += ['', f'kernels (one image, {asked["dtype"]} on {asked["device"]})']
@@ -190,23 +160,6 @@ def _stage(stage: dict[str, Any]) -> list[str]:
     gate = f', then {stage["gate"]}' if stage['gate'] else ''
     alike = f' ({stage["count"]} such stages)' if stage['count'] > 1 else ''
     return [str(stage['channels']), str(stage['stride']), blocks + gate + alike]
-
-
-def _shared(parser: Parser) -> None:
-    parser.add_argument('--json', action='store_true', help='for programs')
-    parser.add_argument('--debug', action='store_true', help='show tracebacks')
-
-
-def _size(size: Sequence[int]) -> str:
-    return 'x'.join(str(side) for side in dict.fromkeys(size))
-
-
-def _cell(row: dict[str, Any], key: str, write: Any) -> str:
-    return '-' if row.get(key) is None else write(row[key])
-
-
-def _table(lines: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[str]:
-    return [f'  {line}' for line in aligned(lines, right)]
 
 
 def _wrap(title: str, text: str) -> list[str]:

@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 from ..train import build, options
 from ..train.data import datasets
 from ..train.table import TRAIN
-from ..utils.errors import UserError, guarded, require
+from ..utils.errors import UserError, require
 from ..utils.files import check_writable
 from . import plan
 
@@ -25,14 +25,6 @@ NOTES = (
     'the time of a run depends on what else the machine did meanwhile; compare mixers by their steps')
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Compare as the command line says; return the exit code (0, 1 if a mixer failed, 2 for a mistake, 130 for Ctrl-C).
-    """
-    found: dict[str, Any] = {}
-    code = guarded(lambda words: found.update(arena(words)), argv)
-    return code or int(any('failed' in row or 'reason' in row for row in found['rows']))
-
-
 def arena(argv: Sequence[str]) -> dict[str, Any]:
     """Train every mixer with every seed, one after another, measure them, write and print the table; return it all.
 
@@ -41,8 +33,6 @@ def arena(argv: Sequence[str]) -> dict[str, Any]:
         Interrupted: Ctrl-C; the same command goes on.
     """
     require('tqdm', 'matplotlib')
-    import zoo  # noqa: F401  (registers the models)
-
     args = plan.parse(argv)
     folder = Path(args.output)
     stem = Path(re.sub(r'\.(json|md|png)$', '', args.results)) if args.results else folder / 'arena'

@@ -6,9 +6,9 @@ import timm
 import torch
 
 import zoo
-from zoo import browse
 from zoo.__main__ import main
 from zoo.analysis import catalog
+from zoo.cli import info
 from zoo.weights.fetch import fetchable
 from zoo.weights.sources import load
 from zoo_kernels import dispatch
@@ -42,7 +42,7 @@ def test_list_takes_globs_of_models_and_tags():
 def test_list_in_a_terminal(capsys):
     assert main(['list']) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 1 + len(load()) + 1 and max(map(len, lines)) <= browse.WIDTH
+    assert len(lines) == 1 + len(load()) + 1 and max(map(len, lines)) <= info.WIDTH
     assert main(['list', 'ravlt_s', '--pretrained']) == 0
     out, err = capsys.readouterr()
     assert out.splitlines() == [
@@ -69,7 +69,7 @@ def test_unknown_names(command, capsys):
 # --- info
 
 def test_info_of_a_pyramid(capsys):
-    found = browse.describe('ravlt_t', 'cpu')
+    found = info.describe('ravlt_t', 'cpu')
     assert found['parameters'] == sum(p.numel() for p in timm.create_model('ravlt_t').parameters())
     assert (found['macs'], found['height'], found['width']) == (2612107776, 224, 224)
     assert [(s['channels'], s['stride'], s['depth'], s['mixers']) for s in found['stages']] == [
@@ -84,7 +84,7 @@ def test_info_of_a_pyramid(capsys):
 
 def test_info_of_kernels_on_a_gpu_that_is_not_there(monkeypatch):
     monkeypatch.setattr(dispatch, 'unavailable', lambda: '')
-    ops = browse.describe('biformer_tiny', 'cuda')['kernels']['ops']
+    ops = info.describe('biformer_tiny', 'cuda')['kernels']['ops']
     routed = {(op['backend'], op['reason']): op['calls'] for op in ops if op['op'] == 'routed_attention'}
     assert routed == {
         ('triton', 'a kernel takes it'): 2, ('torch', 'fewer than 1024 tokens in the batch'): 10}
@@ -93,7 +93,7 @@ def test_info_of_kernels_on_a_gpu_that_is_not_there(monkeypatch):
 def test_info_of_a_tag(capsys):
     assert main(['info', 'agent_deit_small.in1k_448', '--device', 'cpu']) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == 'agent_deit_small.in1k_448' and max(map(len, lines)) <= browse.WIDTH
+    assert lines[0] == 'agent_deit_small.in1k_448' and max(map(len, lines)) <= info.WIDTH
     assert 'GMACs        17.64 at 448 x 448' in lines
     assert '       384      16  1 AgentAttention (12 such stages)' in lines
     assert any(line.split() == ['in1k_448', 'Tsinghua', 'Cloud', 'unknown', '448', '0.875', 'squash', '83.1']
@@ -111,7 +111,7 @@ def test_info_of_a_tag(capsys):
                      dict(ContextMixing=2)], None)])
 def test_stages(name, mixers, gate):
     with torch.device('meta'):
-        found = browse.stages(timm.create_model(name))
+        found = info.stages(timm.create_model(name))
     assert [stage['mixers'] for stage in found] == mixers
     assert [stage['gate'] for stage in found][:-1] == [gate] * (len(mixers) - 1)
 

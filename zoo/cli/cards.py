@@ -1,16 +1,14 @@
 """``python -m zoo cards``: write the model cards, or check that they are up to date."""
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..analysis import result_files
 from ..bench.models import select
+from ..cards.folder import check, write
 from ..registry import modules
 from ..train.options import Parser
 from ..utils.errors import UserError, guarded, nearest
-from ..utils.files import check_writable, write_atomically
 from ..weights.sources import tags
-from .card import card
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,37 +37,6 @@ def cards(argv: Sequence[str]) -> None:
         check(args.output, chosen, whole=not args.families)
     elif not (args.measure is not None or args.parity):
         write(args.output, chosen)
-
-
-def write(folder: Path, families: Sequence[str]) -> None:
-    """Write the cards of families."""
-    check_writable(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    for family in families:
-        text = card(family)
-        write_atomically(folder / f'{family}.md', lambda file, text=text: file.write(text.encode()))
-    print(f'{len(families)} cards written to {folder}')
-
-
-def check(folder: Path, families: Sequence[str], whole: bool = True) -> None:
-    """Compare the cards in a folder with what they would be now.
-
-    Args:
-        folder: Of the cards.
-        families: To check.
-        whole: Whether no other card may be there.
-
-    Raises:
-        UserError: naming the cards that are out of date.
-    """
-    there = {path.stem: path.read_text(encoding='utf-8') for path in folder.glob('*.md')}
-    stale = [family for family in families if there.get(family) != card(family)]
-    if whole:
-        stale += sorted(there.keys() - set(families))
-    if stale:
-        raise UserError(f'out of date in {folder}: {", ".join(stale)}; python -m zoo cards writes them, '
-                        f'a card of no family is to be removed')
-    print(f'{len(families)} cards are up to date', file=sys.stderr)
 
 
 def _parser() -> Parser:

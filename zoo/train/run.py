@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..utils import files
-from ..utils.errors import UserError, guarded, nearest, require
+from ..utils.errors import UserError, nearest, require
 from . import build, checkpoint, logs, options, sizes, task
 from .data import fashion_mnist
 from .data.datasets import DIGITS, QUICKSTART, check_folder
@@ -21,11 +21,6 @@ AUTO = 'auto'  # of --resume
 DIGITS_CONFIG = 'quickstart_digits'  # what differs where Fashion-MNIST cannot be had
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Train as the command line says; return the exit code (0, 2 for a mistake, 130 for Ctrl-C)."""
-    return guarded(train, argv)
-
-
 def train(argv: Sequence[str]) -> None:
     """Train as the command line says.
 
@@ -34,8 +29,6 @@ def train(argv: Sequence[str]) -> None:
         Interrupted: Ctrl-C; the last whole checkpoint stays.
     """
     require('tqdm', 'matplotlib')
-    import zoo  # noqa: F401  (registers the models)
-
     flags, config = options.parse(TRAIN, argv, 'zoo train', ABOUT)
     content = None
     path = resumed_file({**config, **flags}, TRAIN)

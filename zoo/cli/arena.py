@@ -1,0 +1,14 @@
+"""``python -m zoo arena``: token mixers compared under one recipe."""
+from collections.abc import Sequence
+from typing import Any
+
+from ..arena.compare import arena
+from ..utils.errors import guarded
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Compare as the command line says; return the exit code (0, 1 if a mixer failed, 2 for a mistake, 130 for Ctrl-C).
+    """
+    found: dict[str, Any] = {}
+    code = guarded(lambda words: found.update(arena(words)), argv)
+    return code or int(any('failed' in row or 'reason' in row for row in found['rows']))

@@ -1,0 +1,10 @@
+"""``python -m zoo convert``: a checkpoint on disk becomes safetensors with our names, a config and a card."""
+from collections.abc import Sequence
+
+from ..hub.convert import convert
+from ..utils.errors import guarded
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Convert as the command line says; return the exit code (0, 2 for a mistake, 130 for Ctrl-C)."""
+    return guarded(convert, argv)

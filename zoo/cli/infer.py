@@ -1,0 +1,17 @@
+"""``python -m zoo infer``: the most likely classes of pictures."""
+from collections.abc import Sequence
+from typing import Any
+
+from ..evaluate.infer import infer
+from ..utils.errors import guarded
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Infer as the command line says.
+
+    Returns:
+        Exit code: 0, 1 if some picture could not be read, 2 for a mistake, 130 for Ctrl-C.
+    """
+    found: list[dict[str, Any]] = []
+    code = guarded(lambda words: found.extend(infer(words)), argv)
+    return code or int(any('error' in picture for picture in found))

@@ -1,0 +1,33 @@
+"""``python -m zoo predict``: draw what a detector or segmentor finds in an image."""
+from collections.abc import Sequence
+
+import torch
+
+from ..dense.predict import predict
+from ..train.options import Parser
+from ..utils.errors import guarded
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """``python -m zoo predict CONFIG CHECKPOINT IMAGE --output PICTURE``; returns the exit code."""
+    return guarded(_run, argv)
+
+
+def _run(argv: Sequence[str]) -> None:
+    parser = Parser(prog='zoo predict', description='Draw boxes and masks, or a segmentation, on an image.',
+                    allow_abbrev=False)
+    parser.add_argument('config', metavar='CONFIG', help='a name in configs/mmdet or configs/mmseg, or a file')
+    parser.add_argument('checkpoint', metavar='CHECKPOINT', help='weights of the whole detector or segmentor')
+    parser.add_argument('image', metavar='IMAGE', help='file of an image')
+    parser.add_argument('--output', metavar='PICTURE', required=True, help='file of the picture to write')
+    parser.add_argument('--score', type=float, default=0.3, metavar='S', help='least confidence of what is drawn '
+                        '(default: 0.3)')
+    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu', help='default: cuda if '
+                        'there is one')
+    parser.add_argument('--trust-checkpoints', action='store_true', help='load files that hold more than plain data: '
+                        'runs the code in them')
+    parser.add_argument('--debug', action='store_true', help='show the traceback of an error')
+    args = parser.parse_args(argv)
+    found = predict(
+        args.config, args.checkpoint, args.image, args.output, args.score, args.device, args.trust_checkpoints)
+    print(f'{args.output}: ' + (', '.join(f'{name} {count}' for name, count in found.most_common()) or 'nothing found'))

@@ -1,0 +1,10 @@
+"""``python -m zoo probe``: how good frozen features are, by a small classifier on top of them."""
+from collections.abc import Sequence
+
+from ..evaluate.probe import probe
+from ..utils.errors import guarded
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Probe as the command line says; return the exit code (0, 2 for a mistake, 130 for Ctrl-C)."""
+    return guarded(probe, argv)

@@ -1,0 +1,10 @@
+"""``python -m zoo train``: from a command line to a folder with a trained model."""
+from collections.abc import Sequence
+
+from ..train.run import train
+from ..utils.errors import guarded
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train as the command line says; return the exit code (0, 2 for a mistake, 130 for Ctrl-C)."""
+    return guarded(train, argv)

@@ -1,0 +1,16 @@
+"""``python -m zoo validate``: the accuracy of checkpoints or of published weights."""
+from collections.abc import Sequence
+from typing import Any
+
+from ..evaluate.validate import validate
+from ..utils.errors import guarded
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Validate as the command line says; return the exit code (0, 2 for a mistake, 130 for Ctrl-C).
+
+    Of several models it is 1 if some could not be measured, or none were.
+    """
+    found: dict[str, Any] = {}
+    code = guarded(lambda words: found.update(validate(words)), argv)
+    return code or int('failed' in found and bool(found['failed'] or not found['results']))
