@@ -8,6 +8,6 @@ from .accelerate import accelerate
 from .blocks.gates import add_gates
 from .models.hybrid import create_hybrid
 from .registry import list_models
-from .utils.version import __version__
+from .utils.version import __version__ as __version__
 
-__all__ = ['__version__', 'accelerate', 'add_gates', 'create_hybrid', 'list_models', 'models']
+__all__ = ['accelerate', 'add_gates', 'create_hybrid', 'list_models', 'models']
