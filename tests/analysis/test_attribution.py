@@ -9,12 +9,12 @@ from PIL import Image
 from torch import nn
 
 import zoo
-from zoo.__main__ import main
 from zoo.analysis import attribution
 from zoo.blocks.mixers import LinearAttention, SoftmaxAttention
 from zoo.blocks.mixers.sequence import GlobalMixer
 from zoo.registry import smallest_models
 from zoo.utils.errors import UserError
+from zoo_cli import main
 
 QUICK = {'agent_deit_tiny', 'flatten_pvt_tiny', 'biformer_tiny', 'van_b0', 'ecanet_resnet18'}
 ONE_OF_EACH = [pytest.param(name, marks=[] if name in QUICK else pytest.mark.full)

@@ -8,11 +8,11 @@ import pytest
 from matplotlib.text import Text
 from PIL import Image
 
-from zoo.__main__ import main
 from zoo.analysis import pareto, result_files
 from zoo.analysis.pareto import Point
 from zoo.utils.errors import UserError
 from zoo.weights.sources import source
+from zoo_cli import main
 
 TINY = 'agent_pvt_tiny.in1k'
 

@@ -4,8 +4,8 @@ import json
 import pytest
 from PIL import Image
 
-from zoo.__main__ import main
 from zoo.bench import loader
+from zoo_cli import main
 
 
 def test_the_cost_of_an_image_becomes_cores(tmp_path, capsys):

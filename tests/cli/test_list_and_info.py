@@ -6,11 +6,11 @@ import timm
 import torch
 
 import zoo
-from zoo.__main__ import main
 from zoo.analysis import catalog
 from zoo.cli import info
 from zoo.weights.fetch import fetchable
 from zoo.weights.sources import load
+from zoo_cli import main
 from zoo_kernels import dispatch
 
 

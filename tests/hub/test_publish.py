@@ -28,7 +28,7 @@ results = []
 for words in json.loads(sys.argv[1]):
     out, err = io.StringIO(), io.StringIO()
     if words[0] == 'publish':
-        from zoo.__main__ import main
+        from zoo_cli import main
         os.environ['HF_TOKEN'] = words.pop()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             results.append([main(words), out.getvalue(), err.getvalue()])

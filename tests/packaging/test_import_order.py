@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from zoo.__main__ import COMMANDS
+from zoo_cli import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]
 # From the top to the ground; those that share a line may use one another one way
@@ -82,10 +82,10 @@ def test_no_circle_of_packages():
 
 
 @pytest.mark.parametrize('command', COMMANDS)
-def test_every_command_is_a_module_with_a_main(command):
-    module = COMMANDS[command][1]
-    assert module == f'zoo.cli.{command.replace("-", "_")}'
-    assert callable(importlib.import_module(module).main)
+def test_every_command_is_a_module_with_a_main_and_a_parser(command):
+    module = importlib.import_module(f'zoo.cli.{command.replace("-", "_")}')
+    assert callable(module.main)
+    assert module.parser().prog == f'zoo {command}'
 
 
 def test_what_texts_name_exists():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from zoo.__main__ import main
+from zoo_cli import main
 
 MODEL = 'test_convnext'  # timm's own test size: 0.2 M parameters
 COLORS = {'blue': (40, 60, 200), 'green': (50, 190, 70), 'red': (210, 50, 40)}

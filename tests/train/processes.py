@@ -66,8 +66,8 @@ def _become(words, log, rank, processes, port, kill_at, prepare):
         if processes > 1:
             os.environ.update(
                 ALONE, MASTER_PORT=str(port), RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(processes))
-        from zoo.__main__ import main
         from zoo.train import engine
+        from zoo_cli import main
 
         if prepare is not None:
             prepare()

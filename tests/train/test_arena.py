@@ -16,6 +16,7 @@ from zoo.arena import measure, plan, result, runner
 from zoo.blocks.mixers import MAP_MIXERS, MIXERS
 from zoo.train import options, report
 from zoo.train import run as trainer
+from zoo.train.run import parser
 from zoo.train.table import TRAIN
 from zoo.utils.errors import Interrupted, UserError
 
@@ -59,7 +60,7 @@ def test_every_mixer_is_compared_by_default_and_flags_change_the_recipe_of_all(t
     assert recipe['epochs'] == 7 and recipe['model_kwargs']['embed_dims'] == [8, 16, 32]
     assert recipe['model_kwargs']['host'] == 'pvt_v2_b0' and not {'mixers', 'seeds', 'jobs', 'results'} & set(recipe)
     plan.keep_recipe(tmp_path, recipe)
-    flags, config = options.parse(TRAIN, plan.Run(tmp_path, 'rala', 3).words(), 'zoo train', '')
+    flags, config = options.parse(TRAIN, plan.Run(tmp_path, 'rala', 3).words(), parser())
     run = options.merge(TRAIN, config, flags)
     assert (run.seed, run.epochs, run.experiment, run.resume) == (3, 7, 'rala-3', '')
     assert run.model_kwargs == {**recipe['model_kwargs'], 'mixer': 'rala'}

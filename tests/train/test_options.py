@@ -4,12 +4,13 @@ import yaml
 
 from zoo.evaluate.table import VALIDATE
 from zoo.train import options
+from zoo.train.run import parser
 from zoo.train.table import COMMON, TRAIN
 from zoo.utils.errors import UserError
 
 
 def parse(*words):
-    flags, config = options.parse(TRAIN, words, 'zoo train', '')
+    flags, config = options.parse(TRAIN, words, parser())
     return options.merge(TRAIN, config, flags)
 
 

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from zoo.train import build, engine, options, report
 from zoo.train.data import loaders
+from zoo.train.run import parser
 from zoo.train.session import Session
 from zoo.train.table import TRAIN
 
@@ -20,7 +21,7 @@ from .test_engine import CPU, make_run, train
 def epoch(small, tmp_path):
     """Train an epoch of a small run with more flags: session, result, and what ``note`` makes of a module's calls."""
     def start(note=None, of='', before=True, **changes):
-        flags, _ = options.parse(TRAIN, small(workers=0, epochs=1, **changes), 'zoo train', '')
+        flags, _ = options.parse(TRAIN, small(workers=0, epochs=1, **changes), parser())
         torch.manual_seed(0)
         session = Session(options.merge(TRAIN, flags), CPU, tmp_path / 'run', None)
         notes = []

@@ -18,6 +18,7 @@ import yaml
 from zoo.evaluate import accuracy, validate
 from zoo.train import engine, options
 from zoo.train.data import fashion_mnist
+from zoo.train.run import parser
 from zoo.train.table import TRAIN
 
 from .conftest import MODEL
@@ -82,7 +83,7 @@ def test_args_yaml_is_a_config(zoo, small, tmp_path):
     zoo('train', *small(epochs=1, experiment='', amp=True, mixup=0.2, opt_betas='0.9 0.95', opt_kwargs='amsgrad=True'))
     written, = (tmp_path / 'out').glob('*/args.yaml')
     assert written.parent.name.endswith(f'-{MODEL}-32')
-    flags, config = options.parse(TRAIN, ['--config', str(written)], 'zoo train', '')
+    flags, config = options.parse(TRAIN, ['--config', str(written)], parser())
     again = options.merge(TRAIN, config, flags)
     assert again.opt_kwargs == dict(amsgrad=True) and again.opt_betas == [0.9, 0.95] and again.mixup == 0.2
     assert zoo('train', '--config', written, '--experiment', 'again').code == 0

@@ -76,13 +76,18 @@ class Run:
                 *(['--resume', str(newest)] if newest else [])]
 
 
+def parser() -> options.Parser:
+    """Of the command line."""
+    return options.table_parser(ARENA, 'zoo arena', ABOUT)
+
+
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The options of an arena, from its recipe and the flags, checked as far as that takes no time.
 
     Raises:
         UserError: an unknown flag, key or mixer, or a recipe of another model than the hybrid.
     """
-    flags, config = options.parse(ARENA, argv, 'zoo arena', ABOUT)
+    flags, config = options.parse(ARENA, argv, parser())
     if 'config' not in flags:
         config = options.read_config(options.config_path(CONFIG), ARENA)
     args = options.merge(ARENA, config, flags)

@@ -10,17 +10,12 @@ from typing import Any
 import torch
 
 from ..train.options import Parser
-from ..utils.errors import UserError, guarded, nearest, require
+from ..utils.errors import UserError, nearest, require
 from ..utils.files import check_writable
 
 KINDS = ('ops', 'models', 'gates', 'loader')
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 SHRUNK = 'a CPU gets one image a batch, and detection-sized images at a quarter of their side'
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measure as the command line says; return the exit code (0, 2 for a mistake, 130 for Ctrl-C)."""
-    return guarded(benchmark, argv)
 
 
 def benchmark(argv: Sequence[str]) -> dict[str, Any] | None:
@@ -34,7 +29,7 @@ def benchmark(argv: Sequence[str]) -> dict[str, Any] | None:
     """
     if argv and argv[0] not in (*KINDS, '-h', '--help'):
         raise UserError(f'unknown benchmark {argv[0]!r}{nearest(argv[0], KINDS)} (known: {", ".join(KINDS)})')
-    args = _parser().parse_args(argv or ['--help'])
+    args = parser().parse_args(argv or ['--help'])
     if args.plot:
         require('matplotlib')
     device = _device(args.device)
@@ -59,7 +54,8 @@ def _save_each(states: Iterator[dict[str, Any]], stem: Path) -> dict[str, Any]:
     return content
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """Of the command line."""
     parser = Parser('zoo benchmark', description='Measure ops, models, gates or the input pipeline; write JSON and a '
                                                  'Markdown table.')
     kinds = parser.add_subparsers(dest='kind', parser_class=Parser)

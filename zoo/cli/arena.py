@@ -3,7 +3,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..arena.compare import arena
+from ..arena.plan import parser
 from ..utils.errors import guarded
+
+__all__ = ['main', 'parser']
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str]) -> None:
-    given = _parser().parse_intermixed_args(list(argv))  # options may stand before names, too
+    given = parser().parse_intermixed_args(list(argv))  # options may stand before names, too
     require('matplotlib')
     path = Path(given.output or f'output/attention/{given.model.replace("/", "_")}-{given.what}.png')
     if path.suffix not in FORMATS:
@@ -128,7 +128,8 @@ def _picture(image: Tensor, config: dict[str, Any]) -> np.ndarray:
     return picture.permute(1, 2, 0).numpy()
 
 
-def _parser() -> Parser:
+def parser() -> Parser:
+    """Of the command line."""
     usage = 'python -m zoo attention MODEL [IMAGE|FOLDER|URL...] [--noise N] [options]'
     parser = Parser('zoo attention', usage=usage, allow_abbrev=False, description=(
         'Draw what a token of a feature map depends on, as a picture and as numbers (.npy) beside it: the effective '

@@ -22,7 +22,7 @@ def cards(argv: Sequence[str]) -> None:
     Raises:
         UserError: A card is out of date, or what the user can put right.
     """
-    args = _parser().parse_args(argv)
+    args = parser().parse_args(argv)
     results = result_files.folder() or Path('results')
     if args.measure is not None:
         names = [row.name for model in select(args.measure or ['*']) for row in tags(model).values()]
@@ -39,7 +39,8 @@ def cards(argv: Sequence[str]) -> None:
         write(args.output, chosen)
 
 
-def _parser() -> Parser:
+def parser() -> Parser:
+    """Of the command line."""
     parser = Parser('zoo cards', description='Write the model cards of families from docstrings, the table of weights '
                                              'and results/*.json.')
     parser.add_argument('families', nargs='*', metavar='FAMILY', help='as ravlt (default: all)')

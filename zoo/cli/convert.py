@@ -1,8 +1,10 @@
 """``python -m zoo convert``: a checkpoint on disk becomes safetensors with our names, a config and a card."""
 from collections.abc import Sequence
 
-from ..hub.convert import convert
+from ..hub.convert import convert, parser
 from ..utils.errors import guarded
+
+__all__ = ['main', 'parser']
 
 
 def main(argv: Sequence[str] | None = None) -> int:

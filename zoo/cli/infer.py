@@ -2,8 +2,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from ..evaluate.infer import infer
+from ..evaluate.infer import infer, parser
 from ..utils.errors import guarded
+
+__all__ = ['main', 'parser']
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -28,6 +28,16 @@ DEVICES = dict(cpu=torch.float32, cuda=torch.bfloat16)  # what the kernels are a
 WIDTH = 100  # of a terminal
 
 
+def parser() -> Parser:
+    """Of the command line."""
+    parser = Parser('zoo info', description='Tell what a model is: size, stages, weights, kernels.')
+    parser.add_argument('model', metavar='MODEL', help='as ravlt_t or ravlt_t.in1k')
+    parser.add_argument('--device', choices=DEVICES, help='whose kernels are asked, for one image; it need not be '
+                                                          'there (default: what is)')
+    add_output_flags(parser)
+    return parser
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """``python -m zoo info``; returns the exit code."""
     return guarded(_info, argv)
@@ -122,12 +132,7 @@ def kernels(model: nn.Module, size: tuple[int, int], device: str) -> list[dict[s
 
 
 def _info(argv: Sequence[str]) -> None:
-    parser = Parser('zoo info', description='Tell what a model is: size, stages, weights, kernels.')
-    parser.add_argument('model', metavar='MODEL', help='as ravlt_t or ravlt_t.in1k')
-    parser.add_argument('--device', choices=DEVICES, help='whose kernels are asked, for one image; it need not be '
-                                                          'there (default: what is)')
-    add_output_flags(parser)
-    args = parser.parse_args(argv)
+    args = parser().parse_args(argv)
     found = describe(args.model, args.device)
     print(json.dumps(found, indent=1) if args.json else '\n'.join(_text(found)))
 

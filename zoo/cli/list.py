@@ -9,17 +9,22 @@ from ..utils.errors import guarded
 from .model_table import COLUMNS, add_output_flags, cell, indented_table
 
 
+def parser() -> Parser:
+    """Of the command line."""
+    parser = Parser('zoo list', description='List the models of the zoo, a line for each of their weights.')
+    parser.add_argument('models', nargs='*', metavar='MODEL', help="names or globs, as 'ravlt*' (default: all)")
+    parser.add_argument('--pretrained', action='store_true', help='only weights that can be downloaded')
+    add_output_flags(parser)
+    return parser
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """``python -m zoo list``; returns the exit code."""
     return guarded(_list, argv)
 
 
 def _list(argv: Sequence[str]) -> None:
-    parser = Parser('zoo list', description='List the models of the zoo, a line for each of their weights.')
-    parser.add_argument('models', nargs='*', metavar='MODEL', help="names or globs, as 'ravlt*' (default: all)")
-    parser.add_argument('--pretrained', action='store_true', help='only weights that can be downloaded')
-    add_output_flags(parser)
-    args = parser.parse_args(argv)
+    args = parser().parse_args(argv)
     found = rows(args.models, args.pretrained)
     if args.json:
         print(json.dumps(found, indent=1))

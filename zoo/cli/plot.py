@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str]) -> None:
-    args = _parser().parse_intermixed_args(list(argv))  # options may stand before names, too
+    args = parser().parse_intermixed_args(list(argv))  # options may stand before names, too
     require('matplotlib')
     paths = _outputs(args.output)
     files = result_files.read([Path(file) for file in args.results])
@@ -53,7 +53,8 @@ def _outputs(text: str) -> list[Path]:
     return [path.with_name(path.name + suffix) for suffix in FORMATS[:2]]
 
 
-def _parser() -> Parser:
+def parser() -> Parser:
+    """Of the command line."""
     parser = Parser('zoo plot', description=(
         'Draw accuracy on ImageNet-1k against cost, with the Pareto front. Accuracies are those that the authors '
         'published and those measured here, which look different; costs come from result files.'), allow_abbrev=False)

@@ -8,12 +8,8 @@ from ..train.options import Parser
 from ..utils.errors import guarded
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """``python -m zoo predict CONFIG CHECKPOINT IMAGE --output PICTURE``; returns the exit code."""
-    return guarded(_run, argv)
-
-
-def _run(argv: Sequence[str]) -> None:
+def parser() -> Parser:
+    """Of the command line."""
     parser = Parser(prog='zoo predict', description='Draw boxes and masks, or a segmentation, on an image.',
                     allow_abbrev=False)
     parser.add_argument('config', metavar='CONFIG', help='a name in configs/mmdet or configs/mmseg, or a file')
@@ -27,7 +23,16 @@ def _run(argv: Sequence[str]) -> None:
     parser.add_argument('--trust-checkpoints', action='store_true', help='load files that hold more than plain data: '
                         'runs the code in them')
     parser.add_argument('--debug', action='store_true', help='show the traceback of an error')
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """``python -m zoo predict CONFIG CHECKPOINT IMAGE --output PICTURE``; returns the exit code."""
+    return guarded(_run, argv)
+
+
+def _run(argv: Sequence[str]) -> None:
+    args = parser().parse_args(argv)
     found = predict(
         args.config, args.checkpoint, args.image, args.output, args.score, args.device, args.trust_checkpoints)
     print(f'{args.output}: ' + (', '.join(f'{name} {count}' for name, count in found.most_common()) or 'nothing found'))

@@ -1,8 +1,10 @@
 """``python -m zoo probe``: how good frozen features are, by a small classifier on top of them."""
 from collections.abc import Sequence
 
-from ..evaluate.probe import probe
+from ..evaluate.probe import parser, probe
 from ..utils.errors import guarded
+
+__all__ = ['main', 'parser']
 
 
 def main(argv: Sequence[str] | None = None) -> int:

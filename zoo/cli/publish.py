@@ -1,8 +1,10 @@
 """``python -m zoo publish``: a model's weights, config and card to a repository of the hub."""
 from collections.abc import Sequence
 
-from ..hub.publish import publish
+from ..hub.publish import parser, publish
 from ..utils.errors import guarded
+
+__all__ = ['main', 'parser']
 
 
 def main(argv: Sequence[str] | None = None) -> int:

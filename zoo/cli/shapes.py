@@ -7,12 +7,8 @@ from ..train.options import Parser
 from ..utils.errors import guarded
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """``python -m zoo shapes FOLDER``; returns the exit code."""
-    return guarded(_run, argv)
-
-
-def _run(argv: Sequence[str]) -> None:
+def parser() -> Parser:
+    """Of the command line."""
     parser = Parser(prog='zoo shapes', description=write_shapes.__doc__.splitlines()[0], allow_abbrev=False,
                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument('folder', metavar='FOLDER', help='where to: a folder that does not exist, or an empty one')
@@ -20,7 +16,16 @@ def _run(argv: Sequence[str]) -> None:
     parser.add_argument('--val', type=int, default=8, metavar='N', help='images to measure with')
     parser.add_argument('--size', type=int, default=128, metavar='PIXELS', help='side of the images')
     parser.add_argument('--seed', type=int, default=0, metavar='N', help='draws other images')
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """``python -m zoo shapes FOLDER``; returns the exit code."""
+    return guarded(_run, argv)
+
+
+def _run(argv: Sequence[str]) -> None:
+    args = parser().parse_args(argv)
     folder = write_shapes(args.folder, args.train, args.val, args.size, args.seed)
     print(f'{folder}: {args.train} images to learn from, {args.val} to measure with, '
           f'of {args.size} x {args.size} pixels')

@@ -1,8 +1,10 @@
 """``python -m zoo train``: from a command line to a folder with a trained model."""
 from collections.abc import Sequence
 
-from ..train.run import train
+from ..train.run import parser, train
 from ..utils.errors import guarded
+
+__all__ = ['main', 'parser']
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,10 +1,16 @@
 """``python -m zoo train-det``: mmengine's Runner on a config of the zoo, one process or torchrun."""
 from collections.abc import Sequence
 
-from ..dense.launch import program
+from ..dense import launch
+from ..train.options import Parser
 from ..utils.errors import guarded
+
+
+def parser() -> Parser:
+    """Of the command line."""
+    return launch.parser('train-det', 'mmdet')
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``python -m zoo train-det CONFIG [DATA_DIR]``; returns the exit code."""
-    return guarded(program('train-det', 'mmdet'), argv)
+    return guarded(launch.program('train-det', 'mmdet'), argv)

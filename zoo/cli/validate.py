@@ -2,8 +2,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from ..evaluate.validate import validate
+from ..evaluate.validate import parser, validate
 from ..utils.errors import guarded
+
+__all__ = ['main', 'parser']
 
 
 def main(argv: Sequence[str] | None = None) -> int:

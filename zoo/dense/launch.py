@@ -59,7 +59,7 @@ def move_data(node: Any, old: str, new: str) -> None:
 def program(command: str, kind: str) -> Callable[[Sequence[str]], None]:
     """What ``train-det`` and ``train-seg`` do with a command line, for models of mmdet or mmseg."""
     def run(argv: Sequence[str]) -> None:
-        args = _parser(command, kind).parse_args(argv)
+        args = parser(command, kind).parse_args(argv)
         cfg = read_config(args.config, kind, args.cfg_options, args.trust_checkpoints)
         _place(cfg, args, command)
         _precision(cfg, args.amp)
@@ -72,7 +72,8 @@ def program(command: str, kind: str) -> Callable[[Sequence[str]], None]:
     return run
 
 
-def _parser(command: str, kind: str) -> Parser:
+def parser(command: str, kind: str) -> Parser:
+    """Of the command line of ``train-det`` and ``train-seg``."""
     parser = Parser(prog=f'zoo {command}', allow_abbrev=False, description=(
         f'Train a model of {kind} on a zoo backbone, or measure one. Several devices: torchrun --nproc_per_node=8 '
         f'-m zoo {command} ... The learning rates are for the batch that a config names; with another one add '

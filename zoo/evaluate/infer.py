@@ -36,7 +36,7 @@ def infer(argv: Sequence[str]) -> list[dict[str, Any]]:
     Raises:
         UserError: whatever the user can put right.
     """
-    given = _parser().parse_args(list(argv))
+    given = parser().parse_args(list(argv))
     if given.num_classes and not given.checkpoint:
         raise UserError('--num-classes is for a --checkpoint; the published weights have their own')
     build.check_model_name(given.model)
@@ -192,7 +192,8 @@ def labels_of(model: nn.Module, file: str | None = None) -> list[str] | None:
     return ImageNetInfo(subset).label_descriptions() if subset else None
 
 
-def _parser() -> options.Parser:
+def parser() -> options.Parser:
+    """Of the command line."""
     usage = 'python -m zoo infer MODEL IMAGE|FOLDER|URL... [options]'
     parser = options.Parser(prog='zoo infer', usage=usage, description=ABOUT, allow_abbrev=False)
     parser.add_argument('model', metavar='MODEL', help='name of a zoo or timm model')

@@ -155,6 +155,11 @@ class ProbeSession(Session):
         return dict(super()._description(), probe=self.args.pool, backbone=self.mark)
 
 
+def parser() -> options.Parser:
+    """Of the command line."""
+    return options.table_parser(PROBE, 'zoo probe', ABOUT)
+
+
 def probe(argv: Sequence[str]) -> None:
     """Probe as the command line says.
 
@@ -163,7 +168,7 @@ def probe(argv: Sequence[str]) -> None:
         Interrupted: Ctrl-C; the last whole checkpoint stays.
     """
     require('tqdm', 'matplotlib')
-    flags, config = options.parse(PROBE, argv, 'zoo probe', ABOUT)
+    flags, config = options.parse(PROBE, argv, parser())
     given, content, brought = {**config, **flags}, None, {}
     if given.get('checkpoint') and given.get('pretrained'):
         raise UserError('--checkpoint and --pretrained exclude each other; give one')

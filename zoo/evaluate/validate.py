@@ -23,6 +23,11 @@ ABOUT = ('Validate a classifier. A checkpoint written by "train" needs nothing e
          'published accuracies.')
 
 
+def parser() -> options.Parser:
+    """Of the command line."""
+    return options.table_parser(VALIDATE, 'zoo validate', ABOUT)
+
+
 def validate(argv: Sequence[str]) -> dict[str, Any]:
     """Validate as the command line says, print the figures and return them.
 
@@ -34,7 +39,7 @@ def validate(argv: Sequence[str]) -> dict[str, Any]:
         UserError: whatever the user can put right.
     """
     require('tqdm')
-    flags, config = options.parse(VALIDATE, argv, 'zoo validate', ABOUT)
+    flags, config = options.parse(VALIDATE, argv, parser())
     as_json = options.merge(VALIDATE, config, flags).json
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
         results, primary = _validate(flags, config)

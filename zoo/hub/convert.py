@@ -34,7 +34,7 @@ def convert(argv: Sequence[str]) -> dict[str, Any]:
         ValueError: the checkpoint cannot be read, would run code or does not fit; one line. Nothing is written.
         UserError: whatever else the user can put right.
     """
-    args = _parser().parse_args(argv)
+    args = parser().parse_args(argv)
     try:
         with contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext():
             content = _convert(args)
@@ -49,7 +49,8 @@ def convert(argv: Sequence[str]) -> dict[str, Any]:
     return content
 
 
-def _parser() -> Parser:
+def parser() -> Parser:
+    """Of the command line."""
     parser = Parser('zoo convert', description=ABOUT)
     parser.add_argument('checkpoint', type=Path, help='.pth, .pt, .pth.tar, .safetensors: of the authors, or our own')
     parser.add_argument('--model', required=True, metavar='NAME.TAG', help='whose weights they are')

@@ -24,18 +24,23 @@ REDISTRIBUTABLE = (  # as the hub spells them
     'cc-by-4.0', 'cc-by-sa-4.0', 'cc-by-nc-4.0', 'cc-by-nc-sa-4.0', 'gpl-3.0', 'lgpl-3.0', 'agpl-3.0', 'mpl-2.0')
 
 
+def parser() -> Parser:
+    """Of the command line."""
+    parser = Parser('zoo publish', description=ABOUT)
+    parser.add_argument('source', metavar='SOURCE', help='folder, or NAME.TAG')
+    parser.add_argument('--repo', required=True, metavar='ORG/NAME', help='repository on the hub; made if need be')
+    parser.add_argument('--dry-run', action='store_true', help='only say what would be pushed')
+    parser.add_argument('--debug', action='store_true', help='show tracebacks')
+    return parser
+
+
 def publish(argv: Sequence[str]) -> dict[str, Any]:
     """Publish as the command line says; return repo, model, licence and the sizes of the files.
 
     Raises:
         UserError: the licence does not allow it, the folder is no package, or the hub refuses.
     """
-    parser = Parser('zoo publish', description=ABOUT)
-    parser.add_argument('source', metavar='SOURCE', help='folder, or NAME.TAG')
-    parser.add_argument('--repo', required=True, metavar='ORG/NAME', help='repository on the hub; made if need be')
-    parser.add_argument('--dry-run', action='store_true', help='only say what would be pushed')
-    parser.add_argument('--debug', action='store_true', help='show tracebacks')
-    args = parser.parse_args(argv)
+    args = parser().parse_args(argv)
     if len(args.repo.split('/')) != 2 or not all(args.repo.split('/')):
         raise UserError(f'--repo {args.repo!r} should be ORG/NAME')
     if Path(args.source).is_dir():

@@ -24,14 +24,13 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f'{message}; see python -m {self.prog} --help')
 
 
-def parse(table: Sequence[Option], argv: Sequence[str], prog: str, about: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def parse(table: Sequence[Option], argv: Sequence[str], parser: Parser) -> tuple[dict[str, Any], dict[str, Any]]:
     """Read a command line and the config file that it names.
 
     Args:
         table: Known options.
         argv: Words without the program's name.
-        prog: How the program is called after ``python -m``.
-        about: First paragraph of its help.
+        parser: Of the table, by :func:`table_parser`.
 
     Returns:
         What the flags give and what the file gives, both by dest and checked; :func:`merge` puts them together.
@@ -39,7 +38,6 @@ def parse(table: Sequence[Option], argv: Sequence[str], prog: str, about: str) -
     Raises:
         UserError: unknown flag or key (with the nearest known one), wrong type, wrong choice, no such file.
     """
-    parser = _parser(table, prog, about)
     given, unknown = parser.parse_known_args(list(argv))
     if unknown:
         flags = [flag for action in parser._actions for flag in action.option_strings]
@@ -150,7 +148,14 @@ def plain(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _plain(value) for key, value in values.items()}
 
 
-def _parser(table: Iterable[Option], prog: str, about: str) -> Parser:
+def table_parser(table: Iterable[Option], prog: str, about: str) -> Parser:
+    """The parser of a command whose options are a table; :func:`parse` checks the values.
+
+    Args:
+        table: Known options.
+        prog: How the program is called after ``python -m``.
+        about: First paragraph of its help.
+    """
     parser = Parser(prog=prog, usage=f'python -m {prog} [DATA_DIR] [options]', description=about, allow_abbrev=False)
     parser.add_argument('word', nargs='?', metavar='DATA_DIR', help='the same as --data-dir')
     for option in table:

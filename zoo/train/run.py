@@ -21,6 +21,11 @@ AUTO = 'auto'  # of --resume
 DIGITS_CONFIG = 'quickstart_digits'  # what differs where Fashion-MNIST cannot be had
 
 
+def parser() -> options.Parser:
+    """Of the command line."""
+    return options.table_parser(TRAIN, 'zoo train', ABOUT)
+
+
 def train(argv: Sequence[str]) -> None:
     """Train as the command line says.
 
@@ -29,7 +34,7 @@ def train(argv: Sequence[str]) -> None:
         Interrupted: Ctrl-C; the last whole checkpoint stays.
     """
     require('tqdm', 'matplotlib')
-    flags, config = options.parse(TRAIN, argv, 'zoo train', ABOUT)
+    flags, config = options.parse(TRAIN, argv, parser())
     content = None
     path = resumed_file({**config, **flags}, TRAIN)
     if path:
