@@ -13,7 +13,7 @@ from zoo.analysis import attribution
 from zoo.blocks.mixers import LinearAttention, SoftmaxAttention
 from zoo.blocks.mixers.sequence import GlobalMixer
 from zoo.registry import smallest_models
-from zoo.utils.errors import UserError
+from zoo.utils.errors import ZooError
 from zoo_cli import main
 
 QUICK = {'agent_deit_tiny', 'flatten_pvt_tiny', 'biformer_tiny', 'van_b0', 'ecanet_resnet18'}
@@ -182,13 +182,13 @@ def test_nothing_stays_patched():
     ({}, 'Blend in block -1 of stage -1 has no attention over the whole map; --what influence'),
 ])
 def test_mistakes(call, words):
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(ZooError, match=words):
         attribution.attention_weights(Small(Block(Blend(12, 5))), torch.randn(1, 5, 3, 4), **call)
 
 
 def test_windows_are_refused():
     model = zoo.create_hybrid('swin_tiny', 'focused', stages=(0,), num_classes=3).eval()
-    with pytest.raises(UserError, match=r'has no attention over the whole map \(1 over parts of it\)'):
+    with pytest.raises(ZooError, match=r'has no attention over the whole map \(1 over parts of it\)'):
         attribution.attention_weights(model, torch.randn(1, 3, 128, 128), 1)
 
 

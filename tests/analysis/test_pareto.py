@@ -10,7 +10,7 @@ from PIL import Image
 
 from zoo.analysis import pareto, result_files
 from zoo.analysis.pareto import Point
-from zoo.utils.errors import UserError
+from zoo.utils.errors import ZooError
 from zoo.weights.sources import source
 from zoo_cli import main
 
@@ -63,7 +63,7 @@ def test_throughput_is_of_one_setting_at_the_size_of_the_accuracy(bench):
     assert setting == 'H100, bfloat16, batch 64, eager, kernels auto, torch 2.15'
     found, setting = pareto.collect(names, 'throughput', ['published'], files, 'H100, float32')
     assert [p.cost for p in found] == [1000.] and 'float32' in setting
-    with pytest.raises(UserError, match="no throughput .* in a setting 'TPU'; there is: .*H100, bfloat16"):
+    with pytest.raises(ZooError, match="no throughput .* in a setting 'TPU'; there is: .*H100, bfloat16"):
         pareto.collect(names, 'throughput', ['published'], files, 'TPU')
 
 

@@ -6,13 +6,13 @@ import torch
 
 from zoo.bench import gates, main, report, timing
 from zoo.blocks.gates import GATES
-from zoo.utils.errors import UserError
+from zoo.utils.errors import ZooError
 
 
 def test_selection():
     assert set(gates.select([])) == {*GATES, 'emca'}
     assert gates.select(['e*', 'eca']) == ['eca', 'efficient', 'ela', 'emca']
-    with pytest.raises(UserError, match="unknown gate 'ecaa'; did you mean eca"):
+    with pytest.raises(ZooError, match="unknown gate 'ecaa'; did you mean eca"):
         gates.select(['ecaa'])
 
 

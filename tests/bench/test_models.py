@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from zoo.bench import main, models, report, timing
-from zoo.utils.errors import UserError
+from zoo.utils.errors import ZooError
 
 CPU = torch.device('cpu')
 
@@ -13,7 +13,7 @@ CPU = torch.device('cpu')
 def test_selection():
     assert models.select(['flatten_pvt_v2_b[01]', 'resnet18']) == ['flatten_pvt_v2_b0', 'flatten_pvt_v2_b1', 'resnet18']
     assert 'pvt_v2_b2_li' in models.select(['pvt_v2_*'])
-    with pytest.raises(UserError, match='resnet18'):
+    with pytest.raises(ZooError, match='resnet18'):
         models.select(['resnet_18'])
 
 

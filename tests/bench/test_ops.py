@@ -7,7 +7,7 @@ import torch
 import zoo_kernels
 from zoo.bench import main, ops, plot, providers, report, shapes, timing
 from zoo.bench.operators import OPERATORS, make_inputs, moved_bytes
-from zoo.utils.errors import UserError
+from zoo.utils.errors import ZooError
 
 CPU = torch.device('cpu')
 TINY = shapes.Shape('tiny', 2, 7, 7, 64)
@@ -299,5 +299,5 @@ def test_selection():
     assert [operator.name for operator in ops.select(['linear_attention', 'depth*_5', 'focal*'])] == [
         'linear_attention', 'depthwise_conv_5', 'focal_modulation']
     assert providers.select(['triton', 'eager', 'triton']) == (['triton', 'eager'], '')
-    with pytest.raises(UserError, match="unknown op 'conv'"):
+    with pytest.raises(ZooError, match="unknown op 'conv'"):
         ops.select(['conv'])

@@ -18,7 +18,7 @@ from tests.dense.published import RECIPES, UNPUBLISHED
 from zoo.analysis import result_files
 from zoo.bench.models import flops
 from zoo.cards import card
-from zoo.cards.story import bibtex, story
+from zoo.cards.story import bibtex, family_doc
 from zoo.cli.cards import main
 from zoo.registry import modules
 from zoo.weights.sources import load, source
@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CARDS = ROOT / 'model_cards'
 META = torch.device('meta')
 FAMILIES = list(modules())
-PAPERS = {arxiv: family for family in FAMILIES for arxiv in story(family).papers}
+PAPERS = {arxiv: family for family in FAMILIES for arxiv in family_doc(family).papers}
 
 
 def model_of(config):
@@ -81,7 +81,7 @@ def test_licences():
 
 @pytest.mark.parametrize('family', FAMILIES)
 def test_docstring_has_all_parts(family):
-    told = story(family)
+    told = family_doc(family)
     assert told.papers and 'http' in told.origin and told.title and told.summary
     literals = re.findall('`([^`]+)`', told.about)
     assert family == 'unplaced' or any(re.search(r' [*/+=.] |softmax|mean', text) for text in literals)
@@ -90,7 +90,7 @@ def test_docstring_has_all_parts(family):
 
 @pytest.mark.parametrize('arxiv', PAPERS)
 def test_reference_is_that_of_the_docstring(arxiv):
-    entry, told = bibtex(arxiv), story(PAPERS[arxiv])
+    entry, told = bibtex(arxiv), family_doc(PAPERS[arxiv])
     title = re.search(r'title = \{\{(.+)\}\}', entry)[1]
     named = re.findall('"([^"]+)"', ' '.join(told.origin.split()))
     assert any(title.startswith(name) for name in named) or arxiv == '2105.14217'  # LIT, named by its number alone

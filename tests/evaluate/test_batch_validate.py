@@ -13,7 +13,7 @@ import torch
 from tests.train.conftest import MODEL
 from zoo.evaluate import accuracy, batch_validate, loading, validate
 from zoo.train import report
-from zoo.utils.errors import UserError
+from zoo.utils.errors import ZooError
 
 TIMMS = ['model', 'top1', 'top1_err', 'top5', 'top5_err', 'param_count', 'img_size', 'crop_pct', 'interpolation']
 TIMES = ('samples_per_sec', 'infer_samples_per_sec')
@@ -169,7 +169,7 @@ def test_what_a_file_of_results_gives_back(tmp_path):
         assert batch_validate.read_results(tmp_path / kind, kind) == rows
     assert batch_validate.read_results(tmp_path / 'none', 'csv') == []
     for kind, other in (('csv', 'json'), ('json', 'csv')):
-        with pytest.raises(UserError, match='holds no results of validate as'):
+        with pytest.raises(ZooError, match='holds no results of validate as'):
             batch_validate.read_results(tmp_path / kind, other)
 
 

@@ -18,7 +18,7 @@ from tests import goldens
 from tests.train.conftest import MODEL
 from tests.weights.host import File, lead_to, serving
 from zoo.evaluate import infer
-from zoo.utils.errors import UserError
+from zoo.utils.errors import ZooError
 
 ROOT = Path(__file__).parents[2]
 
@@ -177,7 +177,7 @@ def test_servers_that_do_not_answer(host, monkeypatch):
 
 
 def assert_unread(place, text):
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(ZooError) as caught:
         infer.open_picture(place)
     assert str(caught.value).startswith(place) and text in str(caught.value) and '\n' not in str(caught.value)
 

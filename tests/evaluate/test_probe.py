@@ -17,7 +17,7 @@ from zoo.evaluate.table import PROBE
 from zoo.train import build, options, session
 from zoo.train.data import fashion_mnist
 from zoo.train.table import TRAIN
-from zoo.utils.errors import UserError
+from zoo.utils.errors import ZooError
 
 from ..train.conftest import MODEL
 
@@ -257,7 +257,7 @@ def test_tokens_of_all_layouts():
                   Features(torch.cat([classes, tokens], 1), num_prefix_tokens=2)):
         assert torch.equal(probe.Frozen(model).tokens(image), tokens)
     for features in ([tokens], tokens[:, 0]):
-        with pytest.raises(UserError, match='Features cannot be probed: its features are no map and no sequence'):
+        with pytest.raises(ZooError, match='Features cannot be probed: its features are no map and no sequence'):
             probe.Frozen(Features(features)).tokens(image)
 
 

@@ -18,7 +18,7 @@ from zoo.train import options, report
 from zoo.train import run as trainer
 from zoo.train.run import parser
 from zoo.train.table import TRAIN
-from zoo.utils.errors import Interrupted, UserError
+from zoo.utils.errors import Interrupted, ZooError
 
 ROOT = Path(__file__).parents[2]
 TINY = ['--dataset', 'digits', '-b', '128', '--device', 'cpu', '--seeds', '0']
@@ -39,7 +39,7 @@ def in_this_process(monkeypatch):
         run.log.parent.mkdir(parents=True, exist_ok=True)
         try:
             trainer.train(run.words())
-        except UserError as e:
+        except ZooError as e:
             run.log.write_text(f'something before\nerror: {e}\n\n')
             return SimpleNamespace(poll=lambda: 2, returncode=2, kill=lambda: None)
         return SimpleNamespace(poll=lambda: 0, returncode=0, kill=lambda: None)
@@ -64,7 +64,7 @@ def test_every_mixer_is_compared_by_default_and_flags_change_the_recipe_of_all(t
     run = options.merge(TRAIN, config, flags)
     assert (run.seed, run.epochs, run.experiment, run.resume) == (3, 7, 'rala-3', '')
     assert run.model_kwargs == {**recipe['model_kwargs'], 'mixer': 'rala'}
-    with pytest.raises(UserError, match=r'another recipe \(epochs: 7, now 8\); choose another --output'):
+    with pytest.raises(ZooError, match=r'another recipe \(epochs: 7, now 8\); choose another --output'):
         plan.keep_recipe(tmp_path, {**recipe, 'epochs': 8})
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from zoo.train import checkpoint
-from zoo.utils.errors import UserError
+from zoo.utils.errors import ZooError
 
 
 def names(folder):
@@ -71,7 +71,7 @@ def test_recovery_files_come_and_go(tmp_path):
     assert keeper.newest().name == 'last.pth.tar' and not list(tmp_path.glob('recovery-*'))
 
 
-@pytest.mark.parametrize('error, raised', [(KeyboardInterrupt, KeyboardInterrupt), (OSError, UserError)])
+@pytest.mark.parametrize('error, raised', [(KeyboardInterrupt, KeyboardInterrupt), (OSError, ZooError)])
 def test_an_interrupted_write_leaves_the_last_whole_file(tmp_path, monkeypatch, error, raised):
     keeper = checkpoint.Keeper(tmp_path, keep=3)
     save(keeper, 50.)
@@ -100,7 +100,7 @@ def test_without_hard_links_files_are_copied(tmp_path, monkeypatch):
 
 def test_weights_of_another_model_are_refused_with_the_first_differences():
     model = torch.nn.Linear(4, 3)
-    with pytest.raises(UserError, match=r'weight is \[2, 4\], the model has \[3, 4\].*--num-classes'):
+    with pytest.raises(ZooError, match=r'weight is \[2, 4\], the model has \[3, 4\].*--num-classes'):
         checkpoint.load_exactly(model, torch.nn.Linear(4, 2).state_dict(), 'a.pth')
-    with pytest.raises(UserError, match='weight is missing; bias is missing and 1 more'):
+    with pytest.raises(ZooError, match='weight is missing; bias is missing and 1 more'):
         checkpoint.load_exactly(model, dict(x=torch.zeros(1)), 'a.pth')

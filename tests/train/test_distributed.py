@@ -13,7 +13,7 @@ from zoo.evaluate import validate
 from zoo.train import distributed, options
 from zoo.train.build import Place
 from zoo.train.table import TRAIN
-from zoo.utils.errors import UserError
+from zoo.utils.errors import ZooError
 
 from .processes import launch
 from .test_resume import EVERYTHING, TINY, kill_and_resume, read
@@ -120,7 +120,7 @@ def test_synchronised_batch_norm_of_one_group_is_torchs(monkeypatch):
 def test_what_sharding_refuses(changes, processes, words):
     place = Place(torch.device('cpu'), 0, processes)
     distributed.check(options.merge(TRAIN, changes), place)
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(ZooError, match=words):
         distributed.check(options.merge(TRAIN, dict(changes, fsdp=True)), place)
 
 

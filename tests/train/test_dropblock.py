@@ -9,7 +9,7 @@ from zoo.train.dropblock import DropBlock, DropBlocks
 from zoo.train.run import parser
 from zoo.train.session import Session
 from zoo.train.table import TRAIN
-from zoo.utils.errors import UserError
+from zoo.utils.errors import ZooError
 
 NETWORK = torch.nn.Identity()
 
@@ -59,7 +59,7 @@ def test_the_chance_grows_in_the_last_two_stages():
 
 def test_it_is_refused_where_it_has_no_place_and_left_out_by_default():
     model = timm.create_model('test_convnext')
-    with pytest.raises(UserError, match='--drop-block is for ResNets; ConvNeXt has no layer3 and layer4'):
+    with pytest.raises(ZooError, match='--drop-block is for ResNets; ConvNeXt has no layer3 and layer4'):
         DropBlocks(model, 0.1, 10)
     assert DropBlocks(model, 0., 10).hooks == []
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from zoo.train import build, engine, options, report
 from zoo.train.table import TRAIN
-from zoo.utils.errors import UserError
+from zoo.utils.errors import ZooError
 
 CPU = build.Place(torch.device('cpu'))
 
@@ -138,7 +138,7 @@ def test_learning_rates_of_named_parameters_are_multiplied():
     ({'ead.weight': 0.5}, 'no parameter'), ({'head.weight': 'slow'}, "expected a number from 0 on, got 'slow'"),
     ({'head.weight': -1}, 'expected a number')])
 def test_multipliers_that_fit_nothing_are_refused(lr_mult, reason):
-    with pytest.raises(UserError, match=f'--lr-mult .*{reason}'):
+    with pytest.raises(ZooError, match=f'--lr-mult .*{reason}'):
         make_run(lr_mult=lr_mult)
 
 
@@ -164,7 +164,7 @@ def test_the_curve_has_a_point_per_interval_and_mean_values():
 
 def test_a_loss_that_is_no_number_stops_the_run():
     run = make_run(lr=1e30)
-    with pytest.raises(UserError, match='the loss is (nan|inf) in epoch 0.*lower --lr'):
+    with pytest.raises(ZooError, match='the loss is (nan|inf) in epoch 0.*lower --lr'):
         train(run)
 
 

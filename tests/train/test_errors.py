@@ -8,7 +8,7 @@ import timm
 import torch
 
 from zoo.train import checkpoint, run, session
-from zoo.utils.errors import require
+from zoo.utils.errors import require_packages
 
 from .conftest import MODEL
 
@@ -118,7 +118,7 @@ def test_a_missing_package_names_the_extra(zoo, monkeypatch):
     assert_refused(
         zoo('train', '--config', 'quickstart'), 'matplotlib is not installed; pip install "backbone-zoo[train]"')
     with pytest.raises(ValueError, match='zoo_has_no_such_package is not installed'):
-        require('zoo_has_no_such_package')
+        require_packages('zoo_has_no_such_package')
 
 
 def test_debug_shows_the_traceback(zoo):

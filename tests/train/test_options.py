@@ -6,7 +6,7 @@ from zoo.evaluate.table import VALIDATE
 from zoo.train import options
 from zoo.train.run import parser
 from zoo.train.table import COMMON, TRAIN
-from zoo.utils.errors import UserError
+from zoo.utils.errors import ZooError
 
 
 def parse(*words):
@@ -64,7 +64,7 @@ def test_base_files_are_followed_and_overridden(tmp_path):
 def test_a_circle_of_bases_is_refused(tmp_path):
     write(tmp_path / 'a.yaml', base='b.yaml')
     write(tmp_path / 'b.yaml', base='a.yaml')
-    with pytest.raises(UserError, match='circle'):
+    with pytest.raises(ZooError, match='circle'):
         parse('--config', str(tmp_path / 'a.yaml'))
 
 
@@ -86,7 +86,7 @@ def test_a_circle_of_bases_is_refused(tmp_path):
 ])
 def test_wrong_keys_and_values_of_a_file(tmp_path, values, message):
     path = write(tmp_path / 'bad.yaml', **values)
-    with pytest.raises(UserError, match=message) as e:
+    with pytest.raises(ZooError, match=message) as e:
         parse('--config', str(path))
     assert str(path) in str(e.value) and '\n' not in str(e.value)
 
@@ -102,7 +102,7 @@ def test_wrong_keys_and_values_of_a_file(tmp_path, values, message):
     (['--config', 'folder/none.yaml'], 'no config'),
 ])
 def test_wrong_flags(words, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(ZooError, match=message):
         parse(*words)
 
 
@@ -110,7 +110,7 @@ def test_wrong_flags(words, message):
 def test_files_that_are_no_config(tmp_path, text):
     path = tmp_path / 'bad.yaml'
     path.write_text(text)
-    with pytest.raises(UserError, match='bad.yaml'):
+    with pytest.raises(ZooError, match='bad.yaml'):
         parse('--config', str(path))
 
 

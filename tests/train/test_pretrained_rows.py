@@ -6,7 +6,7 @@ import torch
 from tests import goldens
 from zoo.train import build, options
 from zoo.train.table import TRAIN
-from zoo.utils.errors import UserError
+from zoo.utils.errors import ZooError
 
 
 def args_of(tmp_path, lines, **values):
@@ -41,7 +41,7 @@ def test_weights_in_the_authors_names_too(tmp_path):
 ])
 def test_rows_that_do_not_fit_are_told(tmp_path, lines, classes, message):
     state = timm.create_model('test_convnext', num_classes=10).state_dict()
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(ZooError, match=message):
         build.create_model(args_of(tmp_path, lines, num_classes=classes), state, adapt=True)
 
 
@@ -50,5 +50,5 @@ def test_they_need_weights_and_a_file(zoo, small, tmp_path):
     assert result.code == 2 and '--pretrained-rows needs --pretrained-path' in result.err
     state = timm.create_model('test_convnext', num_classes=10).state_dict()
     args = options.merge(TRAIN, dict(model='test_convnext', num_classes=3, pretrained_rows=str(tmp_path / 'none.txt')))
-    with pytest.raises(UserError, match='none.txt: expected a file with a number a line'):
+    with pytest.raises(ZooError, match='none.txt: expected a file with a number a line'):
         build.create_model(args, state, adapt=True)

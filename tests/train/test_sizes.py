@@ -4,7 +4,7 @@ import torch
 
 from zoo.train import engine, options, sizes
 from zoo.train.table import TRAIN
-from zoo.utils.errors import UserError
+from zoo.utils.errors import ZooError
 
 
 @pytest.fixture
@@ -68,5 +68,5 @@ def test_the_same_loader_serves_as_long_as_the_size_is_the_same():
 
 
 def test_a_run_needs_both_lists():
-    with pytest.raises(UserError, match='0 sizes, 1 epochs'):
+    with pytest.raises(ZooError, match='0 sizes, 1 epochs'):
         sizes.check(options.merge(TRAIN, dict(size_milestones=[3])))

@@ -12,7 +12,7 @@ from torch import nn
 
 from zoo.train import build, options, task
 from zoo.train.table import TRAIN
-from zoo.utils.errors import UserError
+from zoo.utils.errors import ZooError
 
 ROOT = Path(__file__).parents[2]
 CPU = build.Place(torch.device('cpu'))
@@ -185,7 +185,7 @@ def test_a_checkpoint_of_ours_brings_the_teachers_own_preprocessing_and_argument
     weights = torch.load(path, weights_only=True)['state_dict']
     assert all(torch.equal(weights[key], value) for key, value in teacher.state_dict().items())
     args.kd_model_name = TEACHER
-    with pytest.raises(UserError, match='is a checkpoint of test_convnext, not of test_resnet; give --kd-model-name'):
+    with pytest.raises(ZooError, match='is a checkpoint of test_convnext, not of test_resnet; give --kd-model-name'):
         task.make_teacher(args, 3, CPU, CONFIG)
 
 
@@ -202,14 +202,14 @@ def test_a_checkpoint_of_ours_brings_the_teachers_own_preprocessing_and_argument
 ])
 def test_mistakes_are_told(taught, values, message):
     values = dict(model='care_s0') | values
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(ZooError, match=message):
         make(taught[1], student(values['model']), **values)
 
 
 def test_a_teacher_of_other_classes_is_refused(taught):
     model = student()
     model.reset_classifier(4)
-    with pytest.raises(UserError, match='the teacher test_resnet has 5 classes, the model 4'):
+    with pytest.raises(ZooError, match='the teacher test_resnet has 5 classes, the model 4'):
         make(taught[1], model)
     assert make(taught[1], model, kd_distill_type='feature').get_trainable_module().student is model
 
@@ -217,7 +217,7 @@ def test_a_teacher_of_other_classes_is_refused(taught):
 def test_a_teacher_that_cannot_take_the_images_is_refused(tmp_path):
     fixed = dict(dynamic_img_size=False)
     torch.save(timm.create_model('test_vit', num_classes=5).state_dict(), tmp_path / 'vit.pth')
-    with pytest.raises(UserError, match='the teacher test_vit: .*do not fit the model.*--kd-model-kwargs'):
+    with pytest.raises(ZooError, match='the teacher test_vit: .*do not fit the model.*--kd-model-kwargs'):
         make(tmp_path / 'vit.pth', student(), kd_model_name='test_vit', kd_model_kwargs=fixed)
     made = make(tmp_path / 'vit.pth', student(), kd_model_name='test_vit', kd_model_kwargs=dict(fixed, img_size=32))
     assert made.teacher.model.pos_embed.shape[1] == 5  # resampled to 2 x 2 patches

@@ -3,7 +3,7 @@ import signal
 
 import pytest
 
-from zoo.utils.errors import CtrlC, guarded
+from zoo.utils.errors import GracefulInterrupt, cli_main
 
 
 def test_our_own_mistakes_keep_their_traceback():
@@ -11,12 +11,12 @@ def test_our_own_mistakes_keep_their_traceback():
         raise AssertionError('a bug')
 
     with pytest.raises(AssertionError):
-        guarded(broken, [])
+        cli_main(broken, [])
 
 
 def test_the_second_ctrl_c_acts_at_once(capfd):
     before = signal.getsignal(signal.SIGINT)
-    with CtrlC() as ctrl_c:
+    with GracefulInterrupt() as ctrl_c:
         ctrl_c.check()
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):

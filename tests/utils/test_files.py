@@ -4,7 +4,7 @@ import os
 import pytest
 
 from zoo.utils import files
-from zoo.utils.errors import UserError
+from zoo.utils.errors import ZooError
 
 
 def test_what_interrupts_a_write_is_not_taken_for_a_full_disk(tmp_path):
@@ -24,10 +24,10 @@ def test_folders_that_cannot_be_written_to(tmp_path, monkeypatch):
     (tmp_path / 'file').write_text('')
     files.check_writable(tmp_path / 'new' / 'deep')
     assert not (tmp_path / 'new').exists()
-    with pytest.raises(UserError, match='is no folder; choose another --output'):
+    with pytest.raises(ZooError, match='is no folder; choose another --output'):
         files.check_writable(tmp_path / 'file' / 'run')
     monkeypatch.setattr(os, 'access', lambda path, mode: False)
-    with pytest.raises(UserError, match='no permission'):
+    with pytest.raises(ZooError, match='no permission'):
         files.check_writable(tmp_path / 'new')
 
 
@@ -40,5 +40,5 @@ def test_errors_that_are_not_the_disks_are_not_blamed_on_it(tmp_path):
 
     with pytest.raises(RuntimeError, match='a bug'):
         files.write_atomically(tmp_path / 'a', broken)
-    with pytest.raises(UserError, match='cannot write .*No space left on device'):
+    with pytest.raises(ZooError, match='cannot write .*No space left on device'):
         files.write_atomically(tmp_path / 'a', full)

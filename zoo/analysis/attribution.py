@@ -26,7 +26,7 @@ from torch import Tensor, nn
 import zoo_kernels
 
 from ..evaluate.probe import prefix_tokens
-from ..utils.errors import UserError
+from ..utils.errors import ZooError
 
 MIXERS = ('mixer', 'attn', 'token_mixer', 'attention')  # what blocks of the zoo and of timm call theirs
 OPS = ('linear_attention', 'agent_attention', 'routed_attention')  # of zoo_kernels, all linear in their third argument
@@ -84,7 +84,7 @@ def receptive_field(
         ``[H, W]``, not negative, float32 or the images' dtype.
 
     Raises:
-        UserError: the model has no such map, or the map no such token.
+        ZooError: the model has no such map, or the map no such token.
     """
     generator = torch.Generator().manual_seed(seed)
     total = images.new_zeros(images.shape[2:])
@@ -144,7 +144,7 @@ def influence(
         ``[h, w]``, the root mean square over the images.
 
     Raises:
-        UserError: no such stage, block or token, or a block that does not map tokens to as many tokens.
+        ZooError: no such stage, block or token, or a block that does not map tokens to as many tokens.
     """
     call, tokens = mixer_call(model, images, stage, block)
     y, x = token(tokens.grid, query)
@@ -171,7 +171,7 @@ def attention_weights(
         and to padding is left out.
 
     Raises:
-        UserError: as :func:`influence`, and where no attention of the block sees the whole map.
+        ZooError: as :func:`influence`, and where no attention of the block sees the whole map.
     """
     call, tokens = mixer_call(model, images, stage, block)
     y, x = token(tokens.grid, query)
@@ -181,7 +181,7 @@ def attention_weights(
     found = [weights for weights in found if weights is not None]
     if not found:
         owner = type(getattr(call.function, '__self__', call.function)).__name__
-        raise UserError(
+        raise ZooError(
             f'{owner} in block {block} of stage {stage} has no attention over the whole map'
             f'{f" ({len(heard)} over parts of it)" if heard else ""}; --what influence is there for every mixer')
     finest = max(weights.shape[1:] for weights in found)
@@ -264,10 +264,10 @@ def feature_map(model: nn.Module, images: Tensor, stage: int) -> Tensor:
     """A feature map ``[B, C, h, w]`` as ``features_only`` gives it.
 
     Raises:
-        UserError: the model does not hand out maps, or has no such one.
+        ZooError: the model does not hand out maps, or has no such one.
     """
     if not hasattr(model, 'forward_intermediates'):
-        raise UserError(f'{type(model).__name__} has no forward_intermediates: timm gives no maps of it')
+        raise ZooError(f'{type(model).__name__} has no forward_intermediates: timm gives no maps of it')
     index = _number(stage, len(model.feature_info), 'stage')
     return model.forward_intermediates(images, indices=[index], stop_early=True, intermediates_only=True)[0]
 
@@ -276,7 +276,7 @@ def mixer_call(model: nn.Module, images: Tensor, stage: int, block: int) -> tupl
     """What the mixer of a block is called with for some images, and what its tokens are.
 
     Raises:
-        UserError: see :func:`influence`.
+        ZooError: see :func:`influence`.
     """
     index = _number(stage, len(model.feature_info), 'stage')
     blocks = _blocks(model, index)
@@ -302,7 +302,7 @@ def mixer_call(model: nn.Module, images: Tensor, stage: int, block: int) -> tupl
     for call, output in heard[-1:]:
         if isinstance(call.args[0], Tensor) and all(tokens.view(x) is not None for x in (call.args[0], output)):
             return call, tokens
-    raise UserError(f'{type(owner).__name__} of block {block} in stage {stage} does not bring a map of {grid[0]} x '
+    raise ZooError(f'{type(owner).__name__} of block {block} in stage {stage} does not bring a map of {grid[0]} x '
                     f'{grid[1]} tokens to another; choose another --block')
 
 
@@ -310,11 +310,11 @@ def token(grid: Sequence[int], query: tuple[int, int] | None) -> tuple[int, int]
     """A token of a map, the middle one by default.
 
     Raises:
-        UserError: it lies outside.
+        ZooError: it lies outside.
     """
     y, x = (grid[0] // 2, grid[1] // 2) if query is None else query
     if not (0 <= y < grid[0] and 0 <= x < grid[1]):
-        raise UserError(f'--query {y} {x} lies outside of the map of {grid[0]} x {grid[1]} tokens; rows and columns '
+        raise ZooError(f'--query {y} {x} lies outside of the map of {grid[0]} x {grid[1]} tokens; rows and columns '
                         f'count from 0')
     return y, x
 
@@ -327,7 +327,7 @@ def _blocks(model: nn.Module, stage: int) -> list[nn.Module]:
 
 def _number(index: int, count: int, what: str) -> int:
     if not -count <= index < count:
-        raise UserError(f'--{what} {index}: the model has {count}, from 0 to {count - 1}, or from -1 backwards')
+        raise ZooError(f'--{what} {index}: the model has {count}, from 0 to {count - 1}, or from -1 backwards')
     return index % count
 
 

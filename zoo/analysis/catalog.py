@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..registry import list_models, variant
-from ..utils.errors import UserError, nearest
+from ..utils.errors import ZooError, did_you_mean
 from ..weights.fetch import address, fetchable
 from ..weights.sources import HOSTS, Source, tags
 from . import result_files
@@ -18,7 +18,7 @@ def rows(globs: Sequence[str] = (), pretrained: bool = False) -> list[dict[str, 
         pretrained: Only those with weights to download.
 
     Raises:
-        UserError: A glob that fits none.
+        ZooError: A glob that fits none.
     """
     every = [(model, tag, row) for model in list_models() for tag, row in (tags(model) or {'': None}).items()]
     chosen = []
@@ -49,7 +49,7 @@ def of_weights(source: Source) -> dict[str, Any]:
         num_classes=source.num_classes, note=source.note or None)
 
 
-def unknown(name: str) -> UserError:
+def unknown(name: str) -> ZooError:
     """The error for a name that no model has."""
-    near = nearest(name, list_models()) or '; python -m zoo list shows all'
-    return UserError(f'no model of the zoo is called {name!r}{near}')
+    near = did_you_mean(name, list_models()) or '; python -m zoo list shows all'
+    return ZooError(f'no model of the zoo is called {name!r}{near}')

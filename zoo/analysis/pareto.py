@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from ..bench.report import variant
 from ..registry import family_of
-from ..utils.errors import UserError
+from ..utils.errors import ZooError
 from ..utils.figures import new_figure
 from . import catalog, result_files
 
@@ -66,7 +66,7 @@ def collect(
         The points and, for throughput, the setting of all of them.
 
     Raises:
-        UserError: a glob that fits no model.
+        ZooError: a glob that fits no model.
     """
     rows, chosen = catalog.rows(globs), ''
     if cost == 'throughput':
@@ -96,7 +96,7 @@ def _speeds(
     fitting = {text: speeds for text, speeds in found.items() if setting in text}
     if not fitting:
         known = '; '.join(found) or 'none; measure with: python -m zoo benchmark models MODEL --forward-only'
-        raise UserError(f'no throughput of these models at their sizes{f" in a setting {setting!r}" * bool(setting)}; '
+        raise ZooError(f'no throughput of these models at their sizes{f" in a setting {setting!r}" * bool(setting)}; '
                         f'there is: {known}')
     chosen = max(fitting, key=lambda text: len(fitting[text]))
     return fitting[chosen], chosen

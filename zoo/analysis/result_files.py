@@ -12,7 +12,7 @@ from torch import nn
 
 from ..bench.models import flops
 from ..bench.report import versions
-from ..utils.errors import UserError, one_line
+from ..utils.errors import ZooError, format_error
 from ..utils.files import write_atomically
 from ..weights.sources import IMAGES, load, source
 
@@ -38,15 +38,16 @@ def read(paths: Sequence[Path]) -> dict[str, Any]:
     """Content of the result files that come with the zoo and of others, by name.
 
     Raises:
-        UserError: One of the others cannot be read.
+        ZooError: One of the others cannot be read.
     """
     files = dict(_files())
     for path in paths:
         try:
             files[str(path)] = json.loads(path.read_text(encoding='utf-8'))
         except (OSError, ValueError) as error:
-            raise UserError(f'{path} cannot be read as JSON ({one_line(error)}); give files that "benchmark models" or '
-                            f'"validate --results-format json" wrote') from None
+            raise ZooError(
+                f'{path} cannot be read as JSON ({format_error(error)}); give files that "benchmark models" or '
+                f'"validate --results-format json" wrote') from None
     return files
 
 
@@ -112,7 +113,7 @@ def write_parity(path: Path, files: Sequence[Path]) -> None:
     """Put the figures of golden checks together: files with ``logits``, ``grad`` and ``agrees`` by golden.
 
     Raises:
-        UserError: A file is none of that.
+        ZooError: A file is none of that.
     """
     rows = {}
     for file in files:
@@ -121,7 +122,7 @@ def write_parity(path: Path, files: Sequence[Path]) -> None:
             rows.update({golden: {key: row[key] for key in ('logits', 'grad', 'agrees')}
                          for golden, row in checked.items()})
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f'{file} is no result of the golden check ({error!r})') from error
+            raise ZooError(f'{file} is no result of the golden check ({error!r})') from error
     _write(path, 'parity', dict(sorted(rows.items())))
 
 

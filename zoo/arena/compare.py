@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 from ..train import build, options
 from ..train.data import datasets
 from ..train.table import TRAIN
-from ..utils.errors import UserError, require
+from ..utils.errors import ZooError, require_packages
 from ..utils.files import check_writable
 from . import plan
 
@@ -29,10 +29,10 @@ def arena(argv: Sequence[str]) -> dict[str, Any]:
     """Train every mixer with every seed, one after another, measure them, write and print the table; return it all.
 
     Raises:
-        UserError: whatever the user can put right.
+        ZooError: whatever the user can put right.
         Interrupted: Ctrl-C; the same command goes on.
     """
-    require('tqdm', 'matplotlib')
+    require_packages('tqdm', 'matplotlib')
     args = plan.parse(argv)
     folder = Path(args.output)
     stem = Path(re.sub(r'\.(json|md|png)$', '', args.results)) if args.results else folder / 'arena'
@@ -46,7 +46,7 @@ def arena(argv: Sequence[str]) -> dict[str, Any]:
         with lock.acquire(timeout=0):
             return _run(args, recipe, device, stem, list(argv))
     except Timeout:
-        raise UserError(f'another arena is at work in {folder}; wait for it, or choose another --output') from None
+        raise ZooError(f'another arena is at work in {folder}; wait for it, or choose another --output') from None
 
 
 def _run(

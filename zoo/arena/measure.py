@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..bench import timing
 from ..bench.models import flops
 from ..train import build
-from ..utils.errors import one_line
+from ..utils.errors import format_error
 
 REPEATS = 10
 
@@ -37,7 +37,7 @@ def model_of(args: argparse.Namespace, mixer: str) -> nn.Module:
     """The host of the recipe with a mixer in it.
 
     Raises:
-        UserError: it does not fit.
+        ZooError: it does not fit.
     """
     return build.create_model(argparse.Namespace(**{
         **vars(args), 'model_kwargs': {**args.model_kwargs, 'mixer': mixer}}))
@@ -64,7 +64,7 @@ def _measure(args: argparse.Namespace, mixers: list[str], device: torch.device) 
                 flops=flops(model.eval(), size, build.dtype_of(args), device, channels))
             models[mixer], steps[mixer], passes[mixer] = model, step, partial(_infer, model, images, autocast)
         except (RuntimeError, ValueError) as e:
-            found[mixer] = dict(reason=one_line(e)[:300])
+            found[mixer] = dict(reason=format_error(e)[:300])
     for mixer, times in timing.interleaved(steps, device, REPEATS).items():
         models[mixer].zero_grad(set_to_none=True)  # what a step frees would be taken off its peak
         found[mixer].update(step_ms=times.quartiles(), peak_bytes=timing.peak_bytes(steps[mixer], device))

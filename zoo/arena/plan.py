@@ -14,7 +14,7 @@ from ..train.checkpoint import Keeper
 from ..train.data import datasets, fashion_mnist
 from ..train.run import check
 from ..train.table import TRAIN, Option
-from ..utils.errors import UserError, nearest
+from ..utils.errors import ZooError, did_you_mean
 from ..utils.files import write_atomically
 
 ABOUT = ('Train every token mixer in one host by one recipe on one data set, over several seeds, and compare accuracy, '
@@ -85,7 +85,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The options of an arena, from its recipe and the flags, checked as far as that takes no time.
 
     Raises:
-        UserError: an unknown flag, key or mixer, or a recipe of another model than the hybrid.
+        ZooError: an unknown flag, key or mixer, or a recipe of another model than the hybrid.
     """
     flags, config = options.parse(ARENA, argv, parser())
     if 'config' not in flags:
@@ -94,14 +94,14 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     known = [*MIXERS, *MAP_MIXERS]
     for name in args.mixers:
         if name not in known:
-            raise UserError(f'--mixers: unknown mixer {name!r}{nearest(name, known)} (known: {", ".join(known)})')
+            raise ZooError(f'--mixers: unknown mixer {name!r}{did_you_mean(name, known)} (known: {", ".join(known)})')
     args.mixers, args.seeds = list(dict.fromkeys(args.mixers)), list(dict.fromkeys(args.seeds))
     if args.model != MODEL:
-        raise UserError(f'an arena puts mixers into {MODEL}, not into {args.model}; leave --model out and choose its '
+        raise ZooError(f'an arena puts mixers into {MODEL}, not into {args.model}; leave --model out and choose its '
                         f'host: --model-kwargs host=swin_tiny')
     for key in ('mixer', 'stages'):
         if key in args.model_kwargs:
-            raise UserError(f'--model-kwargs {key}: an arena puts its --mixers into all stages; leave it out')
+            raise ZooError(f'--model-kwargs {key}: an arena puts its --mixers into all stages; leave it out')
     return args
 
 
@@ -109,7 +109,7 @@ def recipe_of(args: argparse.Namespace) -> dict[str, Any]:
     """The recipe that all runs share, as ``train`` reads it: what differs from its defaults, data found.
 
     Raises:
-        UserError: the data cannot be had, or options that contradict each other.
+        ZooError: the data cannot be had, or options that contradict each other.
     """
     given = vars(args)
     recipe = options.plain({
@@ -118,7 +118,7 @@ def recipe_of(args: argparse.Namespace) -> dict[str, Any]:
     if args.dataset == datasets.QUICKSTART:
         found = fashion_mnist.obtain(args.data_dir, lambda line: print(line, flush=True))
         if found is None:
-            raise UserError('Fashion-MNIST cannot be had here; give its folder as --data-dir, or --dataset digits')
+            raise ZooError('Fashion-MNIST cannot be had here; give its folder as --data-dir, or --dataset digits')
         recipe.update(dataset='torch/fashion_mnist', data_dir=str(found.resolve()))
     elif args.data_dir is not None:
         recipe['data_dir'] = str(Path(args.data_dir).resolve())
@@ -135,14 +135,14 @@ def keep_recipe(folder: Path, recipe: Mapping[str, Any]) -> None:
     """Write the recipe beside the runs; runs by another one are not mixed with them.
 
     Raises:
-        UserError: the folder holds an arena with another recipe; the first difference is told.
+        ZooError: the folder holds an arena with another recipe; the first difference is told.
     """
     path = recipe_path(folder)
     if path.exists():
         before = yaml.safe_load(path.read_text())
         keys = [key for key in {**before, **recipe} if before.get(key) != recipe.get(key)]
         if keys:
-            raise UserError(f'{folder} holds an arena with another recipe ({keys[0]}: {before.get(keys[0])}, now '
+            raise ZooError(f'{folder} holds an arena with another recipe ({keys[0]}: {before.get(keys[0])}, now '
                             f'{recipe.get(keys[0])}); choose another --output')
         return
     folder.mkdir(parents=True, exist_ok=True)

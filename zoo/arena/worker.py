@@ -10,9 +10,9 @@ def main(argv: Sequence[str]) -> int:
     """Train; return the exit code. A process that outlives the arena would train beside its successor: it ends."""
     threading.Thread(target=_follow, args=(int(argv[0]),), daemon=True).start()
     from ..train.run import train
-    from ..utils.errors import guarded
+    from ..utils.errors import cli_main
 
-    return guarded(train, argv[1:])
+    return cli_main(train, argv[1:])
 
 
 def _follow(parent: int) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ..blocks.gates import GATES, add_gates
-from ..utils.errors import UserError, nearest
+from ..utils.errors import ZooError, did_you_mean
 from . import timing
 
 NAMES = sorted([*GATES, 'emca'])  # which recalls other blocks, and so is no module for any host
@@ -18,13 +18,13 @@ def select(globs: Sequence[str]) -> list[str]:
     """Gates by names or globs; all of them for none.
 
     Raises:
-        UserError: A name or glob that fits none.
+        ZooError: A name or glob that fits none.
     """
     chosen: dict[str, None] = {}
     for glob in globs or ['*']:
         fitting = fnmatch.filter(NAMES, glob)
         if not fitting:
-            raise UserError(f'unknown gate {glob!r}{nearest(glob, NAMES)} (known: {", ".join(NAMES)})')
+            raise ZooError(f'unknown gate {glob!r}{did_you_mean(glob, NAMES)} (known: {", ".join(NAMES)})')
         chosen.update(dict.fromkeys(fitting))
     return list(chosen)
 
@@ -36,7 +36,7 @@ def measure(
     """Rows of the plain host and of each gate in all of its blocks: forward passes in turns, channels last.
 
     Raises:
-        UserError: A host that has no place for gates, or has gates.
+        ZooError: A host that has no place for gates, or has gates.
     """
     models = {'none': _host(host).to(device, dtype, memory_format=torch.channels_last)}
     for name in names:
@@ -59,12 +59,12 @@ def _host(name: str) -> nn.Module:
 def _gated(host: str, name: str) -> nn.Module:
     if name == 'emca':
         if not timm.is_model(f'emca_{host}'):
-            raise UserError(f'emca in {host}: there is none; use --host resnet18, resnet34, resnet50 or resnet101')
+            raise ZooError(f'emca in {host}: there is none; use --host resnet18, resnet34, resnet50 or resnet101')
         return _host(f'emca_{host}')
     try:
         return add_gates(_host(host), name)
     except ValueError as e:
-        raise UserError(f'{name} in {host}: {e}') from None
+        raise ZooError(f'{name} in {host}: {e}') from None
 
 
 def _call(model: nn.Module, images: torch.Tensor):

@@ -13,7 +13,7 @@ from PIL import Image
 from ..train import build, options
 from ..train.data import datasets, loaders
 from ..train.table import TRAIN
-from ..utils.errors import UserError
+from ..utils.errors import ZooError
 from . import timing
 
 TARGET = 3000  # images a second that one large GPU may want
@@ -45,7 +45,7 @@ def settings(recipe: str, folder: str, batch: int, size: int) -> argparse.Namesp
     """The options of a recipe, for this data, in one process without a GPU.
 
     Raises:
-        UserError: no such recipe.
+        ZooError: no such recipe.
     """
     config = options.read_config(options.config_path(recipe), TRAIN)
     return options.merge(TRAIN, config, dict(
@@ -65,7 +65,7 @@ def measure(args: argparse.Namespace, workers: Sequence[int], batches: int) -> d
         costs: stage, cpu_ms (median of the batches) and cores for :data:`TARGET`; rates: workers and images a second.
 
     Raises:
-        UserError: fewer images than two batches.
+        ZooError: fewer images than two batches.
     """
     costs = []
     for stage, without in STAGES.items():
@@ -114,7 +114,7 @@ def _loader(args: argparse.Namespace) -> Any:
         args, dataset, config, loaders.make_mixup(args, 1000), device=torch.device('cpu'), distributed=False,
         img_dtype=torch.float32)
     if len(loader) < 2:
-        raise UserError(f'{len(dataset)} images are too few for two batches of {args.batch_size}; lower --batch-size')
+        raise ZooError(f'{len(dataset)} images are too few for two batches of {args.batch_size}; lower --batch-size')
     return loader
 
 

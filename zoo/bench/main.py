@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ..train.options import Parser
-from ..utils.errors import UserError, nearest, require
+from ..utils.errors import ZooError, did_you_mean, require_packages
 from ..utils.files import check_writable
 
 KINDS = ('ops', 'models', 'gates', 'loader')
@@ -25,13 +25,13 @@ def benchmark(argv: Sequence[str]) -> dict[str, Any] | None:
     complete.
 
     Raises:
-        UserError: Whatever the user can put right.
+        ZooError: Whatever the user can put right.
     """
     if argv and argv[0] not in (*KINDS, '-h', '--help'):
-        raise UserError(f'unknown benchmark {argv[0]!r}{nearest(argv[0], KINDS)} (known: {", ".join(KINDS)})')
+        raise ZooError(f'unknown benchmark {argv[0]!r}{did_you_mean(argv[0], KINDS)} (known: {", ".join(KINDS)})')
     args = parser().parse_args(argv or ['--help'])
     if args.plot:
-        require('matplotlib')
+        require_packages('matplotlib')
     device = _device(args.device)
     stem = _stem(args.output, args.kind, device)
     check_writable(stem.parent)
@@ -143,7 +143,7 @@ def _gates(args: argparse.Namespace, device: torch.device, argv: list[str]) -> I
     from . import gates, models, report
 
     if args.plot:
-        raise UserError('--plot: there is no picture of gates; leave it out')
+        raise ZooError('--plot: there is no picture of gates; leave it out')
     host, = models.select([args.host])
     dtype = _dtype(args, device)
     content = report.header('gates', device, dtype, argv, [])
@@ -157,7 +157,7 @@ def _loader(args: argparse.Namespace, device: torch.device, argv: list[str]) -> 
     from . import loader, report
 
     if args.plot:
-        raise UserError('--plot: there is no picture of the input pipeline; leave it out')
+        raise ZooError('--plot: there is no picture of the input pipeline; leave it out')
     dtype = _dtype(args, device)
     content = report.header('loader', device, dtype, argv, [])
     batches = _repeats(args)
@@ -197,12 +197,12 @@ def _device(name: str | None) -> torch.device:
     except RuntimeError:
         device = None
     if device is None or device.type not in ('cuda', 'cpu'):
-        raise UserError(f'--device: {name!r} is none that this measures on; use cuda, cuda:N or cpu')
+        raise ZooError(f'--device: {name!r} is none that this measures on; use cuda, cuda:N or cpu')
     if device.type == 'cuda':
         if not torch.cuda.is_available():
-            raise UserError('--device: there is no CUDA device here; use cpu')
+            raise ZooError('--device: there is no CUDA device here; use cpu')
         if (device.index or 0) >= torch.cuda.device_count():
-            raise UserError(f'--device: there is no {name}; there are {torch.cuda.device_count()}')
+            raise ZooError(f'--device: there is no {name}; there are {torch.cuda.device_count()}')
         torch.cuda.set_device(device)
     return device
 

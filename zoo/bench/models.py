@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import zoo_kernels
 
 from ..registry import list_models
-from ..utils.errors import UserError, nearest, one_line
+from ..utils.errors import ZooError, did_you_mean, format_error
 from . import timing
 
 PASSES = ('forward', 'forward+backward')
@@ -30,7 +30,7 @@ def select(globs: Sequence[str]) -> list[str]:
     """Models by names (any of timm's) or globs (of the zoo's models; of timm's where none of ours fits).
 
     Raises:
-        UserError: A name or glob that fits none.
+        ZooError: A name or glob that fits none.
     """
     chosen: dict[str, None] = {}
     for glob in globs:
@@ -39,7 +39,7 @@ def select(globs: Sequence[str]) -> list[str]:
         else:
             fitting = list_models(glob) or fnmatch.filter(timm.list_models(), glob)
         if not fitting:
-            raise UserError(f'unknown model {glob!r}{nearest(glob, timm.list_models())}')
+            raise ZooError(f'unknown model {glob!r}{did_you_mean(glob, timm.list_models())}')
         chosen.update(dict.fromkeys(fitting))
     return list(chosen)
 
@@ -48,11 +48,11 @@ def parse_size(text: str) -> tuple[int, int]:
     """``224`` or ``800x1333`` as height and width.
 
     Raises:
-        UserError: Neither.
+        ZooError: Neither.
     """
     words = text.lower().split('x')
     if len(words) > 2 or not all(word.isdecimal() and int(word) > 0 for word in words):
-        raise UserError(f'--sizes: {text!r} is no size; write 224, or 800x1333 for height x width')
+        raise ZooError(f'--sizes: {text!r} is no size; write 224, or 800x1333 for height x width')
     return int(words[0]), int(words[-1])
 
 
@@ -69,7 +69,7 @@ def measure(
         model = _build(name, size, dtype, device)
         row.update(parameters=sum(p.numel() for p in model.parameters()), flops=flops(model, size, dtype, device))
     except Exception as e:  # a size that the model does not take, or memory
-        reason = f'{type(e).__name__}: {one_line(e)}'[:200]
+        reason = f'{type(e).__name__}: {format_error(e)}'[:200]
         return [{**row, **v._asdict(), 'pass': title, 'reason': reason} for title in passes for v in variants]
     images = torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(0)).to(device, dtype)
     rows = []
@@ -83,7 +83,7 @@ def measure(
             try:
                 call()
             except Exception as e:
-                found[variant]['reason'] = f'{type(e).__name__}: {one_line(e)}'[:200]
+                found[variant]['reason'] = f'{type(e).__name__}: {format_error(e)}'[:200]
             else:
                 calls[variant] = call
         for variant, times in timing.interleaved(calls, device, repeats, warmup=1).items():

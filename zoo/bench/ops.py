@@ -9,7 +9,7 @@ from torch import Tensor
 
 import zoo_kernels
 
-from ..utils.errors import UserError, nearest, one_line
+from ..utils.errors import ZooError, did_you_mean, format_error
 from . import timing
 from .operators import OPERATORS, Operator, make_inputs, moved_bytes
 from .providers import PROVIDERS, Unavailable
@@ -22,13 +22,13 @@ def select(globs: Sequence[str] | None) -> list[Operator]:
     """Ops by names or globs; all when None.
 
     Raises:
-        UserError: A name or glob that fits none.
+        ZooError: A name or glob that fits none.
     """
     chosen: dict[str, Operator] = {}
     for glob in globs or ['*']:
         fitting = fnmatch.filter(OPERATORS, glob)
         if not fitting:
-            raise UserError(f'unknown op {glob!r}{nearest(glob, OPERATORS)} (known: {", ".join(OPERATORS)})')
+            raise ZooError(f'unknown op {glob!r}{did_you_mean(glob, OPERATORS)} (known: {", ".join(OPERATORS)})')
         chosen.update((name, OPERATORS[name]) for name in fitting)
     return list(chosen.values())
 
@@ -51,9 +51,9 @@ def measure(
                 calls[name] = _prepare(operator, name, inputs, bool(backward))
                 found[name]['error'] = _error(calls[name](), oracle) if PROVIDERS[name].same else None
             except Unavailable as e:
-                found[name]['reason'] = one_line(e)
+                found[name]['reason'] = format_error(e)
             except Exception as e:  # out of memory, or a peer that fails here: the others go on
-                found[name]['reason'] = f'{type(e).__name__}: {one_line(e)}'[:200]
+                found[name]['reason'] = f'{type(e).__name__}: {format_error(e)}'[:200]
                 calls.pop(name, None)
         moved = moved_bytes(inputs, oracle[0].to(dtype), bool(backward))
         for name, times in timing.interleaved(calls, device, repeats).items():

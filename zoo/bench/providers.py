@@ -11,7 +11,7 @@ from torch import Tensor
 
 import zoo_kernels
 
-from ..utils.errors import UserError, nearest
+from ..utils.errors import ZooError, did_you_mean
 from .operators import Operator
 
 Function = Callable[[dict[str, Tensor]], Tensor]
@@ -115,12 +115,13 @@ def select(names: Sequence[str] | None) -> tuple[list[str], str]:
     """The providers that take part, all but torch.compile when None, and a note on who is left out.
 
     Raises:
-        UserError: An unknown name.
+        ZooError: An unknown name.
     """
     if names:
         for name in names:
             if name not in PROVIDERS:
-                raise UserError(f'unknown provider {name!r}{nearest(name, PROVIDERS)} (known: {", ".join(PROVIDERS)})')
+                raise ZooError(
+                    f'unknown provider {name!r}{did_you_mean(name, PROVIDERS)} (known: {", ".join(PROVIDERS)})')
         return list(dict.fromkeys(names)), ''
     return [name for name in PROVIDERS if name != 'compile'], (
         'torch.compile is left out: compiling takes minutes; --providers compile eager measures it')
@@ -130,8 +131,8 @@ def add_peer(path: str) -> None:
     """Make the packages in a folder importable.
 
     Raises:
-        UserError: There is no such folder.
+        ZooError: There is no such folder.
     """
     if not Path(path).is_dir():
-        raise UserError(f'--peer: no folder {path}')
+        raise ZooError(f'--peer: no folder {path}')
     sys.path.insert(0, str(Path(path).resolve()))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from math import ceil
 from typing import NamedTuple
 
-from ..utils.errors import UserError, nearest
+from ..utils.errors import ZooError, did_you_mean
 
 WIDTH, HEAD_DIM = 64, 32  # channels of the first stage (they double from stage to stage), and of a head
 IMAGES = {'224': (224, 224, 128), '800x1333': (800, 1333, 2), '1024': (1024, 1024, 1)}  # height, width, batch
@@ -65,14 +65,14 @@ def select(device: str, globs: Sequence[str] | None, quick: bool = False, sweep:
         sweep: The lengths of the sweep too (with ``quick``: up to 784).
 
     Raises:
-        UserError: A name or glob that fits no shape.
+        ZooError: A name or glob that fits no shape.
     """
     known = shapes(device)
     chosen: dict[str, Shape] = {}
     for glob in globs or ['s*']:
         fitting = fnmatch.filter(known, glob)
         if not fitting:
-            raise UserError(f'no shape {glob!r}{nearest(glob, known) or "; known: " + ", ".join(known)}')
+            raise ZooError(f'no shape {glob!r}{did_you_mean(glob, known) or "; known: " + ", ".join(known)}')
         chosen.update((name, known[name]) for name in fitting)
     if quick and not globs:
         chosen = {name: s._replace(batch=min(s.batch, 2)) for name, s in chosen.items() if s.tokens <= 196}

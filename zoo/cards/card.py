@@ -14,7 +14,7 @@ from ..train.options import config_path
 from ..weights.fetch import address, fetchable
 from ..weights.sources import HOSTS, Source, tags
 from . import dense
-from .story import NO_DEPARTURES, bibtex, story
+from .story import NO_DEPARTURES, bibtex, family_doc
 
 UNKNOWN = 'unknown'
 DATASETS = {'in1k': 'imagenet-1k', 'in22k': 'imagenet-22k', 'cifar100': 'cifar100'}  # by the parts of a tag
@@ -32,7 +32,7 @@ def card(name: str, repo: str | None = None) -> str:
         ValueError: No such family, model or tag.
     """
     family, rows = _rows(name)
-    told = story(family)
+    told = family_doc(family)
     alone = name not in modules()
     models = [row.name.partition('.')[0] for row in rows]
     heading = f'# {rows[0].name}, of {told.title}' if alone else f'# {told.title}'

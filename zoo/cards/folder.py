@@ -3,7 +3,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..utils.errors import UserError
+from ..utils.errors import ZooError
 from ..utils.files import check_writable, write_atomically
 from .card import card
 
@@ -27,13 +27,13 @@ def check(folder: Path, families: Sequence[str], whole: bool = True) -> None:
         whole: Whether no other card may be there.
 
     Raises:
-        UserError: naming the cards that are out of date.
+        ZooError: naming the cards that are out of date.
     """
     there = {path.stem: path.read_text(encoding='utf-8') for path in folder.glob('*.md')}
     stale = [family for family in families if there.get(family) != card(family)]
     if whole:
         stale += sorted(there.keys() - set(families))
     if stale:
-        raise UserError(f'out of date in {folder}: {", ".join(stale)}; python -m zoo cards writes them, '
+        raise ZooError(f'out of date in {folder}: {", ".join(stale)}; python -m zoo cards writes them, '
                         f'a card of no family is to be removed')
     print(f'{len(families)} cards are up to date', file=sys.stderr)

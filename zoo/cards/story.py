@@ -30,7 +30,7 @@ class Story(NamedTuple):
     papers: tuple[str, ...]
 
 
-def story(family: str) -> Story:
+def family_doc(family: str) -> Story:
     """Read the docstring of a family."""
     module = next(f.module for f in FAMILIES if f.module.rpartition('.')[2] == family)
     heading, origin, *paragraphs = sys.modules[module].__doc__.strip().split('\n\n')

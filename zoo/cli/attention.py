@@ -16,7 +16,7 @@ from ..evaluate.infer import find_pictures, open_picture
 from ..evaluate.table import VALIDATE
 from ..train import build, options
 from ..train.options import Parser
-from ..utils.errors import UserError, guarded, require
+from ..utils.errors import ZooError, cli_main, require_packages
 from ..utils.figures import write_figure
 from ..utils.files import write_atomically
 
@@ -31,17 +31,17 @@ FORMATS = ('.png', '.svg', '.pdf')
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``python -m zoo attention``; returns the exit code."""
-    return guarded(_run, argv)
+    return cli_main(_run, argv)
 
 
 def _run(argv: Sequence[str]) -> None:
     given = parser().parse_intermixed_args(list(argv))  # options may stand before names, too
-    require('matplotlib')
+    require_packages('matplotlib')
     path = Path(given.output or f'output/attention/{given.model.replace("/", "_")}-{given.what}.png')
     if path.suffix not in FORMATS:
-        raise UserError(f'--output {path}: end in {", ".join(FORMATS)}')
+        raise ZooError(f'--output {path}: end in {", ".join(FORMATS)}')
     if given.checkpoint and given.pretrained:
-        raise UserError('--checkpoint and --pretrained exclude each other; give one')
+        raise ZooError('--checkpoint and --pretrained exclude each other; give one')
     model, config = _build(given)
     images = _images(given, config)
     query = tuple(given.query) if given.query else None
@@ -55,7 +55,7 @@ def _run(argv: Sequence[str]) -> None:
         found = attribution.attention_weights(model, images, given.stage, given.block, query)
     found = found.float().cpu()
     if not found.isfinite().all() or not found.any():
-        raise UserError('the map is zero or not finite: the token does not depend on the image with these weights')
+        raise ZooError('the map is zero or not finite: the token does not depend on the image with these weights')
     lines = _describe(given, found, grid, query, images)
     path.parent.mkdir(parents=True, exist_ok=True)
     picture = None if given.noise else _picture(images[0], config)
@@ -84,7 +84,7 @@ def _images(given: Any, config: dict[str, Any]) -> Tensor:
     """``[B, C, H, W]``, prepared as for validation, or noise of the same statistics."""
     device = build.find_place(given.device).device
     if bool(given.noise) == bool(given.images):
-        raise UserError('give pictures, or --noise 16 for random ones')
+        raise ZooError('give pictures, or --noise 16 for random ones')
     if given.noise:
         generator = torch.Generator().manual_seed(0)
         return torch.randn(given.noise, *config['input_size'], generator=generator).to(device)
@@ -98,9 +98,9 @@ def _grid(model: nn.Module, images: Tensor, given: Any) -> tuple[int, int]:
         with torch.no_grad():
             return tuple(attribution.feature_map(model, images[:1], given.stage).shape[2:])
     except build.MISFITS as e:
-        if isinstance(e, UserError):
+        if isinstance(e, ZooError):
             raise
-        raise UserError(f'images of {" x ".join(map(str, images.shape[2:]))} do not fit {given.model}: {e}') from e
+        raise ZooError(f'images of {" x ".join(map(str, images.shape[2:]))} do not fit {given.model}: {e}') from e
 
 
 def _describe(

@@ -7,20 +7,20 @@ from ..bench.models import select
 from ..cards.folder import check, write
 from ..registry import modules
 from ..train.options import Parser
-from ..utils.errors import UserError, guarded, nearest
+from ..utils.errors import ZooError, cli_main, did_you_mean
 from ..weights.sources import tags
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Do as the command line says; return the exit code (0, 2 for a mistake or a card that is out of date)."""
-    return guarded(cards, argv)
+    return cli_main(cards, argv)
 
 
 def cards(argv: Sequence[str]) -> None:
     """Write, check, or measure what cards are made of.
 
     Raises:
-        UserError: A card is out of date, or what the user can put right.
+        ZooError: A card is out of date, or what the user can put right.
     """
     args = parser().parse_args(argv)
     results = result_files.folder() or Path('results')
@@ -32,7 +32,8 @@ def cards(argv: Sequence[str]) -> None:
     chosen = args.families or list(modules())
     for family in chosen:
         if family not in modules():
-            raise UserError(f'unknown family {family!r}{nearest(family, modules())} (known: {", ".join(modules())})')
+            raise ZooError(
+                f'unknown family {family!r}{did_you_mean(family, modules())} (known: {", ".join(modules())})')
     if args.check:
         check(args.output, chosen, whole=not args.families)
     elif not (args.measure is not None or args.parity):

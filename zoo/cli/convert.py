@@ -2,11 +2,11 @@
 from collections.abc import Sequence
 
 from ..hub.convert import convert, parser
-from ..utils.errors import guarded
+from ..utils.errors import cli_main
 
 __all__ = ['main', 'parser']
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Convert as the command line says; return the exit code (0, 2 for a mistake, 130 for Ctrl-C)."""
-    return guarded(convert, argv)
+    return cli_main(convert, argv)

@@ -3,7 +3,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..evaluate.infer import infer, parser
-from ..utils.errors import guarded
+from ..utils.errors import cli_main
 
 __all__ = ['main', 'parser']
 
@@ -15,5 +15,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit code: 0, 1 if some picture could not be read, 2 for a mistake, 130 for Ctrl-C.
     """
     found: list[dict[str, Any]] = []
-    code = guarded(lambda words: found.extend(infer(words)), argv)
+    code = cli_main(lambda words: found.extend(infer(words)), argv)
     return code or int(any('error' in picture for picture in found))

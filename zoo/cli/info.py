@@ -17,10 +17,10 @@ from ..analysis import result_files
 from ..analysis.catalog import of_weights, unknown
 from ..blocks.gates.place import GatedNorm
 from ..cards.card import recipes
-from ..cards.story import story
+from ..cards.story import family_doc
 from ..registry import family_of, list_models, variant
 from ..train.options import Parser
-from ..utils.errors import UserError, guarded
+from ..utils.errors import ZooError, cli_main
 from ..weights.sources import tags
 from .model_table import COLUMNS, add_output_flags, cell, indented_table
 
@@ -40,7 +40,7 @@ def parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``python -m zoo info``; returns the exit code."""
-    return guarded(_info, argv)
+    return cli_main(_info, argv)
 
 
 def describe(name: str, device: str | None = None) -> dict[str, Any]:
@@ -51,14 +51,14 @@ def describe(name: str, device: str | None = None) -> dict[str, Any]:
         device: Whose kernels are asked, 'cpu' or 'cuda'; what this machine has by default.
 
     Raises:
-        UserError: No such model or tag.
+        ZooError: No such model or tag.
     """
     model_name, _, tag = name.partition('.')
     if model_name not in list_models():
         raise unknown(model_name)
     weights = tags(model_name)
     if tag and tag not in weights:
-        raise UserError(f'{model_name} has no weights {tag!r}; use one of {", ".join(weights)}')
+        raise ZooError(f'{model_name} has no weights {tag!r}; use one of {", ".join(weights)}')
     tag = tag or next(iter(weights), '')
     name = f'{model_name}.{tag}' if tag else model_name
     with torch.device('meta'):
@@ -66,7 +66,7 @@ def describe(name: str, device: str | None = None) -> dict[str, Any]:
     size = tuple(model.pretrained_cfg['input_size'][1:])
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
     family = family_of(model_name)
-    told = story(family) if family else None
+    told = family_doc(family) if family else None
     counted = result_files.count(model, size)
     return dict(
         name=name, family=told and f'{told.title}: {told.summary}', papers=[f'arXiv {p}' for p in told.papers]

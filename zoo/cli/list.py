@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from ..analysis.catalog import rows
 from ..train.options import Parser
-from ..utils.errors import guarded
+from ..utils.errors import cli_main
 from .model_table import COLUMNS, add_output_flags, cell, indented_table
 
 
@@ -20,7 +20,7 @@ def parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``python -m zoo list``; returns the exit code."""
-    return guarded(_list, argv)
+    return cli_main(_list, argv)
 
 
 def _list(argv: Sequence[str]) -> None:

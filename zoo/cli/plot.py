@@ -6,7 +6,7 @@ from pathlib import Path
 from ..analysis import result_files
 from ..analysis.pareto import COSTS, KINDS, collect, draw, front
 from ..train.options import Parser
-from ..utils.errors import UserError, guarded, require
+from ..utils.errors import ZooError, cli_main, require_packages
 from ..utils.figures import write_figure
 
 FORMATS = ('.png', '.svg', '.pdf')
@@ -14,12 +14,12 @@ FORMATS = ('.png', '.svg', '.pdf')
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``python -m zoo plot``; returns the exit code."""
-    return guarded(_run, argv)
+    return cli_main(_run, argv)
 
 
 def _run(argv: Sequence[str]) -> None:
     args = parser().parse_intermixed_args(list(argv))  # options may stand before names, too
-    require('matplotlib')
+    require_packages('matplotlib')
     paths = _outputs(args.output)
     files = result_files.read([Path(file) for file in args.results])
     kinds = list(KINDS) if args.accuracy == 'both' else [args.accuracy]
@@ -28,7 +28,7 @@ def _run(argv: Sequence[str]) -> None:
         panels[cost], chosen = collect(args.models, cost, kinds, files, args.setting)
         setting = setting or chosen
         if not panels[cost]:
-            raise UserError(f'no accuracy ({args.accuracy}) of these models to draw against {cost}; python -m zoo list '
+            raise ZooError(f'no accuracy ({args.accuracy}) of these models to draw against {cost}; python -m zoo list '
                             f'shows what there is')
     figure = draw(panels, setting)
     for path in paths:
@@ -49,7 +49,7 @@ def _outputs(text: str) -> list[Path]:
     if path.suffix in FORMATS:
         return [path]
     if path.suffix.lower() in ('.jpg', '.jpeg', '.gif', '.webp'):
-        raise UserError(f'--output {text}: end in {", ".join(FORMATS)}, or in none of them for png and svg')
+        raise ZooError(f'--output {text}: end in {", ".join(FORMATS)}, or in none of them for png and svg')
     return [path.with_name(path.name + suffix) for suffix in FORMATS[:2]]
 
 

@@ -5,7 +5,7 @@ import torch
 
 from ..dense.predict import predict
 from ..train.options import Parser
-from ..utils.errors import guarded
+from ..utils.errors import cli_main
 
 
 def parser() -> Parser:
@@ -28,7 +28,7 @@ def parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``python -m zoo predict CONFIG CHECKPOINT IMAGE --output PICTURE``; returns the exit code."""
-    return guarded(_run, argv)
+    return cli_main(_run, argv)
 
 
 def _run(argv: Sequence[str]) -> None:

@@ -2,11 +2,11 @@
 from collections.abc import Sequence
 
 from ..hub.publish import parser, publish
-from ..utils.errors import guarded
+from ..utils.errors import cli_main
 
 __all__ = ['main', 'parser']
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Publish as the command line says; return the exit code (0, 2 for a mistake, 130 for Ctrl-C)."""
-    return guarded(publish, argv)
+    return cli_main(publish, argv)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from ..dense.shapes import write_shapes
 from ..train.options import Parser
-from ..utils.errors import guarded
+from ..utils.errors import cli_main
 
 
 def parser() -> Parser:
@@ -21,7 +21,7 @@ def parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``python -m zoo shapes FOLDER``; returns the exit code."""
-    return guarded(_run, argv)
+    return cli_main(_run, argv)
 
 
 def _run(argv: Sequence[str]) -> None:

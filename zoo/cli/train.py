@@ -2,11 +2,11 @@
 from collections.abc import Sequence
 
 from ..train.run import parser, train
-from ..utils.errors import guarded
+from ..utils.errors import cli_main
 
 __all__ = ['main', 'parser']
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train as the command line says; return the exit code (0, 2 for a mistake, 130 for Ctrl-C)."""
-    return guarded(train, argv)
+    return cli_main(train, argv)

@@ -3,7 +3,7 @@ from collections.abc import Sequence
 
 from ..dense import launch
 from ..train.options import Parser
-from ..utils.errors import guarded
+from ..utils.errors import cli_main
 
 
 def parser() -> Parser:
@@ -13,4 +13,4 @@ def parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``python -m zoo train-seg CONFIG [DATA_DIR]``; returns the exit code."""
-    return guarded(launch.program('train-seg', 'mmseg'), argv)
+    return cli_main(launch.program('train-seg', 'mmseg'), argv)

@@ -3,7 +3,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..evaluate.validate import parser, validate
-from ..utils.errors import guarded
+from ..utils.errors import cli_main
 
 __all__ = ['main', 'parser']
 
@@ -14,5 +14,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     Of several models it is 1 if some could not be measured, or none were.
     """
     found: dict[str, Any] = {}
-    code = guarded(lambda words: found.update(validate(words)), argv)
+    code = cli_main(lambda words: found.update(validate(words)), argv)
     return code or int('failed' in found and bool(found['failed'] or not found['results']))

@@ -7,7 +7,7 @@ from timm.layers import Format, LayerNorm2d
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..utils.errors import UserError, one_line
+from ..utils.errors import ZooError, format_error
 from ..weights import read_checkpoint, state_dict_of
 from .build import build_features, load_features, norms_of_its_own, plain
 from .stages import stages_of
@@ -40,7 +40,7 @@ class DenseBackbone(nn.Module):
         strides: Pixels a token of the maps.
 
     Raises:
-        UserError: (a ValueError) what does not exist or does not fit, in one line.
+        ZooError: (a ValueError) what does not exist or does not fit, in one line.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class DenseBackbone(nn.Module):
         self.norm_eval = norm_eval
         self.frozen_stages = frozen_stages
         if frozen_stages >= 0 and frozen_stages >= len(stages_of(self.net)):
-            raise UserError(
+            raise ZooError(
                 f'frozen_stages {frozen_stages}: {model} with out_indices {self.out_indices} has '
                 f'{len(stages_of(self.net)) - 1} stages')
         self.register_load_state_dict_pre_hook(_translate)
@@ -101,18 +101,18 @@ class DenseBackbone(nn.Module):
         """Load a file: weights of a classifier, of a backbone, or of a whole detector; any names that are known.
 
         Raises:
-            UserError: weights of another model, or a file that cannot be read safely; one line.
+            ZooError: weights of another model, or a file that cannot be read safely; one line.
         """
         state = state_dict_of(read_checkpoint(path))
         inside = {key.partition('.')[2]: value for key, value in state.items() if key.startswith('backbone.')}
         try:
             self.load_state_dict(inside or state)
         except RuntimeError as e:
-            raise UserError(
-                f'{path} does not fit {self.model_name}: {one_line(e)[:200]}; give the weights of the model and '
+            raise ZooError(
+                f'{path} does not fit {self.model_name}: {format_error(e)[:200]}; give the weights of the model and '
                 f'the options that they were saved with') from None
         except ValueError as e:
-            raise UserError(f'{path}: {one_line(e)}') from None
+            raise ZooError(f'{path}: {format_error(e)}') from None
 
     def _drop_unused_norms(self) -> None:
         """Maps that are not handed out are not normed: a norm without a gradient would stop distributed training."""
@@ -126,7 +126,7 @@ class DenseBackbone(nn.Module):
         try:
             owner.set_grad_checkpointing(True)
         except (AssertionError, AttributeError):
-            raise UserError(f'with_cp: {self.model_name} cannot recompute its activations; use with_cp=False') from None
+            raise ZooError(f'with_cp: {self.model_name} cannot recompute its activations; use with_cp=False') from None
         for part in self.net.children():  # older timm recomputes these alone, from what they have overwritten
             if getattr(part, 'inplace', False):
                 part.inplace = False

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..registry import FAMILIES, list_models
 from ..train.build import MISFITS, check_model_name
-from ..utils.errors import UserError, one_line
+from ..utils.errors import ZooError, format_error
 
 # What opens models of timm's for every image size; each takes one of these, or none
 FLEXIBLE = (dict(strict_img_size=False), dict(dynamic_img_size=True), {})
@@ -25,7 +25,7 @@ def build_features(name: str, out_indices: Sequence[int] | None, **kwargs: Any) 
         **kwargs: Of ``timm.create_model``.
 
     Raises:
-        UserError: an unknown model, maps that it has not, arguments or weights that it refuses; one line.
+        ZooError: an unknown model, maps that it has not, arguments or weights that it refuses; one line.
     """
     check_model_name(name)
     if out_indices is None:
@@ -33,17 +33,17 @@ def build_features(name: str, out_indices: Sequence[int] | None, **kwargs: Any) 
     out_indices = tuple(out_indices)
     if not out_indices or list(out_indices) != sorted(set(out_indices)) or any(
             isinstance(i, bool) or not isinstance(i, int) or i < 0 for i in out_indices):
-        raise UserError(f'out_indices {out_indices}: give ascending stage numbers from 0, such as (0, 1, 2, 3)')
+        raise ZooError(f'out_indices {out_indices}: give ascending stage numbers from 0, such as (0, 1, 2, 3)')
     try:
         return _create(name, out_indices=out_indices, **kwargs)
     except (*MISFITS, IndexError) as e:
         if isinstance(e, (AssertionError, IndexError)):
             strides = _strides(name, kwargs)
             if out_indices[-1] >= len(strides):
-                raise UserError(
+                raise ZooError(
                     f'out_indices {out_indices}: {name} has maps 0 to {len(strides) - 1}, of strides '
                     f'{", ".join(map(str, strides))}') from None
-        raise UserError(f'{name}: {one_line(e)[:300]}') from e
+        raise ZooError(f'{name}: {format_error(e)[:300]}') from e
 
 
 def load_features(
@@ -51,7 +51,7 @@ def load_features(
     """:func:`build_features` with weights in any names that timm's builder of the model knows.
 
     Raises:
-        UserError: the weights are not those of the model, each and every one but the classifier's; one line.
+        ZooError: the weights are not those of the model, each and every one but the classifier's; one line.
     """
     overlay: dict[str, Any] = dict(state_dict=dict(state))
     if not _ours(name):  # features of timm's take what fits and say nothing of the rest, whole models do not
@@ -61,7 +61,7 @@ def load_features(
                 name, pretrained=True, pretrained_cfg_overlay=dict(overlay, num_classes=classes), num_classes=classes,
                 **kwargs)
         except MISFITS as e:
-            raise UserError(f'the checkpoint does not fit {name}: {one_line(e)[:200]}') from None
+            raise ZooError(f'the checkpoint does not fit {name}: {format_error(e)[:200]}') from None
     return build_features(name, out_indices, pretrained=True, pretrained_cfg_overlay=overlay, **kwargs)
 
 
@@ -95,7 +95,7 @@ def _strides(name: str, kwargs: Mapping[str, Any]) -> list[int]:
     try:
         net = _create(name, **free)
     except MISFITS as e:
-        raise UserError(f'{name}: {one_line(e)[:300]}') from e
+        raise ZooError(f'{name}: {format_error(e)[:300]}') from e
     return [info['reduction'] for info in net.feature_info.info]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..train.options import Parser, config_path
-from ..utils.errors import UserError, nearest
+from ..utils.errors import ZooError, did_you_mean
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -24,11 +24,11 @@ def read_config(name: str, kind: str, options: Sequence[str] = (), trust_checkpo
         trust_checkpoints: Of :func:`zoo.dense.mm_compat.install`.
 
     Raises:
-        UserError: no such config or option, or a package is missing; one line.
+        ZooError: no such config or option, or a package is missing; one line.
     """
     path = config_path(name, kind)
     if path.suffix != '.py':
-        raise UserError(f'{path} is no config of mmengine: those end in .py')
+        raise ZooError(f'{path} is no config of mmengine: those end in .py')
     from . import mm_compat
     mm_compat.install(trust_checkpoints)
     from mmengine.config import Config, DictAction
@@ -39,9 +39,9 @@ def read_config(name: str, kind: str, options: Sequence[str] = (), trust_checkpo
         key, equals, _ = option.partition('=')
         top = key.partition('.')[0]
         if not equals:
-            raise UserError(f'--cfg-options {option}: expected key=value')
+            raise ZooError(f'--cfg-options {option}: expected key=value')
         if top not in cfg and top not in NOT_IN_CONFIGS:
-            raise UserError(f'--cfg-options {option}: the config has no {top}{nearest(top, cfg.keys())}')
+            raise ZooError(f'--cfg-options {option}: the config has no {top}{did_you_mean(top, cfg.keys())}')
     if options:
         cfg.merge_from_dict(changes.parse_args(list(options)).options)
     return cfg
@@ -102,19 +102,19 @@ def _place(cfg: 'Config', args: argparse.Namespace, command: str) -> None:
     if args.data_dir is not None:
         move_data(cfg, cfg.data_root, args.data_dir.rstrip('/') + '/')
     if not Path(cfg.data_root).is_dir():
-        raise UserError(f'no data in {cfg.data_root}; name its folder: python -m zoo {command} {args.config} DATA_DIR')
+        raise ZooError(f'no data in {cfg.data_root}; name its folder: python -m zoo {command} {args.config} DATA_DIR')
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or f'work_dirs/{Path(args.config).stem}'
     if args.resume is not None:
         last = Path(cfg.work_dir, 'last_checkpoint')
         file = args.resume or (last.read_text().strip() if last.is_file() else '')
         if not file:
-            raise UserError(f'--resume: {cfg.work_dir} has no checkpoint to go on from; name a file or --work-dir')
+            raise ZooError(f'--resume: {cfg.work_dir} has no checkpoint to go on from; name a file or --work-dir')
         cfg.resume, cfg.load_from = True, file
     if args.test:
         cfg.load_from = args.test
         cfg.model.backbone.pretrained = False
     if cfg.load_from and not Path(cfg.load_from).is_file():
-        raise UserError(f'no checkpoint {cfg.load_from}')
+        raise ZooError(f'no checkpoint {cfg.load_from}')
     if 'LOCAL_RANK' in os.environ:  # torchrun
         cfg.launcher = 'pytorch'
         if not torch.cuda.is_available():
@@ -130,4 +130,4 @@ def _precision(cfg: 'Config', amp: bool | None) -> None:
         wrapper.type = 'OptimWrapper'
         wrapper.pop('loss_scale', None)
     if wrapper.type == 'AmpOptimWrapper' and not torch.cuda.is_available():
-        raise UserError('mixed precision needs a GPU; --no-amp trains without')
+        raise ZooError('mixed precision needs a GPU; --no-amp trains without')

@@ -9,7 +9,7 @@ In a config: ``custom_imports = dict(imports=['zoo.dense.mm'])`` and::
 """
 from typing import Any
 
-from ..utils.errors import UserError
+from ..utils.errors import ZooError
 from .backbone import DenseBackbone
 
 try:
@@ -29,12 +29,12 @@ class ZooBackbone(DenseBackbone, BaseModule):
             those of the paper's code, of a classifier, a backbone or a whole detector.
 
     Raises:
-        UserError: (a ValueError) what does not exist or does not fit, in one line.
+        ZooError: (a ValueError) what does not exist or does not fit, in one line.
     """
 
     def __init__(self, model: str, *args: Any, init_cfg: dict[str, Any] | None = None, **kwargs: Any):
         if init_cfg is not None and (set(init_cfg) != {'type', 'checkpoint'} or init_cfg['type'] != 'Pretrained'):
-            raise UserError(
+            raise ZooError(
                 f"init_cfg {dict(init_cfg)}: use dict(type='Pretrained', checkpoint=FILE); without weights to load "
                 f'a model keeps the initialisation of its paper')
         super().__init__(model, *args, init_cfg=init_cfg, **kwargs)

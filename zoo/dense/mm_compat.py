@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..utils.errors import UserError, one_line
+from ..utils.errors import ZooError, format_error
 from ..weights import read_checkpoint
 
 EXTRA = 'pip install "backbone-zoo[mm]"'
@@ -45,7 +45,7 @@ def install(trust_checkpoints: bool = False) -> None:
             from people whom you trust.
 
     Raises:
-        UserError: (a ValueError) mmengine or mmcv is missing, or mmcv has a version that mmdet refuses; one line.
+        ZooError: (a ValueError) mmengine or mmcv is missing, or mmcv has a version that mmdet refuses; one line.
     """
     check_versions()
     _serve_operators()
@@ -53,15 +53,15 @@ def install(trust_checkpoints: bool = False) -> None:
 
 
 def check_versions() -> None:
-    """Raise a UserError unless there are an mmengine and an mmcv that fit."""
+    """Raise a ZooError unless there are an mmengine and an mmcv that fit."""
     for name in ('mmengine', 'mmcv'):
         try:
             importlib.import_module(name)
         except ImportError as e:
-            raise UserError(f'{name} cannot be imported ({one_line(e)}); {EXTRA}') from None
+            raise ZooError(f'{name} cannot be imported ({format_error(e)}); {EXTRA}') from None
     found = sys.modules['mmcv'].__version__
     if not VERSIONS[0] <= tuple(map(int, re.findall(r'\d+', found)[:2])) < VERSIONS[1]:
-        raise UserError(
+        raise ZooError(
             f'mmcv {found} does not fit mmdet 3.3 and mmsegmentation 1.2; pip uninstall mmcv mmcv-lite, then '
             f'pip install mmcv-lite==2.1.0 (or compile mmcv 2.1.0)')
 
@@ -200,8 +200,8 @@ def _guard_checkpoints(trust: bool) -> None:
     from mmengine.runner.checkpoint import CheckpointLoader
     for scheme, loader in list(CheckpointLoader._schemes.items()):
         loader = getattr(loader, '__wrapped__', loader)
-        guarded = _trusting(loader) if trust else _local(loader) if scheme == '' else _careful(loader)
-        CheckpointLoader.register_scheme(scheme, guarded, force=True)
+        cli_main = _trusting(loader) if trust else _local(loader) if scheme == '' else _careful(loader)
+        CheckpointLoader.register_scheme(scheme, cli_main, force=True)
 
 
 def _local(loader: Callable) -> Callable:
@@ -211,7 +211,7 @@ def _local(loader: Callable) -> Callable:
             with torch.serialization.safe_globals(plain_objects()):
                 return read_checkpoint(filename)
         except ValueError as e:
-            raise UserError(f'{e}{TRUST if "is refused" in str(e) else ""}') from None
+            raise ZooError(f'{e}{TRUST if "is refused" in str(e) else ""}') from None
     return load
 
 
@@ -222,7 +222,7 @@ def _careful(loader: Callable) -> Callable:
             with torch.serialization.safe_globals(plain_objects()):
                 return loader(filename, *args, **kwargs)
         except pickle.UnpicklingError:
-            raise UserError(
+            raise ZooError(
                 f'{filename} is refused: it holds more than plain data, and loading it would run code; nothing was '
                 f'executed{TRUST}') from None
     return load

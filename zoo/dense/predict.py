@@ -10,7 +10,7 @@ from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
 from ..train.options import config_path
-from ..utils.errors import UserError, one_line
+from ..utils.errors import ZooError, format_error
 from .launch import read_config
 
 FORMATS = ('.png', '.jpg', '.jpeg', '.webp')
@@ -34,17 +34,17 @@ def predict(
         Objects found by class, or pixels by class.
 
     Raises:
-        UserError: a file that is missing or of a wrong kind; one line.
+        ZooError: a file that is missing or of a wrong kind; one line.
     """
     output = Path(output)
     if output.suffix.lower() not in FORMATS or not output.absolute().parent.is_dir():
-        raise UserError(f'--output {output}: name a picture in a folder that exists, ending in {", ".join(FORMATS)}')
+        raise ZooError(f'--output {output}: name a picture in a folder that exists, ending in {", ".join(FORMATS)}')
     if not Path(checkpoint).is_file():
-        raise UserError(f'no checkpoint {checkpoint}')
+        raise ZooError(f'no checkpoint {checkpoint}')
     try:
         pixels = pil_to_tensor(ImageOps.exif_transpose(Image.open(image)).convert('RGB'))  # turned as mmcv turns it
     except (OSError, UnidentifiedImageError) as e:
-        raise UserError(f'{image} cannot be read as an image: {one_line(e)}') from None
+        raise ZooError(f'{image} cannot be read as an image: {format_error(e)}') from None
     cfg = read_config(config, _kind(config), trust_checkpoints=trust_checkpoints)
     cfg.model.backbone.pretrained = False  # all weights are in the checkpoint
     find = _segments if cfg.default_scope == 'mmseg' else _objects
@@ -57,7 +57,7 @@ def _kind(config: str) -> str:
     """mmseg for what only configs/mmseg has; of a file the config itself tells."""
     try:
         config_path(config, 'mmseg')
-    except UserError:
+    except ZooError:
         return 'mmdet'
     return 'mmseg'
 

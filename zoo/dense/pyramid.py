@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
-from ..utils.errors import UserError
+from ..utils.errors import ZooError
 from .backbone import DenseBackbone
 from .build import build_features
 
@@ -49,17 +49,17 @@ def fpn(name: str, extra: str = 'pool', out_channels: int = 256, **backbone: Any
         **backbone: Of :class:`DenseBackbone`: pretrained, out_norms, frozen_stages, ...
 
     Raises:
-        UserError: (a ValueError) an unknown model or option, or a model whose strides do not double.
+        ZooError: (a ValueError) an unknown model or option, or a model whose strides do not double.
     """
     if extra not in EXTRA:
-        raise UserError(f'extra {extra!r}: use one of {", ".join(EXTRA)}')
+        raise ZooError(f'extra {extra!r}: use one of {", ".join(EXTRA)}')
     if extra == 'p6p7' and backbone.get('out_indices') is None:
         info = build_features(name, None, **(backbone.get('model_kwargs') or {})).feature_info
         pairs = zip(info.out_indices, info.reduction())
         backbone['out_indices'] = tuple(i for i, stride in pairs if stride >= 8)
     body = DenseBackbone(name, **backbone)
     if any(2 * fine != coarse for fine, coarse in zip(body.strides, body.strides[1:])):
-        raise UserError(
+        raise ZooError(
             f'{name} gives maps of strides {", ".join(map(str, body.strides))}: a feature pyramid needs strides that '
             f'double; choose other out_indices or a model with four stages')
     return Pyramid(body, out_channels, extra)

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ..utils.errors import UserError
-from ..utils.files import new_folder
+from ..utils.errors import ZooError
+from ..utils.files import atomic_dir
 
 CLASSES = ('circle', 'square', 'triangle')
 CORNERS = (32, 4, 3)
@@ -36,12 +36,12 @@ def write_shapes(folder: str | Path, train: int = 16, val: int = 8, size: int = 
         The folder.
 
     Raises:
-        UserError: a folder that is not empty, less than one image, or too small ones.
+        ZooError: a folder that is not empty, less than one image, or too small ones.
     """
     folder = Path(folder)
     if train < 1 or val < 1 or size < 32:
-        raise UserError(f'train {train}, val {val}, size {size}: give at least 1, 1 and 32')
-    with new_folder(folder) as draft:
+        raise ZooError(f'train {train}, val {val}, size {size}: give at least 1, 1 and 32')
+    with atomic_dir(folder) as draft:
         for number, (split, count) in enumerate((('train', train), ('val', val))):
             _write_split(draft, split, count, size, np.random.default_rng([seed, number]))
     return folder

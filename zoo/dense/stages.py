@@ -7,7 +7,7 @@ from torch import nn
 from ..backbone import Backbone
 from ..hosts.mobilenet import GatedMobileNetV2
 from ..hosts.resnet import GatedResNet
-from ..utils.errors import UserError
+from ..utils.errors import ZooError
 
 Part = list[nn.Module]
 
@@ -22,7 +22,7 @@ def stages_of(net: nn.Module) -> list[Part]:
         net: What ``timm.create_model(..., features_only=True)`` gives.
 
     Raises:
-        UserError: a model of timm's whose parts do not run in a known order.
+        ZooError: a model of timm's whose parts do not run in a known order.
     """
     if isinstance(net, FeatureGetterNet):
         model = net.model
@@ -32,7 +32,7 @@ def stages_of(net: nn.Module) -> list[Part]:
             return _group(model, [info['module'] for info in net.feature_info.info])
     elif isinstance(net, FeatureDictNet):
         return _group(net, [info['module'].replace('.', '_') for info in net.feature_info.info])
-    raise UserError(
+    raise ZooError(
         f'frozen_stages: {type(getattr(net, "model", net)).__name__} of timm has no stages that are known to run one '
         f'after the other; use frozen_stages=-1, or freeze its parameters by their names')
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..train import build, engine, report
 from ..train.data import datasets, loaders
-from ..utils.errors import UserError
+from ..utils.errors import ZooError
 from .loading import build_model
 
 
@@ -32,7 +32,7 @@ def measure(
         own: Whether ``train`` wrote it.
 
     Raises:
-        UserError: whatever the user can put right.
+        ZooError: whatever the user can put right.
     """
     model = build_model(args, content, own)
     parameters = sum(p.numel() for p in model.parameters())
@@ -161,7 +161,7 @@ def _head(
         chosen = [int(line) for line in Path(args.valid_labels).read_text().split()]
     if args.real_labels:
         if place.distributed:
-            raise UserError('--real-labels works in one process')
+            raise ZooError('--real-labels works in one process')
         real = RealLabelsImagenet(dataset.filenames(basename=True), real_json=args.real_labels)
 
     def head(output: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import timm
 
 from ..train import build, report
 from ..utils import text_tables
-from ..utils.errors import UserError, nearest, one_line
+from ..utils.errors import ZooError, did_you_mean, format_error
 from . import accuracy
 from .loading import NotAsked, is_pattern
 
@@ -35,7 +35,7 @@ class Book:
         primary: Whether this process writes and prints.
 
     Raises:
-        UserError: ``skip_done`` without a file, or with one that is no file of results.
+        ZooError: ``skip_done`` without a file, or with one that is no file of results.
     """
 
     def __init__(self, args: argparse.Namespace, primary: bool):
@@ -46,7 +46,7 @@ class Book:
         self.failed: dict[str, str] = {}
         if args.skip_done:
             if self.path is None:
-                raise UserError('--skip-done skips what is in a --results-file; give one')
+                raise ZooError('--skip-done skips what is in a --results-file; give one')
             self.rows = read_results(self.path, args.results_format)
 
     def has(self, name: str, given: Mapping[str, Any]) -> bool:
@@ -66,7 +66,7 @@ class Book:
 
     def fail(self, name: str, error: Exception) -> None:
         """Note why a model could not be measured."""
-        self.failed[name] = one_line(error).removeprefix(f'{name}: ')
+        self.failed[name] = format_error(error).removeprefix(f'{name}: ')
         if self.args.debug:
             traceback.print_exception(error)
         if self.primary:
@@ -105,7 +105,7 @@ def measure_all(
         ``results``, rows of :func:`accuracy.measure`; ``skipped`` and ``failed``: reasons by model or file.
 
     Raises:
-        UserError: nothing fits, or the file of results cannot be gone on with.
+        ZooError: nothing fits, or the file of results cannot be gone on with.
     """
     chosen, skipped = candidates(given)
     book = Book(args, place.primary)
@@ -118,7 +118,7 @@ def measure_all(
             try:
                 book.add(accuracy.measure(*_order(place, settle(changes))))
             except NotAsked as e:
-                book.skipped[name] = one_line(e)
+                book.skipped[name] = format_error(e)
             except Exception as e:  # whatever it is: the others' figures are worth more
                 book.fail(name, e)
     finally:
@@ -130,7 +130,7 @@ def candidates(given: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], dic
     """What to measure: options by the name of model or file; and files that are left out, with the reason.
 
     Raises:
-        UserError: no published weights or no checkpoints fit.
+        ZooError: no published weights or no checkpoints fit.
     """
     path = given.get('checkpoint')
     if path and Path(path).is_dir():
@@ -139,8 +139,8 @@ def candidates(given: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], dic
         return {path or given.get('model', 'resnet50'): {}}, {}
     names = timm.list_models(given['model'], pretrained=True)
     if not names:
-        raise UserError(f'no model with published weights matches {given["model"]!r}'
-                        f'{nearest(given["model"], timm.list_models(pretrained=True))}')
+        raise ZooError(f'no model with published weights matches {given["model"]!r}'
+                        f'{did_you_mean(given["model"], timm.list_models(pretrained=True))}')
     return {name: dict(model=name, pretrained=True) for name in names}, {}
 
 
@@ -148,7 +148,7 @@ def read_results(path: Path, kind: str) -> list[dict[str, Any]]:
     """The rows of an earlier call, [] without a file.
 
     Raises:
-        UserError: another program wrote it.
+        ZooError: another program wrote it.
     """
     if not path.exists():
         return []
@@ -164,7 +164,7 @@ def read_results(path: Path, kind: str) -> list[dict[str, Any]]:
             return rows
     except (AttributeError, TypeError, ValueError):
         pass
-    raise UserError(f'{path} holds no results of validate as {kind}; choose another --results-file or '
+    raise ZooError(f'{path} holds no results of validate as {kind}; choose another --results-file or '
                     f'--results-format, or leave --skip-done out')
 
 
@@ -178,7 +178,7 @@ def _files(folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
     files = sorted((file for file in folder.iterdir() if file.name.endswith(SUFFIXES) and file.name[0] != '.'),
                    key=lambda file: [int(part) if part.isdigit() else part for part in re.split(r'(\d+)', file.name)])
     if not files:
-        raise UserError(f'no checkpoint ({", ".join("*" + suffix for suffix in SUFFIXES)}) in {folder}; give the '
+        raise ZooError(f'no checkpoint ({", ".join("*" + suffix for suffix in SUFFIXES)}) in {folder}; give the '
                         f'folder of a run')
     chosen: dict[str, dict[str, Any]] = {}
     skipped: dict[str, str] = {}

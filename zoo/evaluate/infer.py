@@ -16,7 +16,7 @@ from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset
 from torch import nn
 
 from ..train import build, options
-from ..utils.errors import UserError, one_line
+from ..utils.errors import ZooError, format_error
 from . import loading
 from .table import VALIDATE
 
@@ -34,11 +34,11 @@ def infer(argv: Sequence[str]) -> list[dict[str, Any]]:
         if it is not known, and ``probability``), or ``error``.
 
     Raises:
-        UserError: whatever the user can put right.
+        ZooError: whatever the user can put right.
     """
     given = parser().parse_args(list(argv))
     if given.num_classes and not given.checkpoint:
-        raise UserError('--num-classes is for a --checkpoint; the published weights have their own')
+        raise ZooError('--num-classes is for a --checkpoint; the published weights have their own')
     build.check_model_name(given.model)
     places = find_pictures(given.images)
     content, carried, own = loading.bring(vars(given))
@@ -46,7 +46,7 @@ def infer(argv: Sequence[str]) -> list[dict[str, Any]]:
     args = options.merge(VALIDATE, carried, chosen, dict(pretrained=content is None))
     model = loading.build_model(args, content, own)
     if not model.num_classes:
-        raise UserError(f'{args.model} has no classifier; its features have no classes')
+        raise ZooError(f'{args.model} has no classifier; its features have no classes')
     labels = labels_of(model, given.labels)
     config = build.data_config_of(args, model, test_size=not own)
     device = build.find_place(given.device).device
@@ -66,7 +66,7 @@ def find_pictures(words: Sequence[str]) -> list[str]:
     """Paths and addresses of pictures; a folder stands for all pictures in it and below, in order.
 
     Raises:
-        UserError: no such file, or a folder without pictures.
+        ZooError: no such file, or a folder without pictures.
     """
     Image.init()
     endings = {ending for ending, kind in Image.registered_extensions().items()
@@ -77,11 +77,11 @@ def find_pictures(words: Sequence[str]) -> list[str]:
         if _is_address(word) or path.is_file():
             places.append(word)
         elif not path.is_dir():
-            raise UserError(f'no picture or folder {word}')
+            raise ZooError(f'no picture or folder {word}')
         else:
             inside = sorted(str(file) for file in path.rglob('*') if file.suffix.lower() in endings and file.is_file())
             if not inside:
-                raise UserError(f'no pictures in {word}')
+                raise ZooError(f'no pictures in {word}')
             places += inside
     return places
 
@@ -110,7 +110,7 @@ def predict(
             try:
                 inputs.append(transform(open_picture(place, 'L' if config['input_size'][0] == 1 else 'RGB')))
                 pictures.append(dict(image=place, classes=[]))
-            except UserError as e:
+            except ZooError as e:
                 pictures.append(dict(image=place, error=str(e)))
         if inputs:
             with torch.inference_mode():
@@ -125,7 +125,7 @@ def open_picture(place: str, mode: str = 'RGB') -> Image.Image:
     """A picture from a file or an address, upright and in a PIL mode.
 
     Raises:
-        UserError: it cannot be had, or is none.
+        ZooError: it cannot be had, or is none.
     """
     source = download(place) if _is_address(place) else place
     try:
@@ -134,15 +134,15 @@ def open_picture(place: str, mode: str = 'RGB') -> Image.Image:
     except UnidentifiedImageError:
         reason = 'of no kind that is known'
     except Exception as e:  # Pillow raises a dozen types for damaged files
-        reason = one_line(e)
-    raise UserError(f'{place} cannot be read as a picture ({reason})')
+        reason = format_error(e)
+    raise ZooError(f'{place} cannot be read as a picture ({reason})')
 
 
 def download(address: str) -> io.BytesIO:
     """The picture at an http(s) address.
 
     Raises:
-        UserError: the server does not answer, or with something else than a picture, or with a huge one.
+        ZooError: the server does not answer, or with something else than a picture, or with a huge one.
     """
     try:
         request = urllib.request.Request(address, headers={'User-Agent': 'backbone-zoo', 'Accept': 'image/*'})
@@ -152,13 +152,13 @@ def download(address: str) -> io.BytesIO:
             is_picture = kind.startswith('image/') or kind == 'application/octet-stream'
             content = response.read(MOST_BYTES + 1) if is_picture else b''
     except urllib.error.HTTPError as e:
-        raise UserError(f'{address} cannot be fetched (HTTP {e.code} {e.reason})') from None
+        raise ZooError(f'{address} cannot be fetched (HTTP {e.code} {e.reason})') from None
     except (OSError, http.client.HTTPException, ValueError) as e:
-        raise UserError(f'{address} cannot be fetched ({one_line(getattr(e, "reason", None) or e)})') from None
+        raise ZooError(f'{address} cannot be fetched ({format_error(getattr(e, "reason", None) or e)})') from None
     if not is_picture:
-        raise UserError(f'{address} is no picture but {kind}; give the address of the picture itself')
+        raise ZooError(f'{address} is no picture but {kind}; give the address of the picture itself')
     if len(content) > MOST_BYTES:
-        raise UserError(f'{address} is larger than {MOST_BYTES >> 20} MB; fetch it and give the file')
+        raise ZooError(f'{address} is larger than {MOST_BYTES >> 20} MB; fetch it and give the file')
     return io.BytesIO(content)
 
 
@@ -173,15 +173,15 @@ def labels_of(model: nn.Module, file: str | None = None) -> list[str] | None:
         None if they are not known.
 
     Raises:
-        UserError: the file cannot be read or does not fit.
+        ZooError: the file cannot be read or does not fit.
     """
     if file:
         try:
             labels = Path(file).read_text(encoding='utf-8').rstrip().splitlines()
         except (OSError, UnicodeDecodeError) as e:
-            raise UserError(f'--labels {file} cannot be read ({one_line(e)})') from None
+            raise ZooError(f'--labels {file} cannot be read ({format_error(e)})') from None
         if len(labels) != model.num_classes:
-            raise UserError(f'--labels {file} has {len(labels)} lines, the model {model.num_classes} classes; give a '
+            raise ZooError(f'--labels {file} has {len(labels)} lines, the model {model.num_classes} classes; give a '
                             f'name a line')
         return labels
     cfg = getattr(model, 'pretrained_cfg', None) or {}

@@ -10,13 +10,13 @@ from torch import nn
 
 from ..train import build, checkpoint
 from ..train.table import COMMON
-from ..utils.errors import UserError
+from ..utils.errors import ZooError
 from . import probe
 
 NOT_CARRIED = ('device', 'debug', 'pretrained', 'torchcompile', 'torchcompile_mode', 'dataset_download', 'img_size')
 
 
-class NotAsked(UserError):
+class NotAsked(ZooError):
     """A checkpoint of a model that a pattern does not match."""
 
 
@@ -33,7 +33,7 @@ def bring(given: Mapping[str, Any]) -> tuple[dict[str, Any] | None, dict[str, An
     (``flatten_pvt_tiny.pth``).
 
     Raises:
-        UserError: it does not say what model it is of, or is of another.
+        ZooError: it does not say what model it is of, or is of another.
         NotAsked: ``--model`` is a pattern, and another model's.
     """
     path = given.get('checkpoint')
@@ -45,13 +45,13 @@ def bring(given: Mapping[str, Any]) -> tuple[dict[str, Any] | None, dict[str, An
     if not ours and is_pattern(asked):
         name = Path(path).name.partition('.')[0]
         if not timm.is_model(name):
-            raise UserError(f'{path} does not say what model it is of; give --model')
+            raise ZooError(f'{path} does not say what model it is of; give --model')
         carried = dict(model=name)
     if carried and is_pattern(asked):
         if not fnmatch.fnmatchcase(carried['model'], asked):
             raise NotAsked(f'a checkpoint of {carried["model"]}, not of {asked}')
     elif carried and asked != carried['model']:
-        raise UserError(f'{path} is a checkpoint of {carried["model"]}, not of {asked}; leave --model out')
+        raise ZooError(f'{path} is a checkpoint of {carried["model"]}, not of {asked}; leave --model out')
     return content, carried, ours
 
 
@@ -64,7 +64,7 @@ def build_model(args: argparse.Namespace, content: dict | None, own: bool) -> nn
         own: Whether ``train`` wrote it. Another one may say by its classifier how many classes it has.
 
     Raises:
-        UserError: the model refuses an argument or the weights.
+        ZooError: the model refuses an argument or the weights.
     """
     if content is None:
         return build.create_model(args)

@@ -28,7 +28,7 @@ from ..train.data import datasets
 from ..train.run import carried, check, folder_of, quickstart_data, read_resumed, resumed_file
 from ..train.session import Session
 from ..train.table import TRAIN
-from ..utils.errors import UserError, require
+from ..utils.errors import ZooError, require_packages
 from .table import PROBE
 
 ABOUT = ('Train a linear or an efficient-probing (EP) classifier on the frozen features of any model of the zoo or of '
@@ -51,7 +51,7 @@ class Frozen:
         """Images ``[B, C, H, W]`` to patch tokens ``[B, N, width]``, without gradients.
 
         Raises:
-            UserError: the model's features are neither a map nor a sequence with patches in it.
+            ZooError: the model's features are neither a map nor a sequence with patches in it.
         """
         with torch.no_grad():
             features = self.model.forward_features(images)
@@ -60,7 +60,7 @@ class Frozen:
             return features.flatten(1, 2) if getattr(self.model, 'output_fmt', None) == 'NHWC' else (
                 features.flatten(2).transpose(1, 2))
         if not isinstance(features, Tensor) or features.ndim != 3 or features.shape[1] <= self.prefix:
-            raise UserError(f'{type(self.model).__name__} cannot be probed: its features are no map and no sequence of '
+            raise ZooError(f'{type(self.model).__name__} cannot be probed: its features are no map and no sequence of '
                             f'patch tokens but {shape}; choose another --model')
         return features[:, self.prefix:]
 
@@ -78,14 +78,14 @@ class Probe(nn.Module):
         queries: Of efficient probing.
 
     Raises:
-        UserError: ``queries`` does not divide ``width``.
+        ZooError: ``queries`` does not divide ``width``.
     """
 
     def __init__(self, backbone: nn.Module, width: int, num_classes: int, pool: str = 'linear', queries: int = 32):
         super().__init__()
         if pool == 'ep' and width % queries:
             usable = ', '.join(str(q) for q in range(1, width + 1) if width % q == 0)
-            raise UserError(f'--queries {queries} does not divide the {width} channels of the model; use one of '
+            raise ZooError(f'--queries {queries} does not divide the {width} channels of the model; use one of '
                             f'{usable}')
         self.frozen = Frozen(backbone)
         self.num_classes = num_classes
@@ -128,7 +128,7 @@ class ProbeSession(Session):
         self.sets = super()._open_sets(config['input_size'][0])
         self.classes = args.num_classes or datasets.class_count(self.sets[0])
         if self.classes is None:
-            raise UserError(f'{args.dataset} does not say how many classes it has; give --num-classes')
+            raise ZooError(f'{args.dataset} does not say how many classes it has; give --num-classes')
         model = Probe(backbone, width, self.classes, args.pool, args.queries)
         if self.content:
             checkpoint.load_exactly(model, checkpoint.weights_of(self.content, use_ema=False), args.resume)
@@ -164,19 +164,19 @@ def probe(argv: Sequence[str]) -> None:
     """Probe as the command line says.
 
     Raises:
-        UserError: whatever the user can put right.
+        ZooError: whatever the user can put right.
         Interrupted: Ctrl-C; the last whole checkpoint stays.
     """
-    require('tqdm', 'matplotlib')
+    require_packages('tqdm', 'matplotlib')
     flags, config = options.parse(PROBE, argv, parser())
     given, content, brought = {**config, **flags}, None, {}
     if given.get('checkpoint') and given.get('pretrained'):
-        raise UserError('--checkpoint and --pretrained exclude each other; give one')
+        raise ZooError('--checkpoint and --pretrained exclude each other; give one')
     path = resumed_file(given, PROBE)
     if path:
         content = read_resumed(path)
         if 'probe' not in content:
-            raise UserError(f'{path} is no checkpoint of a probe; --checkpoint probes the features in it')
+            raise ZooError(f'{path} is no checkpoint of a probe; --checkpoint probes the features in it')
         config = config or carried(content, PROBE)
     elif given.get('checkpoint'):
         brought = _brought(given)
@@ -204,7 +204,7 @@ def rebuild(content: Mapping[str, Any], weights: Mapping[str, Tensor], source: s
         source: Name of the file, for messages.
 
     Raises:
-        UserError: the model's weights are not at hand, or not those that the probe was trained on.
+        ZooError: the model's weights are not at hand, or not those that the probe was trained on.
     """
     args = options.merge(TRAIN, {option.dest: option.default for option in PROBE}, content['args'])
     random_seed(args.seed)
@@ -220,7 +220,7 @@ def load_backbone(args: argparse.Namespace) -> nn.Module:
     """The model of the options without a classifier: published weights, those of a file, or random ones.
 
     Raises:
-        UserError: no such file, or its weights are not all of the model's.
+        ZooError: no such file, or its weights are not all of the model's.
     """
     headless = argparse.Namespace(**{**vars(args), 'num_classes': 0})
     if not args.checkpoint:
@@ -250,12 +250,12 @@ def check_mark(content: Mapping[str, Any], mark: str, source: str) -> None:
     """Refuse to put a probe on other features than its own.
 
     Raises:
-        UserError: the fingerprints differ.
+        ZooError: the fingerprints differ.
     """
     if content['backbone'] != mark:
         args = content['args']
         own = args['checkpoint'] or ('the published ones' if args['pretrained'] else f'random, --seed {args["seed"]}')
-        raise UserError(f'{source} is a probe of other weights of {content["arch"]} than these; its own are {own}')
+        raise ZooError(f'{source} is a probe of other weights of {content["arch"]} than these; its own are {own}')
 
 
 def prefix_tokens(model: nn.Module) -> int:
@@ -269,13 +269,13 @@ def _brought(given: Mapping[str, Any]) -> dict[str, Any]:
     """Model and preprocessing of a checkpoint that ``train`` wrote; sizes and channels that are asked for win."""
     content, ours = checkpoint.read(given['checkpoint'])
     if 'probe' in content:
-        raise UserError(f'{given["checkpoint"]} holds a probe, not a model; --resume goes on with it')
+        raise ZooError(f'{given["checkpoint"]} holds a probe, not a model; --resume goes on with it')
     if not ours:
         if 'model' not in given:
-            raise UserError(f'{given["checkpoint"]} does not say what model it is of; give --model')
+            raise ZooError(f'{given["checkpoint"]} does not say what model it is of; give --model')
         return {}
     if given.get('model', content['arch']) != content['arch']:
-        raise UserError(f'{given["checkpoint"]} is a checkpoint of {content["arch"]}, not of {given["model"]}; leave '
+        raise ZooError(f'{given["checkpoint"]} is a checkpoint of {content["arch"]}, not of {given["model"]}; leave '
                         f'--model out')
     brought = {key: content['data_config'][key] for key in PREPROCESSING if key in content['data_config']}
     channels, *size = brought['input_size']
@@ -294,4 +294,4 @@ def _settle(args: argparse.Namespace, given: Mapping[str, Any]) -> None:
     if args.checkpoint:
         args.checkpoint = str(Path(args.checkpoint).resolve())  # a resumed run may start elsewhere
     if args.batch_size < 2:
-        raise UserError('--batch-size must be at least 2: the probe has a batch norm')
+        raise ZooError('--batch-size must be at least 2: the probe has a batch norm')

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..train import build
 from ..train.data import datasets
-from ..utils.errors import UserError, nearest
+from ..utils.errors import ZooError, did_you_mean
 from ..weights.fetch import fetchable
 from ..weights.sources import IMAGES, Source, load
 from . import batch_validate
@@ -37,7 +37,7 @@ def compare(
         and ``failed``: reasons by ``model.tag``.
 
     Raises:
-        UserError: no such weights, no data, or an option that contradicts what was published.
+        ZooError: no such weights, no data, or an option that contradicts what was published.
     """
     rows = _select(args, given)
     notes = _notes(datasets.open_dataset(args, args.split, channels=3, num_samples=args.num_samples))
@@ -63,16 +63,16 @@ def _select(args: argparse.Namespace, given: Mapping[str, Any]) -> list[Source]:
     """The rows that a pattern matches, by model or by ``model.tag``."""
     fixed = [key for key in FIXED if key in given]
     if fixed:
-        raise UserError(f'--against published measures as the authors did; leave out --{fixed[0].replace("_", "-")}')
+        raise ZooError(f'--against published measures as the authors did; leave out --{fixed[0].replace("_", "-")}')
     if 'model' not in given:
-        raise UserError("which models? --against published 'ravlt_*' takes those that match, '*' all")
+        raise ZooError("which models? --against published 'ravlt_*' takes those that match, '*' all")
     datasets.check_folder(args)
     table = load()
     rows = [row for name, row in table.items()
             if any(fnmatch.fnmatchcase(part, args.model) for part in (name, name.partition('.')[0]))]
     if not rows:
         models = dict.fromkeys(name.partition('.')[0] for name in table)
-        raise UserError(f'no official weights are listed for {args.model!r}{nearest(args.model, models)}')
+        raise ZooError(f'no official weights are listed for {args.model!r}{did_you_mean(args.model, models)}')
     return rows
 
 

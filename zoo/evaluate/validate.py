@@ -12,7 +12,7 @@ import torch
 
 from ..train import build, options, report
 from ..train.data import datasets
-from ..utils.errors import UserError, require
+from ..utils.errors import ZooError, require_packages
 from . import accuracy, batch_validate, loading, reproduce
 from .table import VALIDATE
 
@@ -36,9 +36,9 @@ def validate(argv: Sequence[str]) -> dict[str, Any]:
         and ``failed`` (reasons); with ``--against published`` those of :func:`reproduce.compare`.
 
     Raises:
-        UserError: whatever the user can put right.
+        ZooError: whatever the user can put right.
     """
-    require('tqdm')
+    require_packages('tqdm')
     flags, config = options.parse(VALIDATE, argv, parser())
     as_json = options.merge(VALIDATE, config, flags).json
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
@@ -53,7 +53,7 @@ def _validate(flags: dict[str, Any], config: dict[str, Any]) -> tuple[dict[str, 
     given = {**config, **flags}
     args = options.merge(VALIDATE, config, flags)
     if any(crop <= 0 for crop in [*(args.crop_sweep or ()), *([] if args.crop_pct is None else [args.crop_pct])]):
-        raise UserError('--crop-pct and --crop-sweep: shares of the image above 0, such as 0.875')
+        raise ZooError('--crop-pct and --crop-sweep: shares of the image above 0, such as 0.875')
     if args.against:
         work = partial(reproduce.compare, args, given=given, run=partial(accuracy.measure, content=None, own=False))
     elif batch_validate.asked(given):
@@ -98,10 +98,10 @@ def _check(args: argparse.Namespace) -> None:
     build.check_sizes(args)
     datasets.check_folder(args)
     if args.dataset == datasets.QUICKSTART:
-        raise UserError('--dataset quickstart is for training; give --dataset torch/fashion_mnist --data-dir FOLDER, '
+        raise ZooError('--dataset quickstart is for training; give --dataset torch/fashion_mnist --data-dir FOLDER, '
                         'or --dataset digits')
     if args.torchcompile_mode and not args.torchcompile:
-        raise UserError('--torchcompile-mode needs --torchcompile')
+        raise ZooError('--torchcompile-mode needs --torchcompile')
     for path in (args.real_labels, args.valid_labels):
         if path and not Path(path).is_file():
-            raise UserError(f'no file {path}')
+            raise ZooError(f'no file {path}')

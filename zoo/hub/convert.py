@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from ..registry import key_map
 from ..train.options import Parser
-from ..utils.errors import UserError, one_line
-from ..utils.files import new_folder
+from ..utils.errors import ZooError, format_error
+from ..utils.files import atomic_dir
 from ..weights import read_checkpoint, state_dict_of
 from ..weights.cache import Cache, sha256_of
 from ..weights.convert import Unfit, check_all, classifier_names
@@ -32,7 +32,7 @@ def convert(argv: Sequence[str]) -> dict[str, Any]:
 
     Raises:
         ValueError: the checkpoint cannot be read, would run code or does not fit; one line. Nothing is written.
-        UserError: whatever else the user can put right.
+        ZooError: whatever else the user can put right.
     """
     args = parser().parse_args(argv)
     try:
@@ -40,7 +40,7 @@ def convert(argv: Sequence[str]) -> dict[str, Any]:
             content = _convert(args)
     except Unfit as e:
         if args.json:
-            print(json.dumps(dict(error=one_line(e), problems=e.problems), indent=1))
+            print(json.dumps(dict(error=format_error(e), problems=e.problems), indent=1))
         elif args.verbose:
             print('\n'.join(e.problems))
         raise
@@ -67,20 +67,20 @@ def _convert(args) -> dict[str, Any]:
     name_tag = package.named(args.model)
     probe = golden.read(args.check) if args.check else None
     if probe and probe['name'] != name_tag.partition('.')[0]:
-        raise UserError(f'{args.check} is a probe of {probe["name"]}, not of {name_tag}')
+        raise ZooError(f'{args.check} is a probe of {probe["name"]}, not of {name_tag}')
     state = state_dict_of(read_checkpoint(args.checkpoint))
     try:
-        with new_folder(args.output) as folder:
+        with atomic_dir(args.output) as folder:
             model, state, keys = _fit(name_tag, state)
             figures = golden.compare(probe, state) if probe else None
             if probe and not golden.agrees(figures):
-                raise UserError(f'the converted {name_tag} does not give what {args.check} says: {_told(figures)}; '
+                raise ZooError(f'the converted {name_tag} does not give what {args.check} says: {_told(figures)}; '
                                 f'nothing was written')
             same = model.num_classes == source(name_tag).num_classes and not keys.resampled
             metadata, official = _origin(name_tag, same, args.checkpoint, args.licence)
             package.write(folder, name_tag, model, state, metadata, official)
     except OSError as e:
-        raise UserError(f'cannot write to {args.output} ({e.strerror or e}); choose another --output') from None
+        raise ZooError(f'cannot write to {args.output} ({e.strerror or e}); choose another --output') from None
     content = dict(
         model=name_tag, checkpoint=str(args.checkpoint), sha256=metadata['source_sha256'], licence=metadata['license'],
         official=official, keys=keys.counts(), names=vars(keys), check=figures,

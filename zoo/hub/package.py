@@ -9,7 +9,7 @@ from timm.models._hub import save_config_for_hf
 from torch import Tensor, nn
 
 from ..registry import FAMILIES
-from ..utils.errors import UserError, nearest
+from ..utils.errors import ZooError, did_you_mean
 from ..weights.official import save
 from ..weights.sources import tags
 from . import card
@@ -21,15 +21,16 @@ def named(model: str) -> str:
     """``model.tag`` of a name with or without tag.
 
     Raises:
-        UserError: there is no such model of ours, or no such tag.
+        ZooError: there is no such model of ours, or no such tag.
     """
     name, _, tag = model.partition('.')
     known = [variant.name for family in FAMILIES for variant in family.variants]
     if name not in known:
-        raise UserError(f'no model of the zoo is called {name!r}{nearest(name, known)}; zoo.list_models() names them')
+        raise ZooError(
+            f'no model of the zoo is called {name!r}{did_you_mean(name, known)}; zoo.list_models() names them')
     listed = list(tags(name))
     if tag and tag not in listed:
-        raise UserError(f'{name} has no tag {tag!r}; use one of {", ".join(listed)}')
+        raise ZooError(f'{name} has no tag {tag!r}; use one of {", ".join(listed)}')
     return f'{name}.{tag or listed[0]}'
 
 
@@ -58,15 +59,15 @@ def read(folder: Path) -> dict[str, Any]:
     """Metadata of a package's weights, and ``model`` by its config.
 
     Raises:
-        UserError: it is no package.
+        ZooError: it is no package.
     """
     lacking = [name for name in FILES if not (folder / name).is_file()]
     if lacking:
-        raise UserError(f'{folder} has no {", ".join(lacking)}; python -m zoo convert writes such folders')
+        raise ZooError(f'{folder} has no {", ".join(lacking)}; python -m zoo convert writes such folders')
     try:
         with safe_open(folder / FILES[0], 'pt') as file:
             metadata = dict(file.metadata() or {})
         architecture = json.loads((folder / FILES[1]).read_text())['architecture']
     except Exception as e:  # safetensors' own error, OSError, ValueError, KeyError
-        raise UserError(f'{folder} is damaged ({e}); convert the checkpoint again') from None
+        raise ZooError(f'{folder} is damaged ({e}); convert the checkpoint again') from None
     return dict(metadata, architecture=architecture)

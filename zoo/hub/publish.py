@@ -10,7 +10,7 @@ from safetensors import safe_open
 
 from ..registry import key_map
 from ..train.options import Parser
-from ..utils.errors import UserError, one_line
+from ..utils.errors import ZooError, format_error
 from ..utils.version import __version__
 from ..weights import read_checkpoint, resolve
 from ..weights.sources import source
@@ -38,15 +38,15 @@ def publish(argv: Sequence[str]) -> dict[str, Any]:
     """Publish as the command line says; return repo, model, licence and the sizes of the files.
 
     Raises:
-        UserError: the licence does not allow it, the folder is no package, or the hub refuses.
+        ZooError: the licence does not allow it, the folder is no package, or the hub refuses.
     """
     args = parser().parse_args(argv)
     if len(args.repo.split('/')) != 2 or not all(args.repo.split('/')):
-        raise UserError(f'--repo {args.repo!r} should be ORG/NAME')
+        raise ZooError(f'--repo {args.repo!r} should be ORG/NAME')
     if Path(args.source).is_dir():
         return _publish(Path(args.source), args.repo, args.dry_run)
     if '/' in args.source:
-        raise UserError(f'there is no folder {args.source}')
+        raise ZooError(f'there is no folder {args.source}')
     name_tag = package.named(args.source)
     _check_licence(source(name_tag).licence, name_tag)
     with tempfile.TemporaryDirectory() as folder:
@@ -80,7 +80,7 @@ def _check_licence(licence: str, name: str) -> None:
     why = f'the licence of the weights of {name} is unknown, so nobody else may redistribute them' \
         if licence == 'unknown' else f'the licence of the weights of {name}, {licence}, is not known to let others ' \
         f'redistribute them ({", ".join(REDISTRIBUTABLE[:4])}, ... are)'
-    raise UserError(f'not published: {why}. Ask the authors; with their leave, or for weights of your own, convert the '
+    raise ZooError(f'not published: {why}. Ask the authors; with their leave, or for weights of your own, convert the '
                     f'checkpoint with --licence SPDX. Others get them by name, from the authors, without your copy')
 
 
@@ -108,7 +108,7 @@ def _push(content: dict[str, Path | bytes], repo: str, model: str) -> None:
     except HfHubHTTPError as e:
         status = e.response.status_code if e.response is not None else 0
         what = {401: 'wants a login: run `hf auth login`, or set HF_TOKEN',
-                403: f'refuses: your token may not write to {repo}'}.get(status, f'refuses ({one_line(e)})')
-        raise UserError(f'nothing was published: the hub {what}') from None
+                403: f'refuses: your token may not write to {repo}'}.get(status, f'refuses ({format_error(e)})')
+        raise ZooError(f'nothing was published: the hub {what}') from None
     except Exception as e:  # httpx's errors, OSErrors, the hub client's own for offline mode and wrong names
-        raise UserError(f'nothing was published: {one_line(e)}') from None
+        raise ZooError(f'nothing was published: {format_error(e)}') from None

@@ -14,7 +14,7 @@ from timm.scheduler import create_scheduler_v2
 from timm.utils import NativeScaler, init_distributed_device
 from torch import Tensor, nn
 
-from ..utils.errors import UserError, nearest, one_line
+from ..utils.errors import ZooError, did_you_mean, format_error
 
 # What timm and torch raise about a name, an argument, a key or a shape that does not fit
 MISFITS = (AssertionError, AttributeError, KeyError, RuntimeError, TypeError, ValueError)
@@ -41,16 +41,16 @@ def find_place(device: str) -> Place:
     """Pick the device and join the other processes, if there are any (gloo on CPU, nccl on CUDA).
 
     Raises:
-        UserError: no such device here.
+        ZooError: no such device here.
     """
     if device == 'auto':
         device = 'cuda' if torch.cuda.is_available() else 'cpu'
     try:
         kind = torch.device(device).type
     except RuntimeError:
-        raise UserError(f'unknown device {device!r}; use cpu, cuda or cuda:0') from None
+        raise ZooError(f'unknown device {device!r}; use cpu, cuda or cuda:0') from None
     if kind == 'cuda' and not torch.cuda.is_available():
-        raise UserError(f'--device {device}: torch finds no CUDA device here; use --device cpu')
+        raise ZooError(f'--device {device}: torch finds no CUDA device here; use --device cpu')
     found = argparse.Namespace(device=device)
     init_distributed_device(found)
     return Place(torch.device(found.device), found.rank, found.world_size)
@@ -60,11 +60,11 @@ def check_model_name(name: str) -> None:
     """Say that a model is unknown before anything is built.
 
     Raises:
-        UserError: with the nearest names.
+        ZooError: with the nearest names.
     """
     if name.startswith(('hf-hub:', 'hf_hub:', 'local-dir:')) or timm.is_model(name):
         return
-    raise UserError(f'unknown model {name!r}{nearest(name.partition(".")[0], timm.list_models())}')
+    raise ZooError(f'unknown model {name!r}{did_you_mean(name.partition(".")[0], timm.list_models())}')
 
 
 def dtype_of(args: argparse.Namespace) -> torch.dtype:
@@ -81,14 +81,14 @@ def check_sizes(args: argparse.Namespace) -> None:
     """Refuse sizes that contradict each other.
 
     Raises:
-        UserError: input_size beside other channels or another image size.
+        ZooError: input_size beside other channels or another image size.
     """
     if args.input_size is None:
         return
     for name, value, own in (('in_chans', args.in_chans, args.input_size[:1]),
                              ('img_size', args.img_size, args.input_size[1:])):
         if value is not None and any(value != number for number in own):
-            raise UserError(f'{name} {value} contradicts input_size {args.input_size}; give --input-size alone')
+            raise ZooError(f'{name} {value} contradicts input_size {args.input_size}; give --input-size alone')
 
 
 def create_model(
@@ -103,7 +103,7 @@ def create_model(
         **more: Further arguments of the model (drop rates).
 
     Raises:
-        UserError: the model refuses an argument or the weights.
+        ZooError: the model refuses an argument or the weights.
     """
     check_model_name(args.model)
     if state is not None:
@@ -116,7 +116,7 @@ def create_model(
     try:
         model = timm.create_model(args.model, pretrained=args.pretrained or state is not None, **more)
     except MISFITS as e:
-        raise UserError(f'{args.model}: {one_line(e)[:300]}') from e
+        raise ZooError(f'{args.model}: {format_error(e)[:300]}') from e
     if getattr(model, 'pretrained_cfg', None):
         model.pretrained_cfg.pop('state_dict', None)  # timm keeps what was loaded; it is a copy of the weights
     if hasattr(model, 'set_auxiliary_training'):
@@ -128,7 +128,7 @@ def data_config_of(args: argparse.Namespace, model: nn.Module, test_size: bool =
     """timm's data config: input_size, mean, std, interpolation, crop_pct and crop_mode.
 
     Raises:
-        UserError: mean or std of another channel count than the images.
+        ZooError: mean or std of another channel count than the images.
     """
     chosen = {key: getattr(args, key) for key in (
         'input_size', 'img_size', 'mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')}
@@ -137,7 +137,7 @@ def data_config_of(args: argparse.Namespace, model: nn.Module, test_size: bool =
     try:
         config = resolve_data_config(chosen, model=model, use_test_size=test_size)
     except AssertionError:
-        raise UserError(f'--mean and --std need 1 or {chosen["in_chans"]} numbers') from None
+        raise ZooError(f'--mean and --std need 1 or {chosen["in_chans"]} numbers') from None
     channels = chosen['in_chans']
     config['input_size'] = (channels, *config['input_size'][1:])
     for key in ('mean', 'std'):
@@ -153,7 +153,7 @@ def check_forward(model: nn.Module, config: Mapping[str, Any], place: Place, dty
         Whether some parameters got no gradient, which DistributedDataParallel must know.
 
     Raises:
-        UserError: the model refuses the image.
+        ZooError: the model refuses the image.
     """
     model.eval()
     image = torch.zeros(1, *config['input_size'], device=place.device, dtype=dtype)
@@ -161,7 +161,7 @@ def check_forward(model: nn.Module, config: Mapping[str, Any], place: Place, dty
         with torch.set_grad_enabled(place.distributed):
             output = model(image)
     except MISFITS as e:
-        raise UserError(f'{list(config["input_size"])} images do not fit the model: {one_line(e)[:300]}') from e
+        raise ZooError(f'{list(config["input_size"])} images do not fit the model: {format_error(e)[:300]}') from e
     if not place.distributed:
         return False
     output.float().sum().backward()
@@ -218,11 +218,11 @@ def make_optimizer(args: argparse.Namespace, model: nn.Module, lr: float) -> tor
     group from ``warmup_lr`` to its own rate and from there to ``min_lr``.
 
     Raises:
-        UserError: unknown optimizer, arguments that it does not take, or an ``lr_mult`` that fits no parameter.
+        ZooError: unknown optimizer, arguments that it does not take, or an ``lr_mult`` that fits no parameter.
     """
     names = list_optimizers()
     if args.opt.lower() not in names:
-        raise UserError(f'unknown optimizer {args.opt!r}{nearest(args.opt.lower(), names)}')
+        raise ZooError(f'unknown optimizer {args.opt!r}{did_you_mean(args.opt.lower(), names)}')
     extra = dict(args.opt_kwargs)
     if args.opt_eps is not None:
         extra['eps'] = args.opt_eps
@@ -233,7 +233,7 @@ def make_optimizer(args: argparse.Namespace, model: nn.Module, lr: float) -> tor
             model, args.opt, lr=lr, weight_decay=args.weight_decay, momentum=args.momentum,
             layer_decay=args.layer_decay, **extra)
     except MISFITS as e:
-        raise UserError(f'--opt {args.opt}: {one_line(e)[:300]}') from e
+        raise ZooError(f'--opt {args.opt}: {format_error(e)[:300]}') from e
     for ending, factor in args.lr_mult.items():
         _multiply_rates(optimizer, model, ending, factor)
     return optimizer
@@ -242,10 +242,10 @@ def make_optimizer(args: argparse.Namespace, model: nn.Module, lr: float) -> tor
 def _multiply_rates(optimizer: torch.optim.Optimizer, model: nn.Module, ending: str, factor: Any) -> None:
     """Move parameters whose names end so, whole words between dots, to groups with ``factor`` times the rate."""
     if isinstance(factor, bool) or not isinstance(factor, (int, float)) or factor < 0:
-        raise UserError(f'--lr-mult {ending}: expected a number from 0 on, got {factor!r}')
+        raise ZooError(f'--lr-mult {ending}: expected a number from 0 on, got {factor!r}')
     chosen = {id(p) for name, p in model.named_parameters() if f'.{name}'.endswith(f'.{ending}')}
     if not chosen:
-        raise UserError(f'--lr-mult {ending}: no parameter of the model has a name that ends so')
+        raise ZooError(f'--lr-mult {ending}: no parameter of the model has a name that ends so')
     for group in list(optimizer.param_groups):
         parts = [[p for p in group['params'] if (id(p) in chosen) is moved] for moved in (False, True)]
         group['params'] = parts[0]
@@ -259,7 +259,7 @@ def make_schedule(
     """timm's schedule (None for 'none') and the number of epochs, cool-down and a warm-up ahead of it included.
 
     Raises:
-        UserError: a schedule that this timm does not have, or numbers that it refuses.
+        ZooError: a schedule that this timm does not have, or numbers that it refuses.
     """
     decay = {} if args.decay_epochs is None else {'decay_epochs': args.decay_epochs}
     try:
@@ -270,9 +270,9 @@ def make_schedule(
             warmup_prefix=args.warmup_prefix, plateau_mode='min' if args.eval_metric == 'loss' else 'max',
             step_on_epochs=not args.sched_on_updates, updates_per_epoch=updates_per_epoch, **decay)
     except MISFITS as e:
-        raise UserError(f'--sched {args.sched}: {one_line(e)}') from e
+        raise ZooError(f'--sched {args.sched}: {format_error(e)}') from e
     if schedule is None and args.sched != 'none':
-        raise UserError(f'--sched {args.sched}: timm {timm.__version__} does not have it; a newer one does')
+        raise ZooError(f'--sched {args.sched}: timm {timm.__version__} does not have it; a newer one does')
     return schedule, int(epochs)  # timm adds a warm-up, which need not be whole epochs
 
 
@@ -292,21 +292,21 @@ def choose_rows(args: argparse.Namespace, state: Mapping[str, Tensor]) -> tuple[
         The weights, and how many classes they have now.
 
     Raises:
-        UserError: no such file, no numbers, a row that is not there, or another count than the model's classes.
+        ZooError: no such file, no numbers, a row that is not there, or another count than the model's classes.
     """
     source = args.pretrained_rows
     try:
         with open(source, encoding='utf-8') as file:
             rows = [int(line) for line in file.read().split()]
     except (OSError, ValueError) as e:
-        raise UserError(f'--pretrained-rows {source}: expected a file with a number a line ({one_line(e)})') from e
+        raise ZooError(f'--pretrained-rows {source}: expected a file with a number a line ({format_error(e)})') from e
     heads = _classifiers(args.model, state)
     count = len(state[f'{heads[0]}.weight']) if heads else 0
     if not rows or min(rows) < 0 or max(rows) >= count:
-        raise UserError(f'--pretrained-rows {source}: the rows of the classifier are 0 to {count - 1}, the file has '
+        raise ZooError(f'--pretrained-rows {source}: the rows of the classifier are 0 to {count - 1}, the file has '
                         f'{min(rows, default="none")} to {max(rows, default="none")}')
     if args.num_classes not in (None, len(rows)):
-        raise UserError(f'--pretrained-rows {source} has {len(rows)} lines, the model {args.num_classes} classes')
+        raise ZooError(f'--pretrained-rows {source} has {len(rows)} lines, the model {args.num_classes} classes')
     chosen = {f'{head}.{kind}': state[f'{head}.{kind}'][rows] for head in heads for kind in ('weight', 'bias')}
     return {**state, **chosen}, len(rows)
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..utils.errors import UserError
-from ..utils.files import replacing, write_atomically
+from ..utils.errors import ZooError
+from ..utils.files import atomic_write, write_atomically
 from . import distributed
 
 LAST, BEST = 'last.pth.tar', 'model_best.pth.tar'
@@ -134,7 +134,7 @@ def load_exactly(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
     """Load weights that must fit name by name and shape by shape.
 
     Raises:
-        UserError: naming the first differences.
+        ZooError: naming the first differences.
     """
     target = model.state_dict()
     problems = [f'{key} is missing' for key in target if key not in state]
@@ -143,7 +143,7 @@ def load_exactly(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
                  for key in target if key in state and state[key].shape != target[key].shape]
     if problems:
         more = f' and {len(problems) - 2} more' if len(problems) > 2 else ''
-        raise UserError(f'{source} does not fit the model: {"; ".join(problems[:2])}{more}; build the model as it was '
+        raise ZooError(f'{source} does not fit the model: {"; ".join(problems[:2])}{more}; build the model as it was '
                         f'saved (--model, --num-classes, --model-kwargs)')
     model.load_state_dict({key: distributed.like(value, state[key]) for key, value in target.items()})
 
@@ -151,7 +151,7 @@ def load_exactly(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
 def _link(source: Path, target: Path) -> None:
     """Give a file a second name, replacing what had it; a copy where the file system has no hard links."""
     try:
-        with replacing(target) as draft:
+        with atomic_write(target) as draft:
             draft.unlink(missing_ok=True)
             os.link(source, draft)
     except OSError:

@@ -16,7 +16,7 @@ from timm.task import TrainingTask
 from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..utils.errors import UserError, one_line
+from ..utils.errors import ZooError, format_error
 from .build import Place
 
 
@@ -41,16 +41,16 @@ def check(args: argparse.Namespace, place: Place) -> None:
     """What FSDP2 cannot do.
 
     Raises:
-        UserError: with the option to leave out.
+        ZooError: with the option to leave out.
     """
     if not args.fsdp:
         return
     if not place.distributed:
-        raise UserError('--fsdp shards over processes: start two or more with torchrun, or leave it out')
+        raise ZooError('--fsdp shards over processes: start two or more with torchrun, or leave it out')
     if args.torchcompile:
-        raise UserError('--fsdp and --torchcompile do not work together; leave one out')
+        raise ZooError('--fsdp and --torchcompile do not work together; leave one out')
     if args.clip_mode == 'agc' and args.clip_grad is not None:
-        raise UserError('--clip-mode agc needs whole gradients: not with --fsdp; use --clip-mode norm')
+        raise ZooError('--clip-mode agc needs whole gradients: not with --fsdp; use --clip-mode norm')
 
 
 def align(model: nn.Module) -> None:
@@ -69,7 +69,7 @@ def wrap(args: argparse.Namespace, task: TrainingTask, place: Place, unused: boo
         unused: Some parameters get no gradient.
 
     Raises:
-        UserError: FSDP2 does not take a parameter of the model.
+        ZooError: FSDP2 does not take a parameter of the model.
     """
     if args.fsdp:
         _shard(task.get_trainable_module(), place)
@@ -91,7 +91,7 @@ def _shard(model: nn.Module, place: Place) -> None:
         for module in [*_units(model), model]:
             fully_shard(module, mesh=mesh)
     except (NotImplementedError, ValueError) as e:
-        raise UserError(f'--fsdp cannot shard this model ({one_line(e)[:200]}); leave it out: DDP can') from e
+        raise ZooError(f'--fsdp cannot shard this model ({format_error(e)[:200]}); leave it out: DDP can') from e
 
 
 def _units(model: nn.Module) -> list[nn.Module]:

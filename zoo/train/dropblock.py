@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..utils.errors import UserError
+from ..utils.errors import ZooError
 
 STAGES, NORMS = ('layer3', 'layer4'), ('bn1', 'bn2', 'bn3')
 
@@ -47,7 +47,7 @@ class DropBlocks:
         epochs: Of the whole run.
 
     Raises:
-        UserError: the model is no such ResNet.
+        ZooError: the model is no such ResNet.
     """
 
     def __init__(self, model: nn.Module, peak: float, epochs: int):
@@ -61,7 +61,7 @@ class DropBlocks:
                     self.hooks.append(DropBlock())
                     getattr(block, norm).register_forward_hook(self.hooks[-1])
         if not self.hooks:
-            raise UserError(f'--drop-block is for ResNets; {type(model).__name__} has no {" and ".join(STAGES)}')
+            raise ZooError(f'--drop-block is for ResNets; {type(model).__name__} has no {" and ".join(STAGES)}')
 
     def begin(self, epoch: int) -> None:
         """Set the chance of an epoch from 0."""

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..utils.errors import NotFinite, UserError, one_line
+from ..utils.errors import NotFinite, ZooError, format_error
 from .build import Place
 
 WORKERS = 'DataLoader worker'  # how torch begins what it says about them
@@ -76,7 +76,7 @@ def check_weights(state: Mapping[str, Any]) -> None:
                         f'of {len(floats)} tensors); {REMEDY}')
 
 
-def explained(error: Exception, advice: str) -> UserError | None:
+def explained(error: Exception, advice: str) -> ZooError | None:
     """What to tell about an error that stopped a run, None if it is not one of those that are known.
 
     Args:
@@ -86,7 +86,7 @@ def explained(error: Exception, advice: str) -> UserError | None:
     if isinstance(error, NotFinite):
         return NotFinite(f'{error}; {advice}')
     if isinstance(error, RuntimeError) and WORKERS in str(error):
-        line = one_line(error)
-        return UserError(f'{line[line.index(WORKERS):][:200]}: a data loading process has died, most often for lack '
+        line = format_error(error)
+        return ZooError(f'{line[line.index(WORKERS):][:200]}: a data loading process has died, most often for lack '
                          f'of memory; lower --workers (in a container, raise its shared memory); {advice}')
     return None

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..utils.errors import UserError, one_line, require
+from ..utils.errors import ZooError, format_error, require_packages
 
 SERVICES = ('tensorboard', 'wandb')  # packages, and extras of ours with the same names
 
@@ -17,11 +17,11 @@ def check(args: argparse.Namespace) -> None:
     """Check that what the options ask for is installed.
 
     Raises:
-        UserError: it is not; with the command that installs it.
+        ZooError: it is not; with the command that installs it.
     """
     for name in SERVICES:
         if getattr(args, f'log_{name}'):
-            require(name, extra=f'pip install "backbone-zoo[{name}]"')
+            require_packages(name, extra=f'pip install "backbone-zoo[{name}]"')
 
 
 class Logs:
@@ -86,7 +86,7 @@ class Wandb:
     """A run of wandb, whose x axis is ``update``: its own count of steps would refuse what a resumed run repeats.
 
     Raises:
-        UserError: wandb does not open it: nobody is logged in, or there is no run of that id.
+        ZooError: wandb does not open it: nobody is logged in, or there is no run of that id.
     """
 
     def __init__(self, args: argparse.Namespace, folder: Path, config: Mapping[str, Any]):
@@ -98,7 +98,7 @@ class Wandb:
                 tags=args.wandb_tags or None, id=args.wandb_resume_id or None,
                 resume='must' if args.wandb_resume_id else None)
         except wandb.Error as e:
-            raise UserError(f'--log-wandb: {one_line(e)[:300]}; wandb login, or set WANDB_MODE=offline') from e
+            raise ZooError(f'--log-wandb: {format_error(e)[:300]}; wandb login, or set WANDB_MODE=offline') from e
         self.run.define_metric('update')
         self.run.define_metric('*', step_metric='update')
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from ..utils.errors import UserError, nearest, one_line
+from ..utils.errors import ZooError, did_you_mean, format_error
 from .table import Option
 
 KIND_NAMES = {str: 'a string', int: 'an integer', float: 'a number', bool: 'true or false', 'ints': 'integers',
@@ -21,7 +21,7 @@ class Parser(argparse.ArgumentParser):
     """argparse that reports one line instead of its usage text."""
 
     def error(self, message: str) -> None:
-        raise UserError(f'{message}; see python -m {self.prog} --help')
+        raise ZooError(f'{message}; see python -m {self.prog} --help')
 
 
 def parse(table: Sequence[Option], argv: Sequence[str], parser: Parser) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -36,13 +36,13 @@ def parse(table: Sequence[Option], argv: Sequence[str], parser: Parser) -> tuple
         What the flags give and what the file gives, both by dest and checked; :func:`merge` puts them together.
 
     Raises:
-        UserError: unknown flag or key (with the nearest known one), wrong type, wrong choice, no such file.
+        ZooError: unknown flag or key (with the nearest known one), wrong type, wrong choice, no such file.
     """
     given, unknown = parser.parse_known_args(list(argv))
     if unknown:
         flags = [flag for action in parser._actions for flag in action.option_strings]
         word = unknown[0].split('=')[0]
-        raise UserError(f'unknown argument {word}{nearest(word, flags)}')
+        raise ZooError(f'unknown argument {word}{did_you_mean(word, flags)}')
     flags = {key: value for key, value in vars(given).items() if value is not None}
     word = flags.pop('word', None)
     if word is not None:
@@ -71,7 +71,7 @@ def coerce(option: Option, value: Any, name: str) -> Any:
         name: How the option was spelled, for the message.
 
     Raises:
-        UserError: wrong type, wrong choice, or below the limit.
+        ZooError: wrong type, wrong choice, or below the limit.
     """
     if value is None and option.default is None:
         return None
@@ -80,12 +80,13 @@ def coerce(option: Option, value: Any, name: str) -> Any:
     try:
         value = _convert(option, value)
     except (TypeError, ValueError, SyntaxError):
-        raise UserError(f'{name}: expected {_expected(option)}, got {value!r}') from None
+        raise ZooError(f'{name}: expected {_expected(option)}, got {value!r}') from None
     if option.choices and value not in option.choices and value != option.default:
-        raise UserError(f'{name}: {value!r} is not one of {", ".join(option.choices)}{nearest(value, option.choices)}')
+        raise ZooError(
+            f'{name}: {value!r} is not one of {", ".join(option.choices)}{did_you_mean(value, option.choices)}')
     numbers = value if isinstance(value, list) else [value]
     if option.low is not None and any(number < option.low for number in numbers):
-        raise UserError(f'{name}: must be at least {option.low:g}, got {value}')
+        raise ZooError(f'{name}: must be at least {option.low:g}, got {value}')
     return value
 
 
@@ -100,23 +101,23 @@ def read_config(
         seen: Files that led here.
 
     Raises:
-        UserError: not readable, no mapping, an unknown key (with the nearest known one), or a wrong value.
+        ZooError: not readable, no mapping, an unknown key (with the nearest known one), or a wrong value.
     """
     path = path.resolve()
     if path in seen:
-        raise UserError(f'{path}: base files form a circle')
+        raise ZooError(f'{path}: base files form a circle')
     try:
         content = yaml.safe_load(path.read_text(encoding='utf-8')) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
-        raise UserError(f'{path}: cannot be read as YAML ({one_line(e)})') from None
+        raise ZooError(f'{path}: cannot be read as YAML ({format_error(e)})') from None
     if not isinstance(content, dict):
-        raise UserError(f'{path}: expected "key: value" lines')
+        raise ZooError(f'{path}: expected "key: value" lines')
     base = content.pop('base', None)
     values = read_config(path.parent / str(base), table, inherit, (*seen, path)) if base and inherit else {}
     known = {option.dest: option for option in table if option.dest != 'config'}
     for key, value in content.items():
         if key not in known:
-            raise UserError(f'{path}: unknown key {key!r}{nearest(key, known)}')
+            raise ZooError(f'{path}: unknown key {key!r}{did_you_mean(key, known)}')
         values[key] = coerce(known[key], value, f'{path}: {key}')
     return values
 
@@ -129,7 +130,7 @@ def config_path(name: str, kind: str = 'train') -> Path:
         kind: Folder in ``configs/`` to look for a name in: train, mmdet, mmseg.
 
     Raises:
-        UserError: there is none, with the nearest names.
+        ZooError: there is none, with the nearest names.
     """
     path = Path(name)
     if path.is_file():
@@ -140,7 +141,7 @@ def config_path(name: str, kind: str = 'train') -> Path:
     stem = path.stem if path.suffix in SUFFIXES else path.name
     if str(path.parent) == '.' and stem in recipes:
         return recipes[stem]
-    raise UserError(f'no config {name!r}: neither a file nor a recipe of the zoo{nearest(stem, recipes)}')
+    raise ZooError(f'no config {name!r}: neither a file nor a recipe of the zoo{did_you_mean(stem, recipes)}')
 
 
 def plain(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..utils import files
-from ..utils.errors import UserError, nearest, require
+from ..utils.errors import ZooError, did_you_mean, require_packages
 from . import build, checkpoint, logs, options, sizes, task
 from .data import fashion_mnist
 from .data.datasets import DIGITS, QUICKSTART, check_folder
@@ -30,17 +30,17 @@ def train(argv: Sequence[str]) -> None:
     """Train as the command line says.
 
     Raises:
-        UserError: whatever the user can put right.
+        ZooError: whatever the user can put right.
         Interrupted: Ctrl-C; the last whole checkpoint stays.
     """
-    require('tqdm', 'matplotlib')
+    require_packages('tqdm', 'matplotlib')
     flags, config = options.parse(TRAIN, argv, parser())
     content = None
     path = resumed_file({**config, **flags}, TRAIN)
     if path:
         content = read_resumed(path)
         if 'probe' in content:
-            raise UserError(f'{path} is a checkpoint of a probe; python -m zoo probe --resume goes on with it')
+            raise ZooError(f'{path} is a checkpoint of a probe; python -m zoo probe --resume goes on with it')
         if not config:
             config = carried(content, TRAIN)
     args = options.merge(TRAIN, config, flags, dict(resume=path))
@@ -62,30 +62,31 @@ def check(args: argparse.Namespace, content: dict | None) -> None:
     build.check_model_name(args.model)
     build.check_sizes(args)
     if content is not None and content['arch'] != args.model:
-        raise UserError(f'{args.resume} is a checkpoint of {content["arch"]}, not of {args.model}; give --model '
+        raise ZooError(f'{args.resume} is a checkpoint of {content["arch"]}, not of {args.model}; give --model '
                         f'{content["arch"]}, or another --resume')
     check_folder(args)
     if args.initial_checkpoint and (args.pretrained or args.pretrained_path):
-        raise UserError('--initial-checkpoint, --pretrained and --pretrained-path exclude each other; give one')
+        raise ZooError('--initial-checkpoint, --pretrained and --pretrained-path exclude each other; give one')
     task.check(args)
     sizes.check(args)
     if args.kd_teacher_checkpoint:
         args.kd_teacher_checkpoint = os.path.abspath(args.kd_teacher_checkpoint)  # a resumed run may start elsewhere
     if args.pretrained_rows and not args.pretrained_path:
-        raise UserError('--pretrained-rows needs --pretrained-path')
+        raise ZooError('--pretrained-rows needs --pretrained-path')
     for path in (args.initial_checkpoint, args.pretrained_path, args.kd_teacher_checkpoint):
         if path and not os.path.isfile(path):
-            raise UserError(f'no checkpoint file {path}')
+            raise ZooError(f'no checkpoint file {path}')
     if args.model_dtype not in (None, 'float32') and args.amp:
-        raise UserError('--amp works on float32 weights; leave it or --model-dtype out')
+        raise ZooError('--amp works on float32 weights; leave it or --model-dtype out')
     if args.torchcompile_mode and not args.torchcompile:
-        raise UserError('--torchcompile-mode needs --torchcompile')
+        raise ZooError('--torchcompile-mode needs --torchcompile')
     if args.torchcompile:
         backends = torch.compiler.list_backends(exclude_tags=())
         if args.torchcompile not in backends:
-            raise UserError(f'--torchcompile: no backend {args.torchcompile!r}{nearest(args.torchcompile, backends)}')
+            raise ZooError(
+                f'--torchcompile: no backend {args.torchcompile!r}{did_you_mean(args.torchcompile, backends)}')
     if args.model_ema_decay >= 1 or args.smoothing >= 1:
-        raise UserError('--model-ema-decay and --smoothing must be below 1')
+        raise ZooError('--model-ema-decay and --smoothing must be below 1')
 
 
 def folder_of(args: argparse.Namespace, flags: dict[str, Any], content: dict | None) -> Path | None:
@@ -94,7 +95,7 @@ def folder_of(args: argparse.Namespace, flags: dict[str, Any], content: dict | N
     folder = Path(args.resume).parent if resumed else Path(args.output) / args.experiment if args.experiment else None
     files.check_writable(folder or Path(args.output))
     if folder is not None and content is None and (folder / checkpoint.LAST).exists():
-        raise UserError(f'{folder} holds a run already: go on with --resume {folder / checkpoint.LAST}, or choose '
+        raise ZooError(f'{folder} holds a run already: go on with --resume {folder / checkpoint.LAST}, or choose '
                         f'another --experiment')
     return folder
 
@@ -139,11 +140,11 @@ def read_resumed(path: str) -> dict[str, Any]:
     """The checkpoint of a run to go on with.
 
     Raises:
-        UserError: another program wrote it.
+        ZooError: another program wrote it.
     """
     content, ours = checkpoint.read(path)
     if not ours or 'optimizer' not in content:
-        raise UserError(f'{path} is no checkpoint of this program; start from its weights with --initial-checkpoint or '
+        raise ZooError(f'{path} is no checkpoint of this program; start from its weights with --initial-checkpoint or '
                         f'--pretrained-path')
     return content
 

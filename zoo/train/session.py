@@ -14,7 +14,7 @@ from timm.utils import distribute_bn, random_seed
 from torch import nn
 
 from ..utils import files, text_tables
-from ..utils.errors import CtrlC, Interrupted, NotFinite, UserError
+from ..utils.errors import GracefulInterrupt, Interrupted, NotFinite, ZooError
 from . import build, checkpoint, distributed, dropblock, engine, faults, logs, options, report, sizes, state
 from .data import datasets, loaders, sampling
 from .table import TRAIN
@@ -54,7 +54,7 @@ class Session:
         if content:
             content.clear()  # the caller holds it too, and it is as large as model and optimizer
         self.spent = 0.
-        self.ctrl_c = CtrlC()
+        self.ctrl_c = GracefulInterrupt()
         self.drawn = time.monotonic()
 
     # --- building
@@ -73,7 +73,7 @@ class Session:
                 model, checkpoint.weights_of(self.content, use_ema=False), self.args.resume)
         if args.grad_checkpointing:
             if not hasattr(model, 'set_grad_checkpointing'):
-                raise UserError(f'{args.model} has no gradient checkpointing; leave --grad-checkpointing out')
+                raise ZooError(f'{args.model} has no gradient checkpointing; leave --grad-checkpointing out')
             model.set_grad_checkpointing(True)
         # FSDP2 takes contiguous weights only
         layout = torch.channels_last if args.channels_last and not args.fsdp else torch.preserve_format

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from ..utils.errors import UserError
+from ..utils.errors import ZooError
 from . import build
 
 
@@ -13,14 +13,14 @@ def check(args: argparse.Namespace) -> None:
     """Refuse sizes without as many epochs to end with.
 
     Raises:
-        UserError: two lists that do not go together.
+        ZooError: two lists that do not go together.
     """
     sizes, milestones = args.progressive_sizes or [], args.size_milestones or []
     if len(sizes) != len(milestones):
-        raise UserError(f'--progressive-sizes and --size-milestones go together: {len(sizes)} sizes, '
+        raise ZooError(f'--progressive-sizes and --size-milestones go together: {len(sizes)} sizes, '
                         f'{len(milestones)} epochs')
     if milestones != sorted(set(milestones)):
-        raise UserError(f'--size-milestones must rise, got {" ".join(map(str, milestones))}')
+        raise ZooError(f'--size-milestones must rise, got {" ".join(map(str, milestones))}')
 
 
 def size_at(args: argparse.Namespace, input_size: tuple[int, int, int], epoch: int) -> tuple[int, int, int]:
@@ -42,7 +42,7 @@ class TrainBatches:
         place: Its device.
 
     Raises:
-        UserError: the model refuses a size.
+        ZooError: the model refuses a size.
     """
 
     def __init__(

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from timm.utils import unwrap_model
 
-from ..utils.errors import UserError
+from ..utils.errors import ZooError
 from . import checkpoint, distributed
 from .data import sampling
 from .engine import Run
@@ -65,7 +65,7 @@ def restore(run: Run, content: dict[str, Any], source: str) -> tuple[int, dict[s
         :func:`zoo.train.data.sampling.restore_random` right before its first batch; and a line to say, or ''.
 
     Raises:
-        UserError: averaged weights or optimizer do not fit.
+        ZooError: averaged weights or optimizer do not fit.
     """
     args, task = run.args, run.task
     if task.has_ema() and 'state_dict_ema' in content:
@@ -171,7 +171,7 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any], 
     try:
         optimizer.load_state_dict(dict(state, state=moments))
     except (ValueError, KeyError) as e:
-        raise UserError(f'the optimizer in the checkpoint does not fit ({e}); give its options again, or '
+        raise ZooError(f'the optimizer in the checkpoint does not fit ({e}); give its options again, or '
                         f'--no-resume-opt') from e
     for group, values in zip(optimizer.param_groups, fresh):
         group.update(values)

@@ -12,7 +12,7 @@ import torch
 from timm.task import ClassificationTask, FeatureDistillationTask, LogitDistillationTask, TokenDistillationTask
 from torch import Tensor, nn
 
-from ..utils.errors import UserError, one_line
+from ..utils.errors import ZooError, format_error
 from . import build, checkpoint
 
 TASKS = dict(logit=LogitDistillationTask, feature=FeatureDistillationTask, token=TokenDistillationTask)
@@ -52,14 +52,14 @@ def make_task(
         config: input_size, mean and std of the images.
 
     Raises:
-        UserError: the model or the teacher cannot do what is asked.
+        ZooError: the model or the teacher cannot do what is asked.
     """
     shared = dict(criterion=loss, device=place.device, verbose=False)
     if args.kd_model_name:
         return _distillation(args, model, place, config, shared)
     if args.aux_loss_weight:
         if not hasattr(model, 'set_auxiliary_training'):
-            raise UserError(f'{args.model} has no auxiliary classifier; leave --aux-loss-weight out')
+            raise ZooError(f'{args.model} has no auxiliary classifier; leave --aux-loss-weight out')
         model.set_auxiliary_training(True)
         return AuxiliaryTask(model, args.aux_loss_weight, **shared)
     return ClassificationTask(model, **shared)
@@ -69,17 +69,17 @@ def check(args: argparse.Namespace) -> None:
     """What can be said of the teacher from the options alone.
 
     Raises:
-        UserError: an unknown teacher, or a file or an option that does not go with it.
+        ZooError: an unknown teacher, or a file or an option that does not go with it.
     """
     if not args.kd_model_name:
         if args.kd_teacher_checkpoint:
-            raise UserError('--kd-teacher-checkpoint needs the name of its model: give --kd-model-name')
+            raise ZooError('--kd-teacher-checkpoint needs the name of its model: give --kd-model-name')
         return
     build.check_model_name(args.kd_model_name)
     if args.aux_loss_weight:
-        raise UserError('--kd-model-name and --aux-loss-weight exclude each other; give one')
+        raise ZooError('--kd-model-name and --aux-loss-weight exclude each other; give one')
     if args.kd_temperature <= 0:
-        raise UserError('--kd-temperature must be above 0')
+        raise ZooError('--kd-temperature must be above 0')
 
 
 def make_teacher(
@@ -97,7 +97,7 @@ def make_teacher(
         The teacher and the data config of its images, whose mean and std count.
 
     Raises:
-        UserError: no such weights, other classes, or images that it cannot take.
+        ZooError: no such weights, other classes, or images that it cannot take.
     """
     asked = dict.fromkeys(PREPROCESSING) | dict(
         model=args.kd_model_name, model_kwargs=args.kd_model_kwargs, num_classes=None, gp=None, pretrained=True,
@@ -107,20 +107,20 @@ def make_teacher(
         state = _read_teacher(asked, classes)
     try:
         teacher = build.create_model(asked, state)
-    except (UserError, OSError) as e:  # the latter while downloading
+    except (ZooError, OSError) as e:  # the latter while downloading
         hint = '' if state else '; its weights may be given with --kd-teacher-checkpoint'
-        raise UserError(f'the teacher {args.kd_model_name} cannot be built: {one_line(e)}{hint}') from e
+        raise ZooError(f'the teacher {args.kd_model_name} cannot be built: {format_error(e)}{hint}') from e
     dtype = build.dtype_of(args)
     layout = torch.channels_last if args.channels_last else torch.preserve_format
     teacher.to(place.device, dtype, memory_format=layout).requires_grad_(False)
     count = getattr(teacher, 'num_classes', classes)
     if args.kd_distill_type != 'feature' and count != classes:
-        raise UserError(f'the teacher {args.kd_model_name} has {count} classes, the model {classes}; give one of the '
+        raise ZooError(f'the teacher {args.kd_model_name} has {count} classes, the model {classes}; give one of the '
                         f'same classes (--kd-model-name, --kd-teacher-checkpoint), or --kd-distill-type feature')
     try:
         build.check_forward(teacher, config, build.Place(place.device), dtype)
-    except UserError as e:
-        raise UserError(f'the teacher {args.kd_model_name}: {e}; --kd-model-kwargs may build it for them') from e
+    except ZooError as e:
+        raise ZooError(f'the teacher {args.kd_model_name}: {e}; --kd-model-kwargs may build it for them') from e
     return teacher, build.data_config_of(asked, teacher)
 
 
@@ -129,10 +129,10 @@ def _read_teacher(asked: argparse.Namespace, classes: int) -> dict[str, Tensor]:
     source = asked.kd_weights
     content, ours = checkpoint.read(source)
     if 'probe' in content:
-        raise UserError(f'{source} holds a probe, not a model; give another --kd-teacher-checkpoint')
+        raise ZooError(f'{source} holds a probe, not a model; give another --kd-teacher-checkpoint')
     if ours:
         if content['arch'] != asked.model:
-            raise UserError(f'{source} is a checkpoint of {content["arch"]}, not of {asked.model}; give '
+            raise ZooError(f'{source} is a checkpoint of {content["arch"]}, not of {asked.model}; give '
                             f'--kd-model-name {content["arch"]}')
         asked.model_kwargs = {**content['model_kwargs'], **asked.model_kwargs}
         if content['data_config']['input_size'][0] == asked.in_chans:
@@ -147,7 +147,7 @@ def _distillation(
         shared: dict[str, Any]) -> ClassificationTask:
     kind = args.kd_distill_type
     if kind == 'token' and not hasattr(model, 'set_distilled_training'):
-        raise UserError(f'{args.model} has no second classifier to learn from a teacher; give --kd-distill-type logit '
+        raise ZooError(f'{args.model} has no second classifier to learn from a teacher; give --kd-distill-type logit '
                         f'or feature')
     teacher, expected = make_teacher(args, model.num_classes, place, config)
     options = {} if kind == 'feature' else dict(temperature=args.kd_temperature)

@@ -12,11 +12,11 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells count
 EXTRA = 'pip install "backbone-zoo[train]"'
 
 
-class UserError(ValueError):
+class ZooError(ValueError):
     """What went wrong and what to do about it, in one line: printed without a traceback, exit code 2."""
 
 
-class Unreadable(UserError):
+class Unreadable(ZooError):
     """A file of the data cannot be read."""
 
     def __init__(self, message: str):
@@ -24,7 +24,7 @@ class Unreadable(UserError):
         super().__init__(message.rpartition(f'{type(self).__name__}: ')[2].strip())
 
 
-class NotFinite(UserError):
+class NotFinite(ZooError):
     """A loss or a weight is no longer a number."""
 
 
@@ -32,7 +32,7 @@ class Interrupted(KeyboardInterrupt):
     """Ctrl-C, with the line that tells how to go on."""
 
 
-class CtrlC:
+class GracefulInterrupt:
     """Within this context the first Ctrl-C is a request that loops read at safe points; the second acts at once.
 
     A KeyboardInterrupt out of nowhere can be lost (Python drops it in destructors) or fall between two files that
@@ -42,7 +42,7 @@ class CtrlC:
     def __init__(self) -> None:
         self.asked = False
 
-    def __enter__(self) -> 'CtrlC':
+    def __enter__(self) -> 'GracefulInterrupt':
         self.asked = False
         self.before = None
         if threading.current_thread() is threading.main_thread():  # others cannot handle signals
@@ -64,29 +64,29 @@ class CtrlC:
         os.write(2, b'\nstopping after this batch; Ctrl-C again stops at once\n')  # print() is not reentrant
 
 
-def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
+def did_you_mean(name: str, known: Iterable[str], count: int = 3) -> str:
     """``; did you mean a, b?`` for the known names that look like ``name``, '' if none does."""
     close = difflib.get_close_matches(str(name), list(known), n=count, cutoff=0.5)
     return f'; did you mean {", ".join(close)}?' if close else ''
 
 
-def require(*modules: str, extra: str = EXTRA) -> None:
+def require_packages(*modules: str, extra: str = EXTRA) -> None:
     """Check that the packages of an extra are there, ``train`` by default, before any work is done.
 
     Raises:
-        UserError: naming the one that is missing and the command that installs it.
+        ZooError: naming the one that is missing and the command that installs it.
     """
     for name in modules:
         if name not in sys.modules and importlib.util.find_spec(name) is None or sys.modules.get(name, True) is None:
-            raise UserError(f'{name} is not installed; {extra}')
+            raise ZooError(f'{name} is not installed; {extra}')
 
 
-def one_line(error: BaseException) -> str:
+def format_error(error: BaseException) -> str:
     """The message of an exception without its line breaks."""
     return ' '.join(str(error).split()) or type(error).__name__
 
 
-def guarded(program: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
+def cli_main(program: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
     """Run a program; turn what users can cause into one line on stderr.
 
     Args:
@@ -100,11 +100,11 @@ def guarded(program: Callable[[Sequence[str]], None], argv: Sequence[str] | None
     try:
         program(argv)
     except KeyboardInterrupt as e:
-        print(f'\ninterrupted{": " + one_line(e) if str(e) else ""}', file=sys.stderr)
+        print(f'\ninterrupted{": " + format_error(e) if str(e) else ""}', file=sys.stderr)
         return INTERRUPTED
     except (ValueError, OSError) as e:  # ours, zoo's and timm's complaints about names, values and files
         if '--debug' in argv:
             traceback.print_exc()
-        print(f'error: {one_line(e)}', file=sys.stderr)
+        print(f'error: {format_error(e)}', file=sys.stderr)
         return 2
     return 0

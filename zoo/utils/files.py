@@ -6,13 +6,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from .errors import UserError, one_line
+from .errors import ZooError, format_error
 
 ZIP_WRITER = 'inline_container'  # where torch.save's errors come from
 
 
 @contextmanager
-def replacing(path: Path, mark: str | None = None) -> Iterator[Path]:
+def atomic_write(path: Path, mark: str | None = None) -> Iterator[Path]:
     """The path of a draft beside ``path`` that takes its place at the end; on an error nothing has changed.
 
     Args:
@@ -34,15 +34,15 @@ def replacing(path: Path, mark: str | None = None) -> Iterator[Path]:
 
 
 @contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
+def atomic_dir(folder: Path) -> Iterator[Path]:
     """A hidden folder beside ``folder`` that becomes it at the end; on an error nothing is left.
 
     Raises:
-        UserError: ``folder`` has something in it.
+        ZooError: ``folder`` has something in it.
         OSError: The system's.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f'{folder} is not an empty folder; name one that does not exist')
+        raise ZooError(f'{folder} is not an empty folder; name one that does not exist')
     draft = folder.with_name(f'.{folder.name}.{os.getpid()}')
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
@@ -62,25 +62,25 @@ def check_writable(folder: Path) -> None:
     """Check that a folder can be made or written to, without making it.
 
     Raises:
-        UserError: naming the part of the path that is in the way.
+        ZooError: naming the part of the path that is in the way.
     """
     place = folder.absolute()
     while not os.path.lexists(place) and place != place.parent:
         place = place.parent
     if not place.is_dir():
-        raise UserError(f'cannot write to {folder}: {place} is no folder; choose another --output')
+        raise ZooError(f'cannot write to {folder}: {place} is no folder; choose another --output')
     if not os.access(place, os.W_OK | os.X_OK):
-        raise UserError(f'cannot write to {folder}: no permission for {place}; choose another --output')
+        raise ZooError(f'cannot write to {folder}: no permission for {place}; choose another --output')
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
     """Let ``write`` fill a file that appears at ``path`` only when it is complete and on the disk.
 
     Raises:
-        UserError: the disk is full, or the like; what was at ``path`` is as it was.
+        ZooError: the disk is full, or the like; what was at ``path`` is as it was.
     """
     try:
-        with replacing(path) as draft, open(draft, 'wb') as file:
+        with atomic_write(path) as draft, open(draft, 'wb') as file:
             write(file)
     except (OSError, RuntimeError) as e:
         # torch.save reports what its file has refused as an error of its own, caused by nothing; but it may have been
@@ -90,8 +90,9 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
             if ZIP_WRITER in str(e):
                 raise reason from None
             raise
-        raise UserError(f'cannot write {path} ({one_line(reason)[:120]}); make room there, or choose another --output; '
-                        f'earlier files are whole') from e
+        raise ZooError(
+            f'cannot write {path} ({format_error(reason)[:120]}); make room there, or choose another --output; '
+            f'earlier files are whole') from e
 
 
 def _flush(path: Path) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from ..utils.files import replacing
+from ..utils.files import atomic_write
 
 FORMAT = 1  # of converted files: raised when a checkpoint map or a model's key names change
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -68,7 +68,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """
     with writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path, 'tmp') as draft:
+        with atomic_write(path, 'tmp') as draft:
             write(draft)
 
 

@@ -14,7 +14,7 @@ from zoo.cli import train_det, train_seg
 from zoo.cli.predict import main as predict
 from zoo.dense.launch import read_config
 from zoo.dense.shapes import write_shapes
-from zoo.utils.errors import UserError
+from zoo.utils.errors import ZooError
 
 DET, SEG = 'shapes_mask_rcnn_flatten_pvt_v2_b0', 'shapes_fpn_flatten_pvt_v2_b0'
 
@@ -130,5 +130,5 @@ def test_mistakes_of_predict(change, message, data, tmp_path, monkeypatch, capsy
 
 def test_a_config_must_be_mmengines(tmp_path):
     (tmp_path / 'x.yaml').write_text('model: van_b0\n')
-    with pytest.raises(UserError, match='is no config of mmengine: those end in .py'):
+    with pytest.raises(ZooError, match='is no config of mmengine: those end in .py'):
         read_config(str(tmp_path / 'x.yaml'), 'mmdet')

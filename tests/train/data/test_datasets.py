@@ -6,7 +6,7 @@ import torch
 from zoo.train import build, options
 from zoo.train.data import datasets, loaders
 from zoo.train.table import TRAIN
-from zoo.utils.errors import UserError
+from zoo.utils.errors import ZooError
 
 CONFIG = dict(input_size=(3, 32, 32), mean=(0.5,) * 3, std=(0.25,) * 3, interpolation='bilinear', crop_pct=1.0,
               crop_mode='center')
@@ -40,9 +40,9 @@ def test_image_folder_splits_are_found_under_any_usual_name(pictures, split, fol
 
 def test_a_missing_split_is_an_error_not_the_training_data(pictures, tmp_path):
     (tmp_path / 'train').symlink_to(pictures / 'train')
-    with pytest.raises(UserError, match="no split 'validation'.*validation"):
+    with pytest.raises(ZooError, match="no split 'validation'.*validation"):
         datasets.open_dataset(options_with(data_dir=str(tmp_path)), 'validation', channels=3)
-    with pytest.raises(UserError, match="no split 'holdout'"):
+    with pytest.raises(ZooError, match="no split 'holdout'"):
         datasets.open_dataset(options_with(data_dir=str(pictures)), 'holdout', channels=3)
 
 
@@ -56,7 +56,7 @@ def test_one_channel_reads_grey(pictures):
 
 
 def test_wrong_channels_are_told_before_training():
-    with pytest.raises(UserError, match='1 channel.*--in-chans 1'):
+    with pytest.raises(ZooError, match='1 channel.*--in-chans 1'):
         datasets.open_dataset(options_with(dataset='digits'), 'train', channels=3)
 
 
@@ -66,22 +66,22 @@ def test_wrong_channels_are_told_before_training():
     (dict(dataset='torch/cifar10'), 'no data: give --data-dir'),
 ])
 def test_missing_folders(values, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(ZooError, match=message):
         datasets.check_folder(options_with(**values))
 
 
 def test_names_and_files_that_timm_refuses(tmp_path):
     for name, message in (('torch/cifar10', '--dataset-download may fetch it'), ('torch/cifar11', 'cifar11')):
-        with pytest.raises(UserError, match=message):
+        with pytest.raises(ZooError, match=message):
             datasets.open_dataset(options_with(dataset=name, data_dir=str(tmp_path)), 'train', channels=3)
-    with pytest.raises(UserError, match='images'):
+    with pytest.raises(ZooError, match='images'):
         datasets.open_dataset(options_with(data_dir=str(tmp_path)), 'train', channels=3)
 
 
 def test_too_few_outputs_are_an_error(pictures):
     dataset = datasets.open_dataset(options_with(data_dir=str(pictures)), 'val', channels=3)
     datasets.check_classes(dataset, 3)
-    with pytest.raises(UserError, match='3 classes, the model 2; give --num-classes 3'):
+    with pytest.raises(ZooError, match='3 classes, the model 2; give --num-classes 3'):
         datasets.check_classes(dataset, 2)
 
 
@@ -111,9 +111,9 @@ def test_mixup_gives_soft_smoothed_targets(pictures, no_prefetcher):
 def test_options_that_contradict_the_data(pictures):
     args = options_with(data_dir=str(pictures))
     dataset = datasets.open_dataset(args, 'train', channels=3)
-    with pytest.raises(UserError, match='too large for 72 training images'):
+    with pytest.raises(ZooError, match='too large for 72 training images'):
         loaders.train_loader(options_with(batch_size=100), dataset, CONFIG, None, **SHARED)
-    with pytest.raises(UserError, match='must be even'):
+    with pytest.raises(ZooError, match='must be even'):
         loaders.make_mixup(options_with(batch_size=7, mixup=0.8), 3)
 
 
@@ -128,5 +128,5 @@ def test_the_data_config_follows_options_over_the_model(monkeypatch):
     model = build.create_model(options_with(model='test_convnext', num_classes=3, in_chans=1))
     config = build.data_config_of(options_with(img_size=48, in_chans=1, crop_mode='squash'), model)
     assert config['input_size'] == (1, 48, 48) and config['crop_mode'] == 'squash' and len(config['mean']) == 1
-    with pytest.raises(UserError, match='--mean and --std need 1 or 3 numbers'):
+    with pytest.raises(ZooError, match='--mean and --std need 1 or 3 numbers'):
         build.data_config_of(options_with(mean=[0.5, 0.5]), build.create_model(options_with(model='test_convnext')))

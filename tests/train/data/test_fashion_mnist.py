@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from zoo.train.data import fashion_mnist
-from zoo.utils.errors import UserError
+from zoo.utils.errors import ZooError
 
 ITEMS = {'train': 40, 't10k': 20}
 
@@ -90,7 +90,7 @@ def test_timm_reads_what_was_installed(tmp_path, cache):
 def test_damaged_files_are_refused_and_nothing_is_installed(tmp_path, cache, name, damage, message, packed):
     content = damage(idx_bytes(name.replace('_', '-')))
     put(tmp_path / 'mine', packed, **{name: content})
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(ZooError, match=message):
         fashion_mnist.obtain(str(tmp_path / 'mine'), print)
     assert list(cache.iterdir()) == []
 
@@ -99,16 +99,16 @@ def test_a_cut_off_archive_is_refused(tmp_path, cache):
     put(tmp_path / 'mine', packed=True)
     path = tmp_path / 'mine' / 'train-images-idx3-ubyte.gz'
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(UserError, match='train-images-idx3-ubyte.gz'):
+    with pytest.raises(ZooError, match='train-images-idx3-ubyte.gz'):
         fashion_mnist.obtain(str(tmp_path / 'mine'), print)
     assert list(cache.iterdir()) == []
 
 
 def test_folders_without_the_data_are_an_error(tmp_path, cache):
-    with pytest.raises(UserError, match='no data folder'):
+    with pytest.raises(ZooError, match='no data folder'):
         fashion_mnist.obtain(str(tmp_path / 'none'), print)
     (tmp_path / 'mine').mkdir()
-    with pytest.raises(UserError, match='does not hold Fashion-MNIST'):
+    with pytest.raises(ZooError, match='does not hold Fashion-MNIST'):
         fashion_mnist.obtain(str(tmp_path / 'mine'), print)
 
 

@@ -12,7 +12,7 @@ from zoo.train import options
 from zoo.train.data import loaders
 from zoo.train.data.transforms import Lighting
 from zoo.train.table import TRAIN
-from zoo.utils.errors import UserError
+from zoo.utils.errors import ZooError
 
 
 class Grey(Dataset):
@@ -59,7 +59,7 @@ def test_lighting_alone_follows_colour_jitter():
 
 
 def test_the_order_needs_an_automatic_augmentation():
-    with pytest.raises(UserError, match='--aa-first needs --aa'):
+    with pytest.raises(ZooError, match='--aa-first needs --aa'):
         steps(aa_first=True)
 
 

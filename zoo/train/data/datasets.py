@@ -13,7 +13,7 @@ from PIL import Image
 from timm.data import ImageDataset, create_dataset
 from torch.utils.data import Dataset, IterableDataset
 
-from ...utils.errors import Unreadable, UserError, one_line, require
+from ...utils.errors import Unreadable, ZooError, format_error, require_packages
 
 QUICKSTART, DIGITS = 'quickstart', 'digits'
 # Folder names that mean the same split
@@ -40,7 +40,7 @@ class Digits(Dataset):
     classes = [str(digit) for digit in range(10)]
 
     def __init__(self, train: bool, transform: Callable[[Image.Image], Any] | None = None):
-        require('sklearn')
+        require_packages('sklearn')
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
 
@@ -76,7 +76,7 @@ class ImageFiles(ImageDataset):
                 image, target = self._read(place % len(self))
                 break
             except UNREADABLE as e:
-                message = f'{self._name(place % len(self))} cannot be read ({one_line(e)})'
+                message = f'{self._name(place % len(self))} cannot be read ({format_error(e)})'
                 if not self.skip:
                     raise Unreadable(f'{message}; repair or remove it, or give --skip-corrupt') from None
                 with self.replaced.get_lock():
@@ -129,7 +129,7 @@ def open_dataset(
         num_samples: Length of a stream that does not tell.
 
     Raises:
-        UserError: no such data, or images of another channel count.
+        ZooError: no such data, or images of another channel count.
     """
     if args.dataset == DIGITS:
         dataset = Digits(train=split in TRAIN_FOLDERS)
@@ -143,18 +143,18 @@ def check_folder(args: argparse.Namespace) -> None:
     """Say early, before a model is built, that the data folder or what reads it is missing.
 
     Raises:
-        UserError: with the option to change, or what to install.
+        ZooError: with the option to change, or what to install.
     """
     needed = _reader_of(args)
     if needed:
-        require(needed[0], extra=needed[1])
+        require_packages(needed[0], extra=needed[1])
         return
     if args.dataset in (QUICKSTART, DIGITS):
         return
     if args.data_dir is None:
-        raise UserError('no data: give --data-dir FOLDER (with train/ and validation/ in it), or --dataset')
+        raise ZooError('no data: give --data-dir FOLDER (with train/ and validation/ in it), or --dataset')
     if not Path(args.data_dir).exists() and not args.dataset_download:
-        raise UserError(f'no data folder {args.data_dir}; check --data-dir')
+        raise ZooError(f'no data folder {args.data_dir}; check --data-dir')
 
 
 def _reader_of(args: argparse.Namespace) -> tuple[str, str] | None:
@@ -166,11 +166,11 @@ def check_classes(dataset: Dataset, num_classes: int) -> None:
     """Refuse a model with fewer outputs than the data set has classes.
 
     Raises:
-        UserError: with the flag that fits.
+        ZooError: with the flag that fits.
     """
     count = class_count(dataset)
     if count and count > num_classes:
-        raise UserError(f'the data has {count} classes, the model {num_classes}; give --num-classes {count}')
+        raise ZooError(f'the data has {count} classes, the model {num_classes}; give --num-classes {count}')
 
 
 def class_count(dataset: Dataset) -> int | None:
@@ -199,14 +199,14 @@ def _timm_dataset(
     except KeyError as e:  # older timm, of columns; newer ones are asked below
         if not _reader_of(args):
             raise
-        raise UserError(f'the data has no {e}; give --input-key or --target-key') from e
+        raise ZooError(f'the data has no {e}; give --input-key or --target-key') from e
     except (AssertionError, ImportError, OSError, RuntimeError, ValueError) as e:
         name, hint = args.dataset or args.data_dir, ''
         if 'num_samples' in str(e):
             hint = '; give --train-num-samples and --val-num-samples (validate: --num-samples), or --dataset-download'
         elif args.dataset and not args.dataset_download:
             hint = '; --dataset-download may fetch it'
-        raise UserError(f'data set {name!r}: {one_line(e)}{hint}') from e
+        raise ZooError(f'data set {name!r}: {format_error(e)}{hint}') from e
     _check_shards(dataset)
     _check_columns(dataset)
     if type(dataset) is ImageDataset:
@@ -224,7 +224,7 @@ def _check_shards(dataset: Dataset) -> None:
     missing = [name for name in names if not Path(reader.root, name).is_file()]
     if missing:
         more = f' and {len(missing) - 1} more of {len(names)} shards' if len(missing) > 1 else ''
-        raise UserError(f'no shard {Path(reader.root, missing[0])}{more}; check --data-dir and the split')
+        raise ZooError(f'no shard {Path(reader.root, missing[0])}{more}; check --data-dir and the split')
 
 
 def _check_columns(dataset: Dataset) -> None:
@@ -242,7 +242,7 @@ def _check_columns(dataset: Dataset) -> None:
         return
     for flag, key in zip(('--input-key', '--target-key'), keys):
         if any(part.strip().partition('.')[0] not in columns for part in key.split(',')):
-            raise UserError(f'the data has no {key!r}, but {", ".join(columns)}; give {flag}')
+            raise ZooError(f'the data has no {key!r}, but {", ".join(columns)}; give {flag}')
 
 
 def _split_folder(root: Path, split: str) -> str:
@@ -252,7 +252,7 @@ def _split_folder(root: Path, split: str) -> str:
         if (root / name).is_dir():
             return str(root / name)
     if any((root / name).is_dir() for name in TRAIN_FOLDERS + VAL_FOLDERS) or split not in TRAIN_FOLDERS + VAL_FOLDERS:
-        raise UserError(f'no split {split!r} in {root}; it should have a folder {root / split}')
+        raise ZooError(f'no split {split!r} in {root}; it should have a folder {root / split}')
     return str(root)
 
 
@@ -262,4 +262,4 @@ def _check_channels(dataset: Dataset, channels: int) -> None:
     image = dataset[0][0]
     found = len(image.getbands()) if isinstance(image, Image.Image) else channels
     if found != channels:
-        raise UserError(f'the images have {found} channel(s), the model takes {channels}; give --in-chans {found}')
+        raise ZooError(f'the images have {found} channel(s), the model takes {channels}; give --in-chans {found}')

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ...utils.errors import UserError, one_line
+from ...utils.errors import ZooError, format_error
 
 IMAGES, LABELS = 0x803, 0x801  # idx magic numbers: unsigned bytes in 3 and in 1 dimensions
 SIDE, CLASSES = 28, 10
@@ -43,7 +43,7 @@ def obtain(data_dir: str | None, say: Say) -> Path | None:
         The root for ``torch/fashion_mnist``, or None if every way failed.
 
     Raises:
-        UserError: ``data_dir`` does not hold the data set.
+        ZooError: ``data_dir`` does not hold the data set.
     """
     cache = cache_folder()
     if data_dir is not None:
@@ -56,7 +56,7 @@ def obtain(data_dir: str | None, say: Say) -> Path | None:
             with staging(cache) as folder:
                 install(fetch(folder), cache)
         except Exception as e:  # no way may stop the next one: network, disk, missing programs, damaged files
-            say(f'Fashion-MNIST: {name} failed ({one_line(e)[:160]})')
+            say(f'Fashion-MNIST: {name} failed ({format_error(e)[:160]})')
         else:
             say(f'Fashion-MNIST: {name}, kept in {cache}')
             return cache
@@ -125,7 +125,7 @@ def install(sources: dict[str, Path], root: Path) -> None:
                 with opener(source, 'rb') as packed, open(folder / name, 'wb') as raw:
                     shutil.copyfileobj(packed, raw, 1 << 20)
             except (OSError, EOFError) as e:
-                raise ValueError(f'{source.name}: {one_line(e)}') from None
+                raise ValueError(f'{source.name}: {format_error(e)}') from None
             check_idx(folder / name)
         (root / RAW).mkdir(parents=True, exist_ok=True)
         for name in sources:
@@ -184,18 +184,18 @@ def from_debian(folder: Path) -> dict[str, Path]:
 
 def _from_folder(folder: Path, cache: Path, say: Say) -> Path:
     if not folder.is_dir():
-        raise UserError(f'no data folder {folder}; check --data-dir, or leave it out to download the data')
+        raise ZooError(f'no data folder {folder}; check --data-dir, or leave it out to download the data')
     if complete(folder):
         say(f'Fashion-MNIST: found in {folder}')
         return folder
     sources = find_sources(folder)
     if sources is None:
-        raise UserError(f'{folder} does not hold Fashion-MNIST: expected {", ".join(FILES)}, raw or .gz, there or in '
+        raise ZooError(f'{folder} does not hold Fashion-MNIST: expected {", ".join(FILES)}, raw or .gz, there or in '
                         f'{RAW}; leave --data-dir out to download the data')
     try:
         install(sources, cache)
     except ValueError as e:
-        raise UserError(f'{folder} holds a damaged copy of Fashion-MNIST ({e}); leave --data-dir out to download '
+        raise ZooError(f'{folder} holds a damaged copy of Fashion-MNIST ({e}); leave --data-dir out to download '
                         f'it') from None
     say(f'Fashion-MNIST: copied from {folder} to {cache}')
     return cache

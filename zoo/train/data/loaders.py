@@ -8,7 +8,7 @@ from timm.data import FastCollateMixup, Mixup, create_loader, create_transform
 from timm.data.loader import fast_collate
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
-from ...utils.errors import UserError
+from ...utils.errors import ZooError
 from . import sampling, transforms
 
 
@@ -17,7 +17,7 @@ def make_mixup(args: argparse.Namespace, num_classes: int) -> Mixup | None:
     if not (args.mixup > 0 or args.cutmix > 0):
         return None
     if args.batch_size % 2:
-        raise UserError(f'mixup and cutmix pair images: --batch-size must be even, not {args.batch_size}')
+        raise ZooError(f'mixup and cutmix pair images: --batch-size must be even, not {args.batch_size}')
     kind = Mixup if args.no_prefetcher else FastCollateMixup
     return kind(
         mixup_alpha=args.mixup, cutmix_alpha=args.cutmix, prob=args.mixup_prob, switch_prob=args.mixup_switch_prob,
@@ -38,7 +38,7 @@ def train_loader(
         **shared: device, distributed, img_dtype.
 
     Raises:
-        UserError: fewer images than a batch, or repeated augmentation of a stream.
+        ZooError: fewer images than a batch, or repeated augmentation of a stream.
     """
     jitter = args.color_jitter
     augment = dict(
@@ -49,7 +49,7 @@ def train_loader(
     collate = mixup if isinstance(mixup, FastCollateMixup) else default_collate if args.no_prefetcher else fast_collate
     if isinstance(dataset, IterableDataset):
         if args.aug_repeats:
-            raise UserError('--aug-repeats needs images that can be had by number, not a stream; leave it out')
+            raise ZooError('--aug-repeats needs images that can be had by number, not a stream; leave it out')
         # a loading process lives for an epoch, whose number seeds the order that it reads in; so there must be one
         loading = dict(_loading(args), num_workers=max(args.workers, 1))
         loader = create_loader(
@@ -61,7 +61,7 @@ def train_loader(
         loader = _seeded_loader(args, dataset, config, collate, **shared)
     transforms.complete(args, dataset)
     if not len(loader):
-        raise UserError(f'--batch-size {args.batch_size} is too large for {len(dataset)} training images')
+        raise ZooError(f'--batch-size {args.batch_size} is too large for {len(dataset)} training images')
     return loader
 
 

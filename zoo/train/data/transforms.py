@@ -9,7 +9,7 @@ from timm.data import auto_augment
 from timm.data.auto_augment import AugMixAugment, AutoAugment, RandAugment
 from torchvision.transforms import ColorJitter
 
-from ...utils.errors import UserError
+from ...utils.errors import ZooError
 
 AUTOMATIC = (AutoAugment, RandAugment, AugMixAugment)
 # Principal components of ImageNet's colours: standard deviations (of values up to 255) and directions
@@ -57,7 +57,7 @@ def complete(args: argparse.Namespace, dataset: Any) -> None:
     comes after both.
 
     Raises:
-        UserError: ``aa_first`` without automatic augmentation.
+        ZooError: ``aa_first`` without automatic augmentation.
     """
     if not (args.aa_first or args.lighting) or args.no_aug:
         return
@@ -68,7 +68,7 @@ def complete(args: argparse.Namespace, dataset: Any) -> None:
     more = [Lighting(args.lighting)] if args.lighting else []
     if args.aa_first:
         if not automatic:
-            raise UserError('--aa-first needs --aa')
+            raise ZooError('--aa-first needs --aa')
         jitter = args.color_jitter * 3 if len(args.color_jitter) == 1 else args.color_jitter
         if not any(isinstance(step, ColorJitter) for step in steps):
             more = [ColorJitter(*jitter), *more]
