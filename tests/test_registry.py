@@ -91,7 +91,7 @@ def test_a_taken_name_stays_with_its_owner(monkeypatch):
     owner = timm.model_entrypoint('pvt_v2_b0')
     row = Variant('pvt_v2_b0', dict(embed_dims=(32, 64, 160, 256)))
     with pytest.warns(UserWarning, match='pvt_v2_b0 is registered by another package already'):
-        register_family(scratch_module('clash'), PVTv2, FocusedLinearAttention.for_site, [row], dict, flatten.CFG)
+        register_family(scratch_module('clash'), PVTv2, FocusedLinearAttention.from_context, [row], dict, flatten.CFG)
     assert timm.model_entrypoint('pvt_v2_b0') is owner
     assert 'pvt_v2_b0' not in zoo.list_models()
 

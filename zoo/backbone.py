@@ -26,7 +26,7 @@ def to_pair(size: int | Sequence[int]) -> tuple[int, int]:
     return pair
 
 
-def halve(grid: tuple[int, int], stages: int) -> list[tuple[int, int]]:
+def pyramid_grids(grid: tuple[int, int], stages: int) -> list[tuple[int, int]]:
     """Map sizes of a pyramid whose first map is ``grid`` and that halves it, rounding up, in each further stage."""
     grids = [grid]
     while len(grids) < stages:
@@ -125,7 +125,7 @@ class Backbone(nn.Module):
 
     # --- forward
 
-    def _enter(self, x: Tensor) -> Tensor:
+    def _forward_stem(self, x: Tensor) -> Tensor:
         """Check an image and bring it to the first map."""
         if x.ndim != 4 or x.shape[1] != self.in_chans:
             raise ValueError(
@@ -136,26 +136,26 @@ class Backbone(nn.Module):
                              f'{x.shape[2]} x {x.shape[3]}; resize or pad them')
         return self.stem(to_nhwc(x.contiguous(memory_format=torch.channels_last)))
 
-    def _advance(self, x: Tensor, stage: int) -> Tensor:
+    def _forward_stage(self, x: Tensor, stage: int) -> Tensor:
         """Run a stage on what the one before, or the stem, hands on."""
         return self.stages[stage](x)
 
-    def _close(self, x: Tensor, stage: int) -> Tensor:
+    def _final_norm(self, x: Tensor, stage: int) -> Tensor:
         """The map of the last stage that runs, normed where the model norms it."""
         if self.feature_norms is not None:
             return self.feature_norms[stage](x)
         return self.norm(x) if stage == len(self.stages) - 1 else x
 
-    def _hand_out(self, x: Tensor, output_fmt: str | None = None) -> Tensor:
+    def _format_output(self, x: Tensor, output_fmt: str | None = None) -> Tensor:
         """A map as the user gets it; None for what ``forward_features`` returns."""
         return x if output_fmt == 'NHWC' else to_nchw(x)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Images ``[B, in_chans, H, W]`` to the last map ``[B, num_features, H / 32, W / 32]``, normed, unpooled."""
-        x = self._enter(x)
+        x = self._forward_stem(x)
         for i in range(len(self.stages)):
-            x = self._advance(x, i)
-        return self._hand_out(self._close(x, len(self.stages) - 1))
+            x = self._forward_stage(x, i)
+        return self._format_output(self._final_norm(x, len(self.stages) - 1))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Last map to logits ``[B, num_classes]``, or to pooled features with ``pre_logits``."""
@@ -182,15 +182,15 @@ class Backbone(nn.Module):
             raise ValueError(f"output_fmt must be 'NCHW' or 'NHWC', not {output_fmt!r}")
         take, last = feature_take_indices(len(self.stages), indices)
         maps = []
-        x = self._enter(x)
+        x = self._forward_stem(x)
         for i in range(last + 1 if stop_early else len(self.stages)):
-            x = self._advance(x, i)
+            x = self._forward_stage(x, i)
             if i in take:
                 normed = norm or self.feature_norms is not None
-                maps.append(self._hand_out(self._close(x, i) if normed else x, output_fmt))
+                maps.append(self._format_output(self._final_norm(x, i) if normed else x, output_fmt))
         if intermediates_only:
             return maps
-        return self._hand_out(self._close(x, i)), maps
+        return self._format_output(self._final_norm(x, i)), maps
 
     # --- structure
 

@@ -52,7 +52,7 @@ class Blend(GlobalMixer):
         super().__init__()
         self.a, self.m = torch.randn(tokens, tokens), torch.randn(dim, dim)
 
-    def mix(self, x, grid, prefix=0):
+    def forward_tokens(self, x, grid, num_prefix_tokens=0):
         return self.a @ x @ self.m
 
 
@@ -112,7 +112,7 @@ def test_influence_of_a_mixer_that_is_known():
     blend = Blend(12, 5)
     found = attribution.influence(Small(Block(blend)), torch.randn(2, 5, 3, 4), query=(1, 2))
     torch.testing.assert_close(found, (blend.a[6].abs() * blend.m.norm()).view(3, 4), rtol=1e-5, atol=1e-6)
-    assert 'mix' not in vars(blend)
+    assert 'forward_tokens' not in vars(blend)
 
 
 def test_influence_of_a_block_without_a_mixer():

@@ -121,7 +121,7 @@ def test_add_gates():
     assert places(model) == [f'layer{s}.{b}.se' for s in (1, 4) for b in range(3)]
     assert all(torch.equal(model.state_dict()[name], value) for name, value in weights.items())
     assert not model.layer1[0].se.training and model.layer1[0].se.conv.kernel_size == (3,)
-    last = zoo.add_gates(timm.create_model('resnet18'), 'eca', where=lambda site: site.index == site.blocks - 1)
+    last = zoo.add_gates(timm.create_model('resnet18'), 'eca', where=lambda ctx: ctx.index == ctx.blocks - 1)
     assert places(last) == [f'layer{s}.1.se' for s in (1, 2, 3, 4)]
 
 

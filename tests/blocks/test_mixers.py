@@ -5,7 +5,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from zoo.blocks.mixers import MIXERS, LinearAttention, Site, SoftmaxAttention, StripeAttention, WindowAttention, leading
+from zoo.blocks.mixers import (
+    GLOBAL_MIXERS,
+    BlockContext,
+    LinearAttention,
+    SoftmaxAttention,
+    StripeAttention,
+    WindowAttention,
+    leading,
+)
 from zoo.blocks.mixers import inline as inline_module
 from zoo.blocks.transformer import TransformerBlock
 from zoo.hosts import CSwin
@@ -15,10 +23,11 @@ DIM, HEADS = 32, 2
 GRIDS = [(1, 1), (5, 3), (9, 7)]
 
 
-def build(name, grid, prefix=0, lepe=False, dtype=torch.float32):
+def build(name, grid, num_prefix_tokens=0, lepe=False, dtype=torch.float32):
     """A mixer with weights that leave nothing hidden behind zeros."""
     torch.manual_seed(0)
-    mixer = MIXERS[name].for_site(Site(0, 0, DIM, HEADS, grid, lepe=lepe, prefix=prefix)).to(dtype)
+    mixer = GLOBAL_MIXERS[name].from_context(
+        BlockContext(0, 0, DIM, HEADS, grid, lepe=lepe, num_prefix_tokens=num_prefix_tokens)).to(dtype)
     with torch.no_grad():
         for p in mixer.parameters():
             p.copy_(torch.randn_like(p) * (0.3 if p.ndim < 2 else p[0].numel() ** -0.5))
@@ -32,7 +41,7 @@ def split(mixer, x):
     return [t.unflatten(-1, (mixer.num_heads, -1)).transpose(1, 2) for t in mixer.qkv(x).chunk(3, -1)]
 
 
-def neighbours(v, weight, grid, prefix):
+def neighbours(v, weight, grid, num_prefix_tokens):
     """The values' map times a kernel a sample and channel, pixel by pixel; ``v`` [B, heads, N, d]."""
     v = v.transpose(1, 2).flatten(2)
     out = torch.zeros_like(v)
@@ -42,35 +51,35 @@ def neighbours(v, weight, grid, prefix):
             for i in range(3):
                 for j in range(3):
                     if 0 <= r + i - 1 < rows and 0 <= c + j - 1 < columns:
-                        source = prefix + (r + i - 1) * columns + c + j - 1
-                        out[:, prefix + r * columns + c] += weight[:, :, i, j] * v[:, source]
+                        source = num_prefix_tokens + (r + i - 1) * columns + c + j - 1
+                        out[:, num_prefix_tokens + r * columns + c] += weight[:, :, i, j] * v[:, source]
     return out
 
 
-def with_lepe(mixer, y, v, grid, prefix):
+def with_lepe(mixer, y, v, grid, num_prefix_tokens):
     if mixer.lepe is None:
         return y
-    lepe = neighbours(v, mixer.lepe.weight[None, :, 0].expand(v.shape[0], -1, -1, -1), grid, prefix)
-    lepe[:, prefix:] += mixer.lepe.bias
+    lepe = neighbours(v, mixer.lepe.weight[None, :, 0].expand(v.shape[0], -1, -1, -1), grid, num_prefix_tokens)
+    lepe[:, num_prefix_tokens:] += mixer.lepe.bias
     return y + lepe
 
 
-def softmax(mixer, x, grid, prefix, source):
+def softmax(mixer, x, grid, num_prefix_tokens, source):
     q, k, v = split(mixer, x)
     weights = torch.exp(q @ k.mT / q.shape[-1] ** 0.5)
     y = weights @ v / weights.sum(-1, keepdim=True)
-    return with_lepe(mixer, y.transpose(1, 2).flatten(2), v, grid, prefix)
+    return with_lepe(mixer, y.transpose(1, 2).flatten(2), v, grid, num_prefix_tokens)
 
 
-def linear(mixer, x, grid, prefix, source):
+def linear(mixer, x, grid, num_prefix_tokens, source):
     q, k, v = split(mixer, x)
     q, k = (torch.where(t > 0, t + 1, t.exp()) for t in (q, k))
     weights = q @ k.mT
     y = weights @ v / (weights.sum(-1, keepdim=True) + 1e-6 * k.shape[2])
-    return with_lepe(mixer, y.transpose(1, 2).flatten(2), v, grid, prefix)
+    return with_lepe(mixer, y.transpose(1, 2).flatten(2), v, grid, num_prefix_tokens)
 
 
-def inline(mixer, x, grid, prefix, source):
+def inline(mixer, x, grid, num_prefix_tokens, source):
     q, k, v = split(mixer, x)
     weights = q @ k.mT / q.shape[-1] ** 0.5
     weights = (weights - weights.mean(-1, keepdim=True) + 1) / k.shape[2]
@@ -80,70 +89,71 @@ def inline(mixer, x, grid, prefix, source):
     hidden = torch.einsum('hoi,bhi->bho', first, mean).flatten(1) + mixer.residual[0].bias
     hidden = F.gelu(hidden).view(mean.shape)
     kernels = torch.einsum('hoi,bhi->bho', second, hidden).flatten(1) + mixer.residual[2].bias
-    y = y + neighbours(v, kernels.view(x.shape[0], -1, 3, 3), grid, prefix)
-    return with_lepe(mixer, y, v, grid, prefix)
+    y = y + neighbours(v, kernels.view(x.shape[0], -1, 3, 3), grid, num_prefix_tokens)
+    return with_lepe(mixer, y, v, grid, num_prefix_tokens)
 
 
 FORMULAS = dict(softmax=softmax, linear=linear, inline=inline)
 
 
 @pytest.mark.parametrize('gradients', [False, True])
-@pytest.mark.parametrize('lepe,prefix', [(False, 0), (False, 1), (False, 2), (True, 0)])
+@pytest.mark.parametrize('lepe,num_prefix_tokens', [(False, 0), (False, 1), (False, 2), (True, 0)])
 @pytest.mark.parametrize('name', FORMULAS)
-def test_is_the_formula(name, lepe, prefix, gradients):
+def test_is_the_formula(name, lepe, num_prefix_tokens, gradients):
     grid = (4, 5)
-    mixer = build(name, grid, prefix, lepe, torch.float64)
-    x, source = torch.randn(2, 3, prefix + 20, DIM, dtype=torch.float64).unbind(0)
-    given = dict(source=source) if getattr(mixer, 'sees_input', False) else {}
-    want = mixer.proj(FORMULAS[name](mixer, x, grid, prefix, source if given else x))
+    mixer = build(name, grid, num_prefix_tokens, lepe, torch.float64)
+    x, source = torch.randn(2, 3, num_prefix_tokens + 20, DIM, dtype=torch.float64).unbind(0)
+    given = dict(source=source) if getattr(mixer, 'needs_block_input', False) else {}
+    want = mixer.proj(FORMULAS[name](mixer, x, grid, num_prefix_tokens, source if given else x))
     with torch.set_grad_enabled(gradients):
-        torch.testing.assert_close(mixer.mix(x, grid, prefix, **given), want, rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(
+            mixer.forward_tokens(x, grid, num_prefix_tokens, **given), want, rtol=1e-10, atol=1e-10)
 
 
 # --- what all of them must do
 
-@pytest.mark.parametrize('prefix', [0, 1])
+@pytest.mark.parametrize('num_prefix_tokens', [0, 1])
 @pytest.mark.parametrize('grid', GRIDS)
-@pytest.mark.parametrize('name', MIXERS)
-def test_samples_do_not_see_each_other(name, grid, prefix):
+@pytest.mark.parametrize('name', GLOBAL_MIXERS)
+def test_samples_do_not_see_each_other(name, grid, num_prefix_tokens):
     """And inference, where memory is used again, gives what training gives and leaves its input alone."""
-    mixer = build(name, (5, 3), prefix)
-    x = torch.randn(3, prefix + grid[0] * grid[1], DIM)
+    mixer = build(name, (5, 3), num_prefix_tokens)
+    x = torch.randn(3, num_prefix_tokens + grid[0] * grid[1], DIM)
     before = x.clone()
-    y = mixer.mix(x, grid, prefix)
+    y = mixer.forward_tokens(x, grid, num_prefix_tokens)
     assert y.shape == x.shape and torch.isfinite(y).all()
     with torch.no_grad():
-        torch.testing.assert_close(mixer.mix(x, grid, prefix), y, rtol=1e-5, atol=1e-6)
-        torch.testing.assert_close(mixer.mix(x[1:2], grid, prefix), y[1:2], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(mixer.forward_tokens(x, grid, num_prefix_tokens), y, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(mixer.forward_tokens(x[1:2], grid, num_prefix_tokens), y[1:2], rtol=1e-5, atol=1e-6)
     assert torch.equal(x, before)
 
 
 @pytest.mark.parametrize('lepe', [False, True])
-@pytest.mark.parametrize('name', MIXERS)
+@pytest.mark.parametrize('name', GLOBAL_MIXERS)
 def test_every_token_and_parameter_gets_a_gradient(name, lepe):
     mixer = build(name, (5, 3), lepe=lepe)
     x = torch.randn(2, 5, 3, DIM, requires_grad=True)
     probe = torch.zeros(2, 5, 3, DIM)
     probe[0, 4, 2] = torch.randn(DIM)  # one token looks at all of its image and at no other
-    args = (x, torch.randn_like(x)) if getattr(mixer, 'sees_input', False) else (x,)
+    args = (x, torch.randn_like(x)) if getattr(mixer, 'needs_block_input', False) else (x,)
     (mixer(*args) * probe).sum().backward()
     assert (x.grad[0].abs().amax(-1) > 0).all() and (x.grad[1] == 0).all()
     assert all(torch.isfinite(p.grad).all() for p in mixer.parameters())
     assert {n for n, p in mixer.named_parameters() if p.grad.abs().max() == 0} == set()
 
 
-@pytest.mark.parametrize('prefix', [0, 1])
+@pytest.mark.parametrize('num_prefix_tokens', [0, 1])
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize('name', MIXERS)
-def test_16_bit(name, dtype, prefix):
+@pytest.mark.parametrize('name', GLOBAL_MIXERS)
+def test_16_bit(name, dtype, num_prefix_tokens):
     """Autocast stays narrow, and a 16-bit mixer is as exact as its dtype."""
-    mixer = build(name, (9, 7), prefix)
-    x = torch.randn(2, prefix + 63, DIM)
+    mixer = build(name, (9, 7), num_prefix_tokens)
+    x = torch.randn(2, num_prefix_tokens + 63, DIM)
     with torch.no_grad():
-        want = mixer.mix(x, (9, 7), prefix)
+        want = mixer.forward_tokens(x, (9, 7), num_prefix_tokens)
         with torch.autocast('cpu', dtype=dtype):
-            mixed = mixer.mix(x, (9, 7), prefix)
-        narrow = mixer.to(dtype).mix(x.to(dtype), (9, 7), prefix)
+            mixed = mixer.forward_tokens(x, (9, 7), num_prefix_tokens)
+        narrow = mixer.to(dtype).forward_tokens(x.to(dtype), (9, 7), num_prefix_tokens)
     for y in (mixed, narrow):
         assert y.dtype == dtype
         assert float((y.float() - want).norm() / want.norm()) <= 1.5 * torch.finfo(dtype).eps
@@ -153,17 +163,17 @@ def test_16_bit(name, dtype, prefix):
 
 @pytest.mark.parametrize('grid', [(7, 7), (5, 12)])
 def test_softmax_in_cswin_is_a_stripe_over_the_whole_map(grid):
-    site = Site(3, 0, DIM, HEADS, grid, lepe=True)
-    stripe, whole = StripeAttention.for_site(site), SoftmaxAttention.for_site(site)
+    ctx = BlockContext(3, 0, DIM, HEADS, grid, lepe=True)
+    stripe, whole = StripeAttention.from_context(ctx), SoftmaxAttention.from_context(ctx)
     whole.load_state_dict(stripe.state_dict())
     x = torch.randn(2, *grid, DIM)
     torch.testing.assert_close(whole(x), stripe(x))
-    assert SoftmaxAttention.for_site(Site(0, 0, DIM, HEADS, grid)).lepe is None
+    assert SoftmaxAttention.from_context(BlockContext(0, 0, DIM, HEADS, grid)).lepe is None
 
 
 @pytest.mark.parametrize('name', ['inline', 'linear', 'softmax'])
 def test_mixers_of_a_cswin_host_have_lepe(name):
-    model = CSwin(MIXERS[name].for_site, embed_dim=32, depths=(1, 1, 1, 1), device='meta')
+    model = CSwin(GLOBAL_MIXERS[name].from_context, embed_dim=32, depths=(1, 1, 1, 1), device='meta')
     assert all(stage.blocks[0].mixer.lepe.weight.shape[2:] == (3, 3) for stage in model.stages)
 
 
@@ -193,29 +203,29 @@ def test_inline_weights_tell_queries_apart():
     torch.testing.assert_close(injective.sum(-1), torch.ones(2, dtype=torch.float64))
 
 
-@pytest.mark.parametrize('prefix', [0, 1])
+@pytest.mark.parametrize('num_prefix_tokens', [0, 1])
 @torch.no_grad()
-def test_inline_convolves_the_same_in_pieces(prefix, monkeypatch):
-    mixer = build('inline', (6, 4), prefix, dtype=torch.float64)
-    x = torch.randn(5, prefix + 24, DIM, dtype=torch.float64)
-    whole = mixer.mix(x, (6, 4), prefix)
-    monkeypatch.setattr(inline_module, 'CHUNK_BYTES', 2 * (prefix + 24) * DIM * 8)
-    torch.testing.assert_close(mixer.mix(x, (6, 4), prefix), whole)
+def test_inline_convolves_the_same_in_pieces(num_prefix_tokens, monkeypatch):
+    mixer = build('inline', (6, 4), num_prefix_tokens, dtype=torch.float64)
+    x = torch.randn(5, num_prefix_tokens + 24, DIM, dtype=torch.float64)
+    whole = mixer.forward_tokens(x, (6, 4), num_prefix_tokens)
+    monkeypatch.setattr(inline_module, 'CHUNK_BYTES', 2 * (num_prefix_tokens + 24) * DIM * 8)
+    torch.testing.assert_close(mixer.forward_tokens(x, (6, 4), num_prefix_tokens), whole)
     monkeypatch.setattr(inline_module, 'exporting', lambda: True)
-    torch.testing.assert_close(mixer.mix(x, (6, 4), prefix), whole)
+    torch.testing.assert_close(mixer.forward_tokens(x, (6, 4), num_prefix_tokens), whole)
 
 
 @pytest.mark.parametrize('bias', [False, True])
 @pytest.mark.parametrize('name', ['inline', 'linear', 'softmax'])
 def test_the_host_decides_on_the_bias(name, bias):
-    mixer = MIXERS[name].for_site(Site(0, 0, DIM, HEADS, (7, 7), qkv_bias=bias))
+    mixer = GLOBAL_MIXERS[name].from_context(BlockContext(0, 0, DIM, HEADS, (7, 7), qkv_bias=bias))
     assert (mixer.qkv.bias is not None) == bias
 
 
 def test_leading_places_two_mixers():
     def kind(stage, index):
-        site = Site(stage, index, DIM, HEADS, (7, 7), window=7)
-        return type(leading(site, LinearAttention.for_site, WindowAttention.for_site, blocks=(None, 2, 0)))
+        ctx = BlockContext(stage, index, DIM, HEADS, (7, 7), window=7)
+        return type(leading(ctx, LinearAttention.from_context, WindowAttention.from_context, blocks=(None, 2, 0)))
 
     assert [kind(0, 5), kind(1, 1), kind(1, 2), kind(2, 0)] == [
         LinearAttention, LinearAttention, WindowAttention, WindowAttention]

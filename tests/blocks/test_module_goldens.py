@@ -29,7 +29,7 @@ MODULES = {
     'gaussian_block_ax1_h4_g5_l3@10x128': lambda: gaussian_block((4, 4, 4), (5, 5, 5), (1, 1, 1)),
     'gaussian_block_mixed@2x49x64': lambda: gaussian_block((2, 7), (3, 4), (-1, 1)),
     'ggem_blocked_d384_g16@2x196x384': lambda: pooling.GGeM(384, 16),
-    'ggem_interleaved_d384_g16@2x197x384': lambda: pooling.GGeM(384, 16, interleaved=True, prefix=1),
+    'ggem_interleaved_d384_g16@2x197x384': lambda: pooling.GGeM(384, 16, interleaved=True, num_prefix_tokens=1),
     'mh_gaussian_attention_ax1_h3_g4@2x64x7x7': lambda: gates.GaussianAttention(num_heads=3, num_gaussians=4),
     'tic_msaconv_c16_32_k3_s1@2x16x14x14': lambda: gates.MSAConv(16, 32),
     'tic_msaconv_c16_32_k3_s2@2x16x14x14': lambda: gates.MSAConv(16, 32, stride=2),

@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 
 from zoo.blocks.mixers import (
+    BlockContext,
     MagnitudeAwareLinearAttention,
     NormAwareLinearAttention,
     RankAugmentedLinearAttention,
     RotaryAttention,
-    Site,
     rotary,
 )
 from zoo_kernels.linear_attention.reference import positive, rotate
@@ -23,7 +23,7 @@ HEAD = DIM // HEADS
 
 def test_rotation_is_that_of_row_and_column():
     like = torch.zeros(1, dtype=torch.float64)
-    table = rotary.rotary_table((3, 4), 16, like, prefix=2)
+    table = rotary.rotary_table((3, 4), 16, like, num_prefix_tokens=2)
     assert table.shape == (2, 14, 8) and table.dtype == torch.float64
     assert torch.equal(table[0, :3], torch.ones(3, 8, dtype=torch.float64))  # class tokens, and the first pixel
     assert torch.equal(table[1, :3], torch.zeros(3, 8, dtype=torch.float64))
@@ -92,9 +92,9 @@ def test_positive_feature():
 
 # --- the mixers: [B, N, C] in float64
 
-def turned(x, grid, prefix):
+def turned(x, grid, num_prefix_tokens):
     """``[B, heads, N, d]`` with its pairs turned, as complex numbers."""
-    table = rotary.rotary_table(grid, HEAD, x, prefix)
+    table = rotary.rotary_table(grid, HEAD, x, num_prefix_tokens)
     return torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous())
                               * torch.complex(*table)).flatten(-2)
 
@@ -103,33 +103,35 @@ def score(x, y):
     return x @ y.mT
 
 
-def rala(q, k, v, grid, prefix):
+def rala(q, k, v, grid, num_prefix_tokens):
     q, k = F.elu(q) + 1, F.elu(k) + 1
     wanted = torch.softmax(q.mean(2, keepdim=True) @ k.mT / HEAD ** 0.5, -1) * k.shape[2]
     total = (score(q, k) * wanted).sum(-1, keepdim=True) + 1e-6 * k.shape[2]
-    return score(turned(q, grid, prefix), turned(k, grid, prefix)) * wanted / total @ v
+    return score(turned(q, grid, num_prefix_tokens), turned(k, grid, num_prefix_tokens)) * wanted / total @ v
 
 
-def mala(q, k, v, grid, prefix):
+def mala(q, k, v, grid, num_prefix_tokens):
     q, k = F.elu(q) + 1, F.elu(k) + 1
     mean = score(q, k).mean(-1, keepdim=True) / HEAD ** 0.5
-    turned_scores = score(turned(q, grid, prefix), turned(k, grid, prefix)) / HEAD ** 0.5
+    turned_scores = score(turned(q, grid, num_prefix_tokens), turned(k, grid, num_prefix_tokens)) / HEAD ** 0.5
     return (turned_scores * (1 + 1 / (mean + 1e-6)) - mean) / k.shape[2] @ v
 
 
-def nala(q, k, v, grid, prefix):
+def nala(q, k, v, grid, num_prefix_tokens):
     norm = q.norm(dim=-1, keepdim=True)
     scores, turned_scores = 0, 0
     for sign in (1, -1):
         query = (F.relu(sign * q) / norm) ** (3 * (0.5 + norm.tanh()))
         key = F.relu(sign * k ** 3)
         scores = scores + score(query, key)
-        turned_scores = turned_scores + score(turned(query, grid, prefix), turned(key, grid, prefix))
+        turned_scores = turned_scores + score(
+            turned(query, grid, num_prefix_tokens), turned(key, grid, num_prefix_tokens))
     return turned_scores / (scores.sum(-1, keepdim=True) + 1e-6 * k.shape[2]) @ v
 
 
-def softmax(q, k, v, grid, prefix):
-    return torch.softmax(score(turned(q, grid, prefix), turned(k, grid, prefix)) / HEAD ** 0.5, -1) @ v
+def softmax(q, k, v, grid, num_prefix_tokens):
+    return torch.softmax(
+        score(turned(q, grid, num_prefix_tokens), turned(k, grid, num_prefix_tokens)) / HEAD ** 0.5, -1) @ v
 
 
 CASES = {
@@ -138,25 +140,25 @@ CASES = {
     'normed softmax': (RotaryAttention, dict(gate_norm=True), softmax)}
 
 
-@pytest.mark.parametrize('prefix', [0, 1])
+@pytest.mark.parametrize('num_prefix_tokens', [0, 1])
 @pytest.mark.parametrize('case', CASES)
-def test_is_the_formula(case, prefix):
+def test_is_the_formula(case, num_prefix_tokens):
     cls, options, formula = CASES[case]
     torch.manual_seed(0)
-    mixer = cls.for_site(Site(0, 0, DIM, HEADS, GRID, **options)).double()
-    x = torch.randn(2, prefix + 20, DIM, dtype=torch.float64)
+    mixer = cls.from_context(BlockContext(0, 0, DIM, HEADS, GRID, **options)).double()
+    x = torch.randn(2, num_prefix_tokens + 20, DIM, dtype=torch.float64)
     q, k, v, gate = mixer.qkvg(x).chunk(4, -1)
     heads = (t.unflatten(-1, (HEADS, HEAD)).transpose(1, 2) for t in (q, k, v))
-    y = formula(*heads, GRID, prefix).transpose(1, 2).flatten(2)
-    values = v[:, prefix:].unflatten(1, GRID).permute(0, 3, 1, 2)
+    y = formula(*heads, GRID, num_prefix_tokens).transpose(1, 2).flatten(2)
+    values = v[:, num_prefix_tokens:].unflatten(1, GRID).permute(0, 3, 1, 2)
     local = F.conv2d(values, mixer.lepe.weight, mixer.lepe.bias, padding=2, groups=DIM).flatten(2).mT
-    y = y + F.pad(local, (0, 0, prefix, 0))  # the class token has no place on the map
+    y = y + F.pad(local, (0, 0, num_prefix_tokens, 0))  # the class token has no place on the map
     if mixer.norm is not None:
         y, gate = F.layer_norm(y, (DIM,), mixer.norm.weight, mixer.norm.bias, 1e-5), F.silu(gate)
     want = mixer.proj(y * gate)
     for grad in (False, True):
         with torch.set_grad_enabled(grad):
-            torch.testing.assert_close(mixer.mix(x, GRID, prefix), want, rtol=1e-9, atol=1e-9)
+            torch.testing.assert_close(mixer.forward_tokens(x, GRID, num_prefix_tokens), want, rtol=1e-9, atol=1e-9)
 
 
 def test_magnitude_aware_weights_sum_to_one_and_follow_the_query():
@@ -176,7 +178,8 @@ def test_magnitude_aware_weights_sum_to_one_and_follow_the_query():
 def test_cswin_gets_no_second_lepe():
     keys = {True: None, False: None}
     for lepe in keys:
-        keys[lepe] = set(RankAugmentedLinearAttention.for_site(Site(0, 0, DIM, HEADS, GRID, lepe=lepe)).state_dict())
+        keys[lepe] = set(
+            RankAugmentedLinearAttention.from_context(BlockContext(0, 0, DIM, HEADS, GRID, lepe=lepe)).state_dict())
     assert keys[True] == keys[False]
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from zoo.blocks import depthwise, mlp
 from zoo.blocks.mixers import RotaryAttention
 from zoo.blocks.mlp import ResidualConvMlp
-from zoo.blocks.patch import ConvNorm
+from zoo.blocks.patch import Conv2dNorm
 from zoo.hosts import Pyramid
 from zoo.hosts.pyramid import ConvStem, PyramidBlock
 
@@ -25,7 +25,7 @@ def randomise(module):
 
 
 def test_conv_norm_is_a_convolution_and_a_batch_norm():
-    layer = randomise(ConvNorm(6, 8, 2, activation=True)).double().eval()
+    layer = randomise(Conv2dNorm(6, 8, 2, activation=True)).double().eval()
     x = torch.randn(2, 7, 10, 6, dtype=torch.float64)
     y = F.conv2d(x.permute(0, 3, 1, 2), layer.conv.weight, layer.conv.bias, 2, 1)
     norm = layer.norm
@@ -38,7 +38,7 @@ def test_conv_norm_is_a_convolution_and_a_batch_norm():
 
 @torch.no_grad()
 def test_conv_norm_learns_statistics_without_gradients_too():
-    layer = randomise(ConvNorm(3, 4, 1)).train()
+    layer = randomise(Conv2dNorm(3, 4, 1)).train()
     before = layer.norm.running_mean.clone()
     layer(torch.randn(2, 8, 8, 3))
     assert (layer.norm.running_mean - before).abs().min() > 0

@@ -131,7 +131,7 @@ def reference_bias(square, ah, aw, grid, stored, agents):
 @pytest.mark.parametrize('agents', [3, 5])
 @torch.no_grad()
 def test_biases_are_resized_as_in_dense_prediction(grid, agents):
-    bias = agent.AgentBias(2, 3, (14, 14), prefix=1).double()
+    bias = agent.AgentBias(2, 3, (14, 14), num_prefix_tokens=1).double()
     rows, columns = bias.rows.weight[None, :, :, :, None], bias.columns.weight[None, :, :, None, :]
     want = reference_bias(bias.square, rows, columns, grid, 3, agents)
     got = bias(grid, agents)

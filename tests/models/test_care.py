@@ -53,15 +53,15 @@ def test_variants_match_the_published_table():
         assert [block.gamma is None for stage in model.stages for block in stage.blocks].count(True) == 1
 
 
-@pytest.mark.parametrize('prefix', [0, 2])
-def test_attention_is_the_formula(prefix):
+@pytest.mark.parametrize('num_prefix_tokens', [0, 2])
+def test_attention_is_the_formula(num_prefix_tokens):
     torch.manual_seed(0)
     mixer = RawValueAttention(12, 3).double()
-    x = torch.randn(2, prefix + 20, 12, dtype=torch.float64)
+    x = torch.randn(2, num_prefix_tokens + 20, 12, dtype=torch.float64)
     q, k = (F.elu(t) + 1 for t in mixer.qk(x).view(2, -1, 2, 3, 4).permute(2, 0, 3, 1, 4))
     weights = q @ k.transpose(2, 3) / k.shape[2]
     y = weights / (weights.sum(-1, keepdim=True) + 1e-6) @ x.view(2, -1, 3, 4).transpose(1, 2)
-    torch.testing.assert_close(mixer.mix(x, (4, 5), prefix), y.transpose(1, 2).flatten(2))
+    torch.testing.assert_close(mixer.forward_tokens(x, (4, 5), num_prefix_tokens), y.transpose(1, 2).flatten(2))
 
 
 def test_cross_of_convolutions():

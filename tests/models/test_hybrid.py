@@ -4,7 +4,7 @@ import timm
 import torch
 
 import zoo
-from zoo.blocks.mixers import MAP_MIXERS, MIXERS
+from zoo.blocks.mixers import GLOBAL_MIXERS, MAP_MIXERS
 from zoo.models.hybrid import HOSTS
 
 # The smallest of each host, cut down to a block or two a stage.
@@ -33,17 +33,17 @@ OWN = {
 
 
 def test_all_mixers_and_hosts_are_here():
-    assert list(MIXERS) == ['agent', 'focused', 'inline', 'linear', 'mala', 'norm_aware', 'rala', 'softmax']
+    assert list(GLOBAL_MIXERS) == ['agent', 'focused', 'inline', 'linear', 'mala', 'norm_aware', 'rala', 'softmax']
     assert {name.rsplit('_', 1)[0] for name in HOSTS} == {'vit', 'pvt', 'pvt_v2', 'swin', 'cswin', 'pyramid'}
 
 
 @pytest.mark.parametrize('host', SMALL)
-@pytest.mark.parametrize('mixer', MIXERS)
+@pytest.mark.parametrize('mixer', GLOBAL_MIXERS)
 def test_runs_and_trains_in_every_host(host, mixer):
     torch.manual_seed(0)
     model = zoo.create_hybrid(host, mixer, num_classes=5, **SMALL[host])
     kinds = {type(block.mixer) for stage in model.stages for block in stage.blocks}
-    assert kinds == {MIXERS[mixer]}
+    assert kinds == {GLOBAL_MIXERS[mixer]}
     y = model(torch.randn(2, 3, 64, 96))
     y.square().sum().backward()
     assert y.shape == (2, 5)

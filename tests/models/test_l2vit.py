@@ -67,7 +67,8 @@ def test_clamped_attention_is_the_formula(scale):
     assert (total < 100).all() if scale < 1 else (total > 100).float().mean() > 0.8
     y = mixer.temperature * (weights / total.clamp(min=100)) @ v
     torch.testing.assert_close(mixer(x), mixer.proj(y.transpose(1, 2).reshape(2, 5, 6, 24)))
-    tokens = mixer.mix(x.flatten(1, 2), (4, 7), prefix=2)  # tokens that are no pixels are like any other
+    tokens = mixer.forward_tokens(
+        x.flatten(1, 2), (4, 7), num_prefix_tokens=2)  # tokens that are no pixels are like any other
     torch.testing.assert_close(tokens.view(x.shape), mixer(x))
 
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from tests.models.rules import check_initial, decay_groups
 from tests.models.weights import loaded, scatter
-from zoo.blocks.mixers import HiLoAttention, Site
+from zoo.blocks.mixers import BlockContext, HiLoAttention
 from zoo.models.litv2 import ConvBlock, DeformableMerging
 from zoo.train import build, options
 from zoo.train.table import TRAIN
@@ -108,10 +108,10 @@ def test_hilo_is_the_formula(window, alpha, grid):
 
 def test_hilo_takes_the_windows_of_its_host():
     for window, side in ((None, 2), (7, 7)):
-        mixer = HiLoAttention.for_site(Site(0, 0, 32, 4, (14, 14), window=window))
+        mixer = HiLoAttention.from_context(BlockContext(0, 0, 32, 4, (14, 14), window=window))
         assert (mixer.window, mixer.low_dim) == (side, 24)
     with pytest.raises(ValueError, match='alpha 90.*from 0 to 1'):
-        HiLoAttention.for_site(Site(0, 0, 32, 4, (14, 14)), alpha=90)
+        HiLoAttention.from_context(BlockContext(0, 0, 32, 4, (14, 14)), alpha=90)
 
 
 def test_merging_is_the_formula():

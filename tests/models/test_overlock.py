@@ -144,7 +144,7 @@ def test_mixer_is_the_formula(grid):
 
 def test_mixer_guides_itself_in_other_hosts():
     model = timm.create_model(
-        'flatten_swin_tiny', mixer=ContextMixing.for_site, depths=(1, 1, 1, 1), num_classes=5).eval()
+        'flatten_swin_tiny', mixer=ContextMixing.from_context, depths=(1, 1, 1, 1), num_classes=5).eval()
     mixers = [stage.blocks[0].mixer for stage in model.stages]
     assert [type(mixer) for mixer in mixers] == [ContextMixing] * 4
     assert mixers[0].kernel_size == model.windows((224, 224))[0]

@@ -239,7 +239,7 @@ def test_batches_of_one_are_refused_in_training():
 @pytest.mark.parametrize('mixer', [PartialChannelAttention, PartialSelfAttention])
 def test_mixers_run_in_other_hosts(mixer):
     """Down to one token."""
-    model = timm.create_model('flatten_pvt_tiny', mixer=mixer.for_site, depths=(1, 1, 1, 1), num_classes=10).train()
+    model = timm.create_model('flatten_pvt_tiny', mixer=mixer.from_context, depths=(1, 1, 1, 1), num_classes=10).train()
     model(torch.randn(2, 3, 32, 32)).square().sum().backward()
     gradients = {n: p.grad for n, p in model.named_parameters() if '.mixer.' in n}
     assert len(gradients) == (24 if mixer is PartialChannelAttention else 28)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from tests.models.rules import check_initial, decay_groups
 from tests.models.weights import scatter
-from zoo.blocks.mixers import ScaleAwareModulation, Site, SoftmaxAttention
+from zoo.blocks.mixers import BlockContext, ScaleAwareModulation, SoftmaxAttention
 from zoo.models.smt import LocalMlp, ScaledBlock, Stem
 
 SHALLOW = dict(depths=(1, 1, 2, 1))
@@ -84,7 +84,7 @@ def test_modulation_is_the_formula(train):
 
 def test_modulation_refuses_widths_that_four_heads_do_not_divide():
     with pytest.raises(ValueError, match='30 channels.*a multiple of 4'):
-        ScaleAwareModulation.for_site(Site(0, 0, 30, 2, (7, 7)))
+        ScaleAwareModulation.from_context(BlockContext(0, 0, 30, 2, (7, 7)))
 
 
 def test_feed_forward_adds_its_convolution():

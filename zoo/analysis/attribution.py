@@ -45,7 +45,7 @@ class Tokens(NamedTuple):
 
     height: int
     width: int
-    prefix: int
+    num_prefix_tokens: int
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -60,8 +60,8 @@ class Tokens(NamedTuple):
             return x
         if x.ndim == 4 and tuple(x.shape[2:]) == self.grid:
             return x.permute(0, 2, 3, 1)
-        if x.ndim == 3 and x.shape[1] == self.prefix + self.height * self.width:
-            return x[:, self.prefix:].unflatten(1, self.grid)
+        if x.ndim == 3 and x.shape[1] == self.num_prefix_tokens + self.height * self.width:
+            return x[:, self.num_prefix_tokens:].unflatten(1, self.grid)
         return None
 
 
@@ -199,8 +199,8 @@ def _weights(op: Call, y: int, x: int, tokens: Tokens, batch: int) -> Tensor | N
             return None  # windows
         if out.ndim == 5:  # a map, perhaps with a rim to be cut off
             row = out[:, y, x]
-        elif out.shape[1] == tokens.prefix + tokens.height * tokens.width:
-            row = out[:, tokens.prefix + y * tokens.width + x]
+        elif out.shape[1] == tokens.num_prefix_tokens + tokens.height * tokens.width:
+            row = out[:, tokens.num_prefix_tokens + y * tokens.width + x]
         else:
             return None
         gradient, = torch.autograd.grad(row[..., 0].sum(), v)  # any channel: a head's weights are the same for all
@@ -217,7 +217,7 @@ def _key_grid(count: int, tokens: Tokens) -> tuple[int, tuple[int, int] | None]:
     """Keys before those of a map, and its height and width: the queries', or these reduced by a whole number."""
     for ratio in range(1, max(tokens.grid) + 1):
         keys = tuple(-(-side // ratio) for side in tokens.grid)
-        first = tokens.prefix if ratio == 1 else 0
+        first = tokens.num_prefix_tokens if ratio == 1 else 0
         if keys[0] * keys[1] + first == count:
             return first, keys
     return 0, None
@@ -283,7 +283,8 @@ def mixer_call(model: nn.Module, images: Tensor, stage: int, block: int) -> tupl
     chosen = blocks[_number(block, len(blocks), 'block')]
     owner = next((part for part in (getattr(chosen, name, None) for name in MIXERS) if isinstance(part, nn.Module)),
                  chosen)
-    name = 'mix' if hasattr(owner, 'mix') else 'forward'  # sequences with a class token go straight to the former
+    # hosts with a class token call the former
+    name = 'forward_tokens' if hasattr(owner, 'forward_tokens') else 'forward'
     function, heard, own = getattr(owner, name), [], name in vars(owner)
 
     def listen(*args: Any, **kwargs: Any) -> Any:

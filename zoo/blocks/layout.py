@@ -17,19 +17,19 @@ def to_nchw(x: Tensor) -> Tensor:
     return x.permute(0, 3, 1, 2)
 
 
-def passing(x: Tensor) -> bool:
+def tracing_or_fake(x: Tensor) -> bool:
     """True where nothing computed for x may be kept for later calls: while a graph is recorded, or x is pretended."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(x) is not Tensor:
         return True
     return x.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
-def settle(x: Tensor) -> Tensor:
+def contiguous_for_export(x: Tensor) -> Tensor:
     """Contiguous; while recording always by a copy, since another backend may lay out what came before differently."""
     return x.clone(memory_format=torch.contiguous_format) if exporting() else x.contiguous()
 
 
-def greater(size: int, least: int) -> int:
+def sym_max(size: int, least: int) -> int:
     """``max(size, least)`` that is recorded for all sizes; torch 2.11 does not compile ``sym_max``."""
     return torch.sym_max(size, least) if exporting() else max(size, least)
 

@@ -22,7 +22,7 @@ def scale_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor]:
     return scale, norm.bias - norm.running_mean * scale
 
 
-class MapNorm(nn.Module):
+class BatchNormNHWC(nn.Module):
     """Batch norm as a module of ``[B, H, W, C]`` maps."""
 
     def __init__(self, dim: int, device=None, dtype=None):

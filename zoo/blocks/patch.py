@@ -57,7 +57,7 @@ class PatchMerging(nn.Module):
         return self.reduction(self.norm(x))
 
 
-class ConvNorm(nn.Module):
+class Conv2dNorm(nn.Module):
     """Convolution, 3x3 by default, BatchNorm and, if asked for, GELU.
 
     Args:
@@ -95,7 +95,7 @@ class ConvNorm(nn.Module):
         return F.conv2d(x, conv.weight * scale[:, None, None, None], bias, conv.stride, conv.padding)
 
 
-class NormConv(nn.Module):
+class NormConv2d(nn.Module):
     """BatchNorm, then one convolution a 2 x 2 square; the last row and column of odd maps are dropped."""
 
     def __init__(self, in_dim: int, dim: int, device=None, dtype=None):
@@ -108,7 +108,7 @@ class NormConv(nn.Module):
         return to_nhwc(self.proj(to_nchw(batch_norm(self.norm, x))))
 
 
-class Projection(nn.Module):
+class ProjNormAct(nn.Module):
     """What closes a pyramid: linear layer, BatchNorm, SiLU; ``[B, H, W, in_dim]`` -> ``[B, H, W, dim]``."""
 
     def __init__(self, in_dim: int, dim: int, bias: bool = True, device=None, dtype=None):

@@ -14,7 +14,7 @@ class GGeM(nn.Module):
         dim: Channels C.
         groups: Groups G; divides C.
         interleaved: Channels G apart are a group, not neighbouring ones.
-        prefix: Tokens that are left out, class tokens.
+        num_prefix_tokens: Tokens that are left out, class tokens.
         eps: Least value.
 
     Raises:
@@ -24,13 +24,13 @@ class GGeM(nn.Module):
     """
 
     def __init__(
-            self, dim: int, groups: int = 16, interleaved: bool = False, prefix: int = 0, eps: float = 1e-6,
+            self, dim: int, groups: int = 16, interleaved: bool = False, num_prefix_tokens: int = 0, eps: float = 1e-6,
             device=None, dtype=None):
         super().__init__()
         if dim % groups:
             raise ValueError(f'{dim} channels in {groups} groups: choose a divisor')
         self.interleaved = interleaved
-        self.prefix = prefix
+        self.num_prefix_tokens = num_prefix_tokens
         self.eps = eps
         self.out_features = dim
         self.power = nn.Parameter(torch.full((groups,), 3., device=device, dtype=dtype))
@@ -41,7 +41,7 @@ class GGeM(nn.Module):
         power = self.power.clamp(min=self.eps)
         power = power.repeat(x.shape[-1] // groups) if self.interleaved else power.repeat_interleave(
             x.shape[-1] // groups)
-        return x[:, self.prefix:].clamp(min=self.eps).pow(power).mean(1).pow(1 / power)
+        return x[:, self.num_prefix_tokens:].clamp(min=self.eps).pow(power).mean(1).pow(1 / power)
 
 
 class EfficientProbing(nn.Module):
@@ -90,21 +90,21 @@ class PooledHead(nn.Module):
         num_classes: Outputs; 0 for pooled features.
         global_pool: A name from ``POOLS``.
         drop_rate: Dropout before the linear layer.
-        prefix: Tokens that are left out, class tokens.
+        num_prefix_tokens: Tokens that are left out, class tokens.
     """
 
     def __init__(
-            self, dim: int, num_classes: int, global_pool: str, drop_rate: float = 0., prefix: int = 0, device=None,
-            dtype=None):
+            self, dim: int, num_classes: int, global_pool: str, drop_rate: float = 0., num_prefix_tokens: int = 0,
+            device=None, dtype=None):
         super().__init__()
         dd = dict(device=device, dtype=dtype)
-        self.prefix = prefix
+        self.num_prefix_tokens = num_prefix_tokens
         self.global_pool = POOLS[global_pool](dim, **dd)
         self.drop = nn.Dropout(drop_rate)
         self.fc = nn.Linear(self.global_pool.out_features, num_classes, **dd) if num_classes else nn.Identity()
 
     def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """A map ``[B, C, H, W]`` or tokens ``[B, prefix + N, C]`` -> ``[B, num_classes]``."""
-        tokens = x.flatten(2).transpose(1, 2) if x.ndim == 4 else x[:, self.prefix:]
+        """A map ``[B, C, H, W]`` or tokens ``[B, num_prefix_tokens + N, C]`` -> ``[B, num_classes]``."""
+        tokens = x.flatten(2).transpose(1, 2) if x.ndim == 4 else x[:, self.num_prefix_tokens:]
         x = self.drop(self.global_pool(tokens))
         return x if pre_logits else self.fc(x)

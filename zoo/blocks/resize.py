@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .layout import exporting, settle, to_nchw, to_nhwc
+from .layout import contiguous_for_export, exporting, to_nchw, to_nhwc
 
 
 def pool_map(x: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -22,26 +22,26 @@ def pool_map(x: Tensor, grid: tuple[int, int]) -> Tensor:
     """
     if not exporting():
         return to_nhwc(F.adaptive_avg_pool2d(to_nchw(x), grid))
-    return _resample(x, grid, cells)
+    return _resample(x, grid, adaptive_pool_matrix)
 
 
 def interpolate_map(x: Tensor, grid: tuple[int, int]) -> Tensor:
     """Bilinear interpolation of ``[B, H, W, C]`` to ``[B, *grid, C]``, half-pixel centres, no antialias."""
     if not exporting():
         return to_nhwc(F.interpolate(to_nchw(x), size=grid, mode='bilinear', align_corners=False))
-    return _resample(x, grid, _hats)
+    return _resample(x, grid, bilinear_matrix)
 
 
 def _resample(x: Tensor, grid: tuple[int, int], weights: Callable[..., Tensor]) -> Tensor:
     """By two matrix products: torch's own operators are recorded for one size only."""
-    x = settle(x)
+    x = contiguous_for_export(x)
     for size, places in zip(x.shape[2:0:-1], reversed(grid)):  # columns, then rows
         one = weights(size, places, x.dtype, x.device).expand(x.shape[0] * x.shape[1], -1, -1)
-        x = settle(torch.bmm(one, x.flatten(0, 1)).unflatten(0, x.shape[:2]).transpose(1, 2))
+        x = contiguous_for_export(torch.bmm(one, x.flatten(0, 1)).unflatten(0, x.shape[:2]).transpose(1, 2))
     return x
 
 
-def cells(size: int, count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+def adaptive_pool_matrix(size: int, count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Weights ``[count, size]`` of the means over the cells of one axis of :func:`pool_map`."""
     cell = torch.arange(count, device=device)[:, None]
     place = torch.arange(size, device=device)[None, :]
@@ -49,7 +49,7 @@ def cells(size: int, count: int, dtype: torch.dtype, device: torch.device) -> Te
     return ((place >= first) & (place < last)).to(dtype) / (last - first).to(dtype)
 
 
-def _hats(size: int, places: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+def bilinear_matrix(size: int, places: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Weights ``[places, size]`` of linear interpolation along one axis."""
     at = (torch.arange(places, device=device, dtype=torch.float32) + 0.5) * (size / places) - 0.5
     at = torch.minimum(at.clamp(min=0), torch.full((), size - 1, device=device, dtype=torch.float32))

@@ -5,12 +5,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .layout import passing
+from .layout import tracing_or_fake
 
 KEPT = 16  # tables of a kind: the stages of a model at a few sizes
 
 
-def kept(build: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def cached_table(build: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Let a function that computes a table remember the last ones.
 
     Args:
@@ -28,7 +28,7 @@ def kept(build: Callable[..., Tensor]) -> Callable[..., Tensor]:
     @functools.wraps(build)
     def table(*args, like: Tensor) -> Tensor:
         args = (*args, torch.promote_types(like.dtype, torch.float32), like.device)
-        return build(*args) if passing(like) else cached(*args)
+        return build(*args) if tracing_or_fake(like) else cached(*args)
 
     table.cache = cached
     return table

@@ -4,13 +4,13 @@ from collections.abc import Callable, Sequence
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from .mixers import MixerFactory, Site
+from .mixers import BlockContext, MixerFactory
 
 
 class TransformerBlock(nn.Module):
     """``x + mixer(norm1(x))``, then ``x + mlp(norm2(x))``, on ``[B, H, W, C]`` maps.
 
-    A mixer whose ``sees_input`` is true is called with x as a second argument.
+    A mixer whose ``needs_block_input`` is true is called with x as a second argument.
 
     Args:
         dim: Channels C.
@@ -33,13 +33,13 @@ class TransformerBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.norm1(x)
-        y = self.mixer(y, x) if getattr(self.mixer, 'sees_input', False) else self.mixer(y)
+        y = self.mixer(y, x) if getattr(self.mixer, 'needs_block_input', False) else self.mixer(y)
         x = x + self.drop_path1(y)
         return x + self.drop_path2(self.mlp(self.norm2(x)))
 
 
 def build_blocks(
-        sites: Sequence[Site], rates: Sequence[float], mixer: MixerFactory, mlp: Callable[..., nn.Module],
+        contexts: Sequence[BlockContext], rates: Sequence[float], mixer: MixerFactory, mlp: Callable[..., nn.Module],
         mlp_ratio: float, eps: float = 1e-5, block: type[TransformerBlock] = TransformerBlock, device=None,
         dtype=None) -> list[TransformerBlock]:
     """Blocks of a stage.
@@ -55,5 +55,5 @@ def build_blocks(
     """
     dd = dict(device=device, dtype=dtype)
     return [
-        block(site.dim, mixer(site, **dd), mlp(site.dim, int(site.dim * mlp_ratio), **dd), rate, eps, **dd)
-        for site, rate in zip(sites, rates)]
+        block(ctx.dim, mixer(ctx, **dd), mlp(ctx.dim, int(ctx.dim * mlp_ratio), **dd), rate, eps, **dd)
+        for ctx, rate in zip(contexts, rates)]

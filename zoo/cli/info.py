@@ -15,7 +15,7 @@ import zoo_kernels
 
 from ..analysis import result_files
 from ..analysis.catalog import of_weights, unknown
-from ..blocks.gates.place import GatedNorm
+from ..blocks.gates.insert import GatedNorm
 from ..cards.card import recipes
 from ..cards.story import family_doc
 from ..registry import family_of, list_models, variant

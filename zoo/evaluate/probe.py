@@ -42,7 +42,7 @@ class Frozen:
 
     def __init__(self, model: nn.Module):
         self.model = model.eval().requires_grad_(False)
-        self.prefix = prefix_tokens(model)
+        self.num_prefix_tokens = prefix_tokens(model)
 
     def __deepcopy__(self, memo: dict) -> 'Frozen':
         return self  # it never changes, and may be large
@@ -59,10 +59,10 @@ class Frozen:
         if isinstance(features, Tensor) and features.ndim == 4:
             return features.flatten(1, 2) if getattr(self.model, 'output_fmt', None) == 'NHWC' else (
                 features.flatten(2).transpose(1, 2))
-        if not isinstance(features, Tensor) or features.ndim != 3 or features.shape[1] <= self.prefix:
+        if not isinstance(features, Tensor) or features.ndim != 3 or features.shape[1] <= self.num_prefix_tokens:
             raise ZooError(f'{type(self.model).__name__} cannot be probed: its features are no map and no sequence of '
                             f'patch tokens but {shape}; choose another --model')
-        return features[:, self.prefix:]
+        return features[:, self.num_prefix_tokens:]
 
 
 class Probe(nn.Module):

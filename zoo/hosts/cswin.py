@@ -5,8 +5,8 @@ from typing import Any
 from timm.layers import calculate_drop_path_rates
 from torch import nn
 
-from ..backbone import Backbone, Stage, halve, to_pair
-from ..blocks.mixers import MixerFactory, Site, StripeAttention
+from ..backbone import Backbone, Stage, pyramid_grids, to_pair
+from ..blocks.mixers import BlockContext, MixerFactory, StripeAttention
 from ..blocks.mlp import Mlp
 from ..blocks.patch import PatchConv
 from ..blocks.transformer import build_blocks
@@ -39,7 +39,7 @@ class CSwin(Backbone):
     """
 
     def __init__(
-            self, mixer: MixerFactory = StripeAttention.for_site, img_size: int | Sequence[int] = 224,
+            self, mixer: MixerFactory = StripeAttention.from_context, img_size: int | Sequence[int] = 224,
             embed_dim: int = 64, depths: Sequence[int] = (2, 4, 18, 1), num_heads: Sequence[int] = (2, 4, 8, 16),
             mlp_ratio: float = 4., qkv_bias: bool = True, drop_path_rate: float = 0., in_chans: int = 3,
             device=None, dtype=None, **backbone: Any):
@@ -49,17 +49,18 @@ class CSwin(Backbone):
         windows = self.windows(to_pair(img_size))
         stages = []
         for s, (dim, grid) in enumerate(zip(dims, self.grids(to_pair(img_size)))):
-            sites = [
-                Site(s, i, dim, num_heads[s], grid, qkv_bias, window=windows[s], lepe=True) for i in range(depths[s])]
+            contexts = [
+                BlockContext(s, i, dim, num_heads[s], grid, qkv_bias, window=windows[s], lepe=True)
+                for i in range(depths[s])]
             stages.append(Stage(
-                build_blocks(sites, rates[s], mixer, Mlp, mlp_ratio, **dd),
+                build_blocks(contexts, rates[s], mixer, Mlp, mlp_ratio, **dd),
                 downsample=PatchConv(dims[s - 1], dim, 3, 2, padding=1, **dd) if s else None))
         super().__init__(
             PatchConv(in_chans, embed_dim, 7, 4, padding=2, **dd), stages, dims, strides=(4, 8, 16, 32),
             in_chans=in_chans, norm=nn.LayerNorm(dims[-1], **dd), **dd, **backbone)
 
     def grids(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
-        return halve(((img_size[0] + 1) // 4, (img_size[1] + 1) // 4), 4)
+        return pyramid_grids(((img_size[0] + 1) // 4, (img_size[1] + 1) // 4), 4)
 
     def windows(self, img_size: tuple[int, int]) -> list[int | None]:
         return [1, 2, max(7, max(img_size) // 32), None]

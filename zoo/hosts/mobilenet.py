@@ -5,7 +5,7 @@ from timm.models._efficientnet_builder import decode_arch_def, round_channels
 from timm.models.efficientnet import EfficientNet
 from torch import nn
 
-from ..blocks.gates import GateFactory, place_gates
+from ..blocks.gates import GateFactory, insert_gates
 
 STAGES = (
     ('ds_r1_k3_s1_c16',), ('ir_r2_k3_s2_e6_c24',), ('ir_r3_k3_s2_e6_c32',), ('ir_r4_k3_s2_e6_c64',),
@@ -29,7 +29,7 @@ class GatedMobileNetV2(EfficientNet):
             block_args=decode_arch_def([list(stage) for stage in STAGES]), num_features=1280, stem_size=32,
             round_chs_fn=round_channels, norm_layer=nn.BatchNorm2d, act_layer=nn.ReLU6, **mobilenet)
         if gate is not None:
-            place_gates(self, gate)
+            insert_gates(self, gate)
         for module in self.modules():  # those of gates too, as in the papers' code
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode='fan_out')

@@ -5,7 +5,7 @@ from typing import Any
 from timm.layers import calculate_drop_path_rates
 
 from ..backbone import Backbone, Stage, to_pair
-from ..blocks.mixers import MixerFactory, Site, SpatialReductionAttention
+from ..blocks.mixers import BlockContext, MixerFactory, SpatialReductionAttention
 from ..blocks.mlp import Mlp
 from ..blocks.patch import PatchConv
 from ..blocks.position import PositionMap
@@ -41,7 +41,7 @@ class PVT(Backbone):
     """
 
     def __init__(
-            self, mixer: MixerFactory = SpatialReductionAttention.for_site, img_size: int | Sequence[int] = 224,
+            self, mixer: MixerFactory = SpatialReductionAttention.from_context, img_size: int | Sequence[int] = 224,
             embed_dims: Sequence[int] = (64, 128, 320, 512), depths: Sequence[int] = (2, 2, 2, 2),
             num_heads: Sequence[int] = (1, 2, 5, 8), mlp_ratios: Sequence[float] = (8, 8, 4, 4),
             sr_ratios: Sequence[int] = (8, 4, 2, 1), qkv_bias: bool = True, drop_path_rate: float = 0.,
@@ -50,9 +50,10 @@ class PVT(Backbone):
         rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
         stages = []
         for s, (dim, grid) in enumerate(zip(embed_dims, self.grids(to_pair(img_size)))):
-            sites = [Site(s, i, dim, num_heads[s], grid, qkv_bias, sr_ratio=sr_ratios[s]) for i in range(depths[s])]
+            contexts = [BlockContext(
+                s, i, dim, num_heads[s], grid, qkv_bias, sr_ratio=sr_ratios[s]) for i in range(depths[s])]
             stages.append(Stage(
-                build_blocks(sites, rates[s], mixer, Mlp, mlp_ratios[s], eps=1e-6, **dd),
+                build_blocks(contexts, rates[s], mixer, Mlp, mlp_ratios[s], eps=1e-6, **dd),
                 downsample=PatchConv(embed_dims[s - 1], dim, 2, 2, **dd) if s else None,
                 pos_embed=PositionMap(grid, dim, mode='bilinear', std=0.02, **dd)))
         super().__init__(

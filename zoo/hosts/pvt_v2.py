@@ -5,9 +5,9 @@ from typing import Any
 from timm.layers import calculate_drop_path_rates
 from torch import nn
 
-from ..backbone import Backbone, Stage, halve, to_pair
+from ..backbone import Backbone, Stage, pyramid_grids, to_pair
 from ..blocks.layout import ceil_div
-from ..blocks.mixers import MixerFactory, Site, SpatialReductionAttention
+from ..blocks.mixers import BlockContext, MixerFactory, SpatialReductionAttention
 from ..blocks.mlp import ConvMlp
 from ..blocks.patch import PatchConv
 from ..blocks.transformer import build_blocks
@@ -43,7 +43,7 @@ class PVTv2(Backbone):
     """
 
     def __init__(
-            self, mixer: MixerFactory = SpatialReductionAttention.for_site, img_size: int | Sequence[int] = 224,
+            self, mixer: MixerFactory = SpatialReductionAttention.from_context, img_size: int | Sequence[int] = 224,
             embed_dims: Sequence[int] = (64, 128, 320, 512), depths: Sequence[int] = (2, 2, 2, 2),
             num_heads: Sequence[int] = (1, 2, 5, 8), mlp_ratios: Sequence[float] = (8, 8, 4, 4),
             sr_ratios: Sequence[int] = (8, 4, 2, 1), qkv_bias: bool = True, stem_stride: int = 4,
@@ -51,12 +51,13 @@ class PVTv2(Backbone):
         dd = dict(device=device, dtype=dtype)
         strides = [stem_stride * 2 ** s for s in range(len(depths))]
         rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
-        grids = halve(tuple(ceil_div(side, stem_stride) for side in to_pair(img_size)), len(depths))
+        grids = pyramid_grids(tuple(ceil_div(side, stem_stride) for side in to_pair(img_size)), len(depths))
         stages = []
         for s, (dim, grid) in enumerate(zip(embed_dims, grids)):
-            sites = [Site(s, i, dim, num_heads[s], grid, qkv_bias, sr_ratio=sr_ratios[s]) for i in range(depths[s])]
+            contexts = [BlockContext(
+                s, i, dim, num_heads[s], grid, qkv_bias, sr_ratio=sr_ratios[s]) for i in range(depths[s])]
             stages.append(Stage(
-                build_blocks(sites, rates[s], mixer, ConvMlp, mlp_ratios[s], eps=1e-6, **dd),
+                build_blocks(contexts, rates[s], mixer, ConvMlp, mlp_ratios[s], eps=1e-6, **dd),
                 downsample=PatchConv(embed_dims[s - 1], dim, 3, 2, padding=1, **dd) if s else None,
                 norm=nn.LayerNorm(dim, eps=1e-6, **dd)))
         super().__init__(
@@ -65,4 +66,4 @@ class PVTv2(Backbone):
 
     def grids(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
         stride = self.feature_info[0]['reduction']
-        return halve((ceil_div(img_size[0], stride), ceil_div(img_size[1], stride)), len(self.stages))
+        return pyramid_grids((ceil_div(img_size[0], stride), ceil_div(img_size[1], stride)), len(self.stages))

@@ -7,12 +7,12 @@ import torch
 from timm.layers import calculate_drop_path_rates
 from torch import Tensor, nn
 
-from ..backbone import Backbone, Stage, halve, to_pair
+from ..backbone import Backbone, Stage, pyramid_grids, to_pair
 from ..blocks.depthwise import DepthwiseConv2d
 from ..blocks.layout import ceil_div
-from ..blocks.mixers import MixerFactory, RotaryAttention, Site
+from ..blocks.mixers import BlockContext, MixerFactory, RotaryAttention
 from ..blocks.mlp import ResidualConvMlp, in_chunks
-from ..blocks.patch import ConvNorm, Projection
+from ..blocks.patch import Conv2dNorm, ProjNormAct
 from ..blocks.transformer import TransformerBlock, build_blocks
 
 SIZES = dict(
@@ -66,8 +66,8 @@ class ConvStem(nn.Sequential):
     def __init__(self, in_chans: int, dim: int, device=None, dtype=None):
         half, dd = dim // 2, dict(device=device, dtype=dtype)
         super().__init__(
-            ConvNorm(in_chans, half, 2, activation=True, **dd), ConvNorm(half, half, 1, activation=True, **dd),
-            ConvNorm(half, half, 1, activation=True, **dd), ConvNorm(half, dim, 2, **dd))
+            Conv2dNorm(in_chans, half, 2, activation=True, **dd), Conv2dNorm(half, half, 1, activation=True, **dd),
+            Conv2dNorm(half, half, 1, activation=True, **dd), Conv2dNorm(half, dim, 2, **dd))
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, H, W, in_chans]`` -> ``[B, ceil(H / 4), ceil(W / 4), dim]``."""
@@ -101,7 +101,7 @@ class Pyramid(Backbone):
     """
 
     def __init__(
-            self, mixer: MixerFactory = RotaryAttention.for_site, img_size: int | Sequence[int] = 224,
+            self, mixer: MixerFactory = RotaryAttention.from_context, img_size: int | Sequence[int] = 224,
             embed_dims: Sequence[int] = (64, 128, 256, 512), depths: Sequence[int] = (2, 2, 6, 2),
             num_heads: Sequence[int] = (1, 2, 4, 8), mlp_ratio: float = 3.5,
             layer_scale: Sequence[float] = (1, 1, 1, 1), mid_position: bool = False, gate_norm: bool = False,
@@ -112,15 +112,16 @@ class Pyramid(Backbone):
         rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
         stages = []
         for s, (dim, grid) in enumerate(zip(embed_dims, self.grids(to_pair(img_size)))):
-            sites = [Site(s, i, dim, num_heads[s], grid, qkv_bias, gate_norm=gate_norm) for i in range(depths[s])]
+            contexts = [BlockContext(
+                s, i, dim, num_heads[s], grid, qkv_bias, gate_norm=gate_norm) for i in range(depths[s])]
             block = functools.partial(PyramidBlock, layer_scale=layer_scale[s], mid_position=mid_position)
             stages.append(Stage(
-                build_blocks(sites, rates[s], mixer, ResidualConvMlp, mlp_ratio, eps=1e-6, block=block, **dd),
-                downsample=ConvNorm(embed_dims[s - 1], dim, 2, **dd) if s else None))
+                build_blocks(contexts, rates[s], mixer, ResidualConvMlp, mlp_ratio, eps=1e-6, block=block, **dd),
+                downsample=Conv2dNorm(embed_dims[s - 1], dim, 2, **dd) if s else None))
         if feature_norms:
             ends = dict(feature_norms=[nn.LayerNorm(dim, eps=1e-6, **dd) for dim in embed_dims])
         else:
-            ends = dict(norm=Projection(embed_dims[-1], projection, **dd), num_features=projection)
+            ends = dict(norm=ProjNormAct(embed_dims[-1], projection, **dd), num_features=projection)
         super().__init__(
             ConvStem(in_chans, embed_dims[0], **dd), stages, embed_dims, strides=(4, 8, 16, 32), in_chans=in_chans,
             conv_init='linear', **ends, **dd, **backbone)
@@ -130,4 +131,4 @@ class Pyramid(Backbone):
                     module.reset_parameters()
 
     def grids(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
-        return halve((ceil_div(img_size[0], 4), ceil_div(img_size[1], 4)), 4)
+        return pyramid_grids((ceil_div(img_size[0], 4), ceil_div(img_size[1], 4)), 4)

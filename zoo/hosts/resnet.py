@@ -5,7 +5,7 @@ from typing import Any
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import nn
 
-from ..blocks.gates import GateFactory, GateSite, place_gates
+from ..blocks.gates import GateContext, GateFactory, insert_gates
 
 SIZES = {
     18: dict(block=BasicBlock, layers=(2, 2, 2, 2)),
@@ -24,7 +24,7 @@ class GatedResNet(ResNet):
 
     Args:
         gate: Factory of the blocks' gates; None for none.
-        stage_gate: Called with the :class:`~zoo.blocks.gates.GateSite` of the last block of each stage but the last:
+        stage_gate: Called with the :class:`~zoo.blocks.gates.GateContext` of the last block of each stage but the last:
             the gate behind that stage.
         cifar: Build for images of 32 pixels: a 3x3 stem of stride 1, no pooling.
         zero_init_last: Start the last norm of each block at zero; none of the gates' papers does.
@@ -45,12 +45,12 @@ class GatedResNet(ResNet):
         if cifar:
             self._shrink_stem(**dd)
         if gate is not None:
-            place_gates(self, gate)
+            insert_gates(self, gate)
         if stage_gate is not None:
             for s, info in enumerate(self.feature_info[1:-1]):
                 stage = getattr(self, info['module'])
-                site = GateSite(s, len(stage) - 1, info['num_chs'], len(stage))
-                stage.add_module('gate', stage_gate(site, **dd))
+                ctx = GateContext(s, len(stage) - 1, info['num_chs'], len(stage))
+                stage.add_module('gate', stage_gate(ctx, **dd))
         if init is not None:
             init(self)
 

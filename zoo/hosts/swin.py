@@ -5,9 +5,9 @@ from typing import Any
 from timm.layers import calculate_drop_path_rates
 from torch import nn
 
-from ..backbone import Backbone, Stage, halve, to_pair
+from ..backbone import Backbone, Stage, pyramid_grids, to_pair
 from ..blocks.layout import ceil_div
-from ..blocks.mixers import MixerFactory, Site, WindowAttention
+from ..blocks.mixers import BlockContext, MixerFactory, WindowAttention
 from ..blocks.mlp import Mlp
 from ..blocks.patch import PatchConv, PatchMerging
 from ..blocks.transformer import build_blocks
@@ -58,7 +58,7 @@ class Swin(Backbone):
     """
 
     def __init__(
-            self, mixer: MixerFactory = WindowAttention.for_site, img_size: int | Sequence[int] = 224,
+            self, mixer: MixerFactory = WindowAttention.from_context, img_size: int | Sequence[int] = 224,
             embed_dim: int = 96, depths: Sequence[int] = (2, 2, 6, 2), num_heads: Sequence[int] = (3, 6, 12, 24),
             window_size: int | WindowRule = published_window, mlp_ratio: float = 4., qkv_bias: bool = True,
             feature_norms: bool = False, drop_path_rate: float = 0., in_chans: int = 3, device=None, dtype=None,
@@ -69,11 +69,11 @@ class Swin(Backbone):
         window = window_of(window_size, to_pair(img_size))
         stages = []
         for s, (dim, grid) in enumerate(zip(dims, self.grids(to_pair(img_size)))):
-            sites = [
-                Site(s, i, dim, num_heads[s], grid, qkv_bias, window=window, shift=i % 2 == 1)
+            contexts = [
+                BlockContext(s, i, dim, num_heads[s], grid, qkv_bias, window=window, shift=i % 2 == 1)
                 for i in range(depths[s])]
             stages.append(Stage(
-                build_blocks(sites, rates[s], mixer, Mlp, mlp_ratio, **dd),
+                build_blocks(contexts, rates[s], mixer, Mlp, mlp_ratio, **dd),
                 downsample=PatchMerging(dims[s - 1], dim, **dd) if s else None))
         super().__init__(
             PatchConv(in_chans, embed_dim, 4, 4, pad_to_stride=True, **dd), stages, dims, strides=(4, 8, 16, 32),
@@ -82,7 +82,7 @@ class Swin(Backbone):
         self.window_size = window_size
 
     def grids(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
-        return halve((ceil_div(img_size[0], 4), ceil_div(img_size[1], 4)), 4)
+        return pyramid_grids((ceil_div(img_size[0], 4), ceil_div(img_size[1], 4)), 4)
 
     def windows(self, img_size: tuple[int, int]) -> list[int | None]:
         return [window_of(self.window_size, img_size)] * len(self.stages)

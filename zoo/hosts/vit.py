@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..backbone import Backbone, Stage, to_pair
 from ..blocks.layout import ceil_div, to_nchw
-from ..blocks.mixers import MixerFactory, Site, SoftmaxAttention
+from ..blocks.mixers import BlockContext, MixerFactory, SoftmaxAttention
 from ..blocks.mlp import Mlp
 from ..blocks.patch import PatchConv
 from ..blocks.pooling import POOLS, PooledHead
@@ -58,7 +58,7 @@ class TokenBlock(TransformerBlock):
 
     def forward(self, tokens: Tokens) -> Tokens:
         x, grid = tokens
-        x = x + self.drop_path1(self.mixer.mix(self.norm1(x), grid, prefix=1))
+        x = x + self.drop_path1(self.mixer.forward_tokens(self.norm1(x), grid, num_prefix_tokens=1))
         return Tokens(x + self.drop_path2(self.mlp(self.norm2(x))), grid)
 
 
@@ -106,15 +106,15 @@ class ViT(Backbone):
     """
 
     def __init__(
-            self, mixer: MixerFactory = SoftmaxAttention.for_site, img_size: int | Sequence[int] = 224,
+            self, mixer: MixerFactory = SoftmaxAttention.from_context, img_size: int | Sequence[int] = 224,
             embed_dim: int = 192, depth: int = 12, num_heads: int = 3, mlp_ratio: float = 4., qkv_bias: bool = True,
             global_pool: str = 'token', drop_path_rate: float = 0., in_chans: int = 3, device=None, dtype=None,
             **backbone: Any):
         dd = dict(device=device, dtype=dtype)
         rates = calculate_drop_path_rates(drop_path_rate, depth)
         grid = self._grid(to_pair(img_size))
-        sites = [Site(0, i, embed_dim, num_heads, grid, qkv_bias, prefix=1) for i in range(depth)]
-        blocks = build_blocks(sites, rates, mixer, Mlp, mlp_ratio, eps=1e-6, block=TokenBlock, **dd)
+        contexts = [BlockContext(0, i, embed_dim, num_heads, grid, qkv_bias, num_prefix_tokens=1) for i in range(depth)]
+        blocks = build_blocks(contexts, rates, mixer, Mlp, mlp_ratio, eps=1e-6, block=TokenBlock, **dd)
         super().__init__(
             TokenEmbedding(in_chans, embed_dim, grid, **dd), [Stage([block]) for block in blocks],
             dims=[embed_dim] * depth, strides=[PATCH] * depth, in_chans=in_chans, global_pool=global_pool,
@@ -131,13 +131,13 @@ class ViT(Backbone):
     def make_head(self, num_classes: int, global_pool: str, device=None, dtype=None) -> nn.Module:
         args = self.num_features, num_classes, global_pool, self.drop_rate
         if global_pool in POOLS:
-            return PooledHead(*args, prefix=1, device=device, dtype=dtype)
+            return PooledHead(*args, num_prefix_tokens=1, device=device, dtype=dtype)
         return TokenHead(*args, device=device, dtype=dtype)
 
-    def _close(self, x: Tokens, stage: int) -> Tokens:
-        return Tokens(super()._close(x.x, stage), x.grid)
+    def _final_norm(self, x: Tokens, stage: int) -> Tokens:
+        return Tokens(super()._final_norm(x.x, stage), x.grid)
 
-    def _hand_out(self, x: Tokens, output_fmt: str | None = None) -> Tensor:
+    def _format_output(self, x: Tokens, output_fmt: str | None = None) -> Tensor:
         """The sequence, or the map in a named format."""
         if output_fmt is None:
             return x.x

@@ -37,10 +37,10 @@ from ..weights.leaplab import FIXED
 __all__ = []  # the entrypoints: filled by the registration
 
 
-AGENTS = AgentAttention.for_site
-SWIN = functools.partial(leading, first=AGENTS, other=WindowAttention.for_site, blocks=(None, None, 0, 0))
-CSWIN = functools.partial(leading, first=AGENTS, other=StripeAttention.for_site, blocks=(None, None, 0, 0))
-DEIT_BASE = functools.partial(leading, first=AGENTS, other=SoftmaxAttention.for_site, blocks=(4,), stored=9)
+AGENTS = AgentAttention.from_context
+SWIN = functools.partial(leading, first=AGENTS, other=WindowAttention.from_context, blocks=(None, None, 0, 0))
+CSWIN = functools.partial(leading, first=AGENTS, other=StripeAttention.from_context, blocks=(None, None, 0, 0))
+DEIT_BASE = functools.partial(leading, first=AGENTS, other=SoftmaxAttention.from_context, blocks=(4,), stored=9)
 
 
 # --- variants: smallest first

@@ -24,13 +24,13 @@ from typing import Any
 from timm.layers import calculate_drop_path_rates
 from torch import Tensor, nn
 
-from ..backbone import Backbone, Stage, halve, to_pair
+from ..backbone import Backbone, Stage, pyramid_grids, to_pair
 from ..blocks.depthwise import DepthwiseConv2d
 from ..blocks.layout import ceil_div
-from ..blocks.mixers import EnhancedAttention, MixerFactory, RoutedAttention, Site
+from ..blocks.mixers import BlockContext, EnhancedAttention, MixerFactory, RoutedAttention
 from ..blocks.mlp import Mlp
-from ..blocks.norm import MapNorm
-from ..blocks.patch import ConvNorm, NormConv
+from ..blocks.norm import BatchNormNHWC
+from ..blocks.patch import Conv2dNorm, NormConv2d
 from ..blocks.transformer import TransformerBlock
 from ..registry import Variant, register_family
 from ..weights.convert import rename
@@ -41,20 +41,20 @@ TOPKS = 1, 4, 16, None
 
 
 def biformer_mixer(
-        site: Site, n_win: int = 7, topks: Sequence[int | None] = TOPKS, refactored: bool = False, device=None,
+        ctx: BlockContext, n_win: int = 7, topks: Sequence[int | None] = TOPKS, refactored: bool = False, device=None,
         dtype=None) -> nn.Module:
     """Routed attention, or attention to the whole map.
 
     Args:
-        site: The block's place.
+        ctx: The block, see :class:`BlockContext`.
         n_win: Regions along each side of the map.
         topks: Regions that each region attends to, by stage; None for the whole map.
         refactored: As in the authors' refactored code: padding behind the projection, convolved values everywhere.
     """
     dd = dict(device=device, dtype=dtype)
-    if topks[site.stage] is None:
-        return EnhancedAttention.for_site(site, of_values=refactored, **dd)
-    return RoutedAttention.for_site(site, n_win, topks[site.stage], pad_projected=refactored, **dd)
+    if topks[ctx.stage] is None:
+        return EnhancedAttention.from_context(ctx, of_values=refactored, **dd)
+    return RoutedAttention.from_context(ctx, n_win, topks[ctx.stage], pad_projected=refactored, **dd)
 
 
 class BiFormerBlock(TransformerBlock):
@@ -113,13 +113,13 @@ class BiFormer(Backbone):
         for s, (dim, grid) in enumerate(zip(dims, self.grids(to_pair(img_size)))):
             blocks = [
                 BiFormerBlock(
-                    dim, mixer(Site(s, i, dim, num_heads[s], grid), **dd), Mlp(dim, mlp_ratio * dim, **dd), rate,
-                    position=not swin_layout, **dd)
+                    dim, mixer(BlockContext(s, i, dim, num_heads[s], grid), **dd), Mlp(dim, mlp_ratio * dim, **dd),
+                    rate, position=not swin_layout, **dd)
                 for i, rate in enumerate(rates[s])]
             stages.append(Stage(blocks, downsample=self._downsample(dims[s - 1], dim, **dd) if s else None))
         super().__init__(
             self._stem(in_chans, dims[0], **dd), stages, dims, strides=(4, 8, 16, 32), in_chans=in_chans,
-            norm=MapNorm(dims[-1], **dd),
+            norm=BatchNormNHWC(dims[-1], **dd),
             feature_norms=[nn.LayerNorm(dim, eps=1e-6, **dd) for dim in dims] if feature_norms else None, **dd,
             **backbone)
         if linear_init == 'default':
@@ -129,16 +129,17 @@ class BiFormer(Backbone):
 
     def _stem(self, in_chans: int, dim: int, **dd: Any) -> nn.Module:
         if self.swin_layout:
-            return ConvNorm(in_chans, dim, 4, kernel_size=4, **dd)
-        return nn.Sequential(ConvNorm(in_chans, dim // 2, 2, activation=True, **dd), ConvNorm(dim // 2, dim, 2, **dd))
+            return Conv2dNorm(in_chans, dim, 4, kernel_size=4, **dd)
+        return nn.Sequential(
+            Conv2dNorm(in_chans, dim // 2, 2, activation=True, **dd), Conv2dNorm(dim // 2, dim, 2, **dd))
 
     def _downsample(self, in_dim: int, dim: int, **dd: Any) -> nn.Module:
-        return NormConv(in_dim, dim, **dd) if self.swin_layout else ConvNorm(in_dim, dim, 2, **dd)
+        return NormConv2d(in_dim, dim, **dd) if self.swin_layout else Conv2dNorm(in_dim, dim, 2, **dd)
 
     def grids(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
         if self.swin_layout:
             return [(img_size[0] // stride, img_size[1] // stride) for stride in (4, 8, 16, 32)]
-        return halve((ceil_div(img_size[0], 4), ceil_div(img_size[1], 4)), 4)
+        return pyramid_grids((ceil_div(img_size[0], 4), ceil_div(img_size[1], 4)), 4)
 
 
 # --- variants: Swin's layout last

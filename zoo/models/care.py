@@ -28,10 +28,10 @@ from zoo_kernels import linear_attention
 from ..backbone import Backbone, Stage, to_pair
 from ..blocks.depthwise import DepthwiseConv2d
 from ..blocks.layout import to_nchw, to_nhwc
-from ..blocks.mixers import GlobalMixer, MixerFactory, Site
+from ..blocks.mixers import BlockContext, GlobalMixer, MixerFactory
 from ..blocks.mlp import gelu, in_chunks
 from ..blocks.norm import batch_norm
-from ..blocks.patch import NormConv
+from ..blocks.patch import NormConv2d
 from ..registry import Variant, register_family
 from ..weights.convert import rename
 
@@ -49,7 +49,7 @@ class RawValueAttention(GlobalMixer):
         self.num_heads = num_heads
         self.qk = nn.Linear(dim, 2 * dim, device=device, dtype=dtype)
 
-    def mix(self, x: Tensor, grid: tuple[int, int], prefix: int = 0) -> Tensor:
+    def forward_tokens(self, x: Tensor, grid: tuple[int, int], num_prefix_tokens: int = 0) -> Tensor:
         q, k = self.qk(x).chunk(2, dim=-1)
         heads = (t.unflatten(-1, (self.num_heads, -1)) for t in (q, k, x.to(q.dtype)))
         return linear_attention(*heads, feature='elu', eps=1e-6).flatten(2)
@@ -70,11 +70,11 @@ class CrossConv(nn.Module):
         return to_nhwc(self.column(x) + self.row(x))
 
 
-def care_mixer(site: Site, device=None, dtype=None) -> nn.Module:
+def care_mixer(ctx: BlockContext, device=None, dtype=None) -> nn.Module:
     """Attention from stage 3 on, a cross of convolutions before."""
-    if site.stage >= ATTENTION_STAGE:
-        return RawValueAttention(site.dim, site.num_heads, device=device, dtype=dtype)
-    return CrossConv(site.dim, device=device, dtype=dtype)
+    if ctx.stage >= ATTENTION_STAGE:
+        return RawValueAttention(ctx.dim, ctx.num_heads, device=device, dtype=dtype)
+    return CrossConv(ctx.dim, device=device, dtype=dtype)
 
 
 class Interaction(nn.Module):
@@ -218,11 +218,11 @@ class CARE(Backbone):
         rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
         stages = []
         for s, (dim, width, grid) in enumerate(zip(dims, widths, self.grids(to_pair(img_size)))):
-            sites = [Site(s, i, width, num_heads[s], grid) for i in range(depths[s])]
+            contexts = [BlockContext(s, i, width, num_heads[s], grid) for i in range(depths[s])]
             blocks = [
-                CAREBlock(dim, width, mixer(site, **dd), ratios[s], rates[s][site.index],
-                          last=s == len(dims) - 1 and site.index == depths[s] - 1, **dd) for site in sites]
-            stages.append(Stage(blocks, downsample=NormConv(dims[s - 1], dim, **dd) if s else None))
+                CAREBlock(dim, width, mixer(ctx, **dd), ratios[s], rates[s][ctx.index],
+                          last=s == len(dims) - 1 and ctx.index == depths[s] - 1, **dd) for ctx in contexts]
+            stages.append(Stage(blocks, downsample=NormConv2d(dims[s - 1], dim, **dd) if s else None))
         super().__init__(
             Stem(in_chans, dims[0], **dd), stages, (*dims[:-1], dims[-1] * ratios[-1][1]), strides=(4, 8, 16, 32),
             in_chans=in_chans, conv_init='linear', **dd, **backbone)

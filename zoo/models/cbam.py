@@ -28,12 +28,12 @@ CIFAR = dict(cifar100=dict(pool_size=(4, 4)))
 
 def cbam_args(depth: int, **options) -> dict:
     """Constructor arguments of a CBAM-ResNet."""
-    return dict(resnet.SIZES[depth], gate=CBAM.for_site, init=resnet.init_by_name, **options)
+    return dict(resnet.SIZES[depth], gate=CBAM.from_context, init=resnet.init_by_name, **options)
 
 
 def bam_args(depth: int) -> dict:
     """Constructor arguments of a BAM-ResNet."""
-    return dict(resnet.SIZES[depth], stage_gate=BAM.for_site, init=resnet.init_by_name)
+    return dict(resnet.SIZES[depth], stage_gate=BAM.from_context, init=resnet.init_by_name)
 
 
 # --- variants: smallest first

@@ -21,9 +21,9 @@ import torch
 from timm.layers import DropPath, calculate_drop_path_rates
 from torch import Tensor, nn
 
-from ..backbone import Backbone, Stage, halve, to_pair
+from ..backbone import Backbone, Stage, pyramid_grids, to_pair
 from ..blocks.layout import ceil_div
-from ..blocks.mixers import EfficientModulation, MixerFactory, Site, SoftmaxAttention
+from ..blocks.mixers import BlockContext, EfficientModulation, MixerFactory, SoftmaxAttention
 from ..blocks.mlp import Mlp
 from ..blocks.patch import PatchConv
 from ..blocks.transformer import TransformerBlock
@@ -80,7 +80,7 @@ class EfficientMod(Backbone):
     """
 
     def __init__(
-            self, mixer: MixerFactory = EfficientModulation.for_site, img_size: int | Sequence[int] = 224,
+            self, mixer: MixerFactory = EfficientModulation.from_context, img_size: int | Sequence[int] = 224,
             dims: Sequence[int] = (32, 64, 128, 256), depths: Sequence[int] = (2, 2, 6, 2),
             attention_depths: Sequence[int] = (0, 0, 1, 2), mlp_ratios: Sequence[int] = (4, 4, 4, 4),
             drop_path_rate: float = 0., in_chans: int = 3, device=None, dtype=None, **backbone: Any):
@@ -89,9 +89,9 @@ class EfficientMod(Backbone):
         rates = calculate_drop_path_rates(drop_path_rate, counts, stagewise=True)
         stages = []
         for s, (dim, grid) in enumerate(zip(dims, self.grids(to_pair(img_size)))):
-            sites = [Site(s, i, dim, NUM_HEADS, grid) for i in range(depths[s])]
+            contexts = [BlockContext(s, i, dim, NUM_HEADS, grid) for i in range(depths[s])]
             blocks = [
-                *(ModulationBlock(dim, mixer(site, **dd), rate, **dd) for site, rate in zip(sites, rates[s])),
+                *(ModulationBlock(dim, mixer(ctx, **dd), rate, **dd) for ctx, rate in zip(contexts, rates[s])),
                 *(attention_block(dim, mlp_ratios[s], rate, **dd) for rate in rates[s][depths[s]:])]
             stages.append(Stage(blocks, downsample=PatchConv(dims[s - 1], dim, 3, 2, padding=1, **dd) if s else None))
         super().__init__(
@@ -99,7 +99,7 @@ class EfficientMod(Backbone):
             in_chans=in_chans, norm=nn.LayerNorm(dims[-1], **dd), **dd, **backbone)
 
     def grids(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
-        return halve((ceil_div(img_size[0], 4), ceil_div(img_size[1], 4)), 4)
+        return pyramid_grids((ceil_div(img_size[0], 4), ceil_div(img_size[1], 4)), 4)
 
 
 # --- variants: smallest first
@@ -113,7 +113,7 @@ VARIANTS = (
     Variant('efficientmod_xxs', {}, linear=False),
     Variant(
         'efficientmod_xs', dict(
-            mixer=functools.partial(EfficientModulation.for_site, ratio=4), dims=(32, 64, 144, 288),
+            mixer=functools.partial(EfficientModulation.from_context, ratio=4), dims=(32, 64, 144, 288),
             depths=(3, 3, 4, 2), attention_depths=(0, 0, 3, 3)), linear=False),
     Variant(
         'efficientmod_s', dict(
@@ -148,4 +148,4 @@ def efficientmod_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, T
     return rename(state, RULES)
 
 
-register_family(__name__, EfficientMod, EfficientModulation.for_site, VARIANTS, efficientmod_keys, CFG)
+register_family(__name__, EfficientMod, EfficientModulation.from_context, VARIANTS, efficientmod_keys, CFG)

@@ -26,7 +26,7 @@ CFG = dict(
 
 # smallest first
 VARIANTS = tuple(
-    Variant(f'fcanet_resnet{depth}', dict(resnet.SIZES[depth], gate=FCA.for_site)) for depth in (34, 50, 101, 152))
+    Variant(f'fcanet_resnet{depth}', dict(resnet.SIZES[depth], gate=FCA.from_context)) for depth in (34, 50, 101, 152))
 
 RULES = (
     (r'^module\.', ''),

@@ -23,9 +23,9 @@ from ..weights.leaplab import FIXED, cswin_keys, pvt_keys, swin_keys
 
 __all__ = []  # the entrypoints: filled by the registration
 
-FOCUSED = FocusedLinearAttention.for_site
-SWIN = functools.partial(leading, first=FOCUSED, other=WindowAttention.for_site, blocks=(None, None, 0, 0))
-CSWIN = functools.partial(leading, first=FOCUSED, other=StripeAttention.for_site, blocks=(None, None, 0, 0))
+FOCUSED = FocusedLinearAttention.from_context
+SWIN = functools.partial(leading, first=FOCUSED, other=WindowAttention.from_context, blocks=(None, None, 0, 0))
+CSWIN = functools.partial(leading, first=FOCUSED, other=StripeAttention.from_context, blocks=(None, None, 0, 0))
 
 
 # --- variants: smallest first

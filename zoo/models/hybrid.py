@@ -2,8 +2,8 @@
 
 ``zoo_hybrid`` is a model like any other, so every tool takes it:
 ``--model zoo_hybrid --model-kwargs host=swin_tiny mixer=rala``. All of the mixers in
-:data:`zoo.blocks.mixers.MIXERS` run in all of the hosts in :data:`HOSTS`, with gradients, at every image size; those in
-:data:`zoo.blocks.mixers.MAP_MIXERS` in the hosts ``pvt``, ``pvt_v2`` and ``pyramid``.
+:data:`zoo.blocks.mixers.GLOBAL_MIXERS` run in all of the hosts in :data:`HOSTS`, with gradients, at every image size;
+those in :data:`zoo.blocks.mixers.MAP_MIXERS` in the hosts ``pvt``, ``pvt_v2`` and ``pyramid``.
 In the host of its own family, in the stages where the family has it, a mixer makes the family's model:
 ``host='pvt_tiny', mixer='focused'`` is ``flatten_pvt_tiny``.
 """
@@ -17,7 +17,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 
 from ..backbone import Backbone
-from ..blocks.mixers import MIXERS, MixerFactory, leading, mixer_factory
+from ..blocks.mixers import GLOBAL_MIXERS, MixerFactory, leading, mixer_factory
 from ..hosts import PVT, CSwin, PVTv2, Pyramid, Swin, ViT, cswin, pvt, pvt_v2, pyramid, swin, vit
 from ..registry import Variant, register_variants
 
@@ -41,7 +41,7 @@ def build(
     """A host with a mixer in some of its stages, and the host's own mixer in the others.
 
     Args:
-        mixer: A name from ``MIXERS`` or ``MAP_MIXERS``, or a factory.
+        mixer: A name from ``GLOBAL_MIXERS`` or ``MAP_MIXERS``, or a factory.
         host: A name from ``HOSTS``.
         stages: Stages that take ``mixer``, from 0; all when None. ViT hosts have one.
         **kwargs: Of the host: img_size, depths, num_classes, drop_path_rate, ...
@@ -57,10 +57,10 @@ def build(
         chosen = _in_stages(chosen, cls, stages)
     model = cls(mixer=chosen, **{**args, **kwargs})
     wrong = {type(m.mixer).__name__ for m in model.modules() if isinstance(m, vit.TokenBlock)
-             and not hasattr(m.mixer, 'mix')}
+             and not hasattr(m.mixer, 'forward_tokens')}
     if wrong:
         raise ValueError(f'{", ".join(wrong)} mixes maps alone and host {host!r} has a class token; use one of '
-                         f'{", ".join(MIXERS)}, or another host')
+                         f'{", ".join(GLOBAL_MIXERS)}, or another host')
     return model
 
 
@@ -79,7 +79,8 @@ def create_hybrid(host: str, mixer: str | MixerFactory, **kwargs: Any) -> nn.Mod
 
     Args:
         host: A name from :data:`HOSTS`, e.g. ``'swin_tiny'``.
-        mixer: A name from ``MIXERS`` or ``MAP_MIXERS`` of :mod:`zoo.blocks.mixers`, e.g. ``'rala'``, or a factory.
+        mixer: A name from ``GLOBAL_MIXERS`` or ``MAP_MIXERS`` of :mod:`zoo.blocks.mixers`, e.g. ``'rala'``, or a
+            factory.
         **kwargs: ``stages`` and ``mixer_kwargs``, and all that ``timm.create_model`` takes.
 
     Raises:

@@ -27,9 +27,9 @@ from ..weights.leaplab import FIXED, cswin_keys, deit_keys, pvt_keys, swin_keys
 
 __all__ = []  # the entrypoints: filled by the registration
 
-EVERYWHERE = InLineAttention.for_site
-SWIN = functools.partial(leading, first=EVERYWHERE, other=WindowAttention.for_site, blocks=(None, None, 0, 0))
-CSWIN = functools.partial(leading, first=EVERYWHERE, other=StripeAttention.for_site, blocks=(None, None, 0, 0))
+EVERYWHERE = InLineAttention.from_context
+SWIN = functools.partial(leading, first=EVERYWHERE, other=WindowAttention.from_context, blocks=(None, None, 0, 0))
+CSWIN = functools.partial(leading, first=EVERYWHERE, other=StripeAttention.from_context, blocks=(None, None, 0, 0))
 
 
 # --- variants: smallest first

@@ -22,13 +22,13 @@ import torch.nn.functional as F
 from timm.layers import DropPath, calculate_drop_path_rates
 from torch import Tensor, nn
 
-from ..backbone import Backbone, Stage, halve, to_pair
+from ..backbone import Backbone, Stage, pyramid_grids, to_pair
 from ..blocks.depthwise import DepthwiseConv2d
 from ..blocks.layout import ceil_div, pad_map, to_nchw, to_nhwc
-from ..blocks.mixers import ClampedLinearAttention, MixerFactory, Site, WindowAttention
+from ..blocks.mixers import BlockContext, ClampedLinearAttention, MixerFactory, WindowAttention
 from ..blocks.mlp import Mlp
 from ..blocks.norm import batch_norm
-from ..blocks.patch import ConvNorm
+from ..blocks.patch import Conv2dNorm
 from ..blocks.transformer import TransformerBlock
 from ..registry import Variant, register_family
 from ..weights.convert import rename
@@ -36,11 +36,11 @@ from ..weights.convert import rename
 __all__ = []  # the entrypoints: filled by the registration
 
 
-def l2vit_mixer(site: Site, **dd: Any) -> nn.Module:
+def l2vit_mixer(ctx: BlockContext, **dd: Any) -> nn.Module:
     """Windows in even blocks, the whole map in odd ones."""
-    if site.index % 2:
-        return ClampedLinearAttention.for_site(site, **dd)
-    return WindowAttention.for_site(site, rel_pos=False, **dd)
+    if ctx.index % 2:
+        return ClampedLinearAttention.from_context(ctx, **dd)
+    return WindowAttention.from_context(ctx, rel_pos=False, **dd)
 
 
 class ConvStem(nn.Module):
@@ -49,8 +49,8 @@ class ConvStem(nn.Module):
     def __init__(self, in_chans: int, dim: int, device=None, dtype=None):
         super().__init__()
         dd = dict(device=device, dtype=dtype)
-        self.conv1 = ConvNorm(in_chans, dim // 2, 2, **dd)
-        self.conv2 = ConvNorm(dim // 2, dim, 2, **dd)
+        self.conv1 = Conv2dNorm(in_chans, dim // 2, 2, **dd)
+        self.conv2 = Conv2dNorm(dim // 2, dim, 2, **dd)
         self.norm = nn.LayerNorm(dim, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -147,9 +147,9 @@ class L2ViT(Backbone):
         for s, (dim, grid) in enumerate(zip(dims, self.grids(to_pair(img_size)))):
             blocks = []
             for i, rate in enumerate(rates[s]):
-                site = Site(s, i, dim, num_heads[s], grid, window=window_size)
+                ctx = BlockContext(s, i, dim, num_heads[s], grid, window=window_size)
                 block = GlobalBlock if i % 2 else LocalBlock
-                blocks.append(block(dim, mixer(site, **dd), Mlp(dim, 4 * dim, **dd), rate, **dd))
+                blocks.append(block(dim, mixer(ctx, **dd), Mlp(dim, 4 * dim, **dd), rate, **dd))
             stages.append(Stage(blocks, downsample=Downsample(dims[s - 1], dim, **dd) if s else None))
         super().__init__(
             ConvStem(in_chans, dims[0], **dd), stages, dims, strides=(4, 8, 16, 32), in_chans=in_chans,
@@ -157,7 +157,7 @@ class L2ViT(Backbone):
             feature_norms=[nn.LayerNorm(dim, **dd) for dim in dims] if feature_norms else None, **dd, **backbone)
 
     def grids(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
-        return halve((ceil_div(img_size[0], 4), ceil_div(img_size[1], 4)), 4)
+        return pyramid_grids((ceil_div(img_size[0], 4), ceil_div(img_size[1], 4)), 4)
 
 
 # --- variants: smallest first

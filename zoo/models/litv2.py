@@ -35,8 +35,8 @@ from zoo_kernels.dispatch import in_place
 
 from ..backbone import Backbone, Stage, init_weights, to_pair
 from ..blocks.depthwise import DepthwiseConv2d
-from ..blocks.layout import ceil_div, settle, to_nchw, to_nhwc
-from ..blocks.mixers import HiLoAttention, MixerFactory, Site
+from ..blocks.layout import ceil_div, contiguous_for_export, to_nchw, to_nhwc
+from ..blocks.mixers import BlockContext, HiLoAttention, MixerFactory
 from ..blocks.mlp import ConvMlp
 from ..blocks.norm import batch_norm, scale_and_shift
 from ..blocks.patch import PatchConv
@@ -82,7 +82,7 @@ class DeformableMerging(nn.Module):
         x, offset, weight, bias = (t.to(dtype) for t in (x, offset, self.conv.weight, self.conv.bias))
         if not in_place() or x.device.type != 'cpu' or self.norm.training:
             y = deform_conv2d(to_nchw(x), offset, weight, bias, stride=2)
-            return F.gelu(batch_norm(self.norm, settle(to_nhwc(y.to(out_dtype)))))
+            return F.gelu(batch_norm(self.norm, contiguous_for_export(to_nhwc(y.to(out_dtype)))))
         # inference on a CPU: torchvision reads channel by channel, which takes twice as long as all of this
         scale, shift = (t.to(dtype) for t in scale_and_shift(self.norm))
         weight = weight.permute(0, 2, 3, 1).flatten(1) * scale[:, None]
@@ -136,7 +136,7 @@ class LITv2(Backbone):
     """
 
     def __init__(
-            self, mixer: MixerFactory = HiLoAttention.for_site, img_size: int | Sequence[int] = 224,
+            self, mixer: MixerFactory = HiLoAttention.from_context, img_size: int | Sequence[int] = 224,
             embed_dim: int = 96, depths: Sequence[int] = (2, 2, 6, 2), num_heads: Sequence[int] = (3, 6, 12, 24),
             window_sizes: Sequence[int | None] = (None, None, 2, 1), feature_norms: bool = False,
             drop_path_rate: float = 0., in_chans: int = 3, device=None, dtype=None, **backbone: Any):
@@ -148,8 +148,8 @@ class LITv2(Backbone):
             if window is None:
                 blocks = [ConvBlock(dim, ConvMlp(dim, 4 * dim, **dd), rate, **dd) for rate in rates[s]]
             else:
-                sites = [Site(s, i, dim, num_heads[s], grid, window=window) for i in range(depths[s])]
-                blocks = build_blocks(sites, rates[s], mixer, ConvMlp, 4, **dd)
+                contexts = [BlockContext(s, i, dim, num_heads[s], grid, window=window) for i in range(depths[s])]
+                blocks = build_blocks(contexts, rates[s], mixer, ConvMlp, 4, **dd)
             stages.append(Stage(blocks, downsample=DeformableMerging(dims[s - 1], dim, **dd) if s else None))
         norms = [nn.LayerNorm(dim, **dd) if s else nn.Identity() for s, dim in enumerate(dims)]
         super().__init__(
@@ -176,7 +176,7 @@ CFG = dict(
 def small(alpha: float) -> Variant:
     """Small with another share of Lo-Fi heads: figure 4 of the paper."""
     return Variant(
-        f'litv2_s_alpha{10 * alpha:02.0f}', dict(mixer=functools.partial(HiLoAttention.for_site, alpha=alpha)),
+        f'litv2_s_alpha{10 * alpha:02.0f}', dict(mixer=functools.partial(HiLoAttention.from_context, alpha=alpha)),
         drop_path=0.2, linear=False)
 
 
@@ -213,4 +213,4 @@ def litv2_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     return rename(state, RULES)
 
 
-register_family(__name__, LITv2, HiLoAttention.for_site, VARIANTS, litv2_keys, CFG)
+register_family(__name__, LITv2, HiLoAttention.from_context, VARIANTS, litv2_keys, CFG)

@@ -26,7 +26,8 @@ __all__ = []  # the entrypoints: filled by the registration
 
 # linear attention in stages 1 and 2, softmax in the same frame after
 MIXER = functools.partial(
-    leading, first=MagnitudeAwareLinearAttention.for_site, other=RotaryAttention.for_site, blocks=(None, None, 0, 0))
+    leading, first=MagnitudeAwareLinearAttention.from_context, other=RotaryAttention.from_context,
+    blocks=(None, None, 0, 0))
 
 CFG = dict(
     first_conv='stem.0.conv', classifier='head.fc',

@@ -28,11 +28,11 @@ from timm.layers import DropPath, SelectAdaptivePool2d, calculate_drop_path_rate
 from torch import Tensor, nn
 
 from ..backbone import Backbone, Stage, to_pair
-from ..blocks.mixers import MixerFactory, PartialChannelAttention, PartialSelfAttention, Site
-from ..blocks.mixers.partial import PartialSpatialAttention, lean
+from ..blocks.mixers import BlockContext, MixerFactory, PartialChannelAttention, PartialSelfAttention
+from ..blocks.mixers.partial import PartialSpatialAttention, cpu_inference
 from ..blocks.mlp import in_chunks
-from ..blocks.norm import MapNorm, batch_norm, scale_and_shift
-from ..blocks.patch import ConvNorm
+from ..blocks.norm import BatchNormNHWC, batch_norm, scale_and_shift
+from ..blocks.patch import Conv2dNorm
 from ..registry import Variant, register_family
 from ..weights.convert import rename
 
@@ -44,12 +44,12 @@ HIDDEN = 1280  # channels between pooling and classifier
 ACTIVATIONS = dict(gelu=nn.GELU, relu=nn.ReLU)
 
 
-def patnet_mixer(site: Site, num_heads: int = HEADS, device=None, dtype=None) -> nn.Module:
+def patnet_mixer(ctx: BlockContext, num_heads: int = HEADS, device=None, dtype=None) -> nn.Module:
     """PAT_ch in the first three stages, PAT_sf in the last."""
     dd = dict(device=device, dtype=dtype)
-    if site.stage < 3:
-        return PartialChannelAttention.for_site(site, **dd)
-    return PartialSelfAttention.for_site(site, num_heads, **dd)
+    if ctx.stage < 3:
+        return PartialChannelAttention.from_context(ctx, **dd)
+    return PartialSelfAttention.from_context(ctx, num_heads, **dd)
 
 
 class PATBlock(nn.Module):
@@ -92,7 +92,7 @@ class PATBlock(nn.Module):
         return x + self.drop_path(self.spatial(self.fc2(self.act(self._expand(y)))))
 
     def _expand(self, x: Tensor) -> Tensor:
-        if not lean(x) or self.norm.training:
+        if not cpu_inference(x) or self.norm.training:
             return batch_norm(self.norm, self.fc1(x))
         scale, shift = scale_and_shift(self.norm)
         return F.linear(x, self.fc1.weight * scale[:, None], shift)
@@ -163,16 +163,16 @@ class PATNet(Backbone):
         dims = [embed_dim * 2 ** s for s in range(4)]
         stages = []
         for s, (dim, grid) in enumerate(zip(dims, self.grids(to_pair(img_size)))):
-            sites = [Site(s, i, dim, HEADS, grid) for i in range(depths[s])]
+            contexts = [BlockContext(s, i, dim, HEADS, grid) for i in range(depths[s])]
             blocks = [
-                PATBlock(dim, mixer(site, **dd), activation, spatial, s == 3, rate, **dd)
-                for site, rate in zip(sites, rates[s])]
-            merge = ConvNorm(dims[s - 1], dim, 2, kernel_size=2, bias=False, **dd) if s else None
+                PATBlock(dim, mixer(ctx, **dd), activation, spatial, s == 3, rate, **dd)
+                for ctx, rate in zip(contexts, rates[s])]
+            merge = Conv2dNorm(dims[s - 1], dim, 2, kernel_size=2, bias=False, **dd) if s else None
             stages.append(Stage(blocks, downsample=merge))
         super().__init__(
-            ConvNorm(in_chans, embed_dim, 4, kernel_size=4, bias=False, **dd), stages, dims, strides=(4, 8, 16, 32),
+            Conv2dNorm(in_chans, embed_dim, 4, kernel_size=4, bias=False, **dd), stages, dims, strides=(4, 8, 16, 32),
             in_chans=in_chans, conv_init='linear',
-            feature_norms=[MapNorm(dim, **dd) for dim in dims] if feature_norms else None, **dd, **backbone)
+            feature_norms=[BatchNormNHWC(dim, **dd) for dim in dims] if feature_norms else None, **dd, **backbone)
 
     def grids(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
         return [(img_size[0] // stride, img_size[1] // stride) for stride in (4, 8, 16, 32)]

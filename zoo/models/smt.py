@@ -25,11 +25,11 @@ from torch import Tensor, nn
 
 from zoo_kernels import depthwise_conv
 
-from ..backbone import Backbone, Stage, halve, to_pair
+from ..backbone import Backbone, Stage, pyramid_grids, to_pair
 from ..blocks.layout import ceil_div
-from ..blocks.mixers import MixerFactory, ScaleAwareModulation, Site, SoftmaxAttention
+from ..blocks.mixers import BlockContext, MixerFactory, ScaleAwareModulation, SoftmaxAttention
 from ..blocks.mlp import ConvMlp, in_chunks
-from ..blocks.patch import ConvNorm, PatchConv
+from ..blocks.patch import Conv2dNorm, PatchConv
 from ..blocks.transformer import TransformerBlock, build_blocks
 from ..registry import Variant, register_family
 from ..weights.convert import concatenate, rename
@@ -37,11 +37,11 @@ from ..weights.convert import concatenate, rename
 __all__ = []  # the entrypoints: filled by the registration
 
 
-def smt_mixer(site: Site, **dd: Any) -> nn.Module:
+def smt_mixer(ctx: BlockContext, **dd: Any) -> nn.Module:
     """Modulation in stages 1 and 2 and in even blocks of stage 3, softmax attention after."""
-    if site.stage < 2 or (site.stage == 2 and site.index % 2 == 0):
-        return ScaleAwareModulation.for_site(site, **dd)
-    return SoftmaxAttention.for_site(site, **dd)
+    if ctx.stage < 2 or (ctx.stage == 2 and ctx.index % 2 == 0):
+        return ScaleAwareModulation.from_context(ctx, **dd)
+    return SoftmaxAttention.from_context(ctx, **dd)
 
 
 class Stem(nn.Module):
@@ -50,7 +50,7 @@ class Stem(nn.Module):
     def __init__(self, in_chans: int, dim: int, kernel_size: int, device=None, dtype=None):
         super().__init__()
         dd = dict(device=device, dtype=dtype)
-        self.conv1 = ConvNorm(in_chans, dim, 2, kernel_size=kernel_size, bias=False, **dd)
+        self.conv1 = Conv2dNorm(in_chans, dim, 2, kernel_size=kernel_size, bias=False, **dd)
         self.conv2 = PatchConv(dim, dim, 2, 2, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -115,9 +115,9 @@ class SMT(Backbone):
         block = ScaledBlock if layer_scale else TransformerBlock
         stages = []
         for s, (dim, grid) in enumerate(zip(dims, self.grids(to_pair(img_size)))):
-            sites = [Site(s, i, dim, num_heads[s], grid, lepe=True) for i in range(depths[s])]
+            contexts = [BlockContext(s, i, dim, num_heads[s], grid, lepe=True) for i in range(depths[s])]
             stages.append(Stage(
-                build_blocks(sites, rates[s], mixer, LocalMlp, mlp_ratios[s], eps=1e-6, block=block, **dd),
+                build_blocks(contexts, rates[s], mixer, LocalMlp, mlp_ratios[s], eps=1e-6, block=block, **dd),
                 downsample=PatchConv(dims[s - 1], dim, 3, 2, padding=1, **dd) if s else None,
                 norm=nn.LayerNorm(dim, eps=1e-6, **dd)))
         super().__init__(
@@ -128,7 +128,7 @@ class SMT(Backbone):
                 nn.init.normal_(module.fc.weight, std=math.sqrt(2 / module.fc.out_features))
 
     def grids(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
-        return halve((ceil_div(img_size[0], 2) // 2, ceil_div(img_size[1], 2) // 2), 4)
+        return pyramid_grids((ceil_div(img_size[0], 2) // 2, ceil_div(img_size[1], 2) // 2), 4)
 
 
 # --- variants: smallest first

@@ -24,8 +24,8 @@ ULSAM_CFG = dict(
     paper_ids='arXiv:2006.15102', paper_name='ULSAM: Ultra-Lightweight Subspace Attention Module')
 
 ELA_VARIANTS = (
-    Variant('ela_resnet50', dict(resnet.SIZES[50], gate=functools.partial(ELA.for_site, variant='large'))),)
-ULSAM_VARIANTS = (Variant('ulsam_mobilenet_v2', dict(gate=functools.partial(ULSAM.for_site, groups=4))),)
+    Variant('ela_resnet50', dict(resnet.SIZES[50], gate=functools.partial(ELA.from_context, variant='large'))),)
+ULSAM_VARIANTS = (Variant('ulsam_mobilenet_v2', dict(gate=functools.partial(ULSAM.from_context, groups=4))),)
 
 register_family(__name__, GatedResNet, None, ELA_VARIANTS, None, ELA_CFG)
 register_family(__name__, GatedMobileNetV2, None, ULSAM_VARIANTS, None, ULSAM_CFG)

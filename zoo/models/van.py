@@ -26,12 +26,12 @@ import torch
 from timm.layers import DropPath, calculate_drop_path_rates
 from torch import Tensor, nn
 
-from ..backbone import Backbone, Stage, halve, to_pair
+from ..backbone import Backbone, Stage, pyramid_grids, to_pair
 from ..blocks.layout import ceil_div
-from ..blocks.mixers import LargeKernelAttention, MixerFactory, Site
+from ..blocks.mixers import BlockContext, LargeKernelAttention, MixerFactory
 from ..blocks.mlp import ConvMlp
 from ..blocks.norm import batch_norm
-from ..blocks.patch import ConvNorm
+from ..blocks.patch import Conv2dNorm
 from ..registry import Variant, register_family
 from ..weights.convert import rename
 
@@ -81,7 +81,7 @@ class VAN(Backbone):
     """
 
     def __init__(
-            self, mixer: MixerFactory = LargeKernelAttention.for_site, img_size: int | Sequence[int] = 224,
+            self, mixer: MixerFactory = LargeKernelAttention.from_context, img_size: int | Sequence[int] = 224,
             dims: Sequence[int] = (64, 128, 320, 512), depths: Sequence[int] = (2, 2, 4, 2),
             mlp_ratios: Sequence[int] = (8, 8, 4, 4), drop_path_rate: float = 0., in_chans: int = 3, device=None,
             dtype=None, **backbone: Any):
@@ -89,14 +89,14 @@ class VAN(Backbone):
         rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
         stages = []
         for s, (dim, grid) in enumerate(zip(dims, self.grids(to_pair(img_size)))):
-            sites = [Site(s, i, dim, dim // 32, grid) for i in range(depths[s])]
+            contexts = [BlockContext(s, i, dim, dim // 32, grid) for i in range(depths[s])]
             stages.append(Stage(
-                [VANBlock(dim, mixer(site, **dd), dim * mlp_ratios[s], rate, **dd)
-                 for site, rate in zip(sites, rates[s])],
-                downsample=ConvNorm(dims[s - 1], dim, 2, **dd) if s else None,
+                [VANBlock(dim, mixer(ctx, **dd), dim * mlp_ratios[s], rate, **dd)
+                 for ctx, rate in zip(contexts, rates[s])],
+                downsample=Conv2dNorm(dims[s - 1], dim, 2, **dd) if s else None,
                 norm=nn.LayerNorm(dim, eps=1e-6, **dd)))
         super().__init__(
-            ConvNorm(in_chans, dims[0], 4, kernel_size=7, **dd), stages, dims, strides=(4, 8, 16, 32),
+            Conv2dNorm(in_chans, dims[0], 4, kernel_size=7, **dd), stages, dims, strides=(4, 8, 16, 32),
             in_chans=in_chans, conv_init='fan_out', **dd, **backbone)
         for module in self.stages.modules():  # 1x1 convolutions in the reference
             if isinstance(module, (LargeKernelAttention, ConvMlp)):
@@ -104,7 +104,7 @@ class VAN(Backbone):
                     nn.init.normal_(layer.weight, std=math.sqrt(2 / layer.out_features))
 
     def grids(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
-        return halve((ceil_div(img_size[0], 4), ceil_div(img_size[1], 4)), 4)
+        return pyramid_grids((ceil_div(img_size[0], 4), ceil_div(img_size[1], 4)), 4)
 
 
 # --- variants: smallest first
@@ -151,4 +151,4 @@ def van_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
         for key, value in rename(state, RULES).items()}
 
 
-register_family(__name__, VAN, LargeKernelAttention.for_site, VARIANTS, van_keys, CFG)
+register_family(__name__, VAN, LargeKernelAttention.from_context, VARIANTS, van_keys, CFG)

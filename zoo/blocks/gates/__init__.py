@@ -1,8 +1,8 @@
 """Gates of CNNs: channel and spatial attention, one mechanism a file. Each maps ``[B, C, H, W]`` to the same shape.
 
 A gate can be used alone, as timm's ``attn_layer`` (called with the number of channels), and through
-:func:`zoo.add_gates`. ``for_site`` of each is a factory that a host calls with the place of a block. ``MSAConv`` is no
-gate but a layer in a convolution's place.
+:func:`zoo.add_gates`. ``from_context`` of each is a factory that a host calls with a block's ``GateContext``.
+``MSAConv`` is not a gate but a layer in a convolution's place.
 """
 import functools
 from typing import Any
@@ -16,10 +16,10 @@ from .efficient import EfficientAttention
 from .ela import ELA
 from .emca import EMCA
 from .fca import FCA
+from .gate_context import GateContext, GateFactory
 from .gaussian import GaussianAttention, GaussianBlock
+from .insert import Where, insert_gates
 from .msa_conv import MSAConv
-from .place import Where, place_gates
-from .site import GateFactory, GateSite
 from .triplet import TripletAttention
 from .ulsam import ULSAM
 
@@ -49,7 +49,7 @@ def gate_factory(gate: str | GateFactory, **options: Any) -> GateFactory:
     if isinstance(gate, str):
         if gate not in GATES:
             raise ValueError(f'gate {gate!r}: use one of {", ".join(GATES)}')
-        gate = GATES[gate].for_site
+        gate = GATES[gate].from_context
     return functools.partial(gate, **options) if options else gate
 
 
@@ -61,8 +61,8 @@ def add_gates(model: nn.Module, gate: str | GateFactory, where: Where = None, **
 
     Args:
         model: ``timm.create_model('resnet50')``, ``'mobilenetv2_100'``, ...
-        gate: A name from ``GATES``, or a factory: called with a :class:`GateSite`, ``device`` and ``dtype``.
-        where: Stages, from 0, or a function that says of a :class:`GateSite` whether it gets a gate; all when None.
+        gate: A name from ``GATES``, or a factory: called with a :class:`GateContext`, ``device`` and ``dtype``.
+        where: Stages, from 0, or a function that says of a :class:`GateContext` whether it gets a gate; all when None.
         **options: Of the gate, as ``kernel_size=3``.
 
     Returns:
@@ -71,13 +71,13 @@ def add_gates(model: nn.Module, gate: str | GateFactory, where: Where = None, **
     Raises:
         ValueError: An unknown gate; a model without a place for gates, or with gates; no block that is meant.
     """
-    if not place_gates(model, gate_factory(gate, **options), where):
+    if not insert_gates(model, gate_factory(gate, **options), where):
         raise ValueError(f'where={where!r} means no block of {type(model).__name__}: stages count from 0')
     return model
 
 
 __all__ = [
-    'BAM', 'CBAM', 'ECA', 'ELA', 'EMCA', 'FCA', 'GATES', 'EfficientAttention', 'GateFactory', 'GateSite',
+    'BAM', 'CBAM', 'ECA', 'ELA', 'EMCA', 'FCA', 'GATES', 'EfficientAttention', 'GateFactory', 'GateContext',
     'GaussianAttention', 'GaussianBlock', 'MSAConv', 'TripletAttention', 'ULSAM', 'Where', 'add_gates', 'gate_factory',
-    'place_gates',
+    'insert_gates',
 ]

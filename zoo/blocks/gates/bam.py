@@ -2,7 +2,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .site import GateSite
+from .gate_context import GateContext
 
 
 class BAM(nn.Module):
@@ -38,9 +38,9 @@ class BAM(nn.Module):
                 nn.init.zeros_(module.bias)
 
     @classmethod
-    def for_site(cls, site: GateSite, device=None, dtype=None) -> 'BAM':
+    def from_context(cls, ctx: GateContext, device=None, dtype=None) -> 'BAM':
         """Build for a host."""
-        return cls(site.channels, device=device, dtype=dtype)
+        return cls(ctx.channels, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, H, W]`` -> the same."""

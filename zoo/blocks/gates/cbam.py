@@ -3,8 +3,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .passes import multiply
-from .site import GateSite
+from .gate_context import GateContext
+from .layout_ops import multiply
 
 
 class CBAM(nn.Module):
@@ -32,9 +32,9 @@ class CBAM(nn.Module):
         nn.init.zeros_(self.fc2.bias)
 
     @classmethod
-    def for_site(cls, site: GateSite, device=None, dtype=None) -> 'CBAM':
+    def from_context(cls, ctx: GateContext, device=None, dtype=None) -> 'CBAM':
         """Build for a block of a host."""
-        return cls(site.channels, device=device, dtype=dtype)
+        return cls(ctx.channels, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, H, W]`` -> the same."""

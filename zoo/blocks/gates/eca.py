@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from .site import GateFactory, GateSite
+from .gate_context import GateContext, GateFactory
 
 
 def adaptive_size(channels: int, gamma: int = 2, beta: int = 1) -> int:
@@ -30,9 +30,9 @@ class ECA(nn.Module):
         self.conv = nn.Conv1d(1, 1, size, padding=size // 2, bias=False, device=device, dtype=dtype)
 
     @classmethod
-    def for_site(cls, site: GateSite, device=None, dtype=None, **options) -> 'ECA':
+    def from_context(cls, ctx: GateContext, device=None, dtype=None, **options) -> 'ECA':
         """Build for a block of a host."""
-        return cls(site.channels, **options, device=device, dtype=dtype)
+        return cls(ctx.channels, **options, device=device, dtype=dtype)
 
     @classmethod
     def with_sizes(cls, sizes: Sequence[int]) -> GateFactory:
@@ -44,5 +44,5 @@ class ECA(nn.Module):
         return x * self.conv(x.mean((2, 3))[:, None]).sigmoid()[:, 0, :, None, None]
 
 
-def _of_stage(site: GateSite, sizes: Sequence[int], device=None, dtype=None) -> ECA:
-    return ECA(site.channels, sizes[site.stage], device=device, dtype=dtype)
+def _of_stage(ctx: GateContext, sizes: Sequence[int], device=None, dtype=None) -> ECA:
+    return ECA(ctx.channels, sizes[ctx.stage], device=device, dtype=dtype)

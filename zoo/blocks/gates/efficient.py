@@ -2,7 +2,7 @@
 from torch import Tensor, nn
 
 from ..layout import to_nchw, to_nhwc
-from .site import GateSite
+from .gate_context import GateContext
 
 
 class EfficientAttention(nn.Module):
@@ -31,9 +31,9 @@ class EfficientAttention(nn.Module):
         self.proj = nn.Linear(values, channels, **dd)
 
     @classmethod
-    def for_site(cls, site: GateSite, device=None, dtype=None, **options) -> 'EfficientAttention':
+    def from_context(cls, ctx: GateContext, device=None, dtype=None, **options) -> 'EfficientAttention':
         """Build for a block of a host."""
-        return cls(site.channels, **options, device=device, dtype=dtype)
+        return cls(ctx.channels, **options, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, H, W]`` -> the same."""

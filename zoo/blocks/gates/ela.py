@@ -1,8 +1,8 @@
 """Efficient local attention (ELA): rows and columns gated by convolutions of their means."""
 from torch import Tensor, nn
 
-from .passes import multiply, over_side
-from .site import GateSite
+from .gate_context import GateContext
+from .layout_ops import multiply, reduce_axis
 
 # size of the convolution's kernel, channels of its groups, groups of the norm
 VARIANTS = dict(tiny=(5, 1, 32), base=(7, 1, 16), small=(5, 8, 16), large=(7, 8, 16))
@@ -36,14 +36,14 @@ class ELA(nn.Module):
         self.norm = nn.GroupNorm(groups, channels, **dd)
 
     @classmethod
-    def for_site(cls, site: GateSite, device=None, dtype=None, **options) -> 'ELA':
+    def from_context(cls, ctx: GateContext, device=None, dtype=None, **options) -> 'ELA':
         """Build for a block of a host."""
-        return cls(site.channels, **options, device=device, dtype=dtype)
+        return cls(ctx.channels, **options, device=device, dtype=dtype)
 
     def _gate(self, means: Tensor) -> Tensor:
         return self.norm(self.conv(means)).sigmoid()
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, H, W]`` -> the same."""
-        rows, columns = (self._gate(over_side('mean', x, dim)) for dim in (3, 2))
+        rows, columns = (self._gate(reduce_axis('mean', x, dim)) for dim in (3, 2))
         return multiply(x * rows[..., None], columns[:, :, None])

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from zoo_kernels.dispatch import in_place
 
 from ..layout import exporting
-from ..resize import cells
-from ..tables import kept
-from .site import GateSite
+from ..resize import adaptive_pool_matrix
+from ..tables import cached_table
+from .gate_context import GateContext
 
 GRID = 7  # places a side that frequencies are counted on
 # the 16 frequencies that classify best alone, best first: along the height and along the width
@@ -26,7 +26,7 @@ def cosine(frequency: int, side: int) -> list[float]:
     return [scale * math.cos(math.pi * frequency * (place + 0.5) / side) for place in range(side)]
 
 
-@kept
+@cached_table
 def basis(side: int, height: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """``[16, height, width]``: what the places of a map weigh in each frequency of a map of ``side``.
 
@@ -39,7 +39,7 @@ def basis(side: int, height: int, width: int, dtype: torch.dtype, device: torch.
     table = torch.stack([torch.outer(rows, columns) for rows, columns in pairs]).float().to(device, dtype)
     if not exporting() and (height, width) == (side, side):
         return table
-    rows, columns = (cells(size, side, dtype, device) for size in (height, width))
+    rows, columns = (adaptive_pool_matrix(size, side, dtype, device) for size in (height, width))
     return rows.t() @ (table @ columns)
 
 
@@ -68,9 +68,9 @@ class FCA(nn.Module):
         self.fc2 = nn.Linear(channels // reduction, channels, bias=False, **dd)
 
     @classmethod
-    def for_site(cls, site: GateSite, device=None, dtype=None) -> 'FCA':
+    def from_context(cls, ctx: GateContext, device=None, dtype=None) -> 'FCA':
         """Build for a block of a ResNet."""
-        return cls(site.channels, SIDES[site.stage], device=device, dtype=dtype)
+        return cls(ctx.channels, SIDES[ctx.stage], device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, H, W]`` -> the same."""

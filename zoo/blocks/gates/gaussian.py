@@ -4,7 +4,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from .site import GateSite
+from .gate_context import GateContext
 
 
 class GaussianAttention(nn.Module):
@@ -40,7 +40,7 @@ class GaussianAttention(nn.Module):
         self.spread = nn.Parameter(torch.randn(num_heads, num_gaussians, **dd).exp())
 
     @classmethod
-    def for_site(cls, site: GateSite, device=None, dtype=None, **options) -> 'GaussianAttention':
+    def from_context(cls, ctx: GateContext, device=None, dtype=None, **options) -> 'GaussianAttention':
         """Build for a block of a host."""
         return cls(**options, device=device, dtype=dtype)
 

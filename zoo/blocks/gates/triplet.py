@@ -4,8 +4,8 @@ import functools
 import torch
 from torch import Tensor, nn
 
-from .passes import over_side
-from .site import GateFactory, GateSite
+from .gate_context import GateContext, GateFactory
+from .layout_ops import reduce_axis
 
 
 class PlaneGate(nn.Module):
@@ -52,18 +52,18 @@ class TripletAttention(nn.Module):
             nn.init.zeros_(self.places.norm.weight)
 
     @classmethod
-    def for_site(cls, site: GateSite, device=None, dtype=None, **options) -> 'TripletAttention':
+    def from_context(cls, ctx: GateContext, device=None, dtype=None, **options) -> 'TripletAttention':
         """Build for a block of a host."""
         return cls(**options, device=device, dtype=dtype)
 
     @classmethod
     def of_size(cls, kernel_size: int) -> GateFactory:
         """A factory of gates with one kernel size."""
-        return functools.partial(cls.for_site, kernel_size=kernel_size)
+        return functools.partial(cls.from_context, kernel_size=kernel_size)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, H, W]`` -> the same."""
-        columns, rows = ([over_side(reduce, x, dim) for reduce in ('amax', 'mean')] for dim in (2, 3))
+        columns, rows = ([reduce_axis(reduce, x, dim) for reduce in ('amax', 'mean')] for dim in (2, 3))
         gate = self.columns(*columns)[:, :, None]
         gate = gate + self.rows(*(t.transpose(1, 2) for t in rows)).transpose(1, 2)[..., None]
         if self.places is None:

@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from zoo_kernels.dispatch import in_place
 
 from ..norm import scale_and_shift
-from .passes import max_around
-from .site import GateSite
+from .gate_context import GateContext
+from .layout_ops import max_around
 
 
 class ULSAM(nn.Module):
@@ -38,9 +38,9 @@ class ULSAM(nn.Module):
         self.point_norm = nn.BatchNorm2d(groups, momentum=0.9, **dd)
 
     @classmethod
-    def for_site(cls, site: GateSite, device=None, dtype=None, **options) -> 'ULSAM':
+    def from_context(cls, ctx: GateContext, device=None, dtype=None, **options) -> 'ULSAM':
         """Build for a block of a host."""
-        return cls(site.channels, **options, device=device, dtype=dtype)
+        return cls(ctx.channels, **options, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, H, W]`` -> the same."""

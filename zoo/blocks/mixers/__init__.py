@@ -1,7 +1,7 @@
 """Token mixers, one mechanism a file. A mixer maps ``[B, H, W, C]`` to the same shape, projections included.
 
-A host asks a ``MixerFactory`` for the mixer of each of its blocks and tells it where the block stands (``Site``).
-Every mixer has a ``for_site`` constructor that is such a factory. ``MIXERS`` names those that run in every host,
+A host asks a ``MixerFactory`` for the mixer of each of its blocks and gives it the block's ``BlockContext``. Every
+mixer has a ``from_context`` constructor that is such a factory. ``GLOBAL_MIXERS`` names those that run in every host,
 ``MAP_MIXERS`` more that run in those without windows and class tokens: PVT, PVTv2 and the pyramid.
 """
 import functools
@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .agent import AgentAttention
+from .block_context import BlockContext, MixerFactory
 from .clamped import ClampedLinearAttention
 from .context_mixing import ContextMixing
 from .focused import FocusedLinearAttention
@@ -28,12 +29,11 @@ from .rotary import GatedMixer, RotaryAttention
 from .routing import EnhancedAttention, RoutedAttention
 from .scale_aware import ScaleAwareModulation
 from .sequence import GlobalMixer
-from .site import MixerFactory, Site
 from .softmax import SoftmaxAttention
 from .stripes import StripeAttention
 from .window import WindowAttention
 
-MIXERS = dict(
+GLOBAL_MIXERS = dict(
     agent=AgentAttention,
     focused=FocusedLinearAttention,
     inline=InLineAttention,
@@ -60,26 +60,26 @@ def mixer_factory(mixer: str | MixerFactory, options: Mapping[str, Any] | None =
     """The factory of a mixer.
 
     Args:
-        mixer: A name from ``MIXERS`` or ``MAP_MIXERS``, or a factory.
+        mixer: A name from ``GLOBAL_MIXERS`` or ``MAP_MIXERS``, or a factory.
         options: More keyword arguments for it.
 
     Raises:
         ValueError: An unknown name.
     """
     if isinstance(mixer, str):
-        named = {**MIXERS, **MAP_MIXERS}
+        named = {**GLOBAL_MIXERS, **MAP_MIXERS}
         if mixer not in named:
             raise ValueError(f'mixer {mixer!r}: use one of {", ".join(named)}')
-        mixer = named[mixer].for_site
+        mixer = named[mixer].from_context
     return functools.partial(mixer, **options) if options else mixer
 
 
 __all__ = [
-    'MAP_MIXERS', 'MIXERS', 'AgentAttention', 'AveragePooling', 'ClampedLinearAttention', 'ContextMixing',
+    'GLOBAL_MIXERS', 'MAP_MIXERS', 'AgentAttention', 'AveragePooling', 'ClampedLinearAttention', 'ContextMixing',
     'EfficientModulation', 'EnhancedAttention', 'FocusedLinearAttention', 'GatedMixer', 'GlobalMixer',
     'HiLoAttention', 'InLineAttention', 'LargeKernelAttention', 'LinearAttention', 'MagnitudeAwareLinearAttention',
     'MixerFactory', 'NormAwareLinearAttention', 'PartialChannelAttention', 'PartialSelfAttention',
-    'RankAugmentedLinearAttention', 'RotaryAttention', 'RoutedAttention', 'ScaleAwareModulation', 'Site',
+    'RankAugmentedLinearAttention', 'RotaryAttention', 'RoutedAttention', 'ScaleAwareModulation', 'BlockContext',
     'SoftmaxAttention', 'SpatialReductionAttention', 'StripeAttention', 'WindowAttention', 'leading',
     'mixer_factory',
 ]

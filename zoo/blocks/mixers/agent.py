@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from zoo_kernels import agent_attention
 
 from ..depthwise import DepthwiseConv2d
-from ..layout import exporting, settle
-from ..resize import cells, pool_map
+from ..layout import contiguous_for_export, exporting
+from ..resize import adaptive_pool_matrix, pool_map
+from .block_context import BlockContext
 from .sequence import GlobalMixer, add_local
-from .site import Site
 
 SQUARE = 7  # side of the coarse bias maps, at every image size
 STORED = (3, 4, 7, 7)  # side of the grid of agents in stages of stride 4, 8, 16, 32: 9, 16, 49 and 49 agents
@@ -35,7 +35,7 @@ class AgentAttention(GlobalMixer):
         grid: Height and width in tokens that the biases are stored for.
         stored: Side of the grid of agents that the biases are stored for.
         agents: Side of the grid of agents at run time; ``stored`` when None.
-        prefix: Tokens before those of the map, each with a bias of its own.
+        num_prefix_tokens: Tokens before those of the map, each with a bias of its own.
         qkv_bias: Bias of the q, k, v projection.
 
     Source: Han et al., arXiv 2312.08874; LeapLabTHU/Agent-Attention @ 207ce3e, agent_transformer/models/agent_*.py and
@@ -44,42 +44,42 @@ class AgentAttention(GlobalMixer):
 
     def __init__(
             self, dim: int, num_heads: int, grid: tuple[int, int], stored: int = 7, agents: int | None = None,
-            prefix: int = 0, qkv_bias: bool = True, device=None, dtype=None):
+            num_prefix_tokens: int = 0, qkv_bias: bool = True, device=None, dtype=None):
         super().__init__()
         dd = dict(device=device, dtype=dtype)
         self.num_heads = num_heads
         self.agents = agents or stored
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias, **dd)
-        self.agent_bias = AgentBias(num_heads, stored, grid, prefix, **dd)
-        self.query_bias = AgentBias(num_heads, stored, grid, prefix, **dd)
+        self.agent_bias = AgentBias(num_heads, stored, grid, num_prefix_tokens, **dd)
+        self.query_bias = AgentBias(num_heads, stored, grid, num_prefix_tokens, **dd)
         self.dwc = DepthwiseConv2d(dim, 3, **dd)
         self.proj = nn.Linear(dim, dim, **dd)
 
     @classmethod
-    def for_site(
-            cls, site: Site, agents: int | Sequence[int] | None = None, stored: int | Sequence[int] | None = None,
-            device=None, dtype=None) -> 'AgentAttention':
+    def from_context(
+            cls, ctx: BlockContext, agents: int | Sequence[int] | None = None,
+            stored: int | Sequence[int] | None = None, device=None, dtype=None) -> 'AgentAttention':
         """Build for a block of a host.
 
         Args:
-            site: The block's place.
+            ctx: The block, see :class:`BlockContext`.
             agents: Side of the grid of agents at run time, one for all stages or one a stage; as stored when None.
             stored: Side of the grid of agents that the biases are stored for, likewise; the paper's when None.
         """
         if stored is None:
-            stored = STORED[-1] if site.prefix else STORED  # a plain host has one stride, 16
+            stored = STORED[-1] if ctx.num_prefix_tokens else STORED  # a plain host has one stride, 16
         return cls(
-            site.dim, site.num_heads, site.grid, _of_stage(stored, site), _of_stage(agents, site), site.prefix,
-            site.qkv_bias, device=device, dtype=dtype)
+            ctx.dim, ctx.num_heads, ctx.grid, _of_stage(stored, ctx), _of_stage(agents, ctx), ctx.num_prefix_tokens,
+            ctx.qkv_bias, device=device, dtype=dtype)
 
-    def mix(self, x: Tensor, grid: tuple[int, int], prefix: int = 0) -> Tensor:
+    def forward_tokens(self, x: Tensor, grid: tuple[int, int], num_prefix_tokens: int = 0) -> Tensor:
         q, k, v = self.qkv(x).chunk(3, dim=-1)
-        agents = pool_to_grid(q[:, prefix:].unflatten(1, grid), self.agents)
+        agents = pool_to_grid(q[:, num_prefix_tokens:].unflatten(1, grid), self.agents)
         heads = (t.unflatten(-1, (self.num_heads, -1)) for t in (q, k, v, agents))
         agent_bias = self.agent_bias(grid, self.agents)
-        query_bias = settle(self.query_bias(grid, self.agents).transpose(1, 2))
-        mixed = settle(agent_attention(*heads, agent_bias, query_bias)).flatten(2)
-        return self.proj(add_local(mixed, v, self.dwc.weight, self.dwc.bias, grid, prefix))
+        query_bias = contiguous_for_export(self.query_bias(grid, self.agents).transpose(1, 2))
+        mixed = contiguous_for_export(agent_attention(*heads, agent_bias, query_bias)).flatten(2)
+        return self.proj(add_local(mixed, v, self.dwc.weight, self.dwc.bias, grid, num_prefix_tokens))
 
 
 class AgentBias(nn.Module):
@@ -92,19 +92,22 @@ class AgentBias(nn.Module):
         num_heads: Heads.
         stored: Side of the grid of agents.
         grid: Height and width in tokens that rows and columns are stored for.
-        prefix: Tokens before those of the map, with a value each.
+        num_prefix_tokens: Tokens before those of the map, with a value each.
     """
 
-    def __init__(self, num_heads: int, stored: int, grid: tuple[int, int], prefix: int = 0, device=None, dtype=None):
+    def __init__(
+            self, num_heads: int, stored: int, grid: tuple[int, int], num_prefix_tokens: int = 0, device=None,
+            dtype=None):
         super().__init__()
         dd = dict(device=device, dtype=dtype)
         self.stored = stored
         self.square = nn.Parameter(torch.zeros(num_heads, stored ** 2, SQUARE, SQUARE, **dd))
         self.rows = AxisBias(num_heads, stored ** 2, grid, 0, **dd)
         self.columns = AxisBias(num_heads, stored ** 2, grid, 1, **dd)
-        self.prefix = nn.Parameter(torch.zeros(num_heads, stored ** 2, prefix, **dd)) if prefix else None
+        self.prefix = (
+            nn.Parameter(torch.zeros(num_heads, stored ** 2, num_prefix_tokens, **dd)) if num_prefix_tokens else None)
         trunc_normal_(self.square, std=0.02)
-        if prefix:
+        if num_prefix_tokens:
             trunc_normal_(self.prefix, std=0.02)
 
     def forward(self, grid: tuple[int, int], agents: int) -> Tensor:
@@ -176,7 +179,7 @@ def pool_to_grid(x: Tensor, side: int) -> Tensor:
     """
     if not exporting():
         return pool_map(x, (side, side)).flatten(1, 2)
-    rows, columns = (cells(size, side, x.dtype, x.device) for size in x.shape[1:3])
+    rows, columns = (adaptive_pool_matrix(size, side, x.dtype, x.device) for size in x.shape[1:3])
     return torch.einsum('yh,bhwc,xw->byxc', rows, x, columns).flatten(1, 2)
 
 
@@ -184,6 +187,6 @@ def _resample(table: Tensor, length: int) -> Tensor:
     return F.interpolate(table, size=length, mode='linear', align_corners=False)
 
 
-def _of_stage(value: int | Sequence[int] | None, site: Site) -> int | None:
+def _of_stage(value: int | Sequence[int] | None, ctx: BlockContext) -> int | None:
     """An argument that is given for all stages or for each."""
-    return value if value is None or isinstance(value, int) else value[site.stage]
+    return value if value is None or isinstance(value, int) else value[ctx.stage]

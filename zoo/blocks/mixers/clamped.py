@@ -4,8 +4,8 @@ from torch import Tensor, nn
 
 from zoo_kernels import linear_attention
 
+from .block_context import BlockContext
 from .sequence import GlobalMixer
-from .site import Site
 
 FLOOR = 100.  # of a sum over all keys, whatever their number: it is felt more the smaller the map is
 
@@ -34,11 +34,11 @@ class ClampedLinearAttention(GlobalMixer):
         self.proj = nn.Linear(dim, dim, **dd)
 
     @classmethod
-    def for_site(cls, site: Site, device=None, dtype=None) -> 'ClampedLinearAttention':
+    def from_context(cls, ctx: BlockContext, device=None, dtype=None) -> 'ClampedLinearAttention':
         """Build for a block of a host."""
-        return cls(site.dim, site.num_heads, site.qkv_bias, device=device, dtype=dtype)
+        return cls(ctx.dim, ctx.num_heads, ctx.qkv_bias, device=device, dtype=dtype)
 
-    def mix(self, x: Tensor, grid: tuple[int, int], prefix: int = 0) -> Tensor:
+    def forward_tokens(self, x: Tensor, grid: tuple[int, int], num_prefix_tokens: int = 0) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(2)
         mixed = linear_attention(q, k, v, feature='relu', output='clamp', eps=FLOOR / x.shape[1])
         return self.proj((mixed * self.temperature[:, 0].to(mixed.dtype)).flatten(2))

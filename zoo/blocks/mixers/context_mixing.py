@@ -6,7 +6,7 @@ from ..layout import exporting
 from ..neighborhood import NeighborhoodBias, neighborhood_sum
 from ..norm import batch_norm
 from ..resize import interpolate_map, pool_map
-from .site import Site
+from .block_context import BlockContext
 
 REGIONS = 7  # side of the grid of regions that keys are means of
 SMALL = 5  # side of the small kernels
@@ -48,7 +48,7 @@ class ContextMixing(nn.Module):
         dd = dict(device=device, dtype=dtype)
         self.num_heads = num_heads
         self.kernel_size = kernel_size
-        self.sees_guide = context > 0
+        self.needs_guide = context > 0
         self.query = LinearNorm(dim, dim // 2, **dd)
         self.key = LinearNorm(context or dim, dim // 2, **dd)
         self.kernels = nn.Linear(REGIONS ** 2, SMALL ** 2 + kernel_size ** 2, **dd)
@@ -57,9 +57,9 @@ class ContextMixing(nn.Module):
         self.proj = LinearNorm(dim, dim, **dd)
 
     @classmethod
-    def for_site(cls, site: Site, device=None, dtype=None) -> 'ContextMixing':
+    def from_context(cls, ctx: BlockContext, device=None, dtype=None) -> 'ContextMixing':
         """Build for a block of a host; the host's windows are the large kernels, 7 x 7 where it has none."""
-        return cls(site.dim, site.num_heads, site.window or 7, site.context, device=device, dtype=dtype)
+        return cls(ctx.dim, ctx.num_heads, ctx.window or 7, ctx.context, device=device, dtype=dtype)
 
     def forward(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
         """Mix a map.
@@ -82,7 +82,7 @@ class ContextMixing(nn.Module):
         height, width, dim = x.shape[1:]
         heads = self.num_heads
         queries = self.query(guide[..., :dim]).flatten(1, 2).unflatten(-1, (heads, -1)).transpose(1, 2)
-        context = guide[..., dim:] if self.sees_guide else guide
+        context = guide[..., dim:] if self.needs_guide else guide
         keys = self.key(pool_map(context, (REGIONS, REGIONS))).flatten(1, 2)
         taps = self.kernels.weight @ keys * (dim // heads) ** -0.5
         taps = taps.unflatten(-1, (heads, -1)).permute(0, 2, 3, 1)  # [B, heads, D, small and large]

@@ -8,8 +8,8 @@ from zoo_kernels import linear_attention
 
 from ..depthwise import DepthwiseConv2d
 from ..position import PositionMap
+from .block_context import BlockContext
 from .sequence import GlobalMixer, add_local
-from .site import Site
 
 
 class FocusedLinearAttention(GlobalMixer):
@@ -47,9 +47,9 @@ class FocusedLinearAttention(GlobalMixer):
         self.proj = nn.Linear(dim, dim, **dd)
 
     @classmethod
-    def for_site(cls, site: Site, device=None, dtype=None) -> 'FocusedLinearAttention':
+    def from_context(cls, ctx: BlockContext, device=None, dtype=None) -> 'FocusedLinearAttention':
         """Build for a block of a host."""
-        return cls(site.dim, site.num_heads, site.grid, site.qkv_bias, site.lepe, device=device, dtype=dtype)
+        return cls(ctx.dim, ctx.num_heads, ctx.grid, ctx.qkv_bias, ctx.lepe, device=device, dtype=dtype)
 
     def local_kernel(self) -> tuple[Tensor, Tensor]:
         """Weight and bias of the depthwise convolution(s) of the values."""
@@ -60,11 +60,14 @@ class FocusedLinearAttention(GlobalMixer):
             bias = bias + self.lepe.bias
         return weight, bias
 
-    def mix(self, x: Tensor, grid: tuple[int, int], prefix: int = 0) -> Tensor:
+    def forward_tokens(self, x: Tensor, grid: tuple[int, int], num_prefix_tokens: int = 0) -> Tensor:
         q, k, v = self.qkv(x).chunk(3, dim=-1)
         position = self.positional_encoding(*grid).to(k.dtype).flatten(1, 2)  # autocast would widen the sum
-        k = torch.cat([k[:, :prefix], k[:, prefix:] + position], dim=1) if prefix else k + position
+        if num_prefix_tokens:
+            k = torch.cat([k[:, :num_prefix_tokens], k[:, num_prefix_tokens:] + position], dim=1)
+        else:
+            k = k + position
         scale = F.softplus(self.scale.to(torch.promote_types(self.scale.dtype, torch.float32))).flatten()
         heads = (t.unflatten(-1, (self.num_heads, -1)) for t in (q, k, v))
         mixed = linear_attention(*heads, feature='focus', focus_scale=scale, power=self.power)
-        return self.proj(add_local(mixed.flatten(2), v, *self.local_kernel(), grid, prefix))
+        return self.proj(add_local(mixed.flatten(2), v, *self.local_kernel(), grid, num_prefix_tokens))

@@ -3,8 +3,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layout import crop_map, merge, pad_map, settle, to_nchw, to_nhwc, window_count
-from .site import Site
+from ..layout import contiguous_for_export, crop_map, merge, pad_map, to_nchw, to_nhwc, window_count
+from .block_context import BlockContext
 
 WINDOW = 2  # the paper's
 
@@ -50,9 +50,9 @@ class HiLoAttention(nn.Module):
             self.high_proj = nn.Linear(self.high_dim, self.high_dim, **dd)
 
     @classmethod
-    def for_site(cls, site: Site, alpha: float = 0.9, device=None, dtype=None) -> 'HiLoAttention':
+    def from_context(cls, ctx: BlockContext, alpha: float = 0.9, device=None, dtype=None) -> 'HiLoAttention':
         """Build for a block of a host; windows are the host's where it has any."""
-        return cls(site.dim, site.num_heads, site.window or WINDOW, alpha, site.qkv_bias, device=device, dtype=dtype)
+        return cls(ctx.dim, ctx.num_heads, ctx.window or WINDOW, alpha, ctx.qkv_bias, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, H, W, C]`` -> ``[B, H, W, C]``."""
@@ -74,7 +74,7 @@ class HiLoAttention(nn.Module):
         qkv = self.high_qkv(x).reshape(-1, rows, side, columns, side, 3, self.high_dim // self.head_dim, self.head_dim)
         q, k, v = qkv.permute(5, 0, 1, 3, 6, 2, 4, 7).flatten(5, 6).flatten(1, 3).unbind(0)
         y = F.scaled_dot_product_attention(q, k, v)
-        return merge(settle(y.transpose(1, 2)).view(-1, side, side, self.high_dim), counts, side)
+        return merge(contiguous_for_export(y.transpose(1, 2)).view(-1, side, side, self.high_dim), counts, side)
 
     def _attend_to_means(self, x: Tensor, padded: Tensor) -> Tensor:
         """Attention to the means of the windows of the padded map: ``[B, H, W, C]`` -> ``[B, H, W, low_dim]``."""
@@ -85,4 +85,4 @@ class HiLoAttention(nn.Module):
         kv = self.low_kv(source).flatten(1, 2).unflatten(-1, (2, -1, self.head_dim))
         k, v = kv.permute(2, 0, 3, 1, 4).unbind(0)
         y = F.scaled_dot_product_attention(q, k, v)
-        return settle(y.transpose(1, 2)).flatten(2).unflatten(1, x.shape[1:3])
+        return contiguous_for_export(y.transpose(1, 2)).flatten(2).unflatten(1, x.shape[1:3])

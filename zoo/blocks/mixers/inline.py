@@ -7,8 +7,8 @@ from zoo_kernels.dispatch import in_place
 
 from ..depthwise import DepthwiseConv2d
 from ..layout import exporting, pad_map
+from .block_context import BlockContext
 from .sequence import GlobalMixer
-from .site import Site
 
 SIZE = 3  # of the predicted kernels
 CHUNK_BYTES = 2 ** 20  # of values that are convolved at a time: with the result they stay in the cache of a CPU core
@@ -22,7 +22,7 @@ class InLineAttention(GlobalMixer):
     ``conv``, one a channel, come from the mean of the tokens through two linear layers in each head.
 
     In CSwin hosts the LePE is added too, and the mean is that of the block's input before its norm, as in the released
-    code: ``sees_input`` asks the block for it.
+    code: ``needs_block_input`` asks the block for it.
 
     Args:
         dim: Channels C.
@@ -38,7 +38,7 @@ class InLineAttention(GlobalMixer):
         super().__init__()
         dd = dict(device=device, dtype=dtype)
         self.num_heads = num_heads
-        self.sees_input = lepe
+        self.needs_block_input = lepe
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias, **dd)
         self.residual = nn.Sequential(  # the paper's modules: keys, shapes and initialisation
             nn.Conv1d(dim, dim, 1, groups=num_heads, **dd), nn.GELU(),
@@ -47,9 +47,9 @@ class InLineAttention(GlobalMixer):
         self.proj = nn.Linear(dim, dim, **dd)
 
     @classmethod
-    def for_site(cls, site: Site, device=None, dtype=None) -> 'InLineAttention':
+    def from_context(cls, ctx: BlockContext, device=None, dtype=None) -> 'InLineAttention':
         """Build for a block of a host."""
-        return cls(site.dim, site.num_heads, site.qkv_bias, site.lepe, device=device, dtype=dtype)
+        return cls(ctx.dim, ctx.num_heads, ctx.qkv_bias, ctx.lepe, device=device, dtype=dtype)
 
     def local_kernel(self, pooled: Tensor) -> tuple[Tensor, Tensor | None]:
         """Weight ``[B, C, 1, 3, 3]`` and bias ``[C]`` of the convolution(s) of the values.
@@ -63,19 +63,20 @@ class InLineAttention(GlobalMixer):
             return weight, None
         return weight + self.lepe.weight, self.lepe.bias  # one pass over the map instead of two
 
-    def mix(self, x: Tensor, grid: tuple[int, int], prefix: int = 0, source: Tensor | None = None) -> Tensor:
-        """As :meth:`GlobalMixer.mix`; ``source`` is what kernels are predicted from, x by default."""
+    def forward_tokens(
+            self, x: Tensor, grid: tuple[int, int], num_prefix_tokens: int = 0, source: Tensor | None = None) -> Tensor:
+        """As :meth:`GlobalMixer.forward_tokens`; ``source`` is what kernels are predicted from, x by default."""
         q, k, v = self.qkv(x).chunk(3, dim=-1)
         heads = (t.unflatten(-1, (self.num_heads, -1)) for t in (q, k, v))
         scale = (x.shape[-1] // self.num_heads) ** -0.5
         mixed = linear_attention(*heads, output='inline', scale=scale).flatten(2)
         kernel = self.local_kernel((x if source is None else source).mean(1))
-        return self.proj(add_own_local(mixed, v, *kernel, grid, prefix))
+        return self.proj(add_own_local(mixed, v, *kernel, grid, num_prefix_tokens))
 
     def forward(self, x: Tensor, source: Tensor | None = None) -> Tensor:
         """``[B, H, W, C]`` -> ``[B, H, W, C]``; ``source`` is the block's input before its norm."""
         source = None if source is None else source.flatten(1, 2)
-        return self.mix(x.flatten(1, 2), x.shape[1:3], source=source).view(x.shape)
+        return self.forward_tokens(x.flatten(1, 2), x.shape[1:3], source=source).view(x.shape)
 
 
 def grouped(layer: nn.Conv1d, x: Tensor) -> Tensor:
@@ -88,27 +89,28 @@ def grouped(layer: nn.Conv1d, x: Tensor) -> Tensor:
 
 def add_own_local(
         mixed: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, grid: tuple[int, int],
-        prefix: int = 0) -> Tensor:
+        num_prefix_tokens: int = 0) -> Tensor:
     """``mixed`` plus a depthwise convolution of the values with kernels of each sample's own.
 
     Tokens that are no pixels get nothing. In inference ``mixed`` is overwritten.
 
     Args:
-        mixed: ``[B, prefix + H * W, C]``.
+        mixed: ``[B, num_prefix_tokens + H * W, C]``.
         v: Same shape, any strides with neighbouring channels.
         weight: ``[B, C, 1, k, k]``.
         bias: ``[C]`` or None.
         grid: (H, W).
-        prefix: Tokens before those of the map.
+        num_prefix_tokens: Tokens before those of the map.
     """
-    maps = v[:, prefix:].unflatten(1, grid)
+    maps = v[:, num_prefix_tokens:].unflatten(1, grid)
     if not in_place() or exporting():
-        local = mixed[:, prefix:] + convolve_own(maps, weight, bias).flatten(1, 2)
-        return torch.cat([mixed[:, :prefix], local], dim=1) if prefix else local
+        local = mixed[:, num_prefix_tokens:] + convolve_own(maps, weight, bias).flatten(1, 2)
+        return torch.cat([mixed[:, :num_prefix_tokens], local], dim=1) if num_prefix_tokens else local
     samples = mixed.shape[0]
     if mixed.device.type == 'cpu':
         samples = max(1, CHUNK_BYTES // (mixed[0].numel() * mixed.element_size()))
-    for part, values, own in zip(mixed[:, prefix:].split(samples), maps.split(samples), weight.split(samples)):
+    for part, values, own in zip(
+            mixed[:, num_prefix_tokens:].split(samples), maps.split(samples), weight.split(samples)):
         part.add_(convolve_own(values, own, bias).flatten(1, 2))
     return mixed
 

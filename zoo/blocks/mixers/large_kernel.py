@@ -3,7 +3,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..depthwise import DepthwiseConv2d
-from .site import Site
+from .block_context import BlockContext
 
 
 class LargeKernelAttention(nn.Module):
@@ -29,9 +29,9 @@ class LargeKernelAttention(nn.Module):
         self.proj2 = nn.Linear(dim, dim, **dd)
 
     @classmethod
-    def for_site(cls, site: Site, device=None, dtype=None) -> 'LargeKernelAttention':
+    def from_context(cls, ctx: BlockContext, device=None, dtype=None) -> 'LargeKernelAttention':
         """Build for a block of a host."""
-        return cls(site.dim, device=device, dtype=dtype)
+        return cls(ctx.dim, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, H, W, C]`` -> ``[B, H, W, C]``."""

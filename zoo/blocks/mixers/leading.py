@@ -4,22 +4,22 @@ from typing import Any
 
 from torch import nn
 
-from .site import MixerFactory, Site
+from .block_context import BlockContext, MixerFactory
 
 
 def leading(
-        site: Site, first: MixerFactory, other: MixerFactory, blocks: Sequence[int | None], device=None, dtype=None,
-        **options: Any) -> nn.Module:
-    """One mixer in the first blocks of each stage, another in the rest; a factory once all but the site is bound.
+        ctx: BlockContext, first: MixerFactory, other: MixerFactory, blocks: Sequence[int | None], device=None,
+        dtype=None, **options: Any) -> nn.Module:
+    """One mixer in the first blocks of each stage, another in the rest; a factory once all but the context is bound.
 
     Args:
-        site: The block's place.
+        ctx: The block, see :class:`BlockContext`.
         first: Factory of the first blocks' mixers.
         other: Factory of the other blocks' mixers.
         blocks: Blocks with ``first``, a number a stage; None for all of the stage.
         **options: For ``first``.
     """
-    count = blocks[site.stage]
-    if count is None or site.index < count:
-        return first(site, device=device, dtype=dtype, **options)
-    return other(site, device=device, dtype=dtype)
+    count = blocks[ctx.stage]
+    if count is None or ctx.index < count:
+        return first(ctx, device=device, dtype=dtype, **options)
+    return other(ctx, device=device, dtype=dtype)

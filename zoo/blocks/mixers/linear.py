@@ -3,10 +3,10 @@ from torch import Tensor
 
 from zoo_kernels import linear_attention
 
-from .sequence import PlainMixer
+from .sequence import QKVMixer
 
 
-class LinearAttention(PlainMixer):
+class LinearAttention(QKVMixer):
     """Normalised linear attention over all tokens: ``phi(q) (phi(k)^T v) / (phi(q) . sum phi(k))``, ``phi = ELU + 1``.
 
     Nothing is added to it outside of CSwin hosts: what the other linear mixers are to be compared with.

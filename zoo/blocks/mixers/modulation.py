@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from ..depthwise import DepthwiseConv2d
 from ..mlp import in_chunks
-from .site import Site
+from .block_context import BlockContext
 
 CHUNK_BYTES = 2 ** 20  # three passes over hidden activations: smaller pieces than those of other layers pay
 
@@ -35,9 +35,9 @@ class EfficientModulation(nn.Module):
         self.fc2 = nn.Linear(ratio * dim, dim, **dd)
 
     @classmethod
-    def for_site(cls, site: Site, ratio: int = 6, device=None, dtype=None) -> 'EfficientModulation':
+    def from_context(cls, ctx: BlockContext, ratio: int = 6, device=None, dtype=None) -> 'EfficientModulation':
         """Build for a block of a host: wide in odd blocks, with as many hidden channels as the map has in even ones."""
-        return cls(site.dim, ratio if site.index % 2 else 1, device=device, dtype=dtype)
+        return cls(ctx.dim, ratio if ctx.index % 2 else 1, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, H, W, C]`` -> ``[B, H, W, C]``."""

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layout import greater, passing, settle, to_nchw, to_nhwc
+from ..layout import contiguous_for_export, sym_max, to_nchw, to_nhwc, tracing_or_fake
 from ..norm import batch_norm, scale_and_shift
-from .site import Site
+from .block_context import BlockContext
 
 DIVISOR = 4  # channels over convolved channels
 NEAR, FAR, RATIO = 20, 40, 8  # distances with a bucket each, the last bucket, and how much farther that reaches
@@ -65,9 +65,9 @@ class PartialChannelAttention(PartialMixer):
         self.norm = nn.BatchNorm2d(width, **dd)
 
     @classmethod
-    def for_site(cls, site: Site, device=None, dtype=None) -> 'PartialChannelAttention':
+    def from_context(cls, ctx: BlockContext, device=None, dtype=None) -> 'PartialChannelAttention':
         """Build for a block of a host."""
-        return cls(site.dim, device=device, dtype=dtype)
+        return cls(ctx.dim, device=device, dtype=dtype)
 
     def weigh(self, x: Tensor) -> Tensor:
         """Weights of the channels of ``[B, H, W, D]`` maps: ``[B, 1, 1, D]``."""
@@ -78,7 +78,7 @@ class PartialChannelAttention(PartialMixer):
         return batch_norm(self.norm, x * self.weigh(x))
 
     def forward(self, x: Tensor) -> Tensor:
-        if not lean(x) or self.training:
+        if not cpu_inference(x) or self.training:
             return super().forward(x)
         # inference on a CPU: one pass over the map, no copy of parts
         scale, shift = scale_and_shift(self.norm)
@@ -114,9 +114,10 @@ class PartialSelfAttention(PartialMixer):
         self.proj = nn.Linear(width, width, **dd)
 
     @classmethod
-    def for_site(cls, site: Site, num_heads: int | None = None, device=None, dtype=None) -> 'PartialSelfAttention':
+    def from_context(
+            cls, ctx: BlockContext, num_heads: int | None = None, device=None, dtype=None) -> 'PartialSelfAttention':
         """Build for a block of a host, with the host's heads or others."""
-        return cls(site.dim, num_heads or site.num_heads, device=device, dtype=dtype)
+        return cls(ctx.dim, num_heads or ctx.num_heads, device=device, dtype=dtype)
 
     def attend(self, x: Tensor) -> Tensor:
         qkv = self.qkv(self.norm(x).flatten(1, 2))
@@ -124,7 +125,7 @@ class PartialSelfAttention(PartialMixer):
         bias = self.distance_bias[:, distance_buckets(x.shape[1:3], x)].to(q.dtype)
         dropout = DROPOUT if self.training else 0.
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None], dropout_p=dropout)
-        y = self.proj(settle(y.transpose(1, 2)).flatten(2)).view(x.shape)
+        y = self.proj(contiguous_for_export(y.transpose(1, 2)).flatten(2)).view(x.shape)
         # a product instead of F.dropout: traced, that takes its gradient for contiguous, which this one need not be
         return y * y.new_empty(y.shape).bernoulli_(1 - DROPOUT).div_(1 - DROPOUT) if self.training else y
 
@@ -150,7 +151,7 @@ class PartialSpatialAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``[B, H, W, C]`` -> ``[B, H, W, C]``."""
         first, second = x.split(self.widths, dim=-1)
-        if lean(x) and not self.training:
+        if cpu_inference(x) and not self.training:
             scale1, shift1 = scale_and_shift(self.norm1)
             scale2, shift2 = scale_and_shift(self.norm2)
             y = torch.empty_like(x)
@@ -161,11 +162,11 @@ class PartialSpatialAttention(nn.Module):
         return torch.cat([first, self.proj(batch_norm(self.norm2, second))], dim=-1)
 
 
-def lean(x: Tensor) -> bool:
+def cpu_inference(x: Tensor) -> bool:
     """Whether maps may be written in place, and parameters merged: for inference on a CPU."""
     if x.device.type != 'cpu' or torch.is_grad_enabled() or torch.is_autocast_enabled('cpu'):
         return False
-    return not passing(x)
+    return not tracing_or_fake(x)
 
 
 def style(x: Tensor) -> Tensor:
@@ -175,7 +176,7 @@ def style(x: Tensor) -> Tensor:
     """
     x = x.to(torch.promote_types(x.dtype, torch.float32))  # sums of squares leave the range of float16
     mean = x.mean((1, 2), keepdim=True)
-    freedom = greater(x.shape[1] * x.shape[2] - 1, 1)
+    freedom = sym_max(x.shape[1] * x.shape[2] - 1, 1)
     variance = (x - mean).square().sum((1, 2)) / freedom  # torch.std takes ten times as long on a CPU
     deviation = variance * variance.clamp(min=torch.finfo(variance.dtype).tiny).rsqrt()  # no division by 0 backward
     return torch.cat([mean.flatten(1), deviation], dim=1)
@@ -195,7 +196,7 @@ def distance_buckets(grid: tuple[int, int], like: Tensor) -> Tensor:
         ``[H * W, H * W]`` int64. It may be shared: not to be written to.
     """
     args = (*grid, like.device)
-    return _buckets(*args) if passing(like) else _kept_buckets(*args)
+    return _buckets(*args) if tracing_or_fake(like) else _kept_buckets(*args)
 
 
 @functools.lru_cache(maxsize=KEPT)

@@ -3,7 +3,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..layout import to_nchw, to_nhwc
-from .site import Site
+from .block_context import BlockContext
 
 
 class AveragePooling(nn.Module):
@@ -16,7 +16,7 @@ class AveragePooling(nn.Module):
     """
 
     @classmethod
-    def for_site(cls, site: Site, device=None, dtype=None) -> 'AveragePooling':
+    def from_context(cls, ctx: BlockContext, device=None, dtype=None) -> 'AveragePooling':
         """Build for a block of a host; the same everywhere."""
         return cls()
 

@@ -2,8 +2,8 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layout import settle, to_nchw, to_nhwc
-from .site import Site
+from ..layout import contiguous_for_export, to_nchw, to_nhwc
+from .block_context import BlockContext
 
 
 class SpatialReductionAttention(nn.Module):
@@ -29,9 +29,9 @@ class SpatialReductionAttention(nn.Module):
         self.proj = nn.Linear(dim, dim, **dd)
 
     @classmethod
-    def for_site(cls, site: Site, device=None, dtype=None) -> 'SpatialReductionAttention':
+    def from_context(cls, ctx: BlockContext, device=None, dtype=None) -> 'SpatialReductionAttention':
         """Build for a block of a host."""
-        return cls(site.dim, site.num_heads, site.sr_ratio, site.qkv_bias, device=device, dtype=dtype)
+        return cls(ctx.dim, ctx.num_heads, ctx.sr_ratio, ctx.qkv_bias, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         batch, height, width, dim = x.shape
@@ -39,4 +39,4 @@ class SpatialReductionAttention(nn.Module):
         q = self.q(x).flatten(1, 2).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
         k, v = self.kv(source).flatten(1, 2).unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         y = F.scaled_dot_product_attention(q, k, v)
-        return self.proj(settle(y.transpose(1, 2)).view(batch, height, width, dim))
+        return self.proj(contiguous_for_export(y.transpose(1, 2)).view(batch, height, width, dim))

@@ -6,15 +6,15 @@ from torch import Tensor, nn
 from zoo_kernels.linear_attention.reference import rotate
 
 from ..depthwise import DepthwiseConv2d
-from ..layout import settle
-from ..tables import kept
+from ..layout import contiguous_for_export
+from ..tables import cached_table
+from .block_context import BlockContext
 from .sequence import GlobalMixer, add_local
-from .site import Site
 
 BASE = 10000.
 
 
-def rotary_table(grid: tuple[int, int], head_dim: int, like: Tensor, prefix: int = 0) -> Tensor:
+def rotary_table(grid: tuple[int, int], head_dim: int, like: Tensor, num_prefix_tokens: int = 0) -> Tensor:
     """Cosines and sines that rotate interleaved pairs of channels by the place of their token.
 
     The first half of a head turns with the row, the second with the column, both counted from 0, by frequencies that
@@ -24,24 +24,26 @@ def rotary_table(grid: tuple[int, int], head_dim: int, like: Tensor, prefix: int
         grid: (H, W).
         head_dim: Channels of a head, a multiple of 4.
         like: Gives the device, and the dtype if that is wider than float32.
-        prefix: Tokens before those of the map.
+        num_prefix_tokens: Tokens before those of the map.
 
     Returns:
-        ``[2, prefix + H * W, head_dim / 2]``. It may be shared: not to be written to.
+        ``[2, num_prefix_tokens + H * W, head_dim / 2]``. It may be shared: not to be written to.
 
     Source: qhfan/RALA @ a86314f, classfication/RALA.py.
     """
-    return _table(*grid, head_dim, prefix, like=like)
+    return _table(*grid, head_dim, num_prefix_tokens, like=like)
 
 
-@kept
-def _table(height: int, width: int, head_dim: int, prefix: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+@cached_table
+def _table(
+        height: int, width: int, head_dim: int, num_prefix_tokens: int, dtype: torch.dtype,
+        device: torch.device) -> Tensor:
     # frequencies are rounded to float32 in every precision, as in the paper's code
     frequency = 1. / BASE ** torch.linspace(0, 1, head_dim // 4, dtype=torch.float32, device=device)
     rows, columns = (torch.arange(n, device=device).to(dtype)[:, None] * frequency.to(dtype) for n in (height, width))
     angles = torch.cat([rows[:, None].expand(-1, width, -1), columns[None].expand(height, -1, -1)], -1).flatten(0, 1)
-    if prefix:
-        angles = F.pad(angles, (0, 0, prefix, 0))
+    if num_prefix_tokens:
+        angles = F.pad(angles, (0, 0, num_prefix_tokens, 0))
     return torch.stack([angles.cos(), angles.sin()])
 
 
@@ -79,9 +81,9 @@ class GatedMixer(GlobalMixer):
         self.proj = nn.Linear(dim, dim, **dd)
 
     @classmethod
-    def for_site(cls, site: Site, device=None, dtype=None) -> 'GatedMixer':
+    def from_context(cls, ctx: BlockContext, device=None, dtype=None) -> 'GatedMixer':
         """Build for a block of a host."""
-        return cls(site.dim, site.num_heads, site.qkv_bias, site.gate_norm, device=device, dtype=dtype)
+        return cls(ctx.dim, ctx.num_heads, ctx.qkv_bias, ctx.gate_norm, device=device, dtype=dtype)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, rope: Tensor) -> Tensor:
         """Mix the tokens of each head.
@@ -97,13 +99,13 @@ class GatedMixer(GlobalMixer):
         """
         raise NotImplementedError
 
-    def mix(self, x: Tensor, grid: tuple[int, int], prefix: int = 0) -> Tensor:
+    def forward_tokens(self, x: Tensor, grid: tuple[int, int], num_prefix_tokens: int = 0) -> Tensor:
         q, k, v, gate = self.qkvg(x).chunk(4, dim=-1)
-        rope = rotary_table(grid, self.head_dim, q, prefix)
+        rope = rotary_table(grid, self.head_dim, q, num_prefix_tokens)
         mixed = self.attend(*(t.unflatten(-1, (self.num_heads, -1)) for t in (q, k, v)), rope).flatten(2)
         if self.norm is None:
-            return self.proj(add_local(mixed, v, *self.lepe.kernel(), grid, prefix, gate))
-        mixed = add_local(mixed, v, *self.lepe.kernel(), grid, prefix)
+            return self.proj(add_local(mixed, v, *self.lepe.kernel(), grid, num_prefix_tokens, gate))
+        mixed = add_local(mixed, v, *self.lepe.kernel(), grid, num_prefix_tokens)
         return self.proj(self.norm(mixed) * F.silu(gate))
 
 
@@ -117,4 +119,4 @@ class RotaryAttention(GatedMixer):
     def attend(self, q: Tensor, k: Tensor, v: Tensor, rope: Tensor) -> Tensor:
         q, k = (rotate(t.flatten(2).to(rope.dtype), rope).view(t.shape).to(v.dtype) for t in (q, k))
         y = F.scaled_dot_product_attention(*(t.transpose(1, 2) for t in (q, k, v)))
-        return settle(y.transpose(1, 2))
+        return contiguous_for_export(y.transpose(1, 2))

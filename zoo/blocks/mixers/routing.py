@@ -6,9 +6,9 @@ from torch import Tensor, nn
 from zoo_kernels import route, routed_attention
 
 from ..depthwise import DepthwiseConv2d
-from ..layout import crop_map, exporting, greater, pad_map, settle, window_count
+from ..layout import contiguous_for_export, crop_map, exporting, pad_map, sym_max, window_count
+from .block_context import BlockContext
 from .sequence import GlobalMixer, add_local
-from .site import Site
 
 
 class RoutedAttention(nn.Module):
@@ -57,12 +57,12 @@ class RoutedAttention(nn.Module):
         self.proj = nn.Linear(dim, dim, **dd)
 
     @classmethod
-    def for_site(
-            cls, site: Site, n_win: int = 7, topk: int = 4, pad_projected: bool = False, device=None,
+    def from_context(
+            cls, ctx: BlockContext, n_win: int = 7, topk: int = 4, pad_projected: bool = False, device=None,
             dtype=None) -> 'RoutedAttention':
         """Build for a block of a host."""
         return cls(
-            site.dim, site.num_heads, n_win, topk, site.qkv_bias, pad_projected=pad_projected, device=device,
+            ctx.dim, ctx.num_heads, n_win, topk, ctx.qkv_bias, pad_projected=pad_projected, device=device,
             dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -83,7 +83,7 @@ class RoutedAttention(nn.Module):
         """Regions along a side of the map, and tokens of a region along it."""
         if not self.pad_projected:
             return self.n_win, window_count(side, self.n_win)
-        tokens = window_count(greater(side + 1 - self.n_win, 1), self.n_win)  # max(side // n_win, 1), recorded opaque
+        tokens = window_count(sym_max(side + 1 - self.n_win, 1), self.n_win)  # max(side // n_win, 1), recorded opaque
         return window_count(side, tokens), tokens
 
 
@@ -112,13 +112,13 @@ class EnhancedAttention(GlobalMixer):
         self.proj = nn.Linear(dim, dim, **dd)
 
     @classmethod
-    def for_site(cls, site: Site, of_values: bool = False, device=None, dtype=None) -> 'EnhancedAttention':
+    def from_context(cls, ctx: BlockContext, of_values: bool = False, device=None, dtype=None) -> 'EnhancedAttention':
         """Build for a block of a host; without a bias of queries, keys and values."""
-        return cls(site.dim, site.num_heads, of_values=of_values, device=device, dtype=dtype)
+        return cls(ctx.dim, ctx.num_heads, of_values=of_values, device=device, dtype=dtype)
 
-    def mix(self, x: Tensor, grid: tuple[int, int], prefix: int = 0) -> Tensor:
+    def forward_tokens(self, x: Tensor, grid: tuple[int, int], num_prefix_tokens: int = 0) -> Tensor:
         qkv = self.qkv(x)
         q, k, v = qkv.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        y = settle(F.scaled_dot_product_attention(q, k, v).transpose(1, 2)).flatten(2)
-        local = qkv.chunk(3, dim=-1)[2] if self.of_values else settle(x)
-        return self.proj(add_local(y, local, self.lepe.weight, self.lepe.bias, grid, prefix))
+        y = contiguous_for_export(F.scaled_dot_product_attention(q, k, v).transpose(1, 2)).flatten(2)
+        local = qkv.chunk(3, dim=-1)[2] if self.of_values else contiguous_for_export(x)
+        return self.proj(add_local(y, local, self.lepe.weight, self.lepe.bias, grid, num_prefix_tokens))

@@ -9,7 +9,7 @@ from zoo_kernels.dispatch import in_place
 from ..depthwise import DepthwiseConv2d
 from ..mlp import gelu
 from ..norm import batch_norm, scale_and_shift
-from .site import Site
+from .block_context import BlockContext
 
 HEADS = 4  # depthwise kernels of 3, 5, 7 and 9
 EXPANSION = 2  # aggregated channels over channels
@@ -45,9 +45,9 @@ class ScaleAwareModulation(nn.Module):
         self.proj = nn.Linear(dim, dim, **dd)
 
     @classmethod
-    def for_site(cls, site: Site, device=None, dtype=None) -> 'ScaleAwareModulation':
+    def from_context(cls, ctx: BlockContext, device=None, dtype=None) -> 'ScaleAwareModulation':
         """Build for a block of a host."""
-        return cls(site.dim, site.qkv_bias, device=device, dtype=dtype)
+        return cls(ctx.dim, ctx.qkv_bias, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, H, W, C]`` -> ``[B, H, W, C]``."""

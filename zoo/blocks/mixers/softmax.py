@@ -2,11 +2,11 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..layout import settle
-from .sequence import PlainMixer
+from ..layout import contiguous_for_export
+from .sequence import QKVMixer
 
 
-class SoftmaxAttention(PlainMixer):
+class SoftmaxAttention(QKVMixer):
     """Multi-head softmax attention of every token with every token; quadratic in their number.
 
     Source: Vaswani et al., arXiv 1706.03762; Dosovitskiy et al., ViT, arXiv 2010.11929.
@@ -14,4 +14,4 @@ class SoftmaxAttention(PlainMixer):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         y = F.scaled_dot_product_attention(*(t.transpose(1, 2) for t in (q, k, v)))
-        return settle(y.transpose(1, 2))
+        return contiguous_for_export(y.transpose(1, 2))

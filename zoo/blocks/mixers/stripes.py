@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from zoo_kernels import depthwise_conv
 
 from ..depthwise import DepthwiseConv2d
-from ..layout import crop_map, pad_map, settle, window_count
-from .site import Site
+from ..layout import contiguous_for_export, crop_map, pad_map, window_count
+from .block_context import BlockContext
 
 
 class StripeAttention(nn.Module):
@@ -38,9 +38,9 @@ class StripeAttention(nn.Module):
         self.proj = nn.Linear(dim, dim, **dd)
 
     @classmethod
-    def for_site(cls, site: Site, device=None, dtype=None) -> 'StripeAttention':
+    def from_context(cls, ctx: BlockContext, device=None, dtype=None) -> 'StripeAttention':
         """Build for a block of a host with stripes."""
-        return cls(site.dim, site.num_heads, site.window, site.qkv_bias, device=device, dtype=dtype)
+        return cls(ctx.dim, ctx.num_heads, ctx.window, ctx.qkv_bias, device=device, dtype=dtype)
 
     def set_window(self, stripe: int | None) -> None:
         """Use stripes of another width from now on."""
@@ -72,5 +72,6 @@ class StripeAttention(nn.Module):
         """Attention over each whole map plus LePE; ``[B, H, W, 3 * c]`` -> ``[B, H, W, c]``."""
         height, width, dim = qkv.shape[1:]
         q, k, v = qkv.flatten(1, 2).unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        y = settle(F.scaled_dot_product_attention(q, k, v).transpose(1, 2)).view(-1, height, width, dim // 3)
+        y = contiguous_for_export(
+            F.scaled_dot_product_attention(q, k, v).transpose(1, 2)).view(-1, height, width, dim // 3)
         return y + depthwise_conv(qkv.chunk(3, dim=-1)[2], weight, bias)

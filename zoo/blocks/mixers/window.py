@@ -4,9 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layout import crop_map, exporting, merge, pad_map, partition, settle, window_count
+from ..layout import contiguous_for_export, crop_map, exporting, merge, pad_map, partition, window_count
 from ..position import RelativePositionBias
-from .site import Site
+from .block_context import BlockContext
 
 
 class WindowAttention(nn.Module):
@@ -39,10 +39,10 @@ class WindowAttention(nn.Module):
         self.proj = nn.Linear(dim, dim, **dd)
 
     @classmethod
-    def for_site(cls, site: Site, rel_pos: bool = True, device=None, dtype=None) -> 'WindowAttention':
+    def from_context(cls, ctx: BlockContext, rel_pos: bool = True, device=None, dtype=None) -> 'WindowAttention':
         """Build for a block of a host with windows."""
         return cls(
-            site.dim, site.num_heads, site.window, site.shift, site.qkv_bias, rel_pos, device=device, dtype=dtype)
+            ctx.dim, ctx.num_heads, ctx.window, ctx.shift, ctx.qkv_bias, rel_pos, device=device, dtype=dtype)
 
     def set_window(self, window: int) -> None:
         """Use windows of another side from now on; the bias table is resampled."""
@@ -100,7 +100,8 @@ class WindowAttention(nn.Module):
         qkv = qkv.view(-1, folds, self.window ** 2, 3, self.num_heads, dim // self.num_heads)
         q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).flatten(2, 3).unbind(0)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=None if bias is None else bias[None].to(q.dtype))
-        y = settle(y.unflatten(1, (folds, self.num_heads)).transpose(2, 3)).view(-1, self.window, self.window, dim)
+        y = contiguous_for_export(
+            y.unflatten(1, (folds, self.num_heads)).transpose(2, 3)).view(-1, self.window, self.window, dim)
         return merge(self.proj(y), counts, self.window)
 
 

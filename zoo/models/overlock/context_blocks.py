@@ -89,7 +89,7 @@ class FocusBlock(nn.Module):
     """A gated mixer beside a large kernel, then a feed-forward layer; context travels behind the map's channels.
 
     The context of all blocks but the first is ``scale(context) + scale(overview)``. Map and context are fused to what
-    is mixed; a mixer that ``sees_guide`` is given both as well.
+    is mixed; a mixer that ``needs_guide`` is given both as well.
 
     Args:
         dim: Channels C of the map.
@@ -139,6 +139,6 @@ class FocusBlock(nn.Module):
 
     def _mix(self, guide: Tensor) -> Tensor:
         x = self.fusion(guide)
-        mixed = self.mixer(x, guide) if getattr(self.mixer, 'sees_guide', False) else self.mixer(x)
+        mixed = self.mixer(x, guide) if getattr(self.mixer, 'needs_guide', False) else self.mixer(x)
         mixed = self.squeeze(mixed + self.large(x)) * F.silu(self.gate(x))
         return self.proj(batch_norm(self.proj_norm, mixed))

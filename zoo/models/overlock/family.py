@@ -6,12 +6,12 @@ import torch
 from timm.layers import calculate_drop_path_rates
 from torch import Tensor, nn
 
-from ...backbone import Backbone, Stage, halve, init_weights, to_pair
+from ...backbone import Backbone, Stage, init_weights, pyramid_grids, to_pair
 from ...blocks.layout import ceil_div
-from ...blocks.mixers import ContextMixing, MixerFactory, Site
+from ...blocks.mixers import BlockContext, ContextMixing, MixerFactory
 from ...blocks.mlp import in_chunks
 from ...blocks.norm import batch_norm
-from ...blocks.patch import ConvNorm, Projection
+from ...blocks.patch import Conv2dNorm, ProjNormAct
 from ...blocks.resize import interpolate_map
 from ...registry import Variant, register_family
 from .context_blocks import ChannelAffine, FocusBlock, OverviewBlock
@@ -36,9 +36,9 @@ class Stem(nn.Sequential):
     def __init__(self, in_chans: int, dim: int, device=None, dtype=None):
         half, options = dim // 2, dict(bias=False, device=device, dtype=dtype)
         super().__init__(
-            ConvNorm(in_chans, half, 2, activation=True, **options),
-            ConvNorm(half, half, 1, activation=True, **options),
-            ConvNorm(half, dim, 2, activation=True, **options), ConvNorm(dim, dim, 1, **options))
+            Conv2dNorm(in_chans, half, 2, activation=True, **options),
+            Conv2dNorm(half, half, 1, activation=True, **options),
+            Conv2dNorm(half, dim, 2, activation=True, **options), Conv2dNorm(dim, dim, 1, **options))
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, H, W, in_chans]`` -> ``[B, ceil(H / 4), ceil(W / 4), dim]``."""
@@ -99,8 +99,8 @@ class SplitDownsample(nn.Module):
         super().__init__()
         options = dict(bias=False, device=device, dtype=dtype)
         self.dims = in_dim, context
-        self.map = ConvNorm(in_dim, dim, 2, **options)
-        self.context = ConvNorm(context, context, 2, **options)
+        self.map = Conv2dNorm(in_dim, dim, 2, **options)
+        self.context = Conv2dNorm(context, context, 2, **options)
 
     def forward(self, x: Tensor) -> Tensor:
         x, context = x.split(self.dims, dim=-1)
@@ -160,7 +160,7 @@ class OverLoCK(Backbone):
     inner_norms = (1,)
 
     def __init__(
-            self, mixer: MixerFactory = ContextMixing.for_site, img_size: int | Sequence[int] = 224,
+            self, mixer: MixerFactory = ContextMixing.from_context, img_size: int | Sequence[int] = 224,
             dims: Sequence[int] = (56, 112, 256, 336), depths: Sequence[int] = (2, 2, 3, 2),
             focus_depths: Sequence[int] = (6, 2), num_heads: Sequence[int] = (8, 12), reparameterized: bool = False,
             feature_norms: bool = False, drop_path_rate: float = 0., in_chans: int = 3, device=None, dtype=None,
@@ -176,17 +176,17 @@ class OverLoCK(Backbone):
             return [OverviewBlock(dims[stage], KERNELS[stage], MLP_RATIO, rate, **options) for rate in rates]
 
         def focus(stage: int, rates: Sequence[float], behind: int) -> list[nn.Module]:
-            sites = [
-                Site(stage, behind + i, dims[stage], num_heads[stage - 2], grids[stage], window=KERNELS[stage],
+            contexts = [
+                BlockContext(stage, behind + i, dims[stage], num_heads[stage - 2], grids[stage], window=KERNELS[stage],
                      context=context) for i in range(len(rates))]
             return [
                 FocusBlock(
-                    site.dim, context, mixer(site, **dd), site.window, FOCUS_MLP_RATIO, rate,
+                    ctx.dim, context, mixer(ctx, **dd), ctx.window, FOCUS_MLP_RATIO, rate,
                     first=stage == 2 and i == 0, reparameterized=reparameterized, **dd)
-                for i, (site, rate) in enumerate(zip(sites, rates))]
+                for i, (ctx, rate) in enumerate(zip(contexts, rates))]
 
         def down(stage: int) -> nn.Module:
-            return ConvNorm(dims[stage - 1], dims[stage], 2, bias=False, **dd)
+            return Conv2dNorm(dims[stage - 1], dims[stage], 2, bias=False, **dd)
 
         base, looked = depths[2], depths[2] + depths[3]
         third = [
@@ -202,14 +202,14 @@ class OverLoCK(Backbone):
             norms = [nn.LayerNorm(width, eps=1e-6, **dd) for width in widths[:3]]
             ends = dict(feature_norms=[*norms, SeenNorm(widths[3], dims[3], **dd)])
         else:
-            ends = dict(norm=Projection(widths[3], HIDDEN, bias=False, **dd), num_features=HIDDEN)
+            ends = dict(norm=ProjNormAct(widths[3], HIDDEN, bias=False, **dd), num_features=HIDDEN)
         super().__init__(
             Stem(in_chans, dims[0], **dd), stages, widths, strides=(4, 8, 16, 32), in_chans=in_chans,
             conv_init='linear', **ends, **dd, **backbone)
         self.aux_head = None if feature_norms else self.make_auxiliary_head(**dd)
 
     def grids(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
-        return halve((ceil_div(img_size[0], 4), ceil_div(img_size[1], 4)), 4)
+        return pyramid_grids((ceil_div(img_size[0], 4), ceil_div(img_size[1], 4)), 4)
 
     # --- two heads
 
@@ -245,25 +245,25 @@ class OverLoCK(Backbone):
         """Images to logits ``[B, num_classes]``; in training to a tuple of two, the overview's last."""
         if self.aux_head is None or not (self.training and self.auxiliary_training):
             return super().forward(x)
-        seen = self._enter(x)
+        seen = self._forward_stem(x)
         for stage in range(4):
-            seen = self._advance(seen, stage)
-        return self.forward_head(self._hand_out(self._close(seen, 3))), self.aux_head(seen.overview)
+            seen = self._forward_stage(seen, stage)
+        return self.forward_head(self._format_output(self._final_norm(seen, 3))), self.aux_head(seen.overview)
 
     # --- maps that come with an overview
 
-    def _advance(self, x: Tensor | Seen, stage: int) -> Tensor | Seen:
+    def _forward_stage(self, x: Tensor | Seen, stage: int) -> Tensor | Seen:
         if self.feature_norms is not None and stage == 2:  # the released detection code goes on with the normed map
             x = self.feature_norms[1](x)
-        return super()._advance(x, stage)
+        return super()._forward_stage(x, stage)
 
-    def _close(self, x: Tensor | Seen, stage: int) -> Tensor:
+    def _final_norm(self, x: Tensor | Seen, stage: int) -> Tensor:
         if self.feature_norms is not None and stage == 3:
             return self.feature_norms[3](x)
-        return super()._close(_map_of(x), stage)
+        return super()._final_norm(_map_of(x), stage)
 
-    def _hand_out(self, x: Tensor | Seen, output_fmt: str | None = None) -> Tensor:
-        return super()._hand_out(_map_of(x), output_fmt)
+    def _format_output(self, x: Tensor | Seen, output_fmt: str | None = None) -> Tensor:
+        return super()._format_output(_map_of(x), output_fmt)
 
     # --- structure
 
@@ -319,4 +319,4 @@ VARIANTS = tuple(
     for form, more in (('', {}), ('_reparam', dict(reparameterized=True))))
 
 
-register_family(__package__, OverLoCK, ContextMixing.for_site, VARIANTS, overlock_keys, CFG)
+register_family(__package__, OverLoCK, ContextMixing.from_context, VARIANTS, overlock_keys, CFG)

@@ -1,4 +1,4 @@
-"""What a host tells a mixer about its place."""
+"""What a host tells a mixer about its block."""
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ from torch import nn
 
 
 @dataclass(frozen=True)
-class Site:
+class BlockContext:
     """Where a block stands in its host: all that a mixer may want to know.
 
     Args:
@@ -20,7 +20,7 @@ class Site:
         window: Side of the host's windows (Swin) or width of its stripes (CSwin); None for the whole map.
         shift: Whether the windows of this block are shifted by half their side (Swin).
         lepe: Whether the host's mixers add a depthwise 3x3 convolution of the values (CSwin).
-        prefix: Tokens before those of the map: 1 beside a class token (ViT).
+        num_prefix_tokens: Tokens before those of the map: 1 beside a class token (ViT).
         gate_norm: Whether gated mixers have a LayerNorm before the gate and SiLU on it (NaLaFormer).
         context: Channels of the context behind those of the map in what the mixer is guided by (OverLoCK); 0 for none.
     """
@@ -35,9 +35,9 @@ class Site:
     window: int | None = None
     shift: bool = False
     lepe: bool = False
-    prefix: int = 0
+    num_prefix_tokens: int = 0
     gate_norm: bool = False
     context: int = 0
 
 
-MixerFactory = Callable[..., nn.Module]  # factory(site, device=..., dtype=...) -> mixer
+MixerFactory = Callable[..., nn.Module]  # factory(ctx, device=..., dtype=...) -> mixer

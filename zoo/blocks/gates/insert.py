@@ -5,9 +5,9 @@ from timm.models._efficientnet_blocks import DepthwiseSeparableConv, InvertedRes
 from timm.models.resnet import BasicBlock, Bottleneck
 from torch import nn
 
-from .site import GateFactory, GateSite
+from .gate_context import GateContext, GateFactory
 
-Where = Sequence[int] | Callable[[GateSite], bool] | None
+Where = Sequence[int] | Callable[[GateContext], bool] | None
 
 
 class GatedNorm(nn.Sequential):
@@ -33,13 +33,13 @@ def gated_stages(model: nn.Module) -> Sequence[nn.Sequential]:
     raise ValueError(f"{type(model).__name__} is no ResNet or MobileNet of timm's: there is no place for gates")
 
 
-def place_gates(model: nn.Module, gate: GateFactory, where: Where = None) -> int:
+def insert_gates(model: nn.Module, gate: GateFactory, where: Where = None) -> int:
     """Put a gate behind the last norm of the branch of each block, before the shortcut is added.
 
     Args:
         model: ResNet-like or MobileNet-like, of timm.
-        gate: Called with a :class:`GateSite`; None from it leaves the block as it is.
-        where: Stages, from 0, or a function that says of a site whether it gets a gate; all blocks when None.
+        gate: Called with a :class:`GateContext`; None from it leaves the block as it is.
+        where: Stages, from 0, or a function that says of a :class:`GateContext` whether its block gets a gate; all blocks when None.
 
     Returns:
         The number of gates.
@@ -49,20 +49,20 @@ def place_gates(model: nn.Module, gate: GateFactory, where: Where = None) -> int
     """
     weight = next(model.parameters())
     placed = 0
-    for site, block in _sites(model):
-        wanted = where is None or (where(site) if callable(where) else site.stage in where)
-        module = gate(site, device=weight.device, dtype=weight.dtype) if wanted else None
+    for ctx, block in _contexts(model):
+        wanted = where is None or (where(ctx) if callable(where) else ctx.stage in where)
+        module = gate(ctx, device=weight.device, dtype=weight.dtype) if wanted else None
         if module is not None:
             _place(block, module.train(model.training))
             placed += 1
     return placed
 
 
-def _sites(model: nn.Module) -> Iterator[tuple[GateSite, nn.Module]]:
+def _contexts(model: nn.Module) -> Iterator[tuple[GateContext, nn.Module]]:
     for s, stage in enumerate(gated_stages(model)):
         blocks = [block for block in stage if isinstance(block, PLACES)]
         for i, block in enumerate(blocks):
-            yield GateSite(s, i, _last_norm(block)[1].num_features, len(blocks)), block
+            yield GateContext(s, i, _last_norm(block)[1].num_features, len(blocks)), block
 
 
 PLACES = (BasicBlock, Bottleneck, InvertedResidual, DepthwiseSeparableConv)

@@ -6,7 +6,7 @@ from torch import nn
 
 
 @dataclasses.dataclass(frozen=True)
-class GateSite:
+class GateContext:
     """A place for a gate: behind the last norm of a block's branch, before its shortcut is added.
 
     Args:
@@ -22,4 +22,4 @@ class GateSite:
     blocks: int
 
 
-GateFactory = Callable[..., nn.Module | None]  # called with (GateSite, device=, dtype=); None for no gate
+GateFactory = Callable[..., nn.Module | None]  # called with (GateContext, device=, dtype=); None for no gate

@@ -8,7 +8,7 @@ from zoo_kernels.dispatch import in_place
 from ..layout import exporting, to_nhwc
 
 
-def over_side(reduce: str, x: Tensor, dim: int) -> Tensor:
+def reduce_axis(reduce: str, x: Tensor, dim: int) -> Tensor:
     """Mean or maximum (``'mean'``, ``'amax'``) over the rows (dim 2) or columns (dim 3): ``[B, C, H or W]``."""
     if not exporting() and x.is_contiguous(memory_format=torch.channels_last):
         # what torch hands out for such a map is laid out otherwise, which takes it ten times as long
