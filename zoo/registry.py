@@ -55,8 +55,8 @@ class Family:
     key_map: KeyMap | None
 
 
-FEATURES = dict(out_indices=4, feature_cls='getter')  # of hosts that do not say
-SOURCES = ('url', 'file', 'state_dict', 'hf_hub_id', 'hf_hub_filename')  # of a pretrained cfg
+DEFAULT_FEATURE_CFG = dict(out_indices=4, feature_cls='getter')  # of hosts that do not say
+WEIGHT_FIELDS = ('url', 'file', 'state_dict', 'hf_hub_id', 'hf_hub_filename')  # of a pretrained cfg
 FAMILIES: list[Family] = []
 _OURS: dict[str, Variant] = {}
 
@@ -168,18 +168,18 @@ def variant(name: str) -> Variant:
     return _OURS[name]
 
 
-def key_map(name: str) -> KeyMap | None:
+def checkpoint_filter(name: str) -> KeyMap | None:
     """How a model's family renames the keys of the authors' checkpoints; None if there are none."""
     return next((family.key_map for family in FAMILIES if any(v.name == name for v in family.variants)), None)
 
 
-class _Carried:
+class _SharedStateDict:
     """A state dict on its way through a pretrained cfg, which timm copies deeply."""
 
     def __init__(self, state: dict[str, Tensor]):
         self.state = state
 
-    def __deepcopy__(self, memo) -> '_Carried':
+    def __deepcopy__(self, memo) -> '_SharedStateDict':
         return self
 
 
@@ -213,7 +213,7 @@ def _build(
             name, key_map, kwargs.get('pretrained_cfg'), overlay, kwargs.get('cache_dir'))
         if source:
             source = source if isinstance(source, Mapping) else read_checkpoint(source)
-            overlay['state_dict'] = dict(carried=_Carried(state_dict_of(source)))
+            overlay['state_dict'] = dict(carried=_SharedStateDict(state_dict_of(source)))
     headless = kwargs.get('features_only', False)
 
     def fit(state: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
@@ -226,7 +226,7 @@ def _build(
 
     return build_model_with_cfg(
         host, name, pretrained, pretrained_cfg_overlay=overlay, pretrained_filter_fn=fit,
-        feature_cfg=dict(getattr(host, 'feature_cfg', FEATURES)), **kwargs)  # timm takes entries out
+        feature_cfg=dict(getattr(host, 'feature_cfg', DEFAULT_FEATURE_CFG)), **kwargs)  # timm takes entries out
 
 
 def _official(
@@ -234,7 +234,7 @@ def _official(
     """Local file of the official weights; None where the user has named others, which timm fetches."""
     cfg = resolve_pretrained_cfg(name, cfg, overlay)
     listed = timm.get_pretrained_cfg(f'{name}.{cfg.tag}') if cfg.tag else None
-    if listed is None or cfg.source or any(getattr(cfg, key) != getattr(listed, key) for key in SOURCES):
+    if listed is None or cfg.source or any(getattr(cfg, key) != getattr(listed, key) for key in WEIGHT_FIELDS):
         return None
 
     def native() -> nn.Module:

@@ -18,7 +18,7 @@ from tests.dense.published import RECIPES, UNPUBLISHED
 from zoo.analysis import result_files
 from zoo.bench.models import flops
 from zoo.cards import card
-from zoo.cards.story import bibtex, family_doc
+from zoo.cards.family_doc import bibtex, family_doc
 from zoo.cli.cards import main
 from zoo.registry import modules
 from zoo.weights.sources import load, source

@@ -103,7 +103,7 @@ def test_maps_that_are_not_handed_out_have_no_norms():
     assert isinstance(swin.net.model.feature_norms[0], nn.Identity)
     overlock = DenseBackbone('overlock_xt', out_norms=True, out_indices=(2, 3))
     kinds = [type(norm).__name__ for norm in overlock.net.model.feature_norms]
-    assert kinds == ['Identity', 'LayerNorm', 'LayerNorm', 'SeenNorm']
+    assert kinds == ['Identity', 'LayerNorm', 'LayerNorm', 'FocusNorm']
     for model in (swin, overlock):
         sum(y.square().mean() for y in model(images())).backward()
         assert all(p.grad is not None for p in model.parameters())

@@ -13,10 +13,10 @@ from torch import nn
 
 from zoo.blocks.pooling import EfficientProbing
 from zoo.evaluate import probe, validate
-from zoo.evaluate.table import PROBE
+from zoo.evaluate.option_schema import PROBE
 from zoo.train import build, options, session
 from zoo.train.data import fashion_mnist
-from zoo.train.table import TRAIN
+from zoo.train.option_schema import TRAIN
 from zoo.utils.errors import ZooError
 
 from ..train.conftest import MODEL
@@ -48,8 +48,8 @@ def flags(small, tmp_path):
 def probed(monkeypatch):
     """The sessions of the runs, so that their models can be looked at."""
     sessions = []
-    fit = session.Session.fit
-    monkeypatch.setattr(session.Session, 'fit', lambda self: (sessions.append(self), fit(self))[1])
+    fit = session.Trainer.fit
+    monkeypatch.setattr(session.Trainer, 'fit', lambda self: (sessions.append(self), fit(self))[1])
     return sessions
 
 

@@ -125,7 +125,7 @@ def test_every_row_is_measured_at_its_own_size(zoo, imagenet, monkeypatch):
     """Without running the models: what the shared run is given, for rows of every kind of crop, size and mean."""
     asked = []
 
-    def note(args, place, content, own):
+    def note(args, ctx, content, own):
         model = SimpleNamespace(pretrained_cfg=timm.get_pretrained_cfg(args.model).to_dict())
         config = build.data_config_of(args, model, test_size=not args.use_train_size)
         asked.append(args.model)

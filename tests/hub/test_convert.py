@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from tests import goldens
 from tests.weights.test_checkpoint import Bomb
 from zoo.cli.convert import main
-from zoo.hub import golden
+from zoo.hub import reference_outputs
 from zoo.weights.sources import source
 
 MODEL = 'flatten_pvt_v2_b0'
@@ -118,9 +118,9 @@ def test_check_finds_a_difference(capsys, tmp_path):
 
 
 def test_nan_does_not_agree():
-    assert golden.agrees(dict(logits=1e-10, gradient=5e-9, gate=1e-9))
-    assert not golden.agrees(dict(logits=float('nan'), gate=1e-9))
-    assert not golden.agrees(dict(logits=1e-10, gradient=2e-8, gate=1e-9))
+    assert reference_outputs.agrees(dict(logits=1e-10, gradient=5e-9, gate=1e-9))
+    assert not reference_outputs.agrees(dict(logits=float('nan'), gate=1e-9))
+    assert not reference_outputs.agrees(dict(logits=1e-10, gradient=2e-8, gate=1e-9))
 
 
 def test_weights_of_another_model(capsys, tmp_path):

@@ -12,7 +12,7 @@ from tests.models.rules import check_initial, decay_groups
 from zoo.models import care
 from zoo.models.care import CAREBlock, CrossConv, RawValueAttention
 from zoo.train import build, options
-from zoo.train.table import TRAIN
+from zoo.train.option_schema import TRAIN
 
 SMALL = dict(depths=(1, 1, 1, 1))
 

@@ -11,7 +11,7 @@ from tests.models.weights import loaded, scatter
 from zoo.blocks.mixers import BlockContext, HiLoAttention
 from zoo.models.litv2 import ConvBlock, DeformableMerging
 from zoo.train import build, options
-from zoo.train.table import TRAIN
+from zoo.train.option_schema import TRAIN
 from zoo.weights.convert import rename
 
 SHALLOW = dict(depths=(1, 1, 2, 1))

@@ -10,7 +10,7 @@ from tests.models.rules import check_initial, decay_groups
 from zoo.blocks.mixers import ContextMixing
 from zoo.models.overlock.context_blocks import FocusBlock, OverviewBlock
 from zoo.train import build, options
-from zoo.train.table import TRAIN
+from zoo.train.option_schema import TRAIN
 
 SMALL = dict(depths=(1, 1, 1, 1), focus_depths=(1, 2))
 

@@ -12,7 +12,7 @@ from zoo.blocks.mixers import PartialChannelAttention, PartialSelfAttention
 from zoo.blocks.mixers.partial import PartialSpatialAttention, distance_buckets, style
 from zoo.models import patnet
 from zoo.train import build, options
-from zoo.train.table import TRAIN
+from zoo.train.option_schema import TRAIN
 from zoo.weights.convert import rename
 
 SMALL = dict(depths=(1, 1, 1, 1), num_classes=10)

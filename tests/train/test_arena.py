@@ -16,8 +16,8 @@ from zoo.arena import measure, plan, result, runner
 from zoo.blocks.mixers import GLOBAL_MIXERS, MAP_MIXERS
 from zoo.train import options, report
 from zoo.train import run as trainer
+from zoo.train.option_schema import TRAIN
 from zoo.train.run import parser
-from zoo.train.table import TRAIN
 from zoo.utils.errors import Interrupted, ZooError
 
 ROOT = Path(__file__).parents[2]

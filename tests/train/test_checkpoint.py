@@ -22,7 +22,7 @@ def save(keeper, *metrics):
 
 
 def test_the_best_are_kept_and_last_and_best_are_named(tmp_path):
-    keeper = checkpoint.Keeper(tmp_path, keep=2)
+    keeper = checkpoint.CheckpointManager(tmp_path, keep=2)
     save(keeper, 50., 70., 60., 65.)
     assert names(tmp_path) == ['checkpoint-1.pth.tar', 'checkpoint-3.pth.tar', 'last.pth.tar', 'model_best.pth.tar']
     assert epoch_of(tmp_path / 'last.pth.tar') == 3 and epoch_of(tmp_path / 'model_best.pth.tar') == 1
@@ -32,27 +32,27 @@ def test_the_best_are_kept_and_last_and_best_are_named(tmp_path):
 
 
 def test_last_stays_even_if_its_checkpoint_is_not_among_the_best(tmp_path):
-    save(checkpoint.Keeper(tmp_path, keep=1), 50., 40.)
+    save(checkpoint.CheckpointManager(tmp_path, keep=1), 50., 40.)
     assert names(tmp_path) == ['checkpoint-0.pth.tar', 'last.pth.tar', 'model_best.pth.tar']
     assert epoch_of(tmp_path / 'last.pth.tar') == 1
 
 
 def test_smaller_losses_are_better_and_ties_keep_the_earlier(tmp_path):
-    keeper = checkpoint.Keeper(tmp_path, keep=1, smaller_is_better=True)
+    keeper = checkpoint.CheckpointManager(tmp_path, keep=1, smaller_is_better=True)
     save(keeper, 0.5, 0.4, 0.4, 0.9)
     assert keeper.best == (1, 0.4) and epoch_of(tmp_path / 'model_best.pth.tar') == 1
 
 
 def test_epochs_without_validation_rank_last(tmp_path):
-    keeper = checkpoint.Keeper(tmp_path, keep=1)
+    keeper = checkpoint.CheckpointManager(tmp_path, keep=1)
     save(keeper, None, 30., None)
     assert names(tmp_path) == ['checkpoint-1.pth.tar', 'last.pth.tar', 'model_best.pth.tar']
     assert keeper.best == (1, 30.) and epoch_of(tmp_path / 'last.pth.tar') == 2
 
 
 def test_a_resumed_run_goes_on_with_the_books(tmp_path):
-    save(checkpoint.Keeper(tmp_path, keep=2), 50., 70.)
-    keeper = checkpoint.Keeper(tmp_path, keep=2)
+    save(checkpoint.CheckpointManager(tmp_path, keep=2), 50., 70.)
+    keeper = checkpoint.CheckpointManager(tmp_path, keep=2)
     keeper.restore({0: 50., 1: 70., 2: 99.}, (1, 70.))  # the file of epoch 2 is gone
     keeper.save(dict(epoch=3), 3, 60.)
     assert keeper.kept == {1: 70., 3: 60.} and keeper.best == (1, 70.)
@@ -60,7 +60,7 @@ def test_a_resumed_run_goes_on_with_the_books(tmp_path):
 
 
 def test_recovery_files_come_and_go(tmp_path):
-    keeper = checkpoint.Keeper(tmp_path, keep=2)
+    keeper = checkpoint.CheckpointManager(tmp_path, keep=2)
     assert keeper.newest() is None
     save(keeper, 50.)
     assert keeper.newest().name == 'last.pth.tar'
@@ -73,7 +73,7 @@ def test_recovery_files_come_and_go(tmp_path):
 
 @pytest.mark.parametrize('error, raised', [(KeyboardInterrupt, KeyboardInterrupt), (OSError, ZooError)])
 def test_an_interrupted_write_leaves_the_last_whole_file(tmp_path, monkeypatch, error, raised):
-    keeper = checkpoint.Keeper(tmp_path, keep=3)
+    keeper = checkpoint.CheckpointManager(tmp_path, keep=3)
     save(keeper, 50.)
 
     def half(state, file):
@@ -93,7 +93,7 @@ def test_without_hard_links_files_are_copied(tmp_path, monkeypatch):
         raise OSError('not supported')
 
     monkeypatch.setattr(os, 'link', no_links)
-    save(checkpoint.Keeper(tmp_path, keep=1), 50., 60.)
+    save(checkpoint.CheckpointManager(tmp_path, keep=1), 50., 60.)
     assert names(tmp_path) == ['checkpoint-1.pth.tar', 'last.pth.tar', 'model_best.pth.tar']
     assert epoch_of(tmp_path / 'last.pth.tar') == 1
 

@@ -11,8 +11,8 @@ from timm.layers import BatchNormAct2d
 
 from zoo.evaluate import validate
 from zoo.train import distributed, options
-from zoo.train.build import Place
-from zoo.train.table import TRAIN
+from zoo.train.build import DeviceContext
+from zoo.train.option_schema import TRAIN
 from zoo.utils.errors import ZooError
 
 from .processes import launch
@@ -118,10 +118,10 @@ def test_synchronised_batch_norm_of_one_group_is_torchs(monkeypatch):
     (dict(), 1, 'start two or more with torchrun'), (dict(torchcompile='eager'), 2, '--torchcompile'),
     (dict(clip_mode='agc', clip_grad=1.), 2, '--clip-mode agc needs whole gradients')])
 def test_what_sharding_refuses(changes, processes, words):
-    place = Place(torch.device('cpu'), 0, processes)
-    distributed.check(options.merge(TRAIN, changes), place)
+    ctx = DeviceContext(torch.device('cpu'), 0, processes)
+    distributed.check(options.merge(TRAIN, changes), ctx)
     with pytest.raises(ZooError, match=words):
-        distributed.check(options.merge(TRAIN, dict(changes, fsdp=True)), place)
+        distributed.check(options.merge(TRAIN, dict(changes, fsdp=True)), ctx)
 
 
 class Block(torch.nn.Sequential):
@@ -135,8 +135,8 @@ def test_blocks_and_stages_are_gathered_one_by_one_inner_ones_first():
     units = distributed._units(model)
     assert {id(unit) for unit in units} == {id(unit) for unit in block + stages}
     assert max(units.index(unit) for unit in block[:2]) < units.index(stages[0])
-    assert distributed.everyone(3, Place(torch.device('cpu'))) == [3]
-    assert distributed.gathered(dict(a=[1, (2,)])) == dict(a=[1, (2,)])
+    assert distributed.all_gather_objects(3, DeviceContext(torch.device('cpu'))) == [3]
+    assert distributed.full_state_dict(dict(a=[1, (2,)])) == dict(a=[1, (2,)])
 
 
 def test_two_processes_train_one_model(small, tmp_path):

@@ -4,11 +4,11 @@ import timm
 import torch
 
 from zoo.train import engine, options
-from zoo.train.build import Place
+from zoo.train.build import DeviceContext
 from zoo.train.dropblock import DropBlock, DropBlocks
+from zoo.train.option_schema import TRAIN
 from zoo.train.run import parser
-from zoo.train.session import Session
-from zoo.train.table import TRAIN
+from zoo.train.session import Trainer
 from zoo.utils.errors import ZooError
 
 NETWORK = torch.nn.Identity()
@@ -68,7 +68,7 @@ def test_a_run_sets_it_for_each_epoch(small, tmp_path, monkeypatch):
     monkeypatch.setattr(engine, 'train_epoch', lambda *_: dict(loss=1., top1=50.))
     monkeypatch.setattr(engine, 'evaluate', lambda *_: dict(loss=1., top1=50., top5=90., count=24))
     flags, _ = options.parse(TRAIN, small(model='test_resnet', drop_block=0.4, epochs=4, stop_epoch=3), parser())
-    session = Session(options.merge(TRAIN, flags), Place(torch.device('cpu')), tmp_path / 'run', None)
+    session = Trainer(options.merge(TRAIN, flags), DeviceContext(torch.device('cpu')), tmp_path / 'run', None)
     chances, begin = [], session.drop_blocks.begin
     session.drop_blocks.begin = lambda epoch: (begin(epoch), chances.append(float(session.drop_blocks.hooks[0].chance)))
     session.fit()

@@ -8,10 +8,10 @@ from timm.task import ClassificationTask
 from torch import nn
 
 from zoo.train import build, engine, options, report
-from zoo.train.table import TRAIN
+from zoo.train.option_schema import TRAIN
 from zoo.utils.errors import ZooError
 
-CPU = build.Place(torch.device('cpu'))
+CPU = build.DeviceContext(torch.device('cpu'))
 
 
 class Net(nn.Module):
@@ -48,7 +48,8 @@ def make_run(batches=6, size=4, model=None, **values):
                    for _ in range(batches))
     schedule, epochs = build.make_schedule(args, optimizer, math.ceil(batches / args.grad_accum_steps), dict(
         min_lr=args.min_lr, warmup_lr=args.warmup_lr))
-    return engine.Run(args, engine.Feed.of(args, CPU), task, optimizer, schedule, None, data, data, None, epochs)
+    return engine.TrainState(
+        args, engine.BatchMover.of(args, CPU), task, optimizer, schedule, None, data, data, None, epochs)
 
 
 def train(run, epoch=0):
@@ -181,7 +182,7 @@ def test_evaluation_counts_every_image_once():
     batches = [(logits[i:i + 4], target[i:i + 4]) for i in (0, 4, 8)]
     flat = logits.flatten(1)
     for limit, count in ((None, 10), (9, 9), (5, 5), (0, 0)):
-        found = engine.evaluate(model, batches, engine.Feed.of(make_run().args, CPU), limit)
+        found = engine.evaluate(model, batches, engine.BatchMover.of(make_run().args, CPU), limit)
         assert found['count'] == count
         if count:
             assert found['loss'] == pytest.approx(float(nn.functional.cross_entropy(flat[:count], target[:count])))
@@ -192,7 +193,7 @@ def test_evaluation_counts_every_image_once():
 
 def test_evaluation_of_fewer_than_five_classes_and_with_a_head():
     logits, target = torch.eye(3)[:, :, None, None], torch.tensor([0, 1, 2])
-    feed = engine.Feed.of(make_run().args, CPU)
+    feed = engine.BatchMover.of(make_run().args, CPU)
     assert engine.evaluate(nn.Flatten(), [(logits, target)], feed)['top5'] == 100
     flipped = engine.evaluate(nn.Flatten(), [(logits, target)], feed, head=lambda x: x.flip(1))
     assert flipped['top1'] == pytest.approx(100 / 3)

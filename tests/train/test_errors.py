@@ -57,7 +57,7 @@ def test_a_device_that_is_not_there(zoo, small):
 
 def test_an_output_folder_that_cannot_be_made_is_told_first(zoo, small, tmp_path, monkeypatch):
     (tmp_path / 'file').write_text('')
-    monkeypatch.setattr(session, 'Session', None)  # neither data nor model may be touched
+    monkeypatch.setattr(session, 'Trainer', None)  # neither data nor model may be touched
     for changes in (dict(output=tmp_path / 'file'), dict(output=tmp_path / 'file' / 'sub', experiment='')):
         assert_refused(zoo('train', *small(**changes)), 'cannot write to', 'is no folder; choose another --output')
 
@@ -137,5 +137,5 @@ def test_the_tools_are_the_same_programs_from_a_bare_checkout(tool, tmp_path):
 
 
 def test_errors_before_anything_is_built_take_no_time_to_build(zoo, small, monkeypatch):
-    monkeypatch.setattr(run, 'Session', None)
+    monkeypatch.setattr(run, 'Trainer', None)
     assert_refused(zoo('train', *small(model='nothing')), 'unknown model')

@@ -2,10 +2,10 @@
 import pytest
 import yaml
 
-from zoo.evaluate.table import VALIDATE
+from zoo.evaluate.option_schema import VALIDATE
 from zoo.train import options
+from zoo.train.option_schema import COMMON, TRAIN
 from zoo.train.run import parser
-from zoo.train.table import COMMON, TRAIN
 from zoo.utils.errors import ZooError
 
 

@@ -5,7 +5,7 @@ import torch
 
 from tests import goldens
 from zoo.train import build, options
-from zoo.train.table import TRAIN
+from zoo.train.option_schema import TRAIN
 from zoo.utils.errors import ZooError
 
 

@@ -13,8 +13,8 @@ from timm.layers import DropPath
 import zoo
 from tests.train.published import LACKING, PUBLISHED, RESNEST, TIMMS_OWN, UNPUBLISHED
 from zoo.train import build, engine, options, report
-from zoo.train.session import Session
-from zoo.train.table import TRAIN
+from zoo.train.option_schema import TRAIN
+from zoo.train.session import Trainer
 
 FOLDER = options.config_path('quickstart').parent
 OURS = ('quickstart', 'arena')  # recipes that no paper has
@@ -241,7 +241,7 @@ def test_models_train_by_their_recipes(name, four_pictures, small_teacher, tmp_p
         args.amp = False
     if args.progressive_sizes:
         args.progressive_sizes, args.img_size = [64], 96
-    session = Session(args, build.Place(torch.device('cpu')), tmp_path / 'run', None)
+    session = Trainer(args, build.DeviceContext(torch.device('cpu')), tmp_path / 'run', None)
     run, model = session.run, session.model
     assert (run.mixup is None) is (row['mixup'] == row['cutmix'] == 0)
     assert run.task.has_ema() is args.model_ema

@@ -127,7 +127,7 @@ def test_the_newest_file_of_a_run(tmp_path):
     for name in ('last.pth.tar', 'recovery-9-20.pth.tar', 'recovery-10-3.pth.tar', 'recovery-10-3-copy.pth.tar'):
         (tmp_path / name).write_text('')
     assert checkpoint.newest_in(tmp_path).name == 'recovery-10-3.pth.tar'
-    keeper = checkpoint.Keeper(tmp_path, 1, recoveries=2)
+    keeper = checkpoint.CheckpointManager(tmp_path, 1, recoveries=2)
     keeper.save_recovery(dict(epoch=9), 10, 6)
     assert [file.name for file in checkpoint.recoveries_in(tmp_path)] == [
         'recovery-10-3.pth.tar', 'recovery-10-6.pth.tar']
@@ -138,8 +138,8 @@ def test_the_newest_file_of_a_run(tmp_path):
 
 def test_an_epoch_has_every_image_once_and_processes_share_its_batches():
     def batches(rank, world_size, size, epoch=1, first=0, **more):
-        order = sampling.Order(103, size, 7, rank, world_size, **more)
-        order.place(epoch, first)
+        order = sampling.ResumableBatchSampler(103, size, 7, rank, world_size, **more)
+        order.seek(epoch, first)
         return list(order)
 
     whole = batches(0, 1, 8)
@@ -155,7 +155,7 @@ def test_an_epoch_has_every_image_once_and_processes_share_its_batches():
 
 @pytest.mark.parametrize('repeats', [3., 1.5])
 def test_copies_of_an_image_are_neighbours_and_go_to_different_processes(repeats):
-    order = [sampling.Order(1000, 30, 0, rank, 2, repeats) for rank in range(2)]
+    order = [sampling.ResumableBatchSampler(1000, 30, 0, rank, 2, repeats) for rank in range(2)]
     assert len(order[0]) == 768 // 60  # a multiple of 256 images, as without repeats
     seen = {}
     for rank in range(2):
@@ -174,7 +174,7 @@ def test_random_states_are_put_back():
     draw()
     state = sampling.random_state()
     first = draw()
-    with sampling.aside():
+    with sampling.preserve_rng_state():
         sampling.seed_all(3)
         seeded = draw()
     second = draw()

@@ -10,9 +10,9 @@ from torch.utils.data import Dataset
 
 from zoo.train import build, engine, options, report
 from zoo.train.data import loaders
+from zoo.train.option_schema import TRAIN
 from zoo.train.run import parser
-from zoo.train.session import Session
-from zoo.train.table import TRAIN
+from zoo.train.session import Trainer
 
 from .test_engine import CPU, make_run, train
 
@@ -23,7 +23,7 @@ def epoch(small, tmp_path):
     def start(note=None, of='', before=True, **changes):
         flags, _ = options.parse(TRAIN, small(workers=0, epochs=1, **changes), parser())
         torch.manual_seed(0)
-        session = Session(options.merge(TRAIN, flags), CPU, tmp_path / 'run', None)
+        session = Trainer(options.merge(TRAIN, flags), CPU, tmp_path / 'run', None)
         notes = []
         if note is not None:
             module = session.model.get_submodule(of)

@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from zoo.train import build, options, task
-from zoo.train.table import TRAIN
+from zoo.train.option_schema import TRAIN
 from zoo.utils.errors import ZooError
 
 ROOT = Path(__file__).parents[2]
-CPU = build.Place(torch.device('cpu'))
+CPU = build.DeviceContext(torch.device('cpu'))
 CONFIG = dict(input_size=(3, 32, 32), mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
 TINY = dict(dims=[8, 8, 16, 16], widths=[2, 2, 4, 4], depths=[1, 1, 1, 1], num_heads=[1, 1, 1, 1])  # of CARE
 TEACHER = 'test_resnet'

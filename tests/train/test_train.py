@@ -18,8 +18,8 @@ import yaml
 from zoo.evaluate import accuracy, validate
 from zoo.train import engine, options
 from zoo.train.data import fashion_mnist
+from zoo.train.option_schema import TRAIN
 from zoo.train.run import parser
-from zoo.train.table import TRAIN
 
 from .conftest import MODEL
 

@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 
 from ..train import build, options
 from ..train.data import datasets
-from ..train.table import TRAIN
+from ..train.option_schema import TRAIN
 from ..utils.errors import ZooError, require_packages
 from ..utils.files import check_writable
 from . import plan
@@ -38,7 +38,7 @@ def arena(argv: Sequence[str]) -> dict[str, Any]:
     stem = Path(re.sub(r'\.(json|md|png)$', '', args.results)) if args.results else folder / 'arena'
     for place in (folder, stem.parent):
         check_writable(place)
-    device = build.find_place(args.device).device
+    device = build.init_distributed(args.device).device
     recipe = plan.recipe_of(args)
     plan.keep_recipe(folder, recipe)
     lock = FileLock(folder / '.lock')

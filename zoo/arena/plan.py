@@ -10,10 +10,10 @@ import yaml
 
 from ..blocks.mixers import GLOBAL_MIXERS, MAP_MIXERS
 from ..train import options
-from ..train.checkpoint import Keeper
+from ..train.checkpoint import CheckpointManager
 from ..train.data import datasets, fashion_mnist
+from ..train.option_schema import TRAIN, Option
 from ..train.run import check
-from ..train.table import TRAIN, Option
 from ..utils.errors import ZooError, did_you_mean
 from ..utils.files import write_atomically
 
@@ -70,7 +70,7 @@ class Run:
 
     def words(self) -> list[str]:
         """The command line of ``train``, going on from the newest checkpoint if there is one."""
-        newest = Keeper(self.folder, 1).newest()
+        newest = CheckpointManager(self.folder, 1).newest()
         return ['--config', str(recipe_path(self.arena)), '--model-kwargs', f'mixer={self.mixer}',
                 '--seed', str(self.seed), '--output', str(self.folder.parent), '--experiment', self.name,
                 *(['--resume', str(newest)] if newest else [])]

@@ -12,7 +12,7 @@ from PIL import Image
 
 from ..train import build, options
 from ..train.data import datasets, loaders
-from ..train.table import TRAIN
+from ..train.option_schema import TRAIN
 from ..utils.errors import ZooError
 from . import timing
 
@@ -122,7 +122,7 @@ def _endless(loader: Any, count: int) -> Any:
     """So many batches, epoch after epoch."""
     epoch = 0
     while count > 0:
-        loader.sampler.place(epoch)
+        loader.sampler.seek(epoch)
         for batch in loader:
             yield batch
             count -= 1

@@ -14,7 +14,7 @@ from ..train.options import config_path
 from ..weights.fetch import address, fetchable
 from ..weights.sources import HOSTS, Source, tags
 from . import dense
-from .story import NO_DEPARTURES, bibtex, family_doc
+from .family_doc import NO_DEPARTURES, bibtex, family_doc
 
 UNKNOWN = 'unknown'
 DATASETS = {'in1k': 'imagenet-1k', 'in22k': 'imagenet-22k', 'cifar100': 'cifar100'}  # by the parts of a tag

@@ -13,7 +13,7 @@ from ..analysis import attribution
 from ..analysis.attribution_figure import draw
 from ..evaluate import loading
 from ..evaluate.infer import find_pictures, open_picture
-from ..evaluate.table import VALIDATE
+from ..evaluate.option_schema import VALIDATE
 from ..train import build, options
 from ..train.options import Parser
 from ..utils.errors import ZooError, cli_main, require_packages
@@ -77,12 +77,12 @@ def _build(given: Any) -> tuple[nn.Module, dict[str, Any]]:
         args.in_chans, args.input_size, args.img_size = build.channels_of(args), None, given.img_size
     model = loading.build_model(args, content, own).eval()
     config = build.data_config_of(args, model)
-    return model.to(build.find_place(given.device).device), config
+    return model.to(build.init_distributed(given.device).device), config
 
 
 def _images(given: Any, config: dict[str, Any]) -> Tensor:
     """``[B, C, H, W]``, prepared as for validation, or noise of the same statistics."""
-    device = build.find_place(given.device).device
+    device = build.init_distributed(given.device).device
     if bool(given.noise) == bool(given.images):
         raise ZooError('give pictures, or --noise 16 for random ones')
     if given.noise:

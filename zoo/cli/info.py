@@ -17,7 +17,7 @@ from ..analysis import result_files
 from ..analysis.catalog import of_weights, unknown
 from ..blocks.gates.insert import GatedNorm
 from ..cards.card import recipes
-from ..cards.story import family_doc
+from ..cards.family_doc import family_doc
 from ..registry import family_of, list_models, variant
 from ..train.options import Parser
 from ..utils.errors import ZooError, cli_main

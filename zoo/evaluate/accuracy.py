@@ -19,7 +19,7 @@ from .loading import build_model
 
 
 def measure(
-        args: argparse.Namespace, place: build.Place, content: dict | None, own: bool) -> list[dict[str, Any]]:
+        args: argparse.Namespace, ctx: build.DeviceContext, content: dict | None, own: bool) -> list[dict[str, Any]]:
     """Measure one model: a row of figures a crop of ``args.crop_sweep``, or one row at its own crop.
 
     The columns are timm's, in its order, and ours behind them: ``samples_per_sec`` counts all that it takes to evaluate
@@ -27,7 +27,7 @@ def measure(
 
     Args:
         args: Options of ``validate``.
-        place: Where to run.
+        ctx: Where to run.
         content: Of the checkpoint; None for published weights.
         own: Whether ``train`` wrote it.
 
@@ -44,8 +44,8 @@ def measure(
     if args.reparam:
         model = reparameterize_model(model)
     layout = torch.channels_last if args.channels_last else torch.preserve_format
-    model.to(place.device, build.dtype_of(args), memory_format=layout)
-    build.check_forward(model, config, build.Place(place.device), build.dtype_of(args))
+    model.to(ctx.device, build.dtype_of(args), memory_format=layout)
+    build.check_forward(model, config, build.DeviceContext(ctx.device), build.dtype_of(args))
     dataset = datasets.open_dataset(args, args.split, config['input_size'][0], num_samples=args.num_samples)
     if not args.valid_labels:
         datasets.check_classes(dataset, getattr(model, 'num_classes', args.num_classes))
@@ -53,10 +53,10 @@ def measure(
         model = torch.compile(model, backend=args.torchcompile, mode=args.torchcompile_mode)
     rows = []
     for crop in args.crop_sweep or [config['crop_pct']]:
-        rows.append(_measure_crop(args, place, model, dataset, dict(config, crop_pct=crop), parameters))
-        if place.primary:
+        rows.append(_measure_crop(args, ctx, model, dataset, dict(config, crop_pct=crop), parameters))
+        if ctx.primary:
             _print(args, rows[-1], content if own else None)
-    if len(rows) > 1 and place.primary:
+    if len(rows) > 1 and ctx.primary:
         best = max(rows, key=lambda row: row['top1'])
         print(f'{args.model}  best crop {best["crop_pct"]:g}: top-1 {best["top1"]:.2f} %', flush=True)
     return rows
@@ -102,36 +102,36 @@ class Stopwatch:
 
 
 def _measure_crop(
-        args: argparse.Namespace, place: build.Place, model: nn.Module, dataset: Any, config: dict[str, Any],
+        args: argparse.Namespace, ctx: build.DeviceContext, model: nn.Module, dataset: Any, config: dict[str, Any],
         parameters: int) -> dict[str, Any]:
     start = time.monotonic()
-    figures = _evaluate(args, place, model, dataset, config)
+    figures = _evaluate(args, ctx, model, dataset, config)
     seconds = max(time.monotonic() - start, 1e-9)
     return dict(
         model=args.model, top1=round(figures['top1'], 4), top1_err=round(100 - figures['top1'], 4),
         top5=round(figures['top5'], 4), top5_err=round(100 - figures['top5'], 4),
         param_count=round(parameters / 1e6, 2), img_size=config['input_size'][-1], crop_pct=config['crop_pct'],
         interpolation=config['interpolation'], crop_mode=config['crop_mode'], loss=round(figures['loss'], 6),
-        count=figures['count'], infer_samples_per_sec=round(figures['speed'] * place.world_size, 2),
+        count=figures['count'], infer_samples_per_sec=round(figures['speed'] * ctx.world_size, 2),
         samples_per_sec=round(figures['count'] / seconds, 2), checkpoint=args.checkpoint)
 
 
 def _evaluate(
-        args: argparse.Namespace, place: build.Place, model: nn.Module, dataset: Any,
+        args: argparse.Namespace, ctx: build.DeviceContext, model: nn.Module, dataset: Any,
         config: dict[str, Any]) -> dict[str, Any]:
     """Evaluate, with smaller batches after running out of memory if ``retry`` is set."""
     batch_size = args.batch_size
     while True:
-        head, real = _head(args, dataset, place)
+        head, real = _head(args, dataset, ctx)
         batches = loaders.eval_loader(
-            args, dataset, config, batch_size, device=place.device, distributed=place.distributed,
+            args, dataset, config, batch_size, device=ctx.device, distributed=ctx.distributed,
             img_dtype=build.dtype_of(args))
-        progress = report.Progress(len(batches), 'validate', place.primary, args.log_freq)
-        limit = loaders.real_samples(batches, place.rank, place.world_size)
-        watch = Stopwatch(model, place.device)
+        progress = report.Progress(len(batches), 'validate', ctx.primary, args.log_freq)
+        limit = loaders.real_samples(batches, ctx.rank, ctx.world_size)
+        watch = Stopwatch(model, ctx.device)
         try:
             figures = engine.evaluate(
-                watch, batches, engine.Feed.of(args, place), limit, partial(_advance, progress, place), head)
+                watch, batches, engine.BatchMover.of(args, ctx), limit, partial(_advance, progress, ctx), head)
             break
         except RuntimeError as e:
             smaller = decay_batch_step(batch_size)
@@ -146,13 +146,13 @@ def _evaluate(
     return dict(figures, speed=watch.speed())
 
 
-def _advance(progress: report.Progress, place: build.Place, images: int) -> None:
-    progress.step(images * place.world_size)
+def _advance(progress: report.Progress, ctx: build.DeviceContext, images: int) -> None:
+    progress.step(images * ctx.world_size)
 
 
 def _head(
         args: argparse.Namespace, dataset: Any,
-        place: build.Place) -> tuple[Callable[[Tensor], Tensor] | None, RealLabelsImagenet | None]:
+        ctx: build.DeviceContext) -> tuple[Callable[[Tensor], Tensor] | None, RealLabelsImagenet | None]:
     """What to do with logits before they count: a subset of the classes, and a second judgement by ReaL labels."""
     if not (args.valid_labels or args.real_labels):
         return None, None
@@ -160,7 +160,7 @@ def _head(
     if args.valid_labels:
         chosen = [int(line) for line in Path(args.valid_labels).read_text().split()]
     if args.real_labels:
-        if place.distributed:
+        if ctx.distributed:
             raise ZooError('--real-labels works in one process')
         real = RealLabelsImagenet(dataset.filenames(basename=True), real_json=args.real_labels)
 

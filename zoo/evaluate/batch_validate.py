@@ -91,13 +91,13 @@ class Book:
 
 
 def measure_all(
-        args: argparse.Namespace, place: build.Place, given: Mapping[str, Any],
+        args: argparse.Namespace, ctx: build.DeviceContext, given: Mapping[str, Any],
         settle: Callable[[dict[str, Any]], Settled]) -> dict[str, Any]:
     """Measure all models that options ask for; one that fails does not stop the others.
 
     Args:
         args: Options of ``validate`` without what checkpoints bring along.
-        place: Where to run.
+        ctx: Where to run.
         given: The options that the user gave.
         settle: The options, content and origin of a candidate, from what tells it from the others.
 
@@ -108,7 +108,7 @@ def measure_all(
         ZooError: nothing fits, or the file of results cannot be gone on with.
     """
     chosen, skipped = candidates(given)
-    book = Book(args, place.primary)
+    book = Book(args, ctx.primary)
     book.skipped.update(skipped)
     try:
         for name, changes in chosen.items():
@@ -116,7 +116,7 @@ def measure_all(
                 book.skipped[name] = f'it is in {args.results_file}'
                 continue
             try:
-                book.add(accuracy.measure(*_order(place, settle(changes))))
+                book.add(accuracy.measure(*_order(ctx, settle(changes))))
             except NotAsked as e:
                 book.skipped[name] = format_error(e)
             except Exception as e:  # whatever it is: the others' figures are worth more
@@ -168,9 +168,11 @@ def read_results(path: Path, kind: str) -> list[dict[str, Any]]:
                     f'--results-format, or leave --skip-done out')
 
 
-def _order(place: build.Place, settled: Settled) -> tuple[argparse.Namespace, build.Place, dict | None, bool]:
+def _order(
+        ctx: build.DeviceContext,
+        settled: Settled) -> tuple[argparse.Namespace, build.DeviceContext, dict | None, bool]:
     args, content, own = settled
-    return args, place, content, own
+    return args, ctx, content, own
 
 
 def _files(folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:

@@ -18,7 +18,7 @@ from torch import nn
 from ..train import build, options
 from ..utils.errors import ZooError, format_error
 from . import loading
-from .table import VALIDATE
+from .option_schema import VALIDATE
 
 ABOUT = ('Print the most likely classes of pictures: files, folders (and what is in them) or http(s) addresses. '
          'Preprocessing is that of the weights, the published ones or those of --checkpoint.')
@@ -49,7 +49,7 @@ def infer(argv: Sequence[str]) -> list[dict[str, Any]]:
         raise ZooError(f'{args.model} has no classifier; its features have no classes')
     labels = labels_of(model, given.labels)
     config = build.data_config_of(args, model, test_size=not own)
-    device = build.find_place(given.device).device
+    device = build.init_distributed(given.device).device
     found = []
     for pictures in predict(model.to(device), config, places, args.batch_size, given.topk):
         for picture in pictures:

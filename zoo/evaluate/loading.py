@@ -9,7 +9,7 @@ import timm
 from torch import nn
 
 from ..train import build, checkpoint
-from ..train.table import COMMON
+from ..train.option_schema import COMMON
 from ..utils.errors import ZooError
 from . import probe
 

@@ -25,11 +25,11 @@ from torch import Tensor, nn
 from ..blocks.pooling import EfficientProbing
 from ..train import build, checkpoint, options
 from ..train.data import datasets
+from ..train.option_schema import TRAIN
 from ..train.run import carried, check, folder_of, quickstart_data, read_resumed, resumed_file
-from ..train.session import Session
-from ..train.table import TRAIN
+from ..train.session import Trainer
 from ..utils.errors import ZooError, require_packages
-from .table import PROBE
+from .option_schema import PROBE
 
 ABOUT = ('Train a linear or an efficient-probing (EP) classifier on the frozen features of any model of the zoo or of '
          'timm. Data and flags are those of "train"; the checkpoints hold the probe alone.')
@@ -104,13 +104,13 @@ class Probe(nn.Module):
         return super()._apply(fn, recurse)
 
 
-class ProbeSession(Session):
+class ProbeSession(Trainer):
     """The run of a probe: that of a model, but for what is built and what a checkpoint says."""
 
     command, table = 'probe', PROBE
 
     def _build_model(self) -> tuple[nn.Module, dict[str, Any]]:
-        args, place = self.args, self.place
+        args, ctx = self.args, self.ctx
         random_seed(args.seed)  # untrained weights are the same in every process
         backbone = load_backbone(args)
         self.mark = fingerprint(backbone)
@@ -119,11 +119,11 @@ class ProbeSession(Session):
         elif not (args.pretrained or args.checkpoint):
             self.say('these are features of random weights: --pretrained or --checkpoint probes trained ones')
         layout = torch.channels_last if args.channels_last else torch.preserve_format
-        kind = dict(device=place.device, dtype=build.dtype_of(args), memory_format=layout)
+        kind = dict(device=ctx.device, dtype=build.dtype_of(args), memory_format=layout)
         backbone.to(**kind)
         config = build.data_config_of(args, backbone)
-        build.check_forward(backbone, config, build.Place(place.device), build.dtype_of(args))
-        image = torch.zeros(1, *config['input_size'], device=place.device, dtype=build.dtype_of(args))
+        build.check_forward(backbone, config, build.DeviceContext(ctx.device), build.dtype_of(args))
+        image = torch.zeros(1, *config['input_size'], device=ctx.device, dtype=build.dtype_of(args))
         width = Frozen(backbone).tokens(image).shape[-1]
         self.sets = super()._open_sets(config['input_size'][0])
         self.classes = args.num_classes or datasets.class_count(self.sets[0])
@@ -133,7 +133,7 @@ class ProbeSession(Session):
         if self.content:
             checkpoint.load_exactly(model, checkpoint.weights_of(self.content, use_ema=False), args.resume)
         model.to(**kind)
-        self.unused = build.check_forward(model, config, place, build.dtype_of(args))
+        self.unused = build.check_forward(model, config, ctx, build.dtype_of(args))
         return model, config
 
     def _open_sets(self, channels: int) -> tuple[Any, Any]:
@@ -185,11 +185,11 @@ def probe(argv: Sequence[str]) -> None:
     _settle(args, given)
     check(args, content)
     folder = folder_of(args, flags, content)
-    place = build.find_place(args.device)
+    ctx = build.init_distributed(args.device)
     try:
         if args.dataset == datasets.QUICKSTART:
-            vars(args).update(quickstart_data(args, place))
-        ProbeSession(args, place, folder, content).fit()
+            vars(args).update(quickstart_data(args, ctx))
+        ProbeSession(args, ctx, folder, content).fit()
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()

@@ -20,15 +20,15 @@ COLUMNS = ('model', 'size', 'crop', 'top-1', 'published', 'difference')
 
 
 def compare(
-        args: argparse.Namespace, place: build.Place, given: Mapping[str, Any],
-        run: Callable[[argparse.Namespace, build.Place], list[dict[str, Any]]]) -> dict[str, Any]:
+        args: argparse.Namespace, ctx: build.DeviceContext, given: Mapping[str, Any],
+        run: Callable[[argparse.Namespace, build.DeviceContext], list[dict[str, Any]]]) -> dict[str, Any]:
     """Measure all official weights that ``args.model`` matches, each at its own size, crop and normalisation.
 
     A pretrained cfg is made from the row of its weights, so that ``run`` finds them there.
 
     Args:
         args: Options of ``validate``.
-        place: Where to run.
+        ctx: Where to run.
         given: The options that the user gave.
         run: Measures one model; a list of one row.
 
@@ -41,7 +41,7 @@ def compare(
     """
     rows = _select(args, given)
     notes = _notes(datasets.open_dataset(args, args.split, channels=3, num_samples=args.num_samples))
-    book = batch_validate.Book(args, place.primary)
+    book = batch_validate.Book(args, ctx.primary)
     try:
         for row in rows:
             if reason := _unmeasurable(row):
@@ -49,7 +49,7 @@ def compare(
                 continue
             changes = dict(model=row.name, pretrained=True, use_train_size=True)
             try:
-                found, = run(argparse.Namespace(**{**vars(args), **changes}), place)
+                found, = run(argparse.Namespace(**{**vars(args), **changes}), ctx)
             except (ValueError, OSError, RuntimeError) as e:  # of this model's weights or size
                 book.fail(row.name, e)
                 continue

@@ -14,7 +14,7 @@ from ..train import build, options, report
 from ..train.data import datasets
 from ..utils.errors import ZooError, require_packages
 from . import accuracy, batch_validate, loading, reproduce
-from .table import VALIDATE
+from .option_schema import VALIDATE
 
 ABOUT = ('Validate a classifier. A checkpoint written by "train" needs nothing else: it brings model, preprocessing '
          'and data along. Other checkpoints need --model and the data. A folder of checkpoints and a pattern of models '
@@ -61,9 +61,9 @@ def _validate(flags: dict[str, Any], config: dict[str, Any]) -> tuple[dict[str, 
     else:
         settled = _settle(flags, config, {})
         work = partial(_one, settled)
-    place = build.find_place(args.device)
+    ctx = build.init_distributed(args.device)
     try:
-        return work(place=place), place.primary
+        return work(ctx=ctx), ctx.primary
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
@@ -83,12 +83,12 @@ def _settle(
     return args, content, own
 
 
-def _one(settled: batch_validate.Settled, place: build.Place) -> dict[str, Any]:
+def _one(settled: batch_validate.Settled, ctx: build.DeviceContext) -> dict[str, Any]:
     args, content, own = settled
-    rows = accuracy.measure(args, place, content, own)
+    rows = accuracy.measure(args, ctx, content, own)
     rows.sort(key=lambda row: row['top1'], reverse=True)
     results = rows if args.crop_sweep else rows[0]
-    if place.primary and args.results_file:
+    if ctx.primary and args.results_file:
         report.write_results(Path(args.results_file), results, args.results_format)
     return dict(results=rows, skipped={}, failed={}) if args.crop_sweep else results
 

@@ -10,17 +10,17 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from ..registry import key_map
+from ..registry import checkpoint_filter
 from ..train.options import Parser
 from ..utils.errors import ZooError, format_error
 from ..utils.files import atomic_dir
 from ..weights import read_checkpoint, state_dict_of
 from ..weights.cache import Cache, sha256_of
-from ..weights.convert import Unfit, check_all, classifier_names
+from ..weights.convert import StateDictMismatch, check_all, classifier_names
 from ..weights.fetch import address
 from ..weights.official import provenance
 from ..weights.sources import source
-from . import golden, package, report
+from . import package, reference_outputs, report
 
 ABOUT = ('Convert an official checkpoint on disk to safetensors with the names of the zoo. DIR gets model.safetensors, '
          'config.json and README.md; after "import zoo" timm.create_model("local-dir:DIR", pretrained=True) loads it, '
@@ -38,7 +38,7 @@ def convert(argv: Sequence[str]) -> dict[str, Any]:
     try:
         with contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext():
             content = _convert(args)
-    except Unfit as e:
+    except StateDictMismatch as e:
         if args.json:
             print(json.dumps(dict(error=format_error(e), problems=e.problems), indent=1))
         elif args.verbose:
@@ -65,15 +65,15 @@ def parser() -> Parser:
 
 def _convert(args) -> dict[str, Any]:
     name_tag = package.named(args.model)
-    probe = golden.read(args.check) if args.check else None
+    probe = reference_outputs.read(args.check) if args.check else None
     if probe and probe['name'] != name_tag.partition('.')[0]:
         raise ZooError(f'{args.check} is a probe of {probe["name"]}, not of {name_tag}')
     state = state_dict_of(read_checkpoint(args.checkpoint))
     try:
         with atomic_dir(args.output) as folder:
             model, state, keys = _fit(name_tag, state)
-            figures = golden.compare(probe, state) if probe else None
-            if probe and not golden.agrees(figures):
+            figures = reference_outputs.compare(probe, state) if probe else None
+            if probe and not reference_outputs.agrees(figures):
                 raise ZooError(f'the converted {name_tag} does not give what {args.check} says: {_told(figures)}; '
                                 f'nothing was written')
             same = model.num_classes == source(name_tag).num_classes and not keys.resampled
@@ -93,7 +93,7 @@ def _fit(name_tag: str, state: dict[str, Tensor]) -> tuple[nn.Module, dict[str, 
     """The model without weights, with as many classes as the weights have."""
     with torch.device('meta'):
         model = timm.create_model(name_tag)
-        state, keys = report.fit(state, model, key_map(model.pretrained_cfg['architecture']))
+        state, keys = report.fit(state, model, checkpoint_filter(model.pretrained_cfg['architecture']))
         bias = state.get(f'{classifier_names(model)[0]}.bias')
         if bias is not None and len(bias) != model.num_classes:
             model = timm.create_model(name_tag, num_classes=len(bias))

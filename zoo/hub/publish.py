@@ -8,7 +8,7 @@ import timm
 import torch
 from safetensors import safe_open
 
-from ..registry import key_map
+from ..registry import checkpoint_filter
 from ..train.options import Parser
 from ..utils.errors import ZooError, format_error
 from ..utils.version import __version__
@@ -88,7 +88,7 @@ def _of_official(name_tag: str, folder: Path) -> None:
     """A package of the official weights."""
     with torch.device('meta'):
         model = timm.create_model(name_tag)
-    path = resolve(name_tag, lambda: model, key_map(name_tag.partition('.')[0]))
+    path = resolve(name_tag, lambda: model, checkpoint_filter(name_tag.partition('.')[0]))
     with safe_open(path, 'pt') as file:
         metadata = file.metadata()
     package.write(folder, name_tag, model, read_checkpoint(path), metadata, official=True)

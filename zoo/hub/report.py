@@ -57,7 +57,7 @@ def fit(state: dict[str, Tensor], model: nn.Module, key_map: KeyMap | None) -> t
     """:func:`zoo.weights.fit_state_dict`, and what it has done.
 
     Raises:
-        Unfit: the weights are not those of this model.
+        StateDictMismatch: the weights are not those of this model.
     """
     traced = {}
     for name, value in state.items():

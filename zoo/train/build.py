@@ -21,7 +21,7 @@ MISFITS = (AssertionError, AttributeError, KeyError, RuntimeError, TypeError, Va
 
 
 @dataclass(frozen=True)
-class Place:
+class DeviceContext:
     """Where a process runs: its device and its rank among the processes that torchrun started."""
 
     device: torch.device
@@ -37,7 +37,7 @@ class Place:
         return self.rank == 0
 
 
-def find_place(device: str) -> Place:
+def init_distributed(device: str) -> DeviceContext:
     """Pick the device and join the other processes, if there are any (gloo on CPU, nccl on CUDA).
 
     Raises:
@@ -53,7 +53,7 @@ def find_place(device: str) -> Place:
         raise ZooError(f'--device {device}: torch finds no CUDA device here; use --device cpu')
     found = argparse.Namespace(device=device)
     init_distributed_device(found)
-    return Place(torch.device(found.device), found.rank, found.world_size)
+    return DeviceContext(torch.device(found.device), found.rank, found.world_size)
 
 
 def check_model_name(name: str) -> None:
@@ -146,7 +146,7 @@ def data_config_of(args: argparse.Namespace, model: nn.Module, test_size: bool =
     return config
 
 
-def check_forward(model: nn.Module, config: Mapping[str, Any], place: Place, dtype: torch.dtype) -> bool:
+def check_forward(model: nn.Module, config: Mapping[str, Any], ctx: DeviceContext, dtype: torch.dtype) -> bool:
     """Send one black image through, so that a size that the model cannot take is told before the data is read.
 
     Returns:
@@ -156,13 +156,13 @@ def check_forward(model: nn.Module, config: Mapping[str, Any], place: Place, dty
         ZooError: the model refuses the image.
     """
     model.eval()
-    image = torch.zeros(1, *config['input_size'], device=place.device, dtype=dtype)
+    image = torch.zeros(1, *config['input_size'], device=ctx.device, dtype=dtype)
     try:
-        with torch.set_grad_enabled(place.distributed):
+        with torch.set_grad_enabled(ctx.distributed):
             output = model(image)
     except MISFITS as e:
         raise ZooError(f'{list(config["input_size"])} images do not fit the model: {format_error(e)[:300]}') from e
-    if not place.distributed:
+    if not ctx.distributed:
         return False
     output.float().sum().backward()
     unused = any(p.requires_grad and p.grad is None for p in model.parameters())

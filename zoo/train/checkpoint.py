@@ -16,7 +16,7 @@ LAST, BEST = 'last.pth.tar', 'model_best.pth.tar'
 VERSION = 2  # timm's: 'epoch' is the last one that is finished
 
 
-class Keeper:
+class CheckpointManager:
     """The files of one run: ``last``, ``model_best``, the best ``checkpoint-N`` and the newest ``recovery-N-M``.
 
     Args:
@@ -145,7 +145,7 @@ def load_exactly(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
         more = f' and {len(problems) - 2} more' if len(problems) > 2 else ''
         raise ZooError(f'{source} does not fit the model: {"; ".join(problems[:2])}{more}; build the model as it was '
                         f'saved (--model, --num-classes, --model-kwargs)')
-    model.load_state_dict({key: distributed.like(value, state[key]) for key, value in target.items()})
+    model.load_state_dict({key: distributed.shard_like(value, state[key]) for key, value in target.items()})
 
 
 def _link(source: Path, target: Path) -> None:

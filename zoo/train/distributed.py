@@ -17,27 +17,27 @@ from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..utils.errors import ZooError, format_error
-from .build import Place
+from .build import DeviceContext
 
 
-def everyone(value: Any, place: Place) -> list[Any]:
+def all_gather_objects(value: Any, ctx: DeviceContext) -> list[Any]:
     """The values of all processes, by rank."""
-    if not place.distributed:
+    if not ctx.distributed:
         return [value]
-    values = [None] * place.world_size
+    values = [None] * ctx.world_size
     distributed.all_gather_object(values, value)
     return values
 
 
-def total(sums: Tensor, place: Place) -> Tensor:
+def all_reduce_sum(sums: Tensor, ctx: DeviceContext) -> Tensor:
     """The sum over all processes."""
     sums = sums.clone()
-    if place.distributed:
+    if ctx.distributed:
         distributed.all_reduce(sums)
     return sums
 
 
-def check(args: argparse.Namespace, place: Place) -> None:
+def check(args: argparse.Namespace, ctx: DeviceContext) -> None:
     """What FSDP2 cannot do.
 
     Raises:
@@ -45,7 +45,7 @@ def check(args: argparse.Namespace, place: Place) -> None:
     """
     if not args.fsdp:
         return
-    if not place.distributed:
+    if not ctx.distributed:
         raise ZooError('--fsdp shards over processes: start two or more with torchrun, or leave it out')
     if args.torchcompile:
         raise ZooError('--fsdp and --torchcompile do not work together; leave one out')
@@ -53,40 +53,40 @@ def check(args: argparse.Namespace, place: Place) -> None:
         raise ZooError('--clip-mode agc needs whole gradients: not with --fsdp; use --clip-mode norm')
 
 
-def align(model: nn.Module) -> None:
+def broadcast_parameters(model: nn.Module) -> None:
     """Give all processes the weights of the first; DDP does that by itself."""
     for value in [*model.parameters(), *model.buffers()]:
         distributed.broadcast(value.detach(), 0)
 
 
-def wrap(args: argparse.Namespace, task: TrainingTask, place: Place, unused: bool) -> None:
+def wrap(args: argparse.Namespace, task: TrainingTask, ctx: DeviceContext, unused: bool) -> None:
     """Let a task train in all processes; the optimizer must be made afterwards.
 
     Args:
         args: Options (``fsdp``).
         task: With its averaged weights, if it has any.
-        place: Of this process.
+        ctx: Of this process.
         unused: Some parameters get no gradient.
 
     Raises:
         ZooError: FSDP2 does not take a parameter of the model.
     """
     if args.fsdp:
-        _shard(task.get_trainable_module(), place)
+        _shard(task.get_trainable_module(), ctx)
         if task.has_ema():
             averaged = task.get_trainable_module(ema=True)
-            _shard(averaged.module, place)
+            _shard(averaged.module, ctx)
             averaged.foreach = False  # torch does not mix shards and plain buffers in one call
-    elif place.distributed:
+    elif ctx.distributed:
         task.prepare_distributed(
-            device_ids=None if place.device.type == 'cpu' else [place.device], find_unused_parameters=unused)
+            device_ids=None if ctx.device.type == 'cpu' else [ctx.device], find_unused_parameters=unused)
 
 
-def _shard(model: nn.Module, place: Place) -> None:
+def _shard(model: nn.Module, ctx: DeviceContext) -> None:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    mesh = init_device_mesh(place.device.type, (place.world_size,))
+    mesh = init_device_mesh(ctx.device.type, (ctx.world_size,))
     try:
         for module in [*_units(model), model]:
             fully_shard(module, mesh=mesh)
@@ -104,7 +104,7 @@ def _units(model: nn.Module) -> list[nn.Module]:
     return list(units.values())[::-1]
 
 
-def gathered(state: Any, keep: bool = True) -> Any:
+def full_state_dict(state: Any, keep: bool = True) -> Any:
     """The same with whole tensors, on the CPU, in place of shards; every process must call it.
 
     Args:
@@ -112,16 +112,16 @@ def gathered(state: Any, keep: bool = True) -> Any:
         keep: False to take part only.
     """
     if isinstance(state, Mapping):
-        return {key: gathered(value, keep) for key, value in state.items()}
+        return {key: full_state_dict(value, keep) for key, value in state.items()}
     if isinstance(state, (list, tuple)):
-        return type(state)(gathered(value, keep) for value in state)
+        return type(state)(full_state_dict(value, keep) for value in state)
     if not is_shard(state):
         return state
     whole = state.full_tensor()
     return whole.cpu() if keep else None
 
 
-def like(target: Any, value: Any) -> Any:
+def shard_like(target: Any, value: Any) -> Any:
     """A whole tensor cut as ``target`` is, if that is a shard of one of its shape."""
     if not is_shard(target) or not isinstance(value, Tensor) or value.shape != target.shape:
         return value

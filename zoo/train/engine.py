@@ -15,28 +15,28 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..utils.errors import NotFinite
 from . import build, distributed, report
-from .faults import REMEDY, Guard
+from .non_finite import REMEDY, Guard
 
 
 @dataclass(frozen=True)
-class Feed:
+class BatchMover:
     """How batches come to the model: device, precision, memory layout."""
 
-    place: build.Place
+    ctx: build.DeviceContext
     dtype: torch.dtype
     channels_last: bool
     autocast: Callable[[], Any]
 
     @classmethod
-    def of(cls, args: argparse.Namespace, place: build.Place) -> 'Feed':
-        return cls(place, build.dtype_of(args), args.channels_last, build.autocast_of(args, place.device))
+    def of(cls, args: argparse.Namespace, ctx: build.DeviceContext) -> 'BatchMover':
+        return cls(ctx, build.dtype_of(args), args.channels_last, build.autocast_of(args, ctx.device))
 
     def __call__(self, images: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Images ``[B, C, H, W]`` and targets on the device; nothing is copied that a prefetcher has brought there."""
-        images = images.to(self.place.device, self.dtype, non_blocking=True)
+        images = images.to(self.ctx.device, self.dtype, non_blocking=True)
         if self.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
-        return images, target.to(self.place.device, non_blocking=True)
+        return images, target.to(self.ctx.device, non_blocking=True)
 
 
 class Average:
@@ -51,18 +51,18 @@ class Average:
         correct = (output.argmax(dim=1) == labels).sum()
         self.sums += torch.stack([loss * len(output), correct, torch.full_like(correct, len(output))]).to(self.sums)
 
-    def read(self, place: build.Place | None = None) -> tuple[float, float]:
-        """Loss and accuracy in percent; of all processes, which must all ask for it, if ``place`` is given."""
-        loss, correct, count = (self.sums if place is None else distributed.total(self.sums, place)).tolist()
+    def read(self, ctx: build.DeviceContext | None = None) -> tuple[float, float]:
+        """Loss and accuracy in percent; of all processes, which must all ask for it, if ``ctx`` is given."""
+        loss, correct, count = (self.sums if ctx is None else distributed.all_reduce_sum(self.sums, ctx)).tolist()
         return loss / max(count, 1), 100 * correct / max(count, 1)
 
 
 @dataclass
-class Run:
+class TrainState:
     """A training run: its parts, and how far it is."""
 
     args: argparse.Namespace
-    feed: Feed
+    feed: BatchMover
     task: ClassificationTask
     optimizer: torch.optim.Optimizer
     schedule: Any
@@ -76,8 +76,8 @@ class Run:
     points: list[list[float]] = field(default_factory=list)  # of the curves, see report.draw_curves
 
     def __post_init__(self) -> None:
-        self.whole, self.recent = (Average(self.feed.place.device) for _ in range(2))  # of the epoch, of a point
-        self.guard = Guard(self.args.skip_nonfinite, self.feed.place) if self.args.skip_nonfinite else None
+        self.whole, self.recent = (Average(self.feed.ctx.device) for _ in range(2))  # of the epoch, of a point
+        self.guard = Guard(self.args.skip_nonfinite, self.feed.ctx) if self.args.skip_nonfinite else None
 
     @property
     def updates_per_epoch(self) -> int:
@@ -90,7 +90,7 @@ class Run:
 
 
 def train_epoch(
-        run: Run, epoch: int, progress: report.Progress, after: Callable[[int], None] | None = None,
+        run: TrainState, epoch: int, progress: report.Progress, after: Callable[[int], None] | None = None,
 ) -> dict[str, float]:
     """Train one epoch, or what is left of it after ``run.batch`` batches.
 
@@ -106,10 +106,10 @@ def train_epoch(
     Raises:
         NotFinite: the loss is no longer a number.
     """
-    args, place = run.args, run.feed.place
+    args, ctx = run.args, run.feed.ctx
     _begin_epoch(run, epoch)
     batches = len(run.train_batches)
-    every = 1 if place.device.type == 'cpu' else args.log_interval  # reading a sum makes a GPU wait
+    every = 1 if ctx.device.type == 'cpu' else args.log_interval  # reading a sum makes a GPU wait
     shown = {}
     for images, target in progress.waiting(run.train_batches):
         images, target = run.feed(images, target)
@@ -125,22 +125,22 @@ def train_epoch(
             values = run.whole.read()
             _check_finite(values[0], epoch, run.updates)
             shown = dict(loss=f'{values[0]:.3f}', acc=f'{values[1]:.1f}%')
-        progress.step(len(images) * place.world_size, **shown)
+        progress.step(len(images) * ctx.world_size, **shown)
         if done % (args.log_interval * args.grad_accum_steps) == 0 or last:
-            run.points.append([epoch + done / batches, *run.recent.read(place), run.lr])
+            run.points.append([epoch + done / batches, *run.recent.read(ctx), run.lr])
             progress.note(run.updates, *run.points[-1][1:])
-            run.recent = Average(place.device)
+            run.recent = Average(ctx.device)
         if after is not None and not last:
             after(done)
     run.points = report.thin(run.points)
-    loss, top1 = run.whole.read(place)
-    run.batch, run.whole, run.recent = 0, Average(place.device), Average(place.device)
+    loss, top1 = run.whole.read(ctx)
+    run.batch, run.whole, run.recent = 0, Average(ctx.device), Average(ctx.device)
     return dict(loss=loss, top1=top1)
 
 
 @torch.no_grad()
 def evaluate(
-        model: nn.Module, batches: Any, feed: Feed, limit: int | None = None,
+        model: nn.Module, batches: Any, feed: BatchMover, limit: int | None = None,
         after: Callable[[int], None] | None = None, head: Callable[[Tensor], Tensor] | None = None) -> dict[str, float]:
     """Evaluate on all images, exactly once each, also with several processes.
 
@@ -156,7 +156,7 @@ def evaluate(
         loss, top1 and top5 in percent, and count.
     """
     model.eval()
-    device = feed.place.device
+    device = feed.ctx.device
     sums = torch.zeros(4, device=device, dtype=torch.float32 if device.type == 'mps' else torch.float64)
     seen = 0
     for images, target in batches:
@@ -173,7 +173,7 @@ def evaluate(
         sums += torch.stack([loss, hits[:, 0].sum(), hits.sum(), torch.full_like(loss, count)]).to(sums)
         if after is not None:
             after(count)
-    if feed.place.distributed:
+    if feed.ctx.distributed:
         torch.distributed.all_reduce(sums)
     loss, top1, top5, count = sums.tolist()
     whole = max(count, 1)
@@ -186,19 +186,19 @@ def eval_model(task: ClassificationTask, ema: bool = False) -> nn.Module:
     return model.module if isinstance(model, DistributedDataParallel) else model
 
 
-def _begin_epoch(run: Run, epoch: int) -> None:
+def _begin_epoch(run: TrainState, epoch: int) -> None:
     args, batches = run.args, run.train_batches
     run.task.get_trainable_module().train()
     run.optimizer.zero_grad()
-    if hasattr(getattr(batches, 'sampler', None), 'place'):
-        batches.sampler.place(epoch, run.batch)
+    if hasattr(getattr(batches, 'sampler', None), 'seek'):
+        batches.sampler.seek(epoch, run.batch)
     elif hasattr(batches.dataset, 'set_epoch'):  # streamed data
         batches.dataset.set_epoch(epoch)
     if run.mixup is not None and args.mixup_off_epoch and epoch >= args.mixup_off_epoch:
         run.mixup.mixup_enabled = False
 
 
-def _step(run: Run, index: int, batches: int, images: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+def _step(run: TrainState, index: int, batches: int, images: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Forward and backward of one batch, and the update after the last one of a group; its loss and logits."""
     args, task, guard = run.args, run.task, run.guard
     accumulate = args.grad_accum_steps
@@ -225,7 +225,7 @@ def _step(run: Run, index: int, batches: int, images: Tensor, target: Tensor) ->
     return result['loss'].detach(), result['output'].detach()
 
 
-def _backward(run: Run, loss: Tensor, update: bool) -> bool:
+def _backward(run: TrainState, loss: Tensor, update: bool) -> bool:
     """Backward, and the optimizer's step if it is due and nothing speaks against it; whether it was made."""
     args, optimizer, guard = run.args, run.optimizer, run.guard
     second_order = getattr(optimizer, 'is_second_order', False)

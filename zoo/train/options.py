@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from ..utils.errors import ZooError, did_you_mean, format_error
-from .table import Option
+from .option_schema import Option
 
 KIND_NAMES = {str: 'a string', int: 'an integer', float: 'a number', bool: 'true or false', 'ints': 'integers',
               'floats': 'numbers', 'words': 'strings', 'kwargs': 'key=value pairs'}

@@ -9,11 +9,11 @@ import torch
 
 from ..utils import files
 from ..utils.errors import ZooError, did_you_mean, require_packages
-from . import build, checkpoint, logs, options, sizes, task
+from . import build, checkpoint, logs, options, progressive_resizing, task
 from .data import fashion_mnist
 from .data.datasets import DIGITS, QUICKSTART, check_folder
-from .session import NOT_CARRIED, Session
-from .table import TRAIN, Option
+from .option_schema import TRAIN, Option
+from .session import NOT_CARRIED, Trainer
 
 ABOUT = ('Train an image classifier: any model of the zoo or of timm, on image folders or any data set of timm. Flags '
          'are those of timm\'s training script. "--config quickstart" needs nothing else.')
@@ -46,11 +46,11 @@ def train(argv: Sequence[str]) -> None:
     args = options.merge(TRAIN, config, flags, dict(resume=path))
     check(args, content)
     folder = folder_of(args, flags, content)
-    place = build.find_place(args.device)
+    ctx = build.init_distributed(args.device)
     try:
         if args.dataset == QUICKSTART or config.get('dataset') == QUICKSTART and args.dataset == DIGITS:
-            args = _quickstart(args, config, flags, place)
-        Session(args, place, folder, content).fit()
+            args = _quickstart(args, config, flags, ctx)
+        Trainer(args, ctx, folder, content).fit()
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
@@ -68,7 +68,7 @@ def check(args: argparse.Namespace, content: dict | None) -> None:
     if args.initial_checkpoint and (args.pretrained or args.pretrained_path):
         raise ZooError('--initial-checkpoint, --pretrained and --pretrained-path exclude each other; give one')
     task.check(args)
-    sizes.check(args)
+    progressive_resizing.check(args)
     if args.kd_teacher_checkpoint:
         args.kd_teacher_checkpoint = os.path.abspath(args.kd_teacher_checkpoint)  # a resumed run may start elsewhere
     if args.pretrained_rows and not args.pretrained_path:
@@ -102,26 +102,26 @@ def folder_of(args: argparse.Namespace, flags: dict[str, Any], content: dict | N
 
 def _quickstart(
         args: argparse.Namespace, config: dict[str, Any], flags: dict[str, Any],
-        place: build.Place) -> argparse.Namespace:
+        ctx: build.DeviceContext) -> argparse.Namespace:
     """Settle the quickstart's data: Fashion-MNIST if it can be had, else the digits, with what they need."""
     if args.dataset == QUICKSTART:
-        found = quickstart_data(args, place)
+        found = quickstart_data(args, ctx)
         if found['dataset'] != DIGITS:
             return options.merge(TRAIN, config, flags, found)
     overlay = options.read_config(options.config_path(DIGITS_CONFIG), TRAIN, inherit=False)
     return options.merge(TRAIN, config, overlay, flags, dict(dataset=DIGITS, data_dir=None))
 
 
-def quickstart_data(args: argparse.Namespace, place: build.Place) -> dict[str, Any]:
+def quickstart_data(args: argparse.Namespace, ctx: build.DeviceContext) -> dict[str, Any]:
     """The options of the quickstart's data: Fashion-MNIST if it can be had, else the digits."""
     found = [None]
-    if place.primary:
+    if ctx.primary:
         found = [fashion_mnist.obtain(args.data_dir, lambda line: print(line, flush=True))]
-    if place.distributed:
+    if ctx.distributed:
         torch.distributed.broadcast_object_list(found)
     if found[0] is not None:
         return dict(dataset='torch/fashion_mnist', data_dir=str(found[0].resolve()))
-    if place.primary:
+    if ctx.primary:
         print('Fashion-MNIST cannot be had here; going on with the digits that come with scikit-learn', flush=True)
     return dict(dataset=DIGITS, data_dir=None)
 

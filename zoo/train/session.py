@@ -15,37 +15,49 @@ from torch import nn
 
 from ..utils import files, text_tables
 from ..utils.errors import GracefulInterrupt, Interrupted, NotFinite, ZooError
-from . import build, checkpoint, distributed, dropblock, engine, faults, logs, options, report, sizes, state
+from . import (
+    build,
+    checkpoint,
+    distributed,
+    dropblock,
+    engine,
+    logs,
+    non_finite,
+    options,
+    progressive_resizing,
+    report,
+    state,
+)
 from .data import datasets, loaders, sampling
-from .table import TRAIN
+from .option_schema import TRAIN
 from .task import make_task
 
 NOT_CARRIED = ('config', 'debug', 'resume', 'no_resume_opt', 'start_epoch', 'stop_epoch')  # of one call only
 CURVES_SECONDS = 30  # between two drawings
 
 
-class Session:
+class Trainer:
     """One run in its folder: builds the parts, goes through the epochs, keeps the books.
 
     Args:
         args: Options.
-        place: Device and rank.
+        ctx: Device and rank.
         folder: Of the run; None to name it by time, model and size.
         content: Checkpoint to go on from.
     """
 
     command, table = 'train', TRAIN
 
-    def __init__(self, args: argparse.Namespace, place: build.Place, folder: Path | None, content: dict | None):
-        self.args, self.place, self.content = args, place, content
-        distributed.check(args, place)
-        random_seed(args.seed, place.rank)
+    def __init__(self, args: argparse.Namespace, ctx: build.DeviceContext, folder: Path | None, content: dict | None):
+        self.args, self.ctx, self.content = args, ctx, content
+        distributed.check(args, ctx)
+        random_seed(args.seed, ctx.rank)
         self.model, self.config = self._build_model()
         self.run = self._build_run()
         size = self.config['input_size'][-1]
         stamp = datetime.now().strftime('%Y%m%d-%H%M%S')
         self.folder = folder or Path(args.output) / f'{stamp}-{re.sub(r"[^0-9A-Za-z_.-]", "_", args.model)}-{size}'
-        self.keeper = checkpoint.Keeper(
+        self.keeper = checkpoint.CheckpointManager(
             self.folder, args.checkpoint_hist, args.eval_metric == 'loss', args.recovery_hist)
         self.rows: list[dict[str, Any]] = []
         self.random = None  # state of the generators where a run goes on in the middle of an epoch
@@ -77,35 +89,35 @@ class Session:
             model.set_grad_checkpointing(True)
         # FSDP2 takes contiguous weights only
         layout = torch.channels_last if args.channels_last and not args.fsdp else torch.preserve_format
-        model.to(self.place.device, build.dtype_of(args), memory_format=layout)
-        if args.sync_bn and self.place.distributed:
-            model = distributed.sync_batch_norm(model, self.place.device)
+        model.to(self.ctx.device, build.dtype_of(args), memory_format=layout)
+        if args.sync_bn and self.ctx.distributed:
+            model = distributed.sync_batch_norm(model, self.ctx.device)
         config = build.data_config_of(args, model)
-        self.unused = build.check_forward(model, config, self.place, build.dtype_of(args))
+        self.unused = build.check_forward(model, config, self.ctx, build.dtype_of(args))
         self.classes = getattr(model, 'num_classes', args.num_classes)
         return model, config
 
-    def _build_run(self) -> engine.Run:
-        args, place = self.args, self.place
+    def _build_run(self) -> engine.TrainState:
+        args, ctx = self.args, self.ctx
         mixup = loaders.make_mixup(args, self.classes)
         train_batches, val_batches = self._build_loaders(mixup)
         updates = math.ceil(len(train_batches) / args.grad_accum_steps)
-        rates = build.learning_rates(args, place.world_size)
-        loss = build.make_loss(args, mixup is not None).to(place.device)
-        task = make_task(args, self.model, loss, place, self.config)
+        rates = build.learning_rates(args, ctx.world_size)
+        loss = build.make_loss(args, mixup is not None).to(ctx.device)
+        task = make_task(args, self.model, loss, ctx, self.config)
         self.trained = task.get_trainable_module()  # the model, with the projection of its features if there is one
         if args.fsdp:
-            distributed.align(self.trained)
+            distributed.broadcast_parameters(self.trained)
         if args.model_ema:
             task.setup_ema(decay=args.model_ema_decay, use_warmup=args.model_ema_warmup)
         if args.torchcompile:
             task.compile(backend=args.torchcompile, mode=args.torchcompile_mode)
-        distributed.wrap(args, task, place, self.unused)
+        distributed.wrap(args, task, ctx, self.unused)
         optimizer = self._make_optimizer(rates['lr'])
         schedule, epochs = build.make_schedule(args, optimizer, updates, rates)
         self.drop_blocks = dropblock.DropBlocks(self.model, args.drop_block, epochs)
-        return engine.Run(
-            args, engine.Feed.of(args, place), task, optimizer, schedule, build.scaler_of(args, place.device),
+        return engine.TrainState(
+            args, engine.BatchMover.of(args, ctx), task, optimizer, schedule, build.scaler_of(args, ctx.device),
             train_batches, val_batches, mixup, epochs)
 
     def _make_optimizer(self, lr: float) -> torch.optim.Optimizer:
@@ -113,24 +125,24 @@ class Session:
 
     def _open_sets(self, channels: int) -> tuple[Any, Any]:
         """The data to train on and to validate on."""
-        args, place = self.args, self.place
-        if args.dataset_download and not place.primary:
+        args, ctx = self.args, self.ctx
+        if args.dataset_download and not ctx.primary:
             torch.distributed.barrier()  # the first process downloads for all
         train_set = datasets.open_dataset(args, args.train_split, channels, True, args.train_num_samples)
         val_set = datasets.open_dataset(args, args.val_split, channels, num_samples=args.val_num_samples)
-        if args.dataset_download and place.primary and place.distributed:
+        if args.dataset_download and ctx.primary and ctx.distributed:
             torch.distributed.barrier()
         return train_set, val_set
 
     def _build_loaders(self, mixup: Any) -> tuple[Any, Any]:
-        args, place = self.args, self.place
-        shared = dict(device=place.device, distributed=place.distributed, img_dtype=build.dtype_of(args))
+        args, ctx = self.args, self.ctx
+        shared = dict(device=ctx.device, distributed=ctx.distributed, img_dtype=build.dtype_of(args))
         train_set, val_set = self._open_sets(self.config['input_size'][0])
         datasets.check_classes(train_set, self.classes)
         self.train_set, self.images = train_set, (len(train_set), len(val_set))
-        self.train_batches = sizes.TrainBatches(
+        self.train_batches = progressive_resizing.TrainBatches(
             args, self.config, lambda config: loaders.train_loader(args, train_set, config, mixup, **shared),
-            self.model, place)
+            self.model, ctx)
         val_size = args.validation_batch_size or args.batch_size
         return (self.train_batches.at(args.start_epoch or 0),
                 loaders.eval_loader(args, val_set, self.config, val_size, **shared))
@@ -161,16 +173,16 @@ class Session:
             return
         self._open_folder()
         begin = time.monotonic()
-        self.logs = logs.Logs(self.args, self.folder, self._recorded(), self.run.updates, self.place.primary)
+        self.logs = logs.Logs(self.args, self.folder, self._recorded(), self.run.updates, self.ctx.primary)
         with self.ctrl_c, self.logs:
             try:
                 for epoch in range(self.start, self.stop):
                     self.ctrl_c.check()
                     # what is random in an epoch depends on the seed and its number alone, so a resumed run goes on
                     # as an unbroken one would
-                    random_seed((self.args.seed + 7919 * epoch) % 2 ** 31, self.place.rank)
+                    random_seed((self.args.seed + 7919 * epoch) % 2 ** 31, self.ctx.rank)
                     if self.random is not None:
-                        sampling.restore_random(self.random, self.place.device)
+                        sampling.restore_random(self.random, self.ctx.device)
                         self.random = None
                     self._epoch(epoch, begin)
                     self.spent = time.monotonic() - begin
@@ -180,11 +192,11 @@ class Session:
                 # Ctrl-C reaches loading processes and the other ranks too: what breaks then is part of it
                 if isinstance(e, RuntimeError) and self.ctrl_c.asked:
                     raise Interrupted(self._farewell()) from None
-                told = faults.explained(e, self._farewell())
+                told = non_finite.explained(e, self._farewell())
                 if told is None:
                     raise
                 raise told from e
-        if self.place.primary:
+        if self.ctx.primary:
             self._draw(final=True)
             self._close()
 
@@ -194,17 +206,17 @@ class Session:
         self.drop_blocks.begin(epoch)
         done = (epoch - self.start) / (self.stop - self.start)
         progress = report.Progress(
-            len(run.train_batches), f'epoch {epoch + 1}/{self.stop}', self.place.primary,
+            len(run.train_batches), f'epoch {epoch + 1}/{self.stop}', self.ctx.primary,
             args.log_interval * args.grad_accum_steps, (start - begin, done), 1 / (self.stop - self.start),
-            self.place.device, self.logs)
+            self.ctx.device, self.logs)
         progress.steps = run.batch
         replaced = datasets.replaced_images(self.train_set)
         try:
             trained = engine.train_epoch(run, epoch, progress, partial(self._after, epoch))
         finally:
             progress.close()
-        if self.place.distributed:
-            distribute_bn(self.model, self.place.world_size, args.dist_bn == 'reduce')
+        if self.ctx.distributed:
+            distribute_bn(self.model, self.ctx.world_size, args.dist_bn == 'reduce')
         row = dict(epoch=epoch, train_loss=trained['loss'], train_top1=trained['top1'], lr=run.lr)
         if (epoch + 1) % args.val_interval == 0 or epoch + 1 == self.stop:
             row.update(self._validate())
@@ -214,19 +226,19 @@ class Session:
         row['seconds'] = time.monotonic() - start
         self._tell_losses(epoch, datasets.replaced_images(self.train_set) - replaced)
         content = state.capture(run, epoch, self._description())
-        if self.place.primary:
-            faults.check_weights(content)
+        if self.ctx.primary:
+            non_finite.check_weights(content)
             self._keep(row, metric, progress.speed(), content)
 
     def _validate(self) -> dict[str, float]:
-        run, place = self.run, self.place
-        limit = loaders.real_samples(run.val_batches, place.rank, place.world_size)
+        run, ctx = self.run, self.ctx
+        limit = loaders.real_samples(run.val_batches, ctx.rank, ctx.world_size)
         shared = run.val_batches, run.feed, limit, lambda images: self.ctrl_c.check()
         raw = engine.evaluate(engine.eval_model(run.task), *shared)
         judged = raw
         if run.task.has_ema():
-            if place.distributed:
-                distribute_bn(run.task.get_trainable_module(ema=True), place.world_size, self.args.dist_bn == 'reduce')
+            if ctx.distributed:
+                distribute_bn(run.task.get_trainable_module(ema=True), ctx.world_size, self.args.dist_bn == 'reduce')
             judged = engine.evaluate(engine.eval_model(run.task, ema=True), *shared)
         row = {f'eval_{key}': judged[key] for key in ('loss', 'top1', 'top5')}
         return dict(row, raw_top1=raw['top1']) if judged is not raw else row
@@ -234,7 +246,7 @@ class Session:
     # --- the books
 
     def say(self, line: str) -> None:
-        if self.place.primary:
+        if self.ctx.primary:
             print(line, flush=True)
 
     def _name(self) -> str:
@@ -254,7 +266,7 @@ class Session:
             model_kwargs=options.plain(self.args.model_kwargs), metric_name=self.args.eval_metric)
 
     def _open_folder(self) -> None:
-        if self.place.primary:
+        if self.ctx.primary:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.keeper.tidy()
             text = yaml.safe_dump(self._recorded(), sort_keys=False, allow_unicode=True)
@@ -262,12 +274,12 @@ class Session:
         parameters = sum(p.numel() for p in self.model.parameters())
         self.say(f'{self._name()}: {report.parameters(parameters)} parameters, '
                  f'images {list(self.config["input_size"])}, {self.images[0]} to train on, '
-                 f'{self.images[1]} to validate; {self.place.device}, {self.place.world_size} process(es); '
+                 f'{self.images[1]} to validate; {self.ctx.device}, {self.ctx.world_size} process(es); '
                  f'folder {self.folder}')
 
     def _tell_losses(self, epoch: int, replaced: int) -> None:
         """Say what had to be left out."""
-        replaced = sum(distributed.everyone(replaced, self.place))
+        replaced = sum(distributed.all_gather_objects(replaced, self.ctx))
         if replaced:
             self.say(f'epoch {epoch + 1}: {replaced} images that cannot be read were replaced')
         if self.run.guard is not None and self.run.guard.skipped:
@@ -292,8 +304,8 @@ class Session:
         interval = self.args.recovery_interval * self.args.grad_accum_steps
         if interval and batch % interval == 0:
             content = state.capture(self.run, epoch - 1, self._description())
-            if self.place.primary:
-                faults.check_weights(content)
+            if self.ctx.primary:
+                non_finite.check_weights(content)
                 self.keeper.save_recovery(content, epoch, batch)
 
     def _draw(self, final: bool = False) -> None:

@@ -14,13 +14,13 @@ from timm.utils import unwrap_model
 from ..utils.errors import ZooError
 from . import checkpoint, distributed
 from .data import sampling
-from .engine import Run
+from .engine import TrainState
 
 HYPERPARAMETERS = ('lr', 'initial_lr', 'weight_decay', 'betas', 'eps', 'momentum')
 GENERATOR = '_sr_generator'  # of timm's averaged weights: rounds bfloat16
 
 
-def capture(run: Run, epoch: int, description: Mapping[str, Any]) -> dict[str, Any]:
+def capture(run: TrainState, epoch: int, description: Mapping[str, Any]) -> dict[str, Any]:
     """All that a checkpoint holds, loadable with ``weights_only=True``; every process must call it.
 
     Args:
@@ -31,7 +31,7 @@ def capture(run: Run, epoch: int, description: Mapping[str, Any]) -> dict[str, A
     Returns:
         The state; in other processes than the first it may lack tensors.
     """
-    task, place = run.task, run.feed.place
+    task, ctx = run.task, run.feed.ctx
     state = dict(
         description, epoch=epoch, updates=run.updates, points=run.points, optimizer=run.optimizer.state_dict(),
         **task.get_checkpoint_state())
@@ -46,13 +46,14 @@ def capture(run: Run, epoch: int, description: Mapping[str, Any]) -> dict[str, A
         state[run.scaler.state_dict_key] = run.scaler.state_dict()
     if run.guard is not None:
         state['skipped'] = run.guard.skipped
-    state = distributed.gathered(state, keep=place.primary)
+    state = distributed.full_state_dict(state, keep=ctx.primary)
     if run.batch and _order(run) is not None:
-        state['middle'] = dict(batch=run.batch, **_place(run), ranks=distributed.everyone(_of_process(run), place))
+        state['middle'] = dict(
+            batch=run.batch, **_place(run), ranks=distributed.all_gather_objects(_of_process(run), ctx))
     return state
 
 
-def restore(run: Run, content: dict[str, Any], source: str) -> tuple[int, dict[str, Any] | None, str]:
+def restore(run: TrainState, content: dict[str, Any], source: str) -> tuple[int, dict[str, Any] | None, str]:
     """Take over what :func:`capture` has written; the weights themselves are in the model already.
 
     Args:
@@ -91,10 +92,10 @@ def restore(run: Run, content: dict[str, Any], source: str) -> tuple[int, dict[s
         return start, None, note
     run.points, run.batch = content['points'], middle['batch']
     place_schedule(run, start, content['updates'])
-    return start, _take_place(run, middle['ranks'][run.feed.place.rank]), note
+    return start, _take_place(run, middle['ranks'][run.feed.ctx.rank]), note
 
 
-def place_schedule(run: Run, start: int, updates: int | None = None) -> None:
+def place_schedule(run: TrainState, start: int, updates: int | None = None) -> None:
     """Bring the schedule to the beginning of epoch ``start``, or to an update within it."""
     run.updates = start * run.updates_per_epoch if updates is None else updates
     if run.schedule is None or not run.updates:
@@ -105,29 +106,29 @@ def place_schedule(run: Run, start: int, updates: int | None = None) -> None:
         run.schedule.step(start)
 
 
-def _order(run: Run) -> sampling.Order | None:
+def _order(run: TrainState) -> sampling.ResumableBatchSampler | None:
     """The order of the training images; None for streams, which cannot be entered in the middle."""
     order = getattr(run.train_batches, 'sampler', None)
-    return order if isinstance(order, sampling.Order) else None
+    return order if isinstance(order, sampling.ResumableBatchSampler) else None
 
 
-def _place(run: Run) -> dict[str, Any]:
+def _place(run: TrainState) -> dict[str, Any]:
     """What must be the same for a batch number to mean the same images."""
     args, order = run.args, _order(run)
     return dict(world_size=order.world_size, batch_size=order.batch_size, images=order.count, seed=order.seed,
                 aug_repeats=float(order.repeats), grad_accum_steps=args.grad_accum_steps)
 
 
-def _of_process(run: Run) -> dict[str, Any]:
+def _of_process(run: TrainState) -> dict[str, Any]:
     """What each process has for itself."""
     sums = [average.sums.cpu() for average in (run.whole, run.recent)]
-    state = dict(random=sampling.random_state(run.feed.place.device), sums=sums)
-    if run.feed.place.distributed:
+    state = dict(random=sampling.random_state(run.feed.ctx.device), sums=sums)
+    if run.feed.ctx.distributed:
         state['buffers'] = [buffer.cpu() for buffer in _buffers(run)]
     return state
 
 
-def _take_place(run: Run, state: dict[str, Any]) -> dict[str, Any]:
+def _take_place(run: TrainState, state: dict[str, Any]) -> dict[str, Any]:
     for average, sums in zip((run.whole, run.recent), state['sums']):
         average.sums = sums.to(average.sums)
     for buffer, value in zip(_buffers(run), state.get('buffers', ())):
@@ -135,7 +136,7 @@ def _take_place(run: Run, state: dict[str, Any]) -> dict[str, Any]:
     return state['random']
 
 
-def _buffers(run: Run) -> list[torch.Tensor]:
+def _buffers(run: TrainState) -> list[torch.Tensor]:
     """Of the model and its average, those that a state dict holds: statistics that differ between processes."""
     modules = [run.task.get_trainable_module(), run.task.get_trainable_module(ema=True)]
     names = [dict(module.named_buffers()) for module in modules if module is not None]
@@ -143,7 +144,7 @@ def _buffers(run: Run) -> list[torch.Tensor]:
     return [buffer for buffers, keys in zip(names, kept) for name, buffer in buffers.items() if name in keys]
 
 
-def _usable_middle(run: Run, content: Mapping[str, Any]) -> tuple[dict[str, Any] | None, str]:
+def _usable_middle(run: TrainState, content: Mapping[str, Any]) -> tuple[dict[str, Any] | None, str]:
     """Where in its epoch the checkpoint is, if this run can go on there; else a line that says why not, or ''."""
     args, middle = run.args, content.get('middle')
     if middle is None or args.start_epoch is not None or args.no_resume_opt or _order(run) is None:
@@ -166,7 +167,7 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any], 
     fresh = [{key: group[key] for key in asked if key in group} for group in optimizer.param_groups]
     parameters = [p for group in optimizer.param_groups for p in group['params']]
     moments = {
-        index: {key: distributed.like(parameters[index], value) for key, value in values.items()}
+        index: {key: distributed.shard_like(parameters[index], value) for key, value in values.items()}
         if index < len(parameters) else values for index, values in state['state'].items()}
     try:
         optimizer.load_state_dict(dict(state, state=moments))

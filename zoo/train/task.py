@@ -40,7 +40,7 @@ class AuxiliaryTask(ClassificationTask):
 
 
 def make_task(
-        args: argparse.Namespace, model: nn.Module, loss: nn.Module, place: build.Place,
+        args: argparse.Namespace, model: nn.Module, loss: nn.Module, ctx: build.DeviceContext,
         config: Mapping[str, Any]) -> ClassificationTask:
     """The task of the options around a model on its device.
 
@@ -48,15 +48,15 @@ def make_task(
         args: Options.
         model: To be trained; a second classifier that it may have is switched on.
         loss: On the labels.
-        place: Device.
+        ctx: Device.
         config: input_size, mean and std of the images.
 
     Raises:
         ZooError: the model or the teacher cannot do what is asked.
     """
-    shared = dict(criterion=loss, device=place.device, verbose=False)
+    shared = dict(criterion=loss, device=ctx.device, verbose=False)
     if args.kd_model_name:
-        return _distillation(args, model, place, config, shared)
+        return _distillation(args, model, ctx, config, shared)
     if args.aux_loss_weight:
         if not hasattr(model, 'set_auxiliary_training'):
             raise ZooError(f'{args.model} has no auxiliary classifier; leave --aux-loss-weight out')
@@ -83,14 +83,14 @@ def check(args: argparse.Namespace) -> None:
 
 
 def make_teacher(
-        args: argparse.Namespace, classes: int, place: build.Place,
+        args: argparse.Namespace, classes: int, ctx: build.DeviceContext,
         config: Mapping[str, Any]) -> tuple[nn.Module, Mapping[str, Any]]:
     """The teacher of the options, frozen: with its published weights, or with those of ``kd_teacher_checkpoint``.
 
     Args:
         args: Options.
         classes: Of the model that it teaches.
-        place: Device.
+        ctx: Device.
         config: input_size of the images.
 
     Returns:
@@ -112,13 +112,13 @@ def make_teacher(
         raise ZooError(f'the teacher {args.kd_model_name} cannot be built: {format_error(e)}{hint}') from e
     dtype = build.dtype_of(args)
     layout = torch.channels_last if args.channels_last else torch.preserve_format
-    teacher.to(place.device, dtype, memory_format=layout).requires_grad_(False)
+    teacher.to(ctx.device, dtype, memory_format=layout).requires_grad_(False)
     count = getattr(teacher, 'num_classes', classes)
     if args.kd_distill_type != 'feature' and count != classes:
         raise ZooError(f'the teacher {args.kd_model_name} has {count} classes, the model {classes}; give one of the '
                         f'same classes (--kd-model-name, --kd-teacher-checkpoint), or --kd-distill-type feature')
     try:
-        build.check_forward(teacher, config, build.Place(place.device), dtype)
+        build.check_forward(teacher, config, build.DeviceContext(ctx.device), dtype)
     except ZooError as e:
         raise ZooError(f'the teacher {args.kd_model_name}: {e}; --kd-model-kwargs may build it for them') from e
     return teacher, build.data_config_of(asked, teacher)
@@ -143,13 +143,13 @@ def _read_teacher(asked: argparse.Namespace, classes: int) -> dict[str, Tensor]:
 
 
 def _distillation(
-        args: argparse.Namespace, model: nn.Module, place: build.Place, config: Mapping[str, Any],
+        args: argparse.Namespace, model: nn.Module, ctx: build.DeviceContext, config: Mapping[str, Any],
         shared: dict[str, Any]) -> ClassificationTask:
     kind = args.kd_distill_type
     if kind == 'token' and not hasattr(model, 'set_distilled_training'):
         raise ZooError(f'{args.model} has no second classifier to learn from a teacher; give --kd-distill-type logit '
                         f'or feature')
-    teacher, expected = make_teacher(args, model.num_classes, place, config)
+    teacher, expected = make_teacher(args, model.num_classes, ctx, config)
     options = {} if kind == 'feature' else dict(temperature=args.kd_temperature)
     if kind == 'token':
         options['distill_type'] = args.kd_token_distill_type

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 KeyMap = Callable[[dict[str, Tensor], nn.Module], dict[str, Tensor]]
 
 
-class Unfit(ValueError):
+class StateDictMismatch(ValueError):
     """Weights are not those of a model; ``problems`` is what differs, an entry a key."""
 
     def __init__(self, message: str, problems: Sequence[str]):
@@ -30,7 +30,7 @@ def fit_state_dict(state: dict[str, Tensor], model: nn.Module, key_map: KeyMap |
         key_map: The family's map from reference names; not applied to names that are ours already.
 
     Raises:
-        Unfit: the weights are not those of this model; one line naming the first differences.
+        StateDictMismatch: the weights are not those of this model; one line naming the first differences.
     """
     target = model.state_dict()
     free = {f'{name}.{kind}' for name in classifier_names(model) for kind in ('weight', 'bias')}
@@ -63,7 +63,7 @@ def classifier_names(model: nn.Module) -> tuple[str, ...]:
 
 
 def check_all(state: dict[str, Tensor], model: nn.Module) -> None:
-    """Raise :class:`Unfit` unless ``state`` is the whole of the model, classifier and input channels included."""
+    """Raise :class:`StateDictMismatch` unless ``state`` is all of the model, classifier and input channels included."""
     _check(state, model.state_dict(), (), (), model)
 
 
@@ -112,8 +112,8 @@ def _check(state, target, free, stems, model) -> None:
         raise _unfit(model, problems)
 
 
-def _unfit(model: nn.Module, problems: Sequence[str]) -> Unfit:
+def _unfit(model: nn.Module, problems: Sequence[str]) -> StateDictMismatch:
     name = model.pretrained_cfg.get('architecture') or type(model).__name__
     more = f' and {len(problems) - 2} more' if len(problems) > 2 else ''
-    return Unfit(f'the checkpoint does not fit {name}: {"; ".join(problems[:2])}{more}. '
+    return StateDictMismatch(f'the checkpoint does not fit {name}: {"; ".join(problems[:2])}{more}. '
                  f'Load it into the model that it was saved from', problems)

@@ -29,7 +29,7 @@ PASSING = (408, 425, 429, 500, 502, 503, 504)  # HTTP statuses that may be other
 _logger = logging.getLogger(__name__)
 
 
-class Passing(Exception):
+class TransientError(Exception):
     """A failure that may be gone the next time; ``delay`` is what the server asks for, in seconds."""
 
     def __init__(self, reason: str, delay: float = 0):
@@ -70,7 +70,7 @@ def fetch(source: Source, folder: Path, known: str | None) -> tuple[Path, str]:
     try:
         return path, _verify(path, source, known)
     except WeightsError:
-        discard(path)
+        remove(path)
         raise
 
 
@@ -94,7 +94,7 @@ def address(source: Source) -> str:
     return f'https://drive.google.com/uc?id={source.location}' if source.kind == 'gdrive' else source.location
 
 
-def discard(path: Path) -> None:
+def remove(path: Path) -> None:
     """Remove a fetched file; of one in the hub's cache what the link points to as well."""
     for file in (path.resolve(), path):
         try:
@@ -103,7 +103,7 @@ def discard(path: Path) -> None:
             _logger.warning('%s could not be removed', file)
 
 
-def by_hand(source: Source) -> str:
+def manual_hint(source: Source) -> str:
     """How to go on with a file that one has got oneself."""
     model = source.name.partition('.')[0]
     return (f"With the file on disk, timm.create_model('{model}', pretrained=True, "
@@ -122,28 +122,29 @@ def download(source: Source, path: Path) -> None:
         try:
             _transfer(source, part)
             break
-        except Passing as e:
+        except TransientError as e:
             got = part.stat().st_size if part.exists() else 0
             best, failures = max(best, got), 0 if got > best else failures + 1
             if failures > len(DELAYS):
                 kept = f'; {got} bytes are kept, the next call goes on from there' if got else ''
                 raise WeightsError(
-                    f'{source.location} cannot be fetched ({e}){kept}. Try again later. {by_hand(source)}') from None
+                    f'{source.location} cannot be fetched ({e}){kept}. Try again later. '
+                    f'{manual_hint(source)}') from None
             delay = min(max(e.delay, DELAYS[max(failures - 1, 0)]), MOST_DELAY)
             _logger.warning('%s: %s; next attempt in %g s', source.location, e, delay)
             time.sleep(delay)
     with writing(path.parent):
         part.replace(path)
-        _note(part).unlink(missing_ok=True)
+        _sidecar(part).unlink(missing_ok=True)
 
 
 def _transfer(source: Source, part: Path) -> None:
     """One attempt to complete ``part``.
 
     Raises:
-        Passing: try again; what has arrived is kept.
+        TransientError: try again; what has arrived is kept.
     """
-    start, before = _left(part)
+    start, before = _resume_offset(part)
     if start and start == before['size']:
         return
     headers = {'User-Agent': 'backbone-zoo', **({'Range': f'bytes={start}-'} if start else {})}
@@ -152,20 +153,20 @@ def _transfer(source: Source, part: Path) -> None:
     except urllib.error.HTTPError as e:
         if e.code == 416 and start:
             part.unlink()
-            raise Passing('the file on the server has changed') from None
+            raise TransientError('the file on the server has changed') from None
         raise _of_status(source, e.code, e.reason, e.headers) from None
     except (OSError, http.client.HTTPException) as e:
-        raise Passing(_reason(e)) from None
+        raise TransientError(_reason(e)) from None
     with response:
         _refuse_page(source, response.headers.get_content_type() == 'text/html')
         now = _identity(response.headers)
         if start and response.status == 206 and (now != before or _first_byte(response.headers) != start):
             part.unlink()  # a part of another file
-            raise Passing('the file on the server has changed')
+            raise TransientError('the file on the server has changed')
         if response.status != 206:
             start = 0
         with writing(part.parent):
-            _note(part).write_text(json.dumps(dict(now, url=source.location)))
+            _sidecar(part).write_text(json.dumps(dict(now, url=source.location)))
         _receive(source, response, part, start, now['size'])
 
 
@@ -179,7 +180,7 @@ def _receive(source: Source, response: http.client.HTTPResponse, part: Path, sta
             try:
                 block = response.read(1 << 18)
             except (OSError, http.client.HTTPException) as e:
-                raise Passing(_reason(e)) from None
+                raise TransientError(_reason(e)) from None
             if not block:
                 break
             with writing(part.parent):
@@ -187,13 +188,13 @@ def _receive(source: Source, response: http.client.HTTPResponse, part: Path, sta
             got += len(block)
             bar.update(len(block))
     if size is not None and got < size:
-        raise Passing(f'the connection ended after {got} of {size} bytes')
+        raise TransientError(f'the connection ended after {got} of {size} bytes')
 
 
-def _left(part: Path) -> tuple[int, dict[str, Any]]:
+def _resume_offset(part: Path) -> tuple[int, dict[str, Any]]:
     """Size of what an earlier attempt has left, and what the server said of the whole file; 0 if it is of no use."""
     try:
-        before = json.loads(_note(part).read_text())
+        before = json.loads(_sidecar(part).read_text())
         before.pop('url')
         whole = before['size'] is not None and before.keys() == {'etag', 'modified', 'size'}
         return (part.stat().st_size if whole else 0), before
@@ -213,7 +214,7 @@ def _first_byte(headers: Message) -> int | None:
     return int(ranged.group(1)) if ranged else None
 
 
-def _note(part: Path) -> Path:
+def _sidecar(part: Path) -> Path:
     return Path(f'{part}.json')
 
 
@@ -237,7 +238,7 @@ def _from_hub(source: Source) -> Path:
         if isinstance(e, OSError) and e.errno in NO_ROOM:
             raise WeightsError(f'{unwritable(Path(e.filename or "the cache of the hub"), e)}, or HF_HOME') from None
         why = f'{hub} cannot be fetched ({_reason(e)}); try again'
-    raise WeightsError(f'{why}. {by_hand(source)}')
+    raise WeightsError(f'{why}. {manual_hint(source)}')
 
 
 def _from_drive(source: Source, path: Path) -> None:
@@ -247,7 +248,7 @@ def _from_drive(source: Source, path: Path) -> None:
     except ImportError:
         raise WeightsError(
             f'the weights of {source.name} are on Google Drive ({address(source)}): {EXTRA}, then try '
-            f'again. {by_hand(source)}') from None
+            f'again. {manual_hint(source)}') from None
     part = Path(f'{path}.part')
     try:
         gdown.download(id=source.location, output=str(part), resume=True)
@@ -255,7 +256,7 @@ def _from_drive(source: Source, path: Path) -> None:
         if isinstance(e, OSError) and e.errno in NO_ROOM:
             raise WeightsError(unwritable(path.parent, e)) from None
         raise WeightsError(f'{address(source)} cannot be fetched ({_reason(e)}); try again later. '
-                           f'{by_hand(source)}') from None
+                           f'{manual_hint(source)}') from None
     with writing(path.parent):
         part.replace(path)
 
@@ -268,7 +269,7 @@ def _verify(path: Path, source: Source, known: str | None) -> str:
     if source.bytes is not None and size != source.bytes:
         raise WeightsError(
             f'{address(source)} has {size} bytes instead of {source.bytes}; it was removed, try again. If that '
-            f'does not help, the authors have replaced it. {by_hand(source)}')
+            f'does not help, the authors have replaced it. {manual_hint(source)}')
     digest = sha256_of(path)
     if known is not None and digest != known:
         raise WeightsError(
@@ -294,7 +295,7 @@ def _refuse_page(source: Source, is_page: bool) -> None:
     if is_page:
         raise WeightsError(
             f'{address(source)} answers with a web page instead of the file: the link has expired, or wants a login '
-            f'or a click. Open it in a browser; {_lower(by_hand(source))}')
+            f'or a click. Open it in a browser; {_lower(manual_hint(source))}')
 
 
 def _of_status(source: Source, code: int, reason: str, headers: Message) -> Exception:
@@ -302,9 +303,9 @@ def _of_status(source: Source, code: int, reason: str, headers: Message) -> Exce
     said = f'HTTP {code} {reason}'.strip()
     if code in PASSING:
         delay = headers.get('Retry-After', '')
-        return Passing(said, delay=float(delay) if delay.isdigit() else 0)
+        return TransientError(said, delay=float(delay) if delay.isdigit() else 0)
     what = {401: 'wants a login', 403: 'refuses access', 404: 'is gone', 410: 'is gone'}.get(code, 'cannot be fetched')
-    return WeightsError(f'{address(source)} {what} ({said}). {by_hand(source)}')
+    return WeightsError(f'{address(source)} {what} ({said}). {manual_hint(source)}')
 
 
 def _unfetchable(source: Source) -> str:
@@ -313,9 +314,10 @@ def _unfetchable(source: Source) -> str:
         others = [name for name, row in load().items() if name.startswith(f'{model}.') and fetchable(row)]
         instead = f'There are weights of {", ".join(others)}' if others else 'pretrained=False makes the model without'
         return (f'there are no official weights of {source.name} to download ({source.note}). '
-                f'{instead}; {_lower(by_hand(source))}')
+                f'{instead}; {_lower(manual_hint(source))}')
     note = f' ({source.note})' if source.note else ''
-    return f'the weights of {source.name} have to be fetched by hand from {source.location}{note}. {by_hand(source)}'
+    return (f'the weights of {source.name} have to be fetched by hand from {source.location}{note}. '
+            f'{manual_hint(source)}')
 
 
 def _lower(sentence: str) -> str:
@@ -329,7 +331,7 @@ def _offline() -> bool:
 
 def _offline_refusal(source: Source) -> str:
     return (f'the weights of {source.name} are not in the cache and HF_HUB_OFFLINE is set: unset it to fetch them from '
-            f'{address(source)}. {by_hand(source)}')
+            f'{address(source)}. {manual_hint(source)}')
 
 
 def _refuse_offline(source: Source) -> None:

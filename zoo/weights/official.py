@@ -10,7 +10,7 @@ from ..utils.version import __version__
 from .cache import FORMAT, Cache, WeightsError, write_atomically
 from .checkpoint import read_checkpoint, state_dict_of
 from .convert import KeyMap, check_all, fit_state_dict
-from .fetch import address, discard, fetch, fetchable, hub_file
+from .fetch import address, fetch, fetchable, hub_file, remove
 from .sources import Source, load, source
 
 
@@ -74,7 +74,7 @@ def _make(origin: Source, cache: Cache, build: Callable[[], nn.Module], key_map:
         check_all(state, model)
     except ValueError:
         if known is None:  # nothing says that this is the right file
-            discard(path)
+            remove(path)
         raise
     size = path.stat().st_size
     kept = cache.converted_path(origin.name)
@@ -82,7 +82,7 @@ def _make(origin: Source, cache: Cache, build: Callable[[], nn.Module], key_map:
     write_atomically(kept, lambda file: save(state, file, metadata))
     cache.record(origin.name, origin.location, digest, size)
     if origin.kind != 'hub':
-        discard(path)
+        remove(path)
     return kept
 
 

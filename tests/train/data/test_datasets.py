@@ -5,7 +5,7 @@ import torch
 
 from zoo.train import build, options
 from zoo.train.data import datasets, loaders
-from zoo.train.table import TRAIN
+from zoo.train.option_schema import TRAIN
 from zoo.utils.errors import ZooError
 
 CONFIG = dict(input_size=(3, 32, 32), mean=(0.5,) * 3, std=(0.25,) * 3, interpolation='bilinear', crop_pct=1.0,

@@ -11,7 +11,7 @@ from torchvision.transforms import ColorJitter
 from zoo.train import options
 from zoo.train.data import loaders
 from zoo.train.data.transforms import Lighting
-from zoo.train.table import TRAIN
+from zoo.train.option_schema import TRAIN
 from zoo.utils.errors import ZooError
 
 

@@ -39,7 +39,8 @@ def insert_gates(model: nn.Module, gate: GateFactory, where: Where = None) -> in
     Args:
         model: ResNet-like or MobileNet-like, of timm.
         gate: Called with a :class:`GateContext`; None from it leaves the block as it is.
-        where: Stages, from 0, or a function that says of a :class:`GateContext` whether its block gets a gate; all blocks when None.
+        where: Stages, from 0, or a function that says of a :class:`GateContext` whether its block gets a gate; all
+            blocks when None.
 
     Returns:
         The number of gates.

@@ -22,7 +22,7 @@ MLP_RATIO, FOCUS_MLP_RATIO = 4, 3
 HIDDEN = 1024  # channels ahead of the classifier
 
 
-class Seen(NamedTuple):
+class FocusState(NamedTuple):
     """What the focus net hands on."""
 
     x: Tensor  # map and context, [B, H, W, C + context]
@@ -66,7 +66,7 @@ class OverviewStage(Stage):
         self.overview_downsample = overview_downsample
         self.context = context
 
-    def forward(self, x: Tensor) -> Seen:
+    def forward(self, x: Tensor) -> FocusState:
         base, looking, _ = self.counts
         x = self.downsample(x)
         for block in self.blocks[:base]:
@@ -79,13 +79,13 @@ class OverviewStage(Stage):
         x = torch.cat([x, near], dim=-1)
         for block in self.blocks[base + looking:]:
             x = self.run(block, x, near)
-        return Seen(x, overview, context)
+        return FocusState(x, overview, context)
 
 
 class FocusStage(Stage):
     """Last stage: the focus net at the overview's stride."""
 
-    def forward(self, seen: Seen) -> Seen:
+    def forward(self, seen: FocusState) -> FocusState:
         x = self.downsample(seen.x)
         for block in self.blocks:
             x = self.run(block, x, seen.context)
@@ -107,7 +107,7 @@ class SplitDownsample(nn.Module):
         return torch.cat([self.map(x), self.context(context)], dim=-1)
 
 
-class SeenNorm(nn.Module):
+class FocusNorm(nn.Module):
     """What dense prediction gets of the last stage: ``norm(x) + scale(proj(norm(overview)))``."""
 
     def __init__(self, dim: int, overview: int, device=None, dtype=None):
@@ -118,7 +118,7 @@ class SeenNorm(nn.Module):
         self.proj = nn.Linear(overview, dim, **dd)
         self.scale = ChannelAffine(dim, init=1e-5, **dd)
 
-    def forward(self, seen: Seen) -> Tensor:
+    def forward(self, seen: FocusState) -> Tensor:
         return self.norm(seen.x) + self.scale(self.proj(self.overview_norm(seen.overview)))
 
 
@@ -200,7 +200,7 @@ class OverLoCK(Backbone):
         widths = dims[0], dims[1], dims[2] + context, dims[3] + context
         if feature_norms:
             norms = [nn.LayerNorm(width, eps=1e-6, **dd) for width in widths[:3]]
-            ends = dict(feature_norms=[*norms, SeenNorm(widths[3], dims[3], **dd)])
+            ends = dict(feature_norms=[*norms, FocusNorm(widths[3], dims[3], **dd)])
         else:
             ends = dict(norm=ProjNormAct(widths[3], HIDDEN, bias=False, **dd), num_features=HIDDEN)
         super().__init__(
@@ -252,17 +252,17 @@ class OverLoCK(Backbone):
 
     # --- maps that come with an overview
 
-    def _forward_stage(self, x: Tensor | Seen, stage: int) -> Tensor | Seen:
+    def _forward_stage(self, x: Tensor | FocusState, stage: int) -> Tensor | FocusState:
         if self.feature_norms is not None and stage == 2:  # the released detection code goes on with the normed map
             x = self.feature_norms[1](x)
         return super()._forward_stage(x, stage)
 
-    def _final_norm(self, x: Tensor | Seen, stage: int) -> Tensor:
+    def _final_norm(self, x: Tensor | FocusState, stage: int) -> Tensor:
         if self.feature_norms is not None and stage == 3:
             return self.feature_norms[3](x)
         return super()._final_norm(_map_of(x), stage)
 
-    def _format_output(self, x: Tensor | Seen, output_fmt: str | None = None) -> Tensor:
+    def _format_output(self, x: Tensor | FocusState, output_fmt: str | None = None) -> Tensor:
         return super()._format_output(_map_of(x), output_fmt)
 
     # --- structure
@@ -295,8 +295,8 @@ class OverLoCK(Backbone):
         return matcher
 
 
-def _map_of(x: Tensor | Seen) -> Tensor:
-    return x.x if isinstance(x, Seen) else x
+def _map_of(x: Tensor | FocusState) -> Tensor:
+    return x.x if isinstance(x, FocusState) else x
 
 
 # --- variants: smallest first

@@ -70,9 +70,10 @@ def _seeded_loader(
         device: torch.device, distributed: bool, img_dtype: torch.dtype) -> Any:
     group = torch.distributed
     rank, world_size = (group.get_rank(), group.get_world_size()) if distributed else (0, 1)
-    order = sampling.Order(len(dataset), args.batch_size, args.seed, rank, world_size, args.aug_repeats)
+    order = sampling.ResumableBatchSampler(len(dataset), args.batch_size, args.seed, rank, world_size, args.aug_repeats)
     loader = DataLoader(
-        sampling.Batches(dataset, collate, args.seed, rank), batch_size=None, sampler=order, num_workers=args.workers,
+        sampling.BatchedDataset(dataset, collate, args.seed, rank), batch_size=None, sampler=order,
+        num_workers=args.workers,
         pin_memory=args.pin_mem, generator=torch.Generator())  # its own: it must not draw from the model's
     return loader if args.no_prefetcher else sampling.Prefetcher(
         loader, mean=config['mean'], std=config['std'], channels=config['input_size'][0], device=device,

@@ -59,7 +59,7 @@ def restore_random(state: dict[str, Any], device: torch.device | None = None) ->
 
 
 @contextlib.contextmanager
-def aside(device: torch.device | None = None) -> Iterator[None]:
+def preserve_rng_state(device: torch.device | None = None) -> Iterator[None]:
     """What is drawn or seeded within leaves the generators as they were."""
     state = random_state(device)
     try:
@@ -77,7 +77,7 @@ class Batch(NamedTuple):
     indices: list[int]  # of the images there
 
 
-class Order(Sampler):
+class ResumableBatchSampler(Sampler):
     """The batches of this process in an epoch, from a given one on; incomplete global batches are left out.
 
     An epoch is one shuffled sequence, the same in all processes; of each global batch a process takes every
@@ -101,7 +101,7 @@ class Order(Sampler):
         self.batches = rounded // (batch_size * world_size)
         self.epoch = self.first = 0
 
-    def place(self, epoch: int, first: int = 0) -> None:
+    def seek(self, epoch: int, first: int = 0) -> None:
         """Go to the batch ``first`` of ``epoch``."""
         self.epoch, self.first = epoch, first
 
@@ -119,7 +119,7 @@ class Order(Sampler):
             yield Batch(self.epoch, number, places, indices)
 
 
-class Batches(Dataset):
+class BatchedDataset(Dataset):
     """Collated batches of a data set, by :class:`Batch`.
 
     Args:
@@ -135,7 +135,7 @@ class Batches(Dataset):
 
     def __getitem__(self, batch: Batch) -> Any:
         samples = []
-        with aside():  # without loading processes these generators are the model's too
+        with preserve_rng_state():  # without loading processes these generators are the model's too
             for place, index in zip(batch.places, batch.indices):
                 seed_all(seed_of(self.seed, batch.epoch, place))
                 samples.append(self.dataset[index])
@@ -152,20 +152,21 @@ class Erasing:
         device: Of the images.
     """
 
-    def __init__(self, erase: Callable[[Tensor], Tensor], order: Order, device: torch.device):
+    def __init__(self, erase: Callable[[Tensor], Tensor], order: ResumableBatchSampler, device: torch.device):
         self.erase, self.order, self.device = erase, order, device
         self.number = 0
 
     def __call__(self, images: Tensor) -> Tensor:
         order = self.order
-        with aside(self.device):
+        with preserve_rng_state(self.device):
             seed_all(seed_of(order.seed, order.epoch, self.number, order.rank, 1), self.device)
             self.number += 1
             return self.erase(images)
 
 
 class Prefetcher(PrefetchLoader):
-    """timm's prefetcher over an :class:`Order`: it reads a batch ahead, so its random erasing counts for itself."""
+    """timm's prefetcher over a :class:`ResumableBatchSampler`: it reads a batch ahead, so its random erasing counts for
+    itself."""
 
     def __init__(self, loader: Any, **settings: Any):
         super().__init__(loader, **settings)

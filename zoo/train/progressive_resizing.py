@@ -39,7 +39,7 @@ class TrainBatches:
         config: Data config with the full input_size.
         make: Builds a loader for a data config.
         model: Shown an image of every size, so that one it cannot take is told at once.
-        place: Its device.
+        ctx: Its device.
 
     Raises:
         ZooError: the model refuses a size.
@@ -47,13 +47,13 @@ class TrainBatches:
 
     def __init__(
             self, args: argparse.Namespace, config: Mapping[str, Any], make: Callable[[dict[str, Any]], Any],
-            model: nn.Module, place: build.Place):
+            model: nn.Module, ctx: build.DeviceContext):
         self.args, self.config, self.make = args, config, make
         self.size, self.loader = None, None
         channels = config['input_size'][0]
         for size in args.progressive_sizes or []:
             build.check_forward(
-                model, dict(config, input_size=(channels, size, size)), build.Place(place.device),
+                model, dict(config, input_size=(channels, size, size)), build.DeviceContext(ctx.device),
                 build.dtype_of(args))
 
     def at(self, epoch: int) -> Any:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..utils.errors import NotFinite, ZooError, format_error
-from .build import Place
+from .build import DeviceContext
 
 WORKERS = 'DataLoader worker'  # how torch begins what it says about them
 REMEDY = 'lower --lr, clip with --clip-grad, or leave --amp out'
@@ -19,11 +19,11 @@ class Guard:
 
     Args:
         limit: So many updates may be left out in a run.
-        place: Of this process.
+        ctx: Of this process.
     """
 
-    def __init__(self, limit: int, place: Place):
-        self.limit, self.place = limit, place
+    def __init__(self, limit: int, ctx: DeviceContext):
+        self.limit, self.ctx = limit, ctx
         self.skipped = 0
         self.losses: list[Tensor] = []
         self.buffers: list[tuple[Tensor, Tensor]] = []
@@ -44,7 +44,7 @@ class Guard:
         if gradients:
             norm = torch.nn.utils.get_total_norm(gradients)
             finite = finite & torch.isfinite(norm.full_tensor() if hasattr(norm, 'full_tensor') else norm)
-        if self.place.distributed:
+        if self.ctx.distributed:
             torch.distributed.all_reduce(finite := finite.to(torch.int32), torch.distributed.ReduceOp.MIN)
         return bool(finite)
 

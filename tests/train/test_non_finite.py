@@ -11,9 +11,9 @@ import tarfile
 import pytest
 import torch
 
-from zoo.train import engine, faults, options
+from zoo.train import engine, non_finite, options
 from zoo.train.data import datasets, sampling
-from zoo.train.table import TRAIN
+from zoo.train.option_schema import TRAIN
 from zoo.utils.errors import NotFinite, Unreadable
 
 from .processes import launch
@@ -35,7 +35,7 @@ def spoil(monkeypatch, *batches, rank=0):
 
     def spoilt(run, index, count, images, target):
         seen.append(1)
-        bad = len(seen) - 1 in batches and run.feed.place.rank == rank
+        bad = len(seen) - 1 in batches and run.feed.ctx.rank == rank
         return feed(run, index, count, images * float('nan') if bad else images, target)
 
     monkeypatch.setattr(engine, '_step', spoilt)
@@ -84,10 +84,10 @@ def test_all_processes_leave_out_what_one_cannot_use(small, tmp_path):
 def test_weights_that_are_no_numbers_are_not_kept():
     weights = dict(a=torch.zeros(2), b=torch.tensor([1., float('inf')]), c=torch.tensor(3))
     with pytest.raises(NotFinite, match=r'no numbers any more after 7 updates \(b, 1 of 2 tensors\)'):
-        faults.check_weights(dict(state_dict=weights, updates=7))
+        non_finite.check_weights(dict(state_dict=weights, updates=7))
     weights['b'][1] = 0
-    faults.check_weights(dict(state_dict=weights, updates=7))
-    assert faults.explained(RuntimeError('something else'), '') is None
+    non_finite.check_weights(dict(state_dict=weights, updates=7))
+    assert non_finite.explained(RuntimeError('something else'), '') is None
 
 
 @pytest.fixture
@@ -133,14 +133,14 @@ def test_a_full_disk_leaves_the_old_checkpoint(small, tmp_path):
     def prepare():
         from zoo.train import checkpoint
 
-        save = checkpoint.Keeper.save
+        save = checkpoint.CheckpointManager.save
 
         def limited(self, state, epoch, metric):
             if epoch == 1:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))
             save(self, state, epoch, metric)
 
-        checkpoint.Keeper.save = limited
+        checkpoint.CheckpointManager.save = limited
 
     run = launch(['train', *small()], tmp_path / 'log', prepare=prepare)
     folder = tmp_path / 'out' / 'run'
@@ -151,14 +151,14 @@ def test_a_full_disk_leaves_the_old_checkpoint(small, tmp_path):
 
 def test_the_death_of_a_loading_process_is_told_with_a_fix(small, tmp_path):
     def prepare():
-        load = sampling.Batches.__getitem__
+        load = sampling.BatchedDataset.__getitem__
 
         def deadly(self, batch):
             if (batch.epoch, batch.number) == (1, 4):
                 os.kill(os.getpid(), signal.SIGKILL)
             return load(self, batch)
 
-        sampling.Batches.__getitem__ = deadly
+        sampling.BatchedDataset.__getitem__ = deadly
 
     run = launch(['train', *small(workers=1, recovery_interval=1)], tmp_path / 'log', prepare=prepare)
     assert_stopped(run, 'DataLoader worker', 'a data loading process has died', 'lower --workers', 'recovery-1-')

@@ -2,29 +2,29 @@
 import pytest
 import torch
 
-from zoo.train import engine, options, sizes
-from zoo.train.table import TRAIN
+from zoo.train import engine, options, progressive_resizing
+from zoo.train.option_schema import TRAIN
 from zoo.utils.errors import ZooError
 
 
 @pytest.fixture
 def seen(monkeypatch):
     """Sides of the batches that come to the model: of training (True) and of validation."""
-    sides, bring = [], engine.Feed.__call__
+    sides, bring = [], engine.BatchMover.__call__
 
     def watched(self, images, target):
         sides.append((torch.is_grad_enabled(), tuple(images.shape[2:])))
         return bring(self, images, target)
 
-    monkeypatch.setattr(engine.Feed, '__call__', watched)
+    monkeypatch.setattr(engine.BatchMover, '__call__', watched)
     return sides
 
 
 def test_sizes_end_at_their_milestones():
     args = options.merge(TRAIN, dict(progressive_sizes=[128, 192], size_milestones=[100, 280]))
-    found = [sizes.size_at(args, (3, 224, 256), epoch) for epoch in (0, 99, 100, 279, 280, 299)]
+    found = [progressive_resizing.size_at(args, (3, 224, 256), epoch) for epoch in (0, 99, 100, 279, 280, 299)]
     assert found == [(3, 128, 128)] * 2 + [(3, 192, 192)] * 2 + [(3, 224, 256)] * 2
-    assert sizes.size_at(options.merge(TRAIN), (3, 224, 224), 0) == (3, 224, 224)
+    assert progressive_resizing.size_at(options.merge(TRAIN), (3, 224, 224), 0) == (3, 224, 224)
 
 
 def test_batches_have_the_size_of_their_epoch_also_after_a_stop(zoo, small, tmp_path, seen):
@@ -61,12 +61,13 @@ def test_the_same_loader_serves_as_long_as_the_size_is_the_same():
     args = options.merge(TRAIN, dict(progressive_sizes=[32], size_milestones=[2]))
     config = dict(input_size=(3, 48, 48))
     made = []
-    batches = sizes.TrainBatches(args, config, lambda config: made.append(config['input_size']) or len(made),
-                                 torch.nn.Identity(), engine.build.Place(torch.device('cpu')))
+    batches = progressive_resizing.TrainBatches(
+        args, config, lambda config: made.append(config['input_size']) or len(made),
+                                 torch.nn.Identity(), engine.build.DeviceContext(torch.device('cpu')))
     assert [batches.at(epoch) for epoch in range(4)] == [1, 1, 2, 2] and made == [(3, 32, 32), (3, 48, 48)]
     assert batches.at(0) == 3
 
 
 def test_a_run_needs_both_lists():
     with pytest.raises(ZooError, match='0 sizes, 1 epochs'):
-        sizes.check(options.merge(TRAIN, dict(size_milestones=[3])))
+        progressive_resizing.check(options.merge(TRAIN, dict(size_milestones=[3])))

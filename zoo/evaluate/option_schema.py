@@ -1,7 +1,7 @@
 """Every option of ``validate`` and ``probe``: those of ``train`` that fit, and their own."""
 from dataclasses import replace
 
-from ..train.table import COMMON, TRAIN, row
+from ..train.option_schema import COMMON, TRAIN, row
 
 VALIDATE = COMMON + (
     row('config', str, None, 'YAML file with these options; flags win over it', short=('-c',)),
