@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .blocks.layout import exporting, to_nchw, to_nhwc
 from .blocks.pooling import POOLS, PooledHead
+from .utils.errors import ZooError
 
 MIN_SIZE = 32  # pixels: the last stage of a stride-32 model still has one token
 
@@ -22,7 +23,7 @@ def to_pair(size: int | Sequence[int]) -> tuple[int, int]:
     """A size as (height, width); an int is a square."""
     pair = (size, size) if isinstance(size, int) else tuple(size)
     if len(pair) != 2:
-        raise ValueError(f'an image size is an int or (height, width), not {size!r}')
+        raise ZooError(f'an image size is an int or (height, width), not {size!r}')
     return pair
 
 
@@ -94,7 +95,7 @@ class Backbone(nn.Module):
         no_decay: Endings of parameter names that take no weight decay besides biases and 1-d parameters.
 
     Raises:
-        ValueError: in ``forward`` for a wrong channel count or an image below 32 pixels.
+        ZooError: in ``forward`` for a wrong channel count or an image below 32 pixels.
     """
 
     inner_norms: tuple[int, ...] = ()  # those of feature_norms that the next stage goes on with
@@ -128,11 +129,11 @@ class Backbone(nn.Module):
     def _forward_stem(self, x: Tensor) -> Tensor:
         """Check an image and bring it to the first map."""
         if x.ndim != 4 or x.shape[1] != self.in_chans:
-            raise ValueError(
+            raise ZooError(
                 f'expected images [B, {self.in_chans}, H, W], got {list(x.shape)}; '
                 f'a model for other channels is built with in_chans=')
         if not exporting() and min(x.shape[2:]) < MIN_SIZE:
-            raise ValueError(f'images must be at least {MIN_SIZE} x {MIN_SIZE} pixels, got '
+            raise ZooError(f'images must be at least {MIN_SIZE} x {MIN_SIZE} pixels, got '
                              f'{x.shape[2]} x {x.shape[3]}; resize or pad them')
         return self.stem(to_nhwc(x.contiguous(memory_format=torch.channels_last)))
 
@@ -179,7 +180,7 @@ class Backbone(nn.Module):
             intermediates_only: Return the maps alone, not the final features too.
         """
         if output_fmt not in ('NCHW', 'NHWC'):
-            raise ValueError(f"output_fmt must be 'NCHW' or 'NHWC', not {output_fmt!r}")
+            raise ZooError(f"output_fmt must be 'NCHW' or 'NHWC', not {output_fmt!r}")
         take, last = feature_take_indices(len(self.stages), indices)
         maps = []
         x = self._forward_stem(x)

@@ -14,6 +14,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from torch import Tensor, nn
 
 from .blocks.mixers import MixerFactory, mixer_factory
+from .utils.errors import ZooError
 from .weights import fit_state_dict, read_checkpoint, resolve, state_dict_of
 from .weights.convert import KeyMap, classifier_names
 from .weights.official import cfg_entries
@@ -84,7 +85,7 @@ def register_variants(
         cfg: Pretrained-cfg entries that all variants share.
 
     Raises:
-        ValueError: A variant has entries for a tag that is not in the table of weights.
+        ZooError: A variant has entries for a tag that is not in the table of weights.
     """
     owner = sys.modules[module]
     default_cfgs = owner.__dict__.setdefault('default_cfgs', {})
@@ -251,7 +252,7 @@ def _settle_classifier(state: dict[str, Tensor], model: nn.Module, headless: boo
         return
     classes, declared = bias.shape[0], model.pretrained_cfg['num_classes']
     if classes != model.num_classes == declared:
-        raise ValueError(
+        raise ZooError(
             f'the checkpoint has {classes} classes, the model {model.num_classes}; build it with '
             f'num_classes={classes} to keep the classifier')
     model.pretrained_cfg['num_classes'] = classes

@@ -4,8 +4,9 @@ import json
 import pytest
 import torch
 
-from zoo.bench import gates, main, report, timing
+from zoo.bench import gates, report, timing
 from zoo.blocks.gates import GATES
+from zoo.cli import benchmark
 from zoo.utils.errors import ZooError
 
 
@@ -27,9 +28,10 @@ def test_ratios_are_to_the_plain_host(monkeypatch):
 
 
 def test_a_host_without_places(tmp_path, capsys):
-    assert main.main(['gates', 'eca', '--host', 'seresnet50', '--size', '32', '--output', str(tmp_path / 'x')]) == 2
+    argv = ['gates', 'eca', '--host', 'seresnet50', '--size', '32', '--output', str(tmp_path / 'x')]
+    assert benchmark.main(argv) == 2
     assert 'eca in seresnet50: Bottleneck has a SEModule already' in capsys.readouterr().err
-    assert main.main(['gates', 'emca', '--host', 'mobilenetv2_100', '--size', '32']) == 2
+    assert benchmark.main(['gates', 'emca', '--host', 'mobilenetv2_100', '--size', '32']) == 2
     assert 'emca in mobilenetv2_100: there is none; use --host resnet18' in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
@@ -37,7 +39,7 @@ def test_a_host_without_places(tmp_path, capsys):
 def test_command_line(tmp_path):
     argv = ['gates', 'eca', '--host', 'resnet18', '--size', '64x32', '--batch-size', '1', '--repeats', '2', '--device',
             'cpu', '--output', str(tmp_path / 'here')]
-    assert main.main(argv) == 0
+    assert benchmark.main(argv) == 0
     saved = json.loads((tmp_path / 'here.json').read_text())
     assert [(r['gate'], r['height'], r['width'], r['batch']) for r in saved['rows']] == [
         ('none', 64, 32, 1), ('eca', 64, 32, 1)]

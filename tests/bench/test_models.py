@@ -4,7 +4,8 @@ import json
 import pytest
 import torch
 
-from zoo.bench import main, models, report, timing
+from zoo.bench import models, report, timing
+from zoo.cli import benchmark
 from zoo.utils.errors import ZooError
 
 CPU = torch.device('cpu')
@@ -104,7 +105,7 @@ def test_command_line(tmp_path):
     stem = tmp_path / 'here'
     argv = ['models', 'flatten_pvt_v2_b0', '--sizes', '32', '64x32', '--repeats', '1', '--device', 'cpu', '--plot',
             '--forward-only', '--output', str(stem)]
-    assert main.main(argv) == 0
+    assert benchmark.main(argv) == 0
     saved = json.loads((tmp_path / 'here.json').read_text())
     assert [(r['height'], r['width'], r['kernels'], r['pass']) for r in saved['rows']] == [
         (32, 32, 'off', 'forward'), (64, 32, 'off', 'forward')]
@@ -122,7 +123,7 @@ def test_an_interrupted_run_leaves_its_rows(tmp_path, monkeypatch):
 
     monkeypatch.setattr(models, 'measure', stops)
     argv = ['models', 'resnet18', '--sizes', '10', '20', '30', '--device', 'cpu', '--output', str(tmp_path / 'here')]
-    assert main.main(argv) == 130
+    assert benchmark.main(argv) == 130
     saved = json.loads((tmp_path / 'here.json').read_text())
     assert [r['height'] for r in saved['rows']] == [10, 20] and saved['complete'] is False
     assert saved['growth'] == models.growth(saved['rows'])

@@ -7,6 +7,7 @@ import torch
 import zoo_kernels
 from zoo.bench import main, ops, plot, providers, report, shapes, timing
 from zoo.bench.operators import OPERATORS, make_inputs, moved_bytes
+from zoo.cli import benchmark
 from zoo.utils.errors import ZooError
 
 CPU = torch.device('cpu')
@@ -215,7 +216,7 @@ def test_command_line(tmp_path, capsys):
     stem = tmp_path / 'results' / 'here'
     argv = ['ops', 'depthwise_conv_[35]', '--shapes', 's4@224', '--providers', 'eager', 'triton', '--repeats', '2',
             '--device', 'cpu', '--output', f'{stem}.json']
-    assert main.main(argv) == 0
+    assert benchmark.main(argv) == 0
     out, err = capsys.readouterr()
     saved = json.loads((stem.parent / 'here.json').read_text())
     assert (stem.parent / 'here.md').read_text() == report.markdown(saved)
@@ -245,10 +246,10 @@ def test_an_interrupted_run_leaves_its_rows(tmp_path, monkeypatch, capsys, stop,
     argv = ['ops', 'depthwise_conv_[35]', '--shapes', 's[34]@224', '--providers', 'eager', '--repeats', '1',
             '--device', 'cpu', '--output', str(stem)]
     if code:
-        assert main.main(argv) == code
+        assert benchmark.main(argv) == code
     else:
         with pytest.raises(stop):
-            main.main(argv)
+            benchmark.main(argv)
     assert error.format(stem=stem) in capsys.readouterr().err
     assert sorted(p.name for p in tmp_path.iterdir()) == ['here.json', 'here.md']
     saved = json.loads((tmp_path / 'here.json').read_text())
@@ -258,7 +259,7 @@ def test_an_interrupted_run_leaves_its_rows(tmp_path, monkeypatch, capsys, stop,
     assert text == report.markdown(saved) and '\nNote: not complete: ' in text
 
     monkeypatch.setattr(ops, 'measure', measure)
-    assert main.main(argv) == 0
+    assert benchmark.main(argv) == 0
     saved = json.loads((tmp_path / 'here.json').read_text())
     assert 'complete' not in saved and len(saved['rows']) == 8
     assert 'not complete' not in (tmp_path / 'here.md').read_text()
@@ -272,7 +273,7 @@ def test_the_compiler_takes_part_when_asked_alone(monkeypatch, tmp_path):
     monkeypatch.setattr(timing, 'bandwidth', lambda device: 1e12)
     monkeypatch.setattr(ops, 'measure', lambda operator, shape, names, *args: asked.append(names) or [])
     argv = ['ops', 'depthwise_conv_3', '--shapes', 's4@224', '--output', str(tmp_path / 'here')]
-    assert main.main(argv) == main.main([*argv, '--providers', 'compile', 'eager']) == 0
+    assert benchmark.main(argv) == benchmark.main([*argv, '--providers', 'compile', 'eager']) == 0
     assert asked == [['eager', 'sdpa', 'triton', 'natten', 'flash_bla'], ['compile', 'eager']]
 
 
@@ -289,7 +290,7 @@ def test_the_compiler_takes_part_when_asked_alone(monkeypatch, tmp_path):
 ])
 def test_mistakes_are_one_line(argv, text, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert main.main(argv) == 2
+    assert benchmark.main(argv) == 2
     error = capsys.readouterr().err
     assert error.startswith(f'error: {text}') and error.count('\n') == 1
     assert not any(tmp_path.iterdir())

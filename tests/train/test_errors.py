@@ -105,7 +105,7 @@ def test_data_without_anything_is_asked_for(zoo):
 
 
 def test_commands(zoo):
-    assert_refused(zoo('trian'), "unknown command 'trian'; known: list, info, train, validate")
+    assert_refused(zoo('trian'), "unknown command 'trian'; did you mean train")
     assert zoo().code == 2 and zoo('--help').code == 0 and 'validate' in zoo('--help').out
     for command in ('train', 'validate'):
         with pytest.raises(SystemExit) as e:

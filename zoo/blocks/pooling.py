@@ -2,6 +2,8 @@
 import torch
 from torch import Tensor, nn
 
+from ..utils.errors import ZooError
+
 
 class GGeM(nn.Module):
     """Generalised mean of each group of channels, ``mean(max(x, eps) ** p) ** (1 / p)`` with a learned p a group.
@@ -18,7 +20,7 @@ class GGeM(nn.Module):
         eps: Least value.
 
     Raises:
-        ValueError: G does not divide C.
+        ZooError: G does not divide C.
 
     Source: Ko et al., "Group Generalized Mean Pooling for Vision Transformer", arXiv 2212.04114.
     """
@@ -28,7 +30,7 @@ class GGeM(nn.Module):
             device=None, dtype=None):
         super().__init__()
         if dim % groups:
-            raise ValueError(f'{dim} channels in {groups} groups: choose a divisor')
+            raise ZooError(f'{dim} channels in {groups} groups: choose a divisor')
         self.interleaved = interleaved
         self.num_prefix_tokens = num_prefix_tokens
         self.eps = eps
@@ -56,7 +58,7 @@ class EfficientProbing(nn.Module):
         reduction: C over the channels of the result.
 
     Raises:
-        ValueError: ``Q * reduction`` does not divide C.
+        ZooError: ``Q * reduction`` does not divide C.
 
     Source: Psomas et al., "Attention, Please! Revisiting Attentive Probing Through the Lens of Efficiency",
     arXiv 2506.10178; billpsomas/efficient-probing @ b8f4fb8, poolings/ep.py.
@@ -65,7 +67,7 @@ class EfficientProbing(nn.Module):
     def __init__(self, dim: int, num_queries: int = 32, reduction: int = 1, device=None, dtype=None):
         super().__init__()
         if dim % (num_queries * reduction):
-            raise ValueError(f'{dim} channels, {num_queries} queries, reduction {reduction}: the product of the last '
+            raise ZooError(f'{dim} channels, {num_queries} queries, reduction {reduction}: the product of the last '
                              f'two has to divide the first')
         dd = dict(device=device, dtype=dtype)
         self.out_features = dim // reduction

@@ -11,6 +11,7 @@ from ..analysis import result_files
 from ..bench.report import CPU_NOTE, milliseconds, number, table
 from ..registry import family_of, modules, variant
 from ..train.options import config_path
+from ..utils.errors import ZooError
 from ..weights.fetch import address, fetchable
 from ..weights.sources import HOSTS, Source, tags
 from . import dense
@@ -29,7 +30,7 @@ def card(name: str, repo: str | None = None) -> str:
         repo: ``org/name`` on the hub where the card of one model will be; the usage is that from there.
 
     Raises:
-        ValueError: No such family, model or tag.
+        ZooError: No such family, model or tag.
     """
     family, rows = _rows(name)
     told = family_doc(family)
@@ -62,7 +63,7 @@ def _rows(name: str) -> tuple[str, list[Source]]:
     model, _, tag = name.partition('.')
     family, rows = family_of(model), tags(model)
     if family is None or (tag and tag not in rows):
-        raise ValueError(f'{name} is no family, model or model.tag of the zoo; zoo.list_models() names the models')
+        raise ZooError(f'{name} is no family, model or model.tag of the zoo; zoo.list_models() names the models')
     return family, [rows[tag] if tag else next(iter(rows.values()))]
 
 

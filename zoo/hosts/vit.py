@@ -14,6 +14,7 @@ from ..blocks.patch import PatchConv
 from ..blocks.pooling import POOLS, PooledHead
 from ..blocks.position import PositionMap
 from ..blocks.transformer import TransformerBlock, build_blocks
+from ..utils.errors import ZooError
 
 PATCH = 16  # pixels
 SIZES = dict(
@@ -70,7 +71,7 @@ class TokenHead(nn.Module):
             dtype=None):
         super().__init__()
         if global_pool not in ('token', 'avg', ''):
-            raise ValueError(f"global_pool {global_pool!r}: use 'token', 'avg', 'ggem', 'ep' or ''")
+            raise ZooError(f"global_pool {global_pool!r}: use 'token', 'avg', 'ggem', 'ep' or ''")
         self.global_pool = global_pool
         self.drop = nn.Dropout(drop_rate)
         self.fc = nn.Linear(dim, num_classes, device=device, dtype=dtype) if num_classes else nn.Identity()

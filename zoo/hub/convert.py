@@ -31,7 +31,7 @@ def convert(argv: Sequence[str]) -> dict[str, Any]:
     """Convert as the command line says, print what became of the keys and return it.
 
     Raises:
-        ValueError: the checkpoint cannot be read, would run code or does not fit; one line. Nothing is written.
+        ZooError: the checkpoint cannot be read, would run code or does not fit; one line. Nothing is written.
         ZooError: whatever else the user can put right.
     """
     args = parser().parse_args(argv)

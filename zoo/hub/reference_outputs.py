@@ -15,6 +15,8 @@ import timm
 import torch
 from torch import Tensor
 
+from ..utils.errors import ZooError
+
 GATE = 1e-9  # of the largest value; ten times that for the gradient
 
 
@@ -22,15 +24,15 @@ def read(path: str | Path) -> dict[str, Any]:
     """A probe.
 
     Raises:
-        ValueError: there is none at this path; one line.
+        ZooError: there is none at this path; one line.
     """
     try:
         probe = json.loads(Path(path).read_text())
     except (OSError, ValueError) as e:
-        raise ValueError(f'{path} cannot be read as a probe ({e}); it should be JSON') from None
+        raise ZooError(f'{path} cannot be read as a probe ({e}); it should be JSON') from None
     lacking = [key for key in ('name', 'input_size', 'logits') if key not in probe]
     if lacking:
-        raise ValueError(f'{path} is no probe: {", ".join(lacking)} is missing')
+        raise ZooError(f'{path} is no probe: {", ".join(lacking)} is missing')
     return probe
 
 
@@ -46,7 +48,7 @@ def compare(probe: Mapping[str, Any], state: Mapping[str, Tensor]) -> dict[str, 
         logits, ten times that of the gradient.
 
     Raises:
-        ValueError: the model has another number of outputs than the probe.
+        ZooError: the model has another number of outputs than the probe.
     """
     classes, default = _flat(probe['logits']).size // probe['input_size'][0], torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)  # nothing is rounded on the way in

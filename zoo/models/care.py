@@ -33,6 +33,7 @@ from ..blocks.mlp import gelu, in_chunks
 from ..blocks.norm import batch_norm
 from ..blocks.patch import NormConv2d
 from ..registry import Variant, register_family
+from ..utils.errors import ZooError
 from ..weights.convert import rename
 
 __all__ = []  # the entrypoints: filled by the registration
@@ -159,7 +160,7 @@ class TwoHeads(nn.Module):
         drop_rate: Dropout before the classifiers.
 
     Raises:
-        ValueError: in ``forward`` with classes but no pooling.
+        ZooError: in ``forward`` with classes but no pooling.
     """
 
     def __init__(
@@ -179,7 +180,7 @@ class TwoHeads(nn.Module):
         """``[B, C, H, W]`` -> ``[B, num_classes]`` twice."""
         if not self.norms:
             if self.num_classes and not pre_logits:
-                raise ValueError("global_pool='' leaves a map, which has no classes; use it with num_classes=0")
+                raise ZooError("global_pool='' leaves a map, which has no classes; use it with num_classes=0")
             return x, x
         x = F.gelu(self.pool(x))
         y, dist = self.drop(self.norms[0](x)), self.drop(self.norms[1](x))

@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from ..blocks.gates import EMCA
 from ..hosts import GatedResNet, resnet
 from ..registry import Variant, register_family
+from ..utils.errors import ZooError
 from ..weights.convert import rename
 
 __all__ = []  # the entrypoints: filled by the registration
@@ -113,7 +114,7 @@ class EMCAResNet(GatedResNet):
             output_fmt: str = 'NCHW', intermediates_only: bool = False) -> Any:
         """As timm's: the stem's map and those of the stages, at strides 2 to 32."""
         if output_fmt != 'NCHW':
-            raise ValueError(f"output_fmt must be 'NCHW', not {output_fmt!r}")
+            raise ZooError(f"output_fmt must be 'NCHW', not {output_fmt!r}")
         take, last = feature_take_indices(5, indices)
         maps = []
         for i, y in enumerate(self._maps(x)):

@@ -20,6 +20,7 @@ from ..backbone import Backbone
 from ..blocks.mixers import GLOBAL_MIXERS, MixerFactory, leading, mixer_factory
 from ..hosts import PVT, CSwin, PVTv2, Pyramid, Swin, ViT, cswin, pvt, pvt_v2, pyramid, swin, vit
 from ..registry import Variant, register_variants
+from ..utils.errors import ZooError
 
 __all__ = ['HOSTS', 'create_hybrid']
 
@@ -47,10 +48,10 @@ def build(
         **kwargs: Of the host: img_size, depths, num_classes, drop_path_rate, ...
 
     Raises:
-        ValueError: An unknown name, a stage that the host has not, or a mixer of maps alone beside a class token.
+        ZooError: An unknown name, a stage that the host has not, or a mixer of maps alone beside a class token.
     """
     if host not in HOSTS:
-        raise ValueError(f'host {host!r}: use one of {", ".join(HOSTS)}')
+        raise ZooError(f'host {host!r}: use one of {", ".join(HOSTS)}')
     cls, args = HOSTS[host]
     chosen = mixer_factory(mixer)
     if stages is not None:
@@ -59,7 +60,7 @@ def build(
     wrong = {type(m.mixer).__name__ for m in model.modules() if isinstance(m, vit.TokenBlock)
              and not hasattr(m.mixer, 'forward_tokens')}
     if wrong:
-        raise ValueError(f'{", ".join(wrong)} mixes maps alone and host {host!r} has a class token; use one of '
+        raise ZooError(f'{", ".join(wrong)} mixes maps alone and host {host!r} has a class token; use one of '
                          f'{", ".join(GLOBAL_MIXERS)}, or another host')
     return model
 
@@ -69,7 +70,7 @@ def _in_stages(chosen: MixerFactory, cls: type[Backbone], stages: Sequence[int])
     own = inspect.signature(cls).parameters['mixer'].default
     count = 1 if cls is ViT else 4
     if not set(stages) <= set(range(count)):
-        raise ValueError(f'stages {list(stages)}: {cls.__name__} has stages 0 to {count - 1}')
+        raise ZooError(f'stages {list(stages)}: {cls.__name__} has stages 0 to {count - 1}')
     blocks = [None if stage in stages else 0 for stage in range(count)]
     return functools.partial(leading, first=chosen, other=own, blocks=blocks)
 
@@ -84,7 +85,7 @@ def create_hybrid(host: str, mixer: str | MixerFactory, **kwargs: Any) -> nn.Mod
         **kwargs: ``stages`` and ``mixer_kwargs``, and all that ``timm.create_model`` takes.
 
     Raises:
-        ValueError: An unknown name.
+        ZooError: An unknown name.
     """
     return timm.create_model('zoo_hybrid', host=host, mixer=mixer, **kwargs)
 

@@ -34,6 +34,7 @@ from ..blocks.mlp import in_chunks
 from ..blocks.norm import BatchNormNHWC, batch_norm, scale_and_shift
 from ..blocks.patch import Conv2dNorm
 from ..registry import Variant, register_family
+from ..utils.errors import ZooError
 from ..weights.convert import rename
 
 __all__ = []  # the entrypoints: filled by the registration
@@ -110,7 +111,7 @@ class ProjectedHead(nn.Module):
         drop_rate: Dropout before the classifier.
 
     Raises:
-        ValueError: in ``forward`` with classes but no pooling.
+        ZooError: in ``forward`` with classes but no pooling.
     """
 
     def __init__(
@@ -129,7 +130,7 @@ class ProjectedHead(nn.Module):
         """``[B, C, H, W]`` -> ``[B, num_classes]``."""
         if self.proj is None:
             if isinstance(self.fc, nn.Linear) and not pre_logits:
-                raise ValueError("global_pool='' leaves a map, which has no classes; use it with num_classes=0")
+                raise ZooError("global_pool='' leaves a map, which has no classes; use it with num_classes=0")
             return x
         x = self.drop(self.act(self.proj(self.pool(x))))
         return x if pre_logits else self.fc(x)

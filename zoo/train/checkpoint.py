@@ -114,7 +114,7 @@ def read(path: str) -> tuple[dict[str, Any], bool]:
         Its content, and whether :mod:`zoo.train` wrote it (it then brings model and data config along).
 
     Raises:
-        ValueError: no such file, damaged, or not weights only; one line with the fix.
+        ZooError: no such file, damaged, or not weights only; one line with the fix.
     """
     from ..weights import read_checkpoint
 

@@ -102,7 +102,7 @@ def cli_main(program: Callable[[Sequence[str]], None], argv: Sequence[str] | Non
     except KeyboardInterrupt as e:
         print(f'\ninterrupted{": " + format_error(e) if str(e) else ""}', file=sys.stderr)
         return INTERRUPTED
-    except (ValueError, OSError) as e:  # ours, zoo's and timm's complaints about names, values and files
+    except (ZooError, OSError) as e:  # any other exception is a bug of ours, or a library's: it keeps its traceback
         if '--debug' in argv:
             traceback.print_exc()
         print(f'error: {format_error(e)}', file=sys.stderr)

@@ -21,6 +21,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from ..utils.errors import ZooError
 from ..utils.files import atomic_write
 
 FORMAT = 1  # of converted files: raised when a checkpoint map or a model's key names change
@@ -28,7 +29,7 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _logger = logging.getLogger(__name__)
 
 
-class WeightsError(ValueError):
+class WeightsError(ZooError):
     """Official weights cannot be had: why, and what to do about it, in one line."""
 
 

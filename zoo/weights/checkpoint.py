@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..utils.errors import ZooError
+
 # Config objects that official files carry beside their weights: read as inert data, their own code never runs.
 STAND_INS = [
     (OrderedDict, 'yacs.config.CfgNode'),  # the LeapLab repositories (FLatten, Agent, InLine)
@@ -31,11 +33,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         The dict that the file holds: a state dict, or a training checkpoint with one inside (:func:`state_dict_of`).
 
     Raises:
-        ValueError: the file is missing, cut off, no checkpoint, or would run code; one line with the fix.
+        ZooError: the file is missing, cut off, no checkpoint, or would run code; one line with the fix.
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f'no checkpoint file at {path}; check the path')
+        raise ZooError(f'no checkpoint file at {path}; check the path')
     try:
         if path.suffix == '.safetensors':
             from safetensors.torch import load_file
@@ -46,14 +48,14 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     except pickle.UnpicklingError as e:
         named = re.search(r'(?:GLOBAL|class|Class|function) ([\w.]+\.\w+)', str(e))
         what = f' ({named.group(1)})' if named else ''
-        raise ValueError(
+        raise ZooError(
             f'{path} is refused: it is no plain checkpoint, or unpickling it would run code{what}; nothing was '
             f'executed. Ask its author for a state dict or a .safetensors file') from None
     except Exception as e:  # torch and safetensors raise a dozen types for damaged files
         reason = str(e).splitlines()[0][:120] if str(e) else type(e).__name__
-        raise ValueError(f'{path} is cut off or no checkpoint ({reason}); download or copy it again') from None
+        raise ZooError(f'{path} is cut off or no checkpoint ({reason}); download or copy it again') from None
     if not isinstance(checkpoint, dict):
-        raise ValueError(f'{path} holds a {type(checkpoint).__name__}, not a state dict; save model.state_dict()')
+        raise ZooError(f'{path} holds a {type(checkpoint).__name__}, not a state dict; save model.state_dict()')
     return checkpoint
 
 
@@ -65,7 +67,7 @@ def state_dict_of(checkpoint: dict[str, Any], use_ema: bool = True) -> dict[str,
         use_ema: Prefer averaged weights where there are any.
 
     Raises:
-        ValueError: there is no tensor in it.
+        ZooError: there is no tensor in it.
     """
     for key in (EMA_KEYS if use_ema else ()) + KEYS:
         if isinstance(checkpoint.get(key), dict):
@@ -79,7 +81,7 @@ def state_dict_of(checkpoint: dict[str, Any], use_ema: bool = True) -> dict[str,
             name = name.split('.', 1)[1]
         state[name] = value
     if not state:
-        raise ValueError(
+        raise ZooError(
             f'the checkpoint holds no tensors (keys: {", ".join(map(str, list(checkpoint)[:5])) or "none"}); '
             f'it should be a state dict or hold one under {", ".join(EMA_KEYS[:2] + KEYS)}')
     return state

@@ -5,11 +5,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from ..utils.errors import ZooError
+
 # renames the keys of the paper's own code to ours: convert(state, model) -> state
 KeyMap = Callable[[dict[str, Tensor], nn.Module], dict[str, Tensor]]
 
 
-class StateDictMismatch(ValueError):
+class StateDictMismatch(ZooError):
     """Weights are not those of a model; ``problems`` is what differs, an entry a key."""
 
     def __init__(self, message: str, problems: Sequence[str]):

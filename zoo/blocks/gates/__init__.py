@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from ...utils.errors import ZooError
 from .bam import BAM
 from .cbam import CBAM
 from .eca import ECA
@@ -44,11 +45,11 @@ def gate_factory(gate: str | GateFactory, **options: Any) -> GateFactory:
         **options: More keyword arguments for it.
 
     Raises:
-        ValueError: An unknown name.
+        ZooError: An unknown name.
     """
     if isinstance(gate, str):
         if gate not in GATES:
-            raise ValueError(f'gate {gate!r}: use one of {", ".join(GATES)}')
+            raise ZooError(f'gate {gate!r}: use one of {", ".join(GATES)}')
         gate = GATES[gate].from_context
     return functools.partial(gate, **options) if options else gate
 
@@ -69,10 +70,10 @@ def add_gates(model: nn.Module, gate: str | GateFactory, where: Where = None, **
         The model.
 
     Raises:
-        ValueError: An unknown gate; a model without a place for gates, or with gates; no block that is meant.
+        ZooError: An unknown gate; a model without a place for gates, or with gates; no block that is meant.
     """
     if not insert_gates(model, gate_factory(gate, **options), where):
-        raise ValueError(f'where={where!r} means no block of {type(model).__name__}: stages count from 0')
+        raise ZooError(f'where={where!r} means no block of {type(model).__name__}: stages count from 0')
     return model
 
 

@@ -1,6 +1,7 @@
 """Efficient attention: global, linear in the number of places."""
 from torch import Tensor, nn
 
+from ...utils.errors import ZooError
 from ..layout import to_nchw, to_nhwc
 from .gate_context import GateContext
 
@@ -24,7 +25,7 @@ class EfficientAttention(nn.Module):
         dd = dict(device=device, dtype=dtype)
         keys, values = key_channels or channels, value_channels or channels
         if keys % num_heads or values % num_heads:
-            raise ValueError(f'{keys} key and {values} value channels in {num_heads} heads: choose a divisor of both')
+            raise ZooError(f'{keys} key and {values} value channels in {num_heads} heads: choose a divisor of both')
         self.num_heads = num_heads
         self.widths = keys, keys, values
         self.qkv = nn.Linear(channels, sum(self.widths), **dd)

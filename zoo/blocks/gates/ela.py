@@ -1,6 +1,7 @@
 """Efficient local attention (ELA): rows and columns gated by convolutions of their means."""
 from torch import Tensor, nn
 
+from ...utils.errors import ZooError
 from .gate_context import GateContext
 from .layout_ops import multiply, reduce_axis
 
@@ -18,7 +19,7 @@ class ELA(nn.Module):
         variant: 'tiny', 'base', 'small' or 'large': kernels of 5, 7, 5, 7; groups of 1, 1, 8, 8 channels.
 
     Raises:
-        ValueError: An unknown variant, or channels that do not divide.
+        ZooError: An unknown variant, or channels that do not divide.
 
     Source: Xu and Wan, arXiv 2403.01123.
     """
@@ -27,10 +28,10 @@ class ELA(nn.Module):
         super().__init__()
         dd = dict(device=device, dtype=dtype)
         if variant not in VARIANTS:
-            raise ValueError(f'variant {variant!r}: use one of {", ".join(VARIANTS)}')
+            raise ZooError(f'variant {variant!r}: use one of {", ".join(VARIANTS)}')
         size, width, groups = VARIANTS[variant]
         if channels % max(width, groups):
-            raise ValueError(f'{channels} channels: ELA {variant!r} wants a multiple of {max(width, groups)}')
+            raise ZooError(f'{channels} channels: ELA {variant!r} wants a multiple of {max(width, groups)}')
         self.conv = nn.Conv1d(
             channels, channels, size, padding=size // 2, groups=channels // width, bias=False, **dd)
         self.norm = nn.GroupNorm(groups, channels, **dd)

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...utils.errors import ZooError
 from .eca import adaptive_size
 
 
@@ -44,10 +45,10 @@ class EMCA(nn.Module):
             The gated map, and the means ``[B, C]`` of the channels of x, for later gates.
 
         Raises:
-            ValueError: not S earlier maps.
+            ZooError: not S earlier maps.
         """
         if len(earlier) != self.sources:
-            raise ValueError(f'{len(earlier)} earlier maps; this gate was built for {self.sources}')
+            raise ZooError(f'{len(earlier)} earlier maps; this gate was built for {self.sources}')
         mean = x.mean((2, 3))
         gate = self.local(mean[:, None]).sigmoid()
         if self.sources:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from zoo_kernels.dispatch import in_place
 
+from ...utils.errors import ZooError
 from ..layout import exporting
 from ..resize import adaptive_pool_matrix
 from ..tables import cached_table
@@ -52,7 +53,7 @@ class FCA(nn.Module):
         reduction: C over the width of the MLP, which has no biases.
 
     Raises:
-        ValueError: C is no multiple of 16, or ``side`` none of 7.
+        ZooError: C is no multiple of 16, or ``side`` none of 7.
 
     Source: Qin et al., FcaNet, arXiv 2012.11879; cfzd/FcaNet @ aa5fb63, model/layer.py ('top16').
     """
@@ -60,7 +61,7 @@ class FCA(nn.Module):
     def __init__(self, channels: int, side: int = GRID, reduction: int = 16, device=None, dtype=None):
         super().__init__()
         if channels % len(FREQUENCIES) or side % GRID:
-            raise ValueError(f'{channels} channels, side {side}: FCA wants a multiple of {len(FREQUENCIES)} channels '
+            raise ZooError(f'{channels} channels, side {side}: FCA wants a multiple of {len(FREQUENCIES)} channels '
                              f'and a side that is a multiple of {GRID}')
         dd = dict(device=device, dtype=dtype)
         self.side = side

@@ -4,6 +4,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from ...utils.errors import ZooError
 from .gate_context import GateContext
 
 
@@ -22,7 +23,7 @@ class GaussianAttention(nn.Module):
         eps: Added to the variance; least sum of the weights.
 
     Raises:
-        ValueError: in ``forward`` for fewer values than heads.
+        ZooError: in ``forward`` for fewer values than heads.
 
     Source: Ioannides et al., arXiv 2401.11143; gioannides/Gaussian-Adaptive-Attention @ 145d1bc, GaussianBlock.py
     (without its mask of padding values).
@@ -48,7 +49,7 @@ class GaussianAttention(nn.Module):
         """Any shape with ``dim`` -> the same."""
         size = x.shape[self.dim] // self.num_heads
         if size == 0:
-            raise ValueError(f'{x.shape[self.dim]} values in {self.num_heads} heads: use fewer heads')
+            raise ZooError(f'{x.shape[self.dim]} values in {self.num_heads} heads: use fewer heads')
         sizes = [size] * (self.num_heads - 1) + [x.shape[self.dim] - size * (self.num_heads - 1)]
         heads = zip(x.split(sizes, self.dim), self.offset.unbind(), self.spread.unbind())
         return torch.cat([self._weigh(*head) for head in heads], self.dim)

@@ -5,6 +5,7 @@ from timm.models._efficientnet_blocks import DepthwiseSeparableConv, InvertedRes
 from timm.models.resnet import BasicBlock, Bottleneck
 from torch import nn
 
+from ...utils.errors import ZooError
 from .gate_context import GateContext, GateFactory
 
 Where = Sequence[int] | Callable[[GateContext], bool] | None
@@ -23,14 +24,14 @@ def gated_stages(model: nn.Module) -> Sequence[nn.Sequential]:
     """The stages of a ResNet-like (``layer1`` to ``layer4``) or MobileNet-like (``blocks``) timm model.
 
     Raises:
-        ValueError: Neither.
+        ZooError: Neither.
     """
     if all(hasattr(model, f'layer{i}') for i in range(1, 5)):
         return [getattr(model, f'layer{i}') for i in range(1, 5)]
     blocks = getattr(model, 'blocks', None)
     if isinstance(blocks, nn.Sequential) and all(isinstance(stage, nn.Sequential) for stage in blocks):
         return list(blocks)
-    raise ValueError(f"{type(model).__name__} is no ResNet or MobileNet of timm's: there is no place for gates")
+    raise ZooError(f"{type(model).__name__} is no ResNet or MobileNet of timm's: there is no place for gates")
 
 
 def insert_gates(model: nn.Module, gate: GateFactory, where: Where = None) -> int:
@@ -46,7 +47,7 @@ def insert_gates(model: nn.Module, gate: GateFactory, where: Where = None) -> in
         The number of gates.
 
     Raises:
-        ValueError: A model or block that has no place for gates, or has gates already.
+        ZooError: A model or block that has no place for gates, or has gates already.
     """
     weight = next(model.parameters())
     placed = 0
@@ -79,9 +80,9 @@ def _place(block: nn.Module, gate: nn.Module) -> None:
     name, norm = _last_norm(block)
     if isinstance(block, (BasicBlock, Bottleneck)):
         if block.se is not None:
-            raise ValueError(f'{type(block).__name__} has a {type(block.se).__name__} already: take a model without')
+            raise ZooError(f'{type(block).__name__} has a {type(block.se).__name__} already: take a model without')
         block.se = gate
     elif isinstance(getattr(block, name), GatedNorm):
-        raise ValueError(f'{type(block).__name__} has a gate already: take a model without')
+        raise ZooError(f'{type(block).__name__} has a gate already: take a model without')
     else:
         setattr(block, name, GatedNorm(norm, gate))

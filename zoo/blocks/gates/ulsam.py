@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from zoo_kernels.dispatch import in_place
 
+from ...utils.errors import ZooError
 from ..norm import scale_and_shift
 from .gate_context import GateContext
 from .layout_ops import max_around
@@ -20,7 +21,7 @@ class ULSAM(nn.Module):
         groups: Groups of neighbouring channels; divides C.
 
     Raises:
-        ValueError: ``groups`` does not divide C.
+        ZooError: ``groups`` does not divide C.
 
     Source: Saini et al., WACV 2020, arXiv 2006.15102; Nandan91/ULSAM @ 9a07d68, ulsam.py.
     """
@@ -28,7 +29,7 @@ class ULSAM(nn.Module):
     def __init__(self, channels: int, groups: int = 4, device=None, dtype=None):
         super().__init__()
         if channels % groups:
-            raise ValueError(f'{channels} channels in {groups} groups: choose a divisor')
+            raise ZooError(f'{channels} channels in {groups} groups: choose a divisor')
         dd = dict(device=device, dtype=dtype)
         self.groups = groups
         # the groups side by side

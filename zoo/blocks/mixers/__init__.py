@@ -8,6 +8,7 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
+from ...utils.errors import ZooError
 from .agent import AgentAttention
 from .block_context import BlockContext, MixerFactory
 from .clamped import ClampedLinearAttention
@@ -64,12 +65,12 @@ def mixer_factory(mixer: str | MixerFactory, options: Mapping[str, Any] | None =
         options: More keyword arguments for it.
 
     Raises:
-        ValueError: An unknown name.
+        ZooError: An unknown name.
     """
     if isinstance(mixer, str):
         named = {**GLOBAL_MIXERS, **MAP_MIXERS}
         if mixer not in named:
-            raise ValueError(f'mixer {mixer!r}: use one of {", ".join(named)}')
+            raise ZooError(f'mixer {mixer!r}: use one of {", ".join(named)}')
         mixer = named[mixer].from_context
     return functools.partial(mixer, **options) if options else mixer
 

@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...utils.errors import ZooError
 from ..layout import contiguous_for_export, crop_map, merge, pad_map, to_nchw, to_nhwc, window_count
 from .block_context import BlockContext
 
@@ -24,7 +25,7 @@ class HiLoAttention(nn.Module):
         qkv_bias: Bias of the projections to queries, keys and values.
 
     Raises:
-        ValueError: a share that is none.
+        ZooError: a share that is none.
 
     Source: Pan et al., arXiv 2205.13213; ziplab/LITv2 @ 7501c86, classification/models/attentions.py and
     detection/mmdet/models/backbones/litv2.py.
@@ -35,7 +36,7 @@ class HiLoAttention(nn.Module):
             device=None, dtype=None):
         super().__init__()
         if not 0 <= alpha <= 1:
-            raise ValueError(f'alpha {alpha}: it is the share of the Lo-Fi heads; use a number from 0 to 1')
+            raise ZooError(f'alpha {alpha}: it is the share of the Lo-Fi heads; use a number from 0 to 1')
         dd = dict(device=device, dtype=dtype)
         self.window = window
         self.head_dim = dim // num_heads

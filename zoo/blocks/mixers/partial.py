@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...utils.errors import ZooError
 from ..layout import contiguous_for_export, sym_max, to_nchw, to_nhwc, tracing_or_fake
 from ..norm import batch_norm, scale_and_shift
 from .block_context import BlockContext
@@ -24,7 +25,7 @@ class PartialMixer(nn.Module):
         dim: Channels C, a multiple of 4.
 
     Raises:
-        ValueError: another number of channels.
+        ZooError: another number of channels.
 
     Source: Huang et al., arXiv 2502.01303; haiduo/PartialNet @ 679cfc0, models/partialnet.py.
     """
@@ -32,7 +33,7 @@ class PartialMixer(nn.Module):
     def __init__(self, dim: int, device=None, dtype=None):
         super().__init__()
         if dim % DIVISOR:
-            raise ValueError(f'{dim} channels: partial convolution takes a quarter of them; use a multiple of 4')
+            raise ZooError(f'{dim} channels: partial convolution takes a quarter of them; use a multiple of 4')
         self.widths = dim // DIVISOR, dim - dim // DIVISOR
         self.conv = nn.Conv2d(self.widths[0], self.widths[0], 3, padding=1, bias=False, device=device, dtype=dtype)
 
@@ -96,7 +97,7 @@ class PartialSelfAttention(PartialMixer):
         num_heads: Heads; divides 3 C / 4.
 
     Raises:
-        ValueError: heads that do not divide the channels.
+        ZooError: heads that do not divide the channels.
 
     Source: as above; Wu et al., iRPE, arXiv 2107.14222, the Euclidean method.
     """
@@ -106,7 +107,7 @@ class PartialSelfAttention(PartialMixer):
         super().__init__(dim, **dd)
         width = self.widths[1]
         if width % num_heads:
-            raise ValueError(f'{num_heads} heads do not divide the {width} of {dim} channels that attend')
+            raise ZooError(f'{num_heads} heads do not divide the {width} of {dim} channels that attend')
         self.num_heads = num_heads
         self.norm = nn.LayerNorm(width, eps=1e-6, **dd)
         self.qkv = nn.Linear(width, 3 * width, bias=False, **dd)

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from zoo_kernels.linear_attention.reference import rotate
 
+from ...utils.errors import ZooError
 from ..depthwise import DepthwiseConv2d
 from ..layout import contiguous_for_export
 from ..tables import cached_table
@@ -60,7 +61,7 @@ class GatedMixer(GlobalMixer):
         gate_norm: LayerNorm before the gate, and SiLU on the gate (NaLaFormer).
 
     Raises:
-        ValueError: heads that are no multiple of 4 wide.
+        ZooError: heads that are no multiple of 4 wide.
     """
 
     always_gate_norm = False  # of a subclass whose paper has it in every host
@@ -69,7 +70,7 @@ class GatedMixer(GlobalMixer):
             self, dim: int, num_heads: int, qkv_bias: bool = True, gate_norm: bool = False, device=None, dtype=None):
         super().__init__()
         if dim % (4 * num_heads):
-            raise ValueError(
+            raise ZooError(
                 f'{dim} channels in {num_heads} heads: rotary positions in two directions want heads of a multiple '
                 f'of 4 channels; choose another num_heads')
         dd = dict(device=device, dtype=dtype)

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from zoo_kernels import route, routed_attention
 
+from ...utils.errors import ZooError
 from ..depthwise import DepthwiseConv2d
 from ..layout import contiguous_for_export, crop_map, exporting, pad_map, sym_max, window_count
 from .block_context import BlockContext
@@ -36,7 +37,7 @@ class RoutedAttention(nn.Module):
         pad_projected: Pad behind the projection.
 
     Raises:
-        ValueError: ``topk`` exceeds the regions.
+        ZooError: ``topk`` exceeds the regions.
 
     Source: Zhu et al., arXiv 2303.08810; rayleizhu/BiFormer @ 1697bbb, ops/bra_legacy.py and ops/bra_nchw.py.
     """
@@ -46,7 +47,7 @@ class RoutedAttention(nn.Module):
             kernel_size: int = 5, pad_projected: bool = False, device=None, dtype=None):
         super().__init__()
         if not 1 <= topk <= n_win ** 2:
-            raise ValueError(f'topk={topk}: use 1 to {n_win ** 2}, of {n_win} x {n_win} regions (n_win={n_win})')
+            raise ZooError(f'topk={topk}: use 1 to {n_win ** 2}, of {n_win} x {n_win} regions (n_win={n_win})')
         dd = dict(device=device, dtype=dtype)
         self.num_heads = num_heads
         self.n_win = n_win

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from zoo_kernels.dispatch import in_place
 
+from ...utils.errors import ZooError
 from ..depthwise import DepthwiseConv2d
 from ..mlp import gelu
 from ..norm import batch_norm, scale_and_shift
@@ -27,7 +28,7 @@ class ScaleAwareModulation(nn.Module):
         bias: Bias of the projections to values and to s.
 
     Raises:
-        ValueError: another number of channels.
+        ZooError: another number of channels.
 
     Source: Lin et al., arXiv 2307.08579; AFeng-x/SMT @ 11e954d, models/smt.py.
     """
@@ -35,7 +36,7 @@ class ScaleAwareModulation(nn.Module):
     def __init__(self, dim: int, bias: bool = True, device=None, dtype=None):
         super().__init__()
         if dim % HEADS:
-            raise ValueError(f'{dim} channels: scale-aware modulation has {HEADS} heads; use a multiple of {HEADS}')
+            raise ZooError(f'{dim} channels: scale-aware modulation has {HEADS} heads; use a multiple of {HEADS}')
         dd = dict(device=device, dtype=dtype)
         self.v = nn.Linear(dim, dim, bias=bias, **dd)
         self.s = nn.Linear(dim, dim, bias=bias, **dd)

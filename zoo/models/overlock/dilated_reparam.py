@@ -8,6 +8,7 @@ from zoo_kernels import depthwise_conv
 
 from ...blocks.depthwise import DepthwiseConv2d
 from ...blocks.norm import batch_norm, scale_and_shift
+from ...utils.errors import ZooError
 
 # Side of the large kernel: (side, dilation) of those that are added to it
 BRANCHES = {
@@ -34,7 +35,7 @@ class DilatedConv(nn.Module):
         reparameterized: Build the single convolution; the closing norm stays apart.
 
     Raises:
-        ValueError: Another kernel size.
+        ZooError: Another kernel size.
 
     Source: Ding et al., UniRepLKNet, arXiv 2311.15599; LMMMEng/OverLoCK @ 2c8ab3b, models/overlock.py.
     """
@@ -42,7 +43,7 @@ class DilatedConv(nn.Module):
     def __init__(self, dim: int, kernel_size: int, reparameterized: bool = False, device=None, dtype=None):
         super().__init__()
         if kernel_size not in BRANCHES:
-            raise ValueError(f'kernel_size {kernel_size}: use one of {", ".join(map(str, sorted(BRANCHES)))}')
+            raise ZooError(f'kernel_size {kernel_size}: use one of {", ".join(map(str, sorted(BRANCHES)))}')
         dd = dict(device=device, dtype=dtype)
         self.conv = DepthwiseConv2d(dim, kernel_size, bias=reparameterized, **dd)
         self.conv_norm, self.branches = None, None

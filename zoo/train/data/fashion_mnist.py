@@ -82,7 +82,7 @@ def check_idx(path: Path) -> None:
     """Check header, size and (of labels) values of a raw idx file.
 
     Raises:
-        ValueError: it is damaged or another file.
+        ZooError: it is damaged or another file.
     """
     magic, items = FILES[path.name]
     with open(path, 'rb') as file:
@@ -116,7 +116,7 @@ def install(sources: dict[str, Path], root: Path) -> None:
     """Unpack and check all four files beside their place, then move them in: never half of the data.
 
     Raises:
-        ValueError: a file is damaged; nothing was changed.
+        ZooError: a file is damaged; nothing was changed.
     """
     with staging(root) as folder:
         for name, source in sources.items():

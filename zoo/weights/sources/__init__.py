@@ -15,6 +15,8 @@ from typing import Any
 
 import yaml
 
+from ...utils.errors import ZooError
+
 __all__ = ['HOSTS', 'KINDS', 'Source', 'load', 'parse', 'source', 'tags']
 
 # What a location looks like by kind of host: a pattern, and the same in words.
@@ -185,5 +187,5 @@ def source(name_tag: str) -> Source:
     if name_tag in load():
         return load()[name_tag]
     others = [row.name for row in tags(name_tag.partition('.')[0]).values()]
-    raise ValueError(f'no weights are listed as {name_tag}; ' + (
+    raise ZooError(f'no weights are listed as {name_tag}; ' + (
         f'use one of {", ".join(others)}' if others else 'zoo.list_models() names the models'))
