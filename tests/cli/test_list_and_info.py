@@ -35,7 +35,7 @@ def test_list_takes_globs_of_models_and_tags():
         'ravlt_s.in1k', 'ravlt_t.in1k', 'cbam_resnet18_cifar.cifar100']
     assert catalog.rows(['emca*'], pretrained=True) == []
     [row] = catalog.rows(['ravlt_s'])
-    assert (row['parameters'], row['top1'], row['host'], row['licence'], row['size'], row['linear']) == (
+    assert (row['parameters'], row['top1'], row['host'], row['license'], row['size'], row['linear']) == (
         25591208, 84.4, 'Hugging Face', 'MIT', (224, 224), False)
 
 

@@ -173,10 +173,10 @@ def test_error_amid_writing_leaves_nothing(capsys, tmp_path, monkeypatch):
 def test_weights_of_ones_own(capsys, tmp_path):
     """With other classes and a licence; no accuracy of the paper is claimed for them."""
     torch.save(timm.create_model(MODEL, num_classes=7).state_dict(), tmp_path / 'a.pth')
-    words = '--model', MODEL, '--output', tmp_path / 'b', '--licence', 'MIT', '--json'
+    words = '--model', MODEL, '--output', tmp_path / 'b', '--license', 'MIT', '--json'
     code, out, _ = run(capsys, tmp_path / 'a.pth', *words)
     content = json.loads(out)
-    assert code == 0 and content['licence'] == 'MIT' and not content['official'] and content['keys']['renamed'] == 0
+    assert code == 0 and content['license'] == 'MIT' and not content['official'] and content['keys']['renamed'] == 0
     model = timm.create_model(f'local-dir:{tmp_path / "b"}', pretrained=True)
     assert model.num_classes == 7
     card = ModelCard.load(tmp_path / 'b' / 'README.md')
@@ -188,4 +188,4 @@ def test_hash_against_the_known_one(capsys, tmp_path):
     torch.save(goldens.reference_state(golden_van, torch.float32), tmp_path / 'a.pth')
     code, out, _ = run(capsys, tmp_path / 'a.pth', '--model', 'van_b0', '--output', tmp_path / 'b', '--json')
     content = json.loads(out)
-    assert source('van_b0.in1k').sha256 and not content['official'] and content['licence'] == 'unknown'
+    assert source('van_b0.in1k').sha256 and not content['official'] and content['license'] == 'unknown'

@@ -126,16 +126,16 @@ def refused(capsys, *words):
 def test_licences_that_forbid_it(capsys, folder, tmp_path):
     text = refused(capsys, f'{MODEL}.in1k')
     assert 'not published: the licence of the weights of flatten_pvt_v2_b0.in1k is unknown' in text
-    assert 'convert the checkpoint with --licence SPDX' in text
-    for licence, part in (('unknown', 'is unknown'), ('CC-BY-ND-4.0', 'CC-BY-ND-4.0, is not known to let others')):
-        words = [str(folder.parent / 'a.pth'), '--model', MODEL, '--output', str(tmp_path / licence)]
-        assert convert.main([*words, '--licence', licence]) == 0
+    assert 'convert the checkpoint with --license SPDX' in text
+    for license, part in (('unknown', 'is unknown'), ('CC-BY-ND-4.0', 'CC-BY-ND-4.0, is not known to let others')):
+        words = [str(folder.parent / 'a.pth'), '--model', MODEL, '--output', str(tmp_path / license)]
+        assert convert.main([*words, '--license', license]) == 0
         capsys.readouterr()
-        assert part in refused(capsys, tmp_path / licence)
+        assert part in refused(capsys, tmp_path / license)
 
 
 def test_every_known_licence_of_the_table_lets_publish():
-    known = {row.licence.lower() for row in load().values()} - {'unknown'}
+    known = {row.license.lower() for row in load().values()} - {'unknown'}
     assert known == {'mit', 'apache-2.0'} <= set(REDISTRIBUTABLE)
 
 
@@ -160,7 +160,7 @@ def test_official_weights_by_name(capsys, monkeypatch, tmp_path):
     name = 'van_b0.in1k'
     state = timm.create_model(name).state_dict()
     row = source(name)
-    metadata = official.provenance(name, 'https://x/a.pth', '0' * 64, row.licence)
+    metadata = official.provenance(name, 'https://x/a.pth', '0' * 64, row.license)
     official.save(state, tmp_path / 'a.safetensors', metadata)
     monkeypatch.setattr('zoo.hub.publish.resolve', lambda *args: tmp_path / 'a.safetensors')
     seen = {}

@@ -37,7 +37,7 @@ def host(monkeypatch):
 
 
 def row(kind='github', **columns):
-    return Source(**{**dict(name=NAME, kind=kind, location=PLACES.get(kind, ''), licence='unknown', size=(224, 224),
+    return Source(**{**dict(name=NAME, kind=kind, location=PLACES.get(kind, ''), license='unknown', size=(224, 224),
                             crop=0.9), **columns})
 
 

@@ -19,7 +19,7 @@ FAMILY = {
     f'{variant.name}.{tag}': family.module.split('.')[-1]
     for family in FAMILIES for variant in family.variants for tag in variant.cfgs}
 HASH = 'ab' * 32
-GOOD = dict(kind='github', location='https://github.com/a/b/c.pth', licence='MIT', top1=80.1, size=224, crop=0.875)
+GOOD = dict(kind='github', location='https://github.com/a/b/c.pth', license='MIT', top1=80.1, size=224, crop=0.875)
 
 
 def text(name='a_b.in1k', **changes) -> str:
@@ -46,7 +46,7 @@ def test_pretrained_cfgs_are_made_from_the_table():
                              ('mean',) * 2, ('std',) * 2):
             assert getattr(row, theirs) == getattr(cfg, ours), name
         assert row.top1 == own.top1.get(name.split('.')[1])
-        assert cfg.license == (None if row.licence == 'unknown' else row.licence.lower())
+        assert cfg.license == (None if row.license == 'unknown' else row.license.lower())
 
 
 @pytest.mark.parametrize('name, pool_size', [
@@ -118,8 +118,8 @@ def test_defaults_of_a_file():
     (dict(kind='gdrive', location='https://drive.google.com/file/d/1mvAVvhLR'), 'must be the id of a file'),
     (dict(kind='none', note='gone'), 'must be empty'),
     (dict(kind='none', location=None), 'needs a note'),
-    (dict(licence=None), 'column licence is missing'),
-    (dict(licence=''), "give an SPDX name or 'unknown'"),
+    (dict(license=None), 'column license is missing'),
+    (dict(license=''), "give an SPDX name or 'unknown'"),
     (dict(size=None), 'column size is missing'),
     (dict(size='large'), 'give pixels'),
     (dict(size=[224]), 'give pixels'),
@@ -130,7 +130,7 @@ def test_defaults_of_a_file():
     (dict(sha256=HASH.upper()), 'give all 64 lower-case hexadecimal digits'),
     (dict(sha256=12345678), 'in quotes'),
     (dict(bytes=-1), 'bytes -1 is not a positive number'),
-    (dict(url='https://a.org'), 'unknown column url; use kind, licence'),
+    (dict(url='https://a.org'), 'unknown column url; use kind, license'),
 ])
 def test_bad_rows_are_refused(changes, message):
     with pytest.raises(ValueError, match=message) as caught:

@@ -45,7 +45,7 @@ def of_weights(source: Source) -> dict[str, Any]:
     return dict(
         size=source.size, crop=source.crop, crop_mode=source.crop_mode, top1=source.top1,
         measured_top1=result_files.accuracies().get(source.name), host=HOSTS.get(source.kind),
-        address=address(source) or None, downloadable=fetchable(source), licence=source.licence,
+        address=address(source) or None, downloadable=fetchable(source), license=source.license,
         num_classes=source.num_classes, note=source.note or None)
 
 

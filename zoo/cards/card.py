@@ -69,7 +69,7 @@ def _rows(name: str) -> tuple[str, list[Source]]:
 
 def _front_matter(rows: Sequence[Source], alone: bool) -> dict[str, Any]:
     kept = [row for row in rows if fetchable(row)] or [row for row in rows if row.location]
-    licences = {row.licence for row in kept} or {'Apache-2.0'}  # of the code, where there are no weights
+    licences = {row.license for row in kept} or {'Apache-2.0'}  # of the code, where there are no weights
     known = LICENSES.get(next(iter(licences))) if len(licences) == 1 else None
     front: dict[str, Any] = dict(license=known or 'other')
     if not known:
@@ -125,7 +125,7 @@ def _weights(rows: Sequence[Source], repo: str | None) -> str:
     columns = {
         'weights': lambda row: f'`{row.name}`',
         'from': lambda row: f'[{HOSTS[row.kind]}]({address(row)})' if row.location else '-',
-        'licence': lambda row: 'none stated' if row.licence == UNKNOWN else row.licence,
+        'licence': lambda row: 'none stated' if row.license == UNKNOWN else row.license,
         'sha256': lambda row: f'`{row.sha256[:16]}`…' if row.sha256 else '-',
         'note': lambda row: row.note}
     if not any(row.location for row in rows):
@@ -219,10 +219,10 @@ def _licence(rows: Sequence[Source]) -> str:
     groups: dict[str, list[str]] = {}
     for row in rows:
         if row.location:
-            groups.setdefault(row.licence, []).append(f'`{row.name}`')
-    for licence, names in groups.items():
+            groups.setdefault(row.license, []).append(f'`{row.name}`')
+    for license, names in groups.items():
         which = 'the weights' if len(groups) == 1 else ', '.join(names)
         lines.append(
             f'For {which} no licence is stated: they can be had from the authors, and are not passed on.'
-            if licence == UNKNOWN else f'The licence of {which} is {licence}.')
+            if license == UNKNOWN else f'The licence of {which} is {license}.')
     return '\n'.join(lines)

@@ -8,7 +8,7 @@ from ..utils.text_tables import aligned
 COLUMNS = {  # of the list: title, key, how it is written
     'model': ('name', str), 'M params': ('parameters', lambda n: f'{n / 1e6:.2f}'),
     'GMACs': ('macs', lambda n: f'{n / 1e9:.2f}'), 'size': ('size', lambda size: _size(size)),
-    'top-1': ('top1', lambda x: f'{x:.1f}'), 'weights': ('host', str), 'licence': ('licence', str)}
+    'top-1': ('top1', lambda x: f'{x:.1f}'), 'weights': ('host', str), 'licence': ('license', str)}
 
 
 def add_output_flags(parser: Parser) -> None:

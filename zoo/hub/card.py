@@ -22,7 +22,7 @@ transform = timm.data.create_transform(**timm.data.resolve_model_data_config(mod
 Without `import zoo`, `timm.create_model` answers `RuntimeError: Unknown model ({model})`.
 
 {parameters:.2f} M parameters, {classes} classes, images of {height} x {width} pixels. SHA-256 of the checkpoint:
-`{sha256}`. Licence: {licence}.
+`{sha256}`. Licence: {license}.
 '''
 
 
@@ -47,7 +47,7 @@ def write(name_tag: str, model: nn.Module, metadata: Mapping[str, str], official
         name_tag=name_tag, paper=_paper(cfg), file=metadata['source'], repository=REPOSITORY,
         model=name_tag.partition('.')[0], parameters=sum(p.numel() for p in model.parameters()) / 1e6,
         classes=model.num_classes, height=cfg['input_size'][1], width=cfg['input_size'][2],
-        sha256=metadata['source_sha256'], licence=metadata['license'])
+        sha256=metadata['source_sha256'], license=metadata['license'])
     return f'---\n{data.to_yaml()}\n---\n{body}'
 
 

@@ -56,7 +56,7 @@ def parser() -> Parser:
     parser.add_argument('--model', required=True, metavar='NAME.TAG', help='whose weights they are')
     parser.add_argument('--output', required=True, type=Path, metavar='DIR', help='folder to make')
     parser.add_argument('--check', metavar='PROBE.json', help='outputs of the authors\' code that have to come out')
-    parser.add_argument('--licence', metavar='SPDX', help='of weights of your own, or where the authors told you')
+    parser.add_argument('--license', '--licence', metavar='SPDX', help='of weights of your own, or where the authors told you')
     parser.add_argument('--verbose', action='store_true', help='name the keys')
     parser.add_argument('--json', action='store_true', help='print JSON')
     parser.add_argument('--debug', action='store_true', help='show tracebacks')
@@ -77,12 +77,12 @@ def _convert(args) -> dict[str, Any]:
                 raise ZooError(f'the converted {name_tag} does not give what {args.check} says: {_told(figures)}; '
                                 f'nothing was written')
             same = model.num_classes == source(name_tag).num_classes and not keys.resampled
-            metadata, official = _origin(name_tag, same, args.checkpoint, args.licence)
+            metadata, official = _origin(name_tag, same, args.checkpoint, args.license)
             package.write(folder, name_tag, model, state, metadata, official)
     except OSError as e:
         raise ZooError(f'cannot write to {args.output} ({e.strerror or e}); choose another --output') from None
     content = dict(
-        model=name_tag, checkpoint=str(args.checkpoint), sha256=metadata['source_sha256'], licence=metadata['license'],
+        model=name_tag, checkpoint=str(args.checkpoint), sha256=metadata['source_sha256'], license=metadata['license'],
         official=official, keys=keys.counts(), names=vars(keys), check=figures,
         files=[str(args.output / name) for name in package.FILES])
     _print(content, args.verbose)
@@ -101,15 +101,15 @@ def _fit(name_tag: str, state: dict[str, Tensor]) -> tuple[nn.Module, dict[str, 
     return model, state, keys
 
 
-def _origin(name_tag: str, same: bool, path: Path, licence: str | None) -> tuple[dict[str, str], bool]:
+def _origin(name_tag: str, same: bool, path: Path, license: str | None) -> tuple[dict[str, str], bool]:
     """Metadata of the weights, and whether they go as those that the authors released: not against the known hash, nor
     with a licence that the user has named, nor unless they are the ``same`` in classes and size.
     """
     row, sha256 = source(name_tag), sha256_of(path)
     known = row.sha256 or (Cache().recorded(row.location) if row.location else None)
-    official = licence is None and row.kind != 'none' and known in (None, sha256) and same
+    official = license is None and row.kind != 'none' and known in (None, sha256) and same
     place = address(row) if official else path.name
-    return provenance(name_tag, place, sha256, licence or (row.licence if official else 'unknown')), official
+    return provenance(name_tag, place, sha256, license or (row.license if official else 'unknown')), official
 
 
 def _told(figures: dict[str, float]) -> str:
@@ -121,7 +121,7 @@ def _told(figures: dict[str, float]) -> str:
 
 def _print(content: dict[str, Any], verbose: bool) -> None:
     counts = content['keys']
-    print(f'{content["model"]}  SHA-256 of the checkpoint {content["sha256"][:12]}  licence {content["licence"]}')
+    print(f'{content["model"]}  SHA-256 of the checkpoint {content["sha256"][:12]}  licence {content["license"]}')
     print(f'keys: {counts["used"]} used ({counts["renamed"]} renamed), {counts["dropped"]} dropped, '
           f'{counts["resampled"]} resampled, {counts["missing"]} missing')
     if verbose:

@@ -48,7 +48,7 @@ def publish(argv: Sequence[str]) -> dict[str, Any]:
     if '/' in args.source:
         raise ZooError(f'there is no folder {args.source}')
     name_tag = package.named(args.source)
-    _check_licence(source(name_tag).licence, name_tag)
+    _check_license(source(name_tag).license, name_tag)
     with tempfile.TemporaryDirectory() as folder:
         _of_official(name_tag, Path(folder))
         return _publish(Path(folder), args.repo, args.dry_run)
@@ -56,8 +56,8 @@ def publish(argv: Sequence[str]) -> dict[str, Any]:
 
 def _publish(folder: Path, repo: str, dry_run: bool) -> dict[str, Any]:
     facts = package.read(folder)
-    model, licence = facts['architecture'], facts.get('license', 'unknown')
-    _check_licence(licence, facts.get('model', model))
+    model, license = facts['architecture'], facts.get('license', 'unknown')
+    _check_license(license, facts.get('model', model))
     with tempfile.TemporaryDirectory() as only:  # what does not load is not pushed; older timm reads stray files too
         for name in package.FILES:
             (Path(only) / name).symlink_to((folder / name).resolve())
@@ -67,21 +67,21 @@ def _publish(folder: Path, repo: str, dry_run: bool) -> dict[str, Any]:
     sizes = {name: len(x) if isinstance(x, bytes) else x.stat().st_size for name, x in content.items()}
     if not dry_run:
         _push(content, repo, facts.get('model', model))
-    print(f'{"would push" if dry_run else "pushed"} {facts.get("model", model)} ({licence}) to {repo}:')
+    print(f'{"would push" if dry_run else "pushed"} {facts.get("model", model)} ({license}) to {repo}:')
     for name, size in sizes.items():
         print(f'  {name:<20} {size:>12,} bytes')
     print(f"load it with: import timm, zoo; timm.create_model('hf-hub:{repo}', pretrained=True)")
-    return dict(repo=repo, model=model, licence=licence, files=sizes)
+    return dict(repo=repo, model=model, license=license, files=sizes)
 
 
-def _check_licence(licence: str, name: str) -> None:
-    if licence.lower() in REDISTRIBUTABLE:
+def _check_license(license: str, name: str) -> None:
+    if license.lower() in REDISTRIBUTABLE:
         return
     why = f'the licence of the weights of {name} is unknown, so nobody else may redistribute them' \
-        if licence == 'unknown' else f'the licence of the weights of {name}, {licence}, is not known to let others ' \
+        if license == 'unknown' else f'the licence of the weights of {name}, {license}, is not known to let others ' \
         f'redistribute them ({", ".join(REDISTRIBUTABLE[:4])}, ... are)'
     raise ZooError(f'not published: {why}. Ask the authors; with their leave, or for weights of your own, convert the '
-                    f'checkpoint with --licence SPDX. Others get them by name, from the authors, without your copy')
+                    f'checkpoint with --license SPDX. Others get them by name, from the authors, without your copy')
 
 
 def _of_official(name_tag: str, folder: Path) -> None:

@@ -53,8 +53,8 @@ def cfg_entries(name_tag: str) -> dict[str, Any]:
     entries = dict(
         num_classes=origin.num_classes, input_size=(3, *origin.size), crop_pct=origin.crop, crop_mode=origin.crop_mode,
         interpolation=origin.interpolation, mean=origin.mean, std=origin.std)
-    if origin.licence != 'unknown':
-        entries.update(license=origin.licence.lower())
+    if origin.license != 'unknown':
+        entries.update(license=origin.license.lower())
     if origin.kind == 'hub':
         repo, file, revision = hub_file(origin.location)
         entries.update(hf_hub_id=f'{repo}@{revision}' if revision else repo, hf_hub_filename=file)
@@ -78,7 +78,7 @@ def _make(origin: Source, cache: Cache, build: Callable[[], nn.Module], key_map:
         raise
     size = path.stat().st_size
     kept = cache.converted_path(origin.name)
-    metadata = provenance(origin.name, address(origin), digest, origin.licence)
+    metadata = provenance(origin.name, address(origin), digest, origin.license)
     write_atomically(kept, lambda file: save(state, file, metadata))
     cache.record(origin.name, origin.location, digest, size)
     if origin.kind != 'hub':
@@ -86,10 +86,10 @@ def _make(origin: Source, cache: Cache, build: Callable[[], nn.Module], key_map:
     return kept
 
 
-def provenance(name_tag: str, place: str, sha256: str, licence: str) -> dict[str, str]:
+def provenance(name_tag: str, place: str, sha256: str, license: str) -> dict[str, str]:
     """Metadata of converted weights: place and SHA-256 of the file they are made of, whose licence they keep."""
     return dict(
-        format='pt', model=name_tag, source=place, source_sha256=sha256, license=licence, zoo_version=__version__,
+        format='pt', model=name_tag, source=place, source_sha256=sha256, license=license, zoo_version=__version__,
         zoo_format=str(FORMAT), note='converted, not retrained')
 
 

@@ -44,7 +44,7 @@ class Source:
         kind: Host, one of :data:`KINDS`; 'none' if there is no file, or no link to the file itself.
         location: For 'hub' ``org/repo:file``, with ``@`` and the commit where it is known; for 'gdrive' the file's
             id; else the address. Empty for 'none'.
-        licence: SPDX name of the licence of the weights; 'unknown' if their repository has none.
+        license: SPDX name of the licence of the weights; 'unknown' if their repository has none.
         size: Height and width in pixels of the published evaluation. A number in the YAML stands for both.
         crop: Fraction of the resized image that the crop keeps (timm's ``crop_pct``).
         top1: Published ImageNet-1k accuracy in percent; None if none is known.
@@ -63,7 +63,7 @@ class Source:
 
     name: str
     kind: str
-    licence: str
+    license: str
     size: tuple[int, int]
     crop: float
     location: str = ''
@@ -85,7 +85,7 @@ class Source:
             isinstance(self.location, str) and re.fullmatch(pattern, self.location),
             f'location {self.location!r} of kind {self.kind} must be {words}')
         self._require(self.kind != 'none' or self.note, 'kind none needs a note that says why there is no file')
-        self._require(isinstance(self.licence, str) and self.licence, "licence: give an SPDX name or 'unknown'")
+        self._require(isinstance(self.license, str) and self.license, "license: give an SPDX name or 'unknown'")
         self._require(
             len(self.size) == 2 and all(isinstance(side, int) and side > 0 for side in self.size),
             f'size {self.size!r}: give pixels, as a number or [height, width]')
