@@ -90,29 +90,34 @@ def differences(path: str, old, new):
     """Lines that tell how JSON content differs."""
     if isinstance(old, dict) and isinstance(new, dict):
         yield from of_dicts(path, old, new)
+    elif is_names(old) and is_names(new):
+        yield from of_names(path, old, new)
     elif is_text(old) and is_text(new):
-        before, after = (value if isinstance(value, list) else value.splitlines() for value in (old, new))
-        if old != new:
-            lines = list(difflib.unified_diff(before, after, path, path, lineterm='', n=1))
-            yield from lines[:LINES]
-            if len(lines) > LINES:
-                yield f'... {len(lines) - LINES} more lines'
+        lines = list(difflib.unified_diff(old.splitlines(), new.splitlines(), path, path, lineterm='', n=1))
+        yield from lines[:LINES]
+        if len(lines) > LINES:
+            yield f'... {len(lines) - LINES} more lines'
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         for i, (before, after) in enumerate(zip(old, new)):
             yield from differences(f'{path}[{i}]', before, after)
-    elif old != new or type(old) is not type(new):
+    elif json.dumps(old) != json.dumps(new):
         yield f'{path}: {short(old)} -> {short(new)}'
 
 
-def of_dicts(path: str, old: dict, new: dict):
-    gone, more = ([key for key in one if key not in other] for one, other in ((old, new), (new, old)))
-    for word, names in (('gone', gone), ('new', more)):
+def of_names(path: str, old, new):
+    """Of lists of names, or of the keys of dicts."""
+    for word, one, other in (('gone', old, new), ('new', new, old)):
+        names = [name for name in one if name not in other]
         if names:
             yield f'{path}: {len(names)} {word}: {few(names)}'
+    if [name for name in old if name in new] != [name for name in new if name in old]:
+        yield f'{path}: the order differs'
+
+
+def of_dicts(path: str, old: dict, new: dict):
+    yield from of_names(path, old, new)
     common = [key for key in old if key in new]
-    if common != [key for key in new if key in old]:
-        yield f'{path}: the order of keys differs'
-    changed = [key for key in common if old[key] != new[key] or type(old[key]) is not type(new[key])]
+    changed = [key for key in common if json.dumps(old[key]) != json.dumps(new[key])]  # with types and order
     leaves = [key for key in changed if is_leaf(old[key]) and is_leaf(new[key])]
     if leaves:
         some = few([f'{key}: {short(old[key])} -> {short(new[key])}' for key in leaves], 2 if len(common) > 9 else 9)
@@ -122,10 +127,12 @@ def of_dicts(path: str, old: dict, new: dict):
             yield from differences(f'{path}/{key}', old[key], new[key])
 
 
+def is_names(value) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value) and len(set(value)) == len(value)
+
+
 def is_text(value) -> bool:
-    """Text of lines, or a list of words."""
-    return isinstance(value, str) and '\n' in value or isinstance(value, list) and all(
-        isinstance(item, str) for item in value)
+    return isinstance(value, str) and '\n' in value
 
 
 def is_leaf(value) -> bool:
@@ -158,9 +165,10 @@ def compare(old: dict, new: dict) -> int:
         entries = {**old.get(section, {}), **new.get(section, {})}
         different = 0
         for entry in entries:
-            sides = [side.get(section, {}).get(entry) for side in (old, new)]
-            lines = [f'{section}/{entry}: {"gone" if sides[1] is None else "new"}'] if None in sides else list(
-                differences(f'{section}/{entry}', *sides))
+            sides = [side[section][entry] for side in (old, new) if entry in side.get(section, {})]
+            word = 'gone' if entry in old.get(section, {}) else 'new'
+            lines = list(differences(f'{section}/{entry}', *sides)) if len(sides) == 2 else [
+                f'{section}/{entry}: {word}']
             different += bool(lines)
             print(*lines, sep='\n', end='\n' if lines else '')
         print(f'{section}: {len(entries) - different} of {len(entries)} entries are equal')

@@ -12,6 +12,7 @@ import shutil
 import sys
 import tempfile
 import warnings
+import zlib
 from pathlib import Path
 
 SETTINGS = dict(  # of this process and its children, before anything is imported
@@ -163,8 +164,8 @@ def wake(model):
     """Move what is constant at first, so that no zero in front of a branch hides what is behind it."""
     import torch
 
-    random = torch.Generator().manual_seed(4)
     for key, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        random = torch.Generator().manual_seed(zlib.crc32(key.removeprefix('model.').encode()))
         noise = torch.randn(tensor.shape, generator=random)
         with torch.no_grad():
             if key.endswith('running_mean') or isinstance(tensor, torch.nn.Parameter) and tensor.unique().numel() == 1:
