@@ -56,7 +56,8 @@ def parser() -> Parser:
     parser.add_argument('--model', required=True, metavar='NAME.TAG', help='whose weights they are')
     parser.add_argument('--output', required=True, type=Path, metavar='DIR', help='folder to make')
     parser.add_argument('--check', metavar='PROBE.json', help='outputs of the authors\' code that have to come out')
-    parser.add_argument('--license', '--licence', metavar='SPDX', help='of weights of your own, or where the authors told you')
+    parser.add_argument('--license', '--licence', metavar='SPDX', help='of weights of your own, or where the authors '
+                                                                       'told you')
     parser.add_argument('--verbose', action='store_true', help='name the keys')
     parser.add_argument('--json', action='store_true', help='print JSON')
     parser.add_argument('--debug', action='store_true', help='show tracebacks')
