@@ -52,7 +52,7 @@ def test_wheel_holds_both_packages_and_nothing_else(wheel):
     want = {f'zoo/{name}' for name in files(ROOT / 'zoo')}
     want |= {f'zoo_kernels/{name}' for name in files(ROOT / 'kernels' / 'zoo_kernels')}
     want |= {f'zoo/configs/{name}' for name in files(ROOT / 'configs')}
-    want |= {'zoo/results/models.json', 'zoo/results/parity.json'}
+    want |= {'zoo/results/models.json', 'zoo/results/parity.json', 'zoo_cli.py'}
     assert got == want
     assert {'zoo/py.typed', 'zoo_kernels/py.typed', 'zoo/configs/train/quickstart.yaml'} <= got
 
@@ -73,9 +73,11 @@ def test_metadata(wheel):
     assert meta['Version'] == zoo.__version__
     assert meta['Requires-Python'] == '>=3.10'
     assert meta['License-Expression'] == 'Apache-2.0'
-    assert {str(r) for r in required if not r.marker} == {'torch>=2.11', 'timm>=1.0.27'}
+    assert {str(r) for r in required if not r.marker} == {
+        'torch>=2.11', 'timm>=1.0.27', 'filelock', 'huggingface-hub', 'numpy', 'pillow', 'pyyaml', 'safetensors',
+        'torchvision'}
     assert set(meta.get_all('Provides-Extra')) == {
-        'train', 'tensorboard', 'wandb', 'hfds', 'wds', 'gdrive', 'export', 'mm', 'test', 'dev'}
+        'train', 'tensorboard', 'wandb', 'hfds', 'wds', 'gdrive', 'completion', 'export', 'mm', 'test', 'dev'}
     assert not [r for r in required if r.name == 'triton']
 
 
@@ -98,6 +100,9 @@ def smoke(python: Path, site: Path, cwd: Path, env: dict) -> None:
         [python, '-c', 'import zoo, zoo_kernels; print(zoo.__file__, zoo_kernels.__file__, len(zoo.list_models()))'],
         cwd=cwd, env=env, check=True, capture_output=True, text=True).stdout.split()
     assert where == [str(site / 'zoo/__init__.py'), str(site / 'zoo_kernels/__init__.py'), str(len(zoo.list_models()))]
+    console = [python, '-m', 'zoo_cli'] if env.get('PYTHONPATH') else [Path(python).with_name('zoo')]
+    told = subprocess.run([*console, '--help'], cwd=cwd, env=env, capture_output=True, text=True)
+    assert (told.returncode, told.stdout.startswith('usage: zoo COMMAND')) == (0, True), told.stderr
     told = subprocess.run([python, *HELP], cwd=cwd, env=env, capture_output=True, text=True)
     assert (told.returncode, '--epochs' in told.stdout) == (0, True), told.stderr
     trained = subprocess.run([python, *SHORT], cwd=cwd, env=env, capture_output=True, text=True)
