@@ -1,0 +1,102 @@
+"""``tools/gpu_check.py`` without a GPU: every part runs, a wrong result is found, nothing is lost when it is ended."""
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip('triton', reason='a kernel runs in its interpreter')
+
+ROOT = Path(__file__).resolve().parents[2]
+TOOL = ROOT / 'tools' / 'gpu_check.py'
+
+# A plan of two parts, of which the first writes lines, starts a process and does not end. A program: it gets signals.
+HANGING = f'''
+import runpy, sys
+sys.argv[0] = {str(TOOL)!r}
+tool = runpy.run_path(sys.argv[0])
+code = """
+import subprocess, sys, time
+from gpu.part import Part
+part = Part('hanging')
+part.check('first', lambda: dict(ok=True))
+child = subprocess.Popen(['sleep', '600'])
+part.check('second', lambda: dict(ok=True, child=child.pid))
+time.sleep(600)
+"""
+plan = [tool['Part']('hanging', 1.5, 0, command=['-c', code]), tool['Part']('sanitizer', 20, 0)]
+tool['main'].__globals__['GRACE'] = 0.5
+sys.exit(tool['main'](sys.argv[1:], plan))
+'''
+
+
+def lines(folder: Path, name: str = 'checks.jsonl') -> list[dict]:
+    return [json.loads(line) for line in (folder / name).read_text().splitlines()]
+
+
+def start(folder: Path, *argv: str, program: tuple[str, ...] = (str(TOOL),)) -> subprocess.Popen:
+    environment = {key: value for key, value in os.environ.items() if key != 'PYTHONPATH'}
+    return subprocess.Popen(
+        [sys.executable, *program, '--out', str(folder), '--dry-run', *argv], cwd=folder, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended; one that only its new parent still has to notice has."""
+    try:
+        return Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0] == 'Z'
+    except FileNotFoundError:
+        return True
+
+
+def test_a_dry_run_goes_through_every_part(tmp_path):
+    run = start(tmp_path)
+    text, log = run.communicate()
+    assert run.returncode == 0, text + log + (tmp_path / 'log.txt').read_text()
+    spec = importlib.util.spec_from_file_location('gpu_check', TOOL)
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    assert {path.name for path in tmp_path.iterdir()} == set(tool.summary.FILES) and len(tool.summary.FILES) <= 8
+    found = [line for name in ('checks', 'ops', 'models') for line in lines(tmp_path, f'{name}.jsonl')]
+    ended = {line['part']: line for line in found if line['check'] == 'part'}
+    assert list(ended) and set(ended) == {part.name for part in tool.PLAN}
+    assert all(line['left_out'] == [] for line in ended.values())
+    assert not any({'error', 'problem', 'reason'} & line.keys() for line in found)
+    assert not any(line.get('ms') or line.get('host_ms') for line in found), 'a dry run measures nothing'
+    judged = {line['check'] for line in found if line.get('ok')}
+    assert {'float64 identity s1@tiny', 'fullgraph focal s1@tiny', 'over 2^31 elements: one sample'} <= judged
+    assert {line['provider'] for line in lines(tmp_path, 'ops.jsonl') if 'provider' in line} == {
+        'triton', 'eager', 'compile', 'sdpa', 'sdpa mask', 'cudnn'}
+    summary = (tmp_path / 'summary.md').read_text()
+    assert text.strip() == summary.strip() and '0 failed' in summary and 'Does focus pay at stage 3?' in summary
+
+
+def test_a_wrong_result_fails_the_run(tmp_path):
+    run = start(tmp_path, '--parts', 'correctness', '--spoil', 'float64 mala s1@tiny')
+    text, _ = run.communicate()
+    assert run.returncode == 1 and '1 failed' in text
+    failed, = (line for line in lines(tmp_path) if line.get('ok') is False)
+    assert failed['check'] == 'float64 mala s1@tiny' and failed['why'].startswith('out: 2.0e-02 in L2 (bound 1e-03)')
+    assert f'* FAILED correctness: float64 mala s1@tiny: {failed["why"]}' in text
+
+
+@pytest.mark.parametrize('number', [None, signal.SIGTERM, signal.SIGINT])
+def test_what_was_found_outlives_the_end(tmp_path, number):
+    """At a part's limit, and at a signal; the part's own processes end too."""
+    run = start(tmp_path, program=('-c', HANGING))
+    if number:
+        while not (tmp_path / 'checks.jsonl').exists() or len(lines(tmp_path)) < 2:
+            time.sleep(0.05)
+        run.send_signal(number)
+    text, _ = run.communicate()
+    found = lines(tmp_path)
+    assert run.returncode == (128 + number if number else 0)
+    assert [line['check'] for line in found[:3]] == ['first', 'second', 'part'] and found[2]['stopped']
+    assert [line['part'] for line in found[3:]] == ([] if number else ['sanitizer'] * 3)
+    assert '**2 checks passed' in text and 'hanging was stopped before its end' in text
+    assert gone(found[1]['child'])
