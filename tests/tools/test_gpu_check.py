@@ -66,7 +66,7 @@ def test_a_dry_run_goes_through_every_part(tmp_path):
     ended = {line['part']: line for line in found if line['check'] == 'part'}
     assert list(ended) and set(ended) == {part.name for part in tool.PLAN}
     assert all(line['left_out'] == [] for line in ended.values())
-    assert not any({'error', 'problem', 'reason'} & line.keys() for line in found)
+    assert not any({'error', 'problem', 'reason', 'no_graph'} & line.keys() for line in found)
     assert not any(line.get('ms') or line.get('host_ms') for line in found), 'a dry run measures nothing'
     judged = {line['check'] for line in found if line.get('ok')}
     assert {'float64 identity s1@tiny', 'fullgraph focal s1@tiny', 'over 2^31 elements: one sample'} <= judged
@@ -83,6 +83,42 @@ def test_a_wrong_result_fails_the_run(tmp_path):
     failed, = (line for line in lines(tmp_path) if line.get('ok') is False)
     assert failed['check'] == 'float64 mala s1@tiny' and failed['why'].startswith('out: 2.0e-02 in L2 (bound 1e-03)')
     assert f'* FAILED correctness: float64 mala s1@tiny: {failed["why"]}' in text
+
+
+def test_the_table_answers_what_was_asked(tmp_path, monkeypatch):
+    """Of made-up lines, the last of which a kill has cut off."""
+    monkeypatch.syspath_prepend(ROOT / 'tools')
+    from gpu import summary
+
+    def row(op, shape, provider, ms, **more):
+        return dict(part='ops', check=f'{op} {shape}', op=op, shape=shape, provider=provider, bytes=100_000_000, ms=ms,
+                    how='graph', host_ms=0.045, **{'pass': 'forward'}, **more)
+
+    rows = [row('focus', 's3@224', 'triton', 0.3, kernels={}), row('focus', 's3@224', 'compile', 0.075),
+            row('dw5 gated', 's1@224', 'triton', 0.1), row('dw5 gated', 's1@224', 'cudnn', 0.25),
+            row('identity', 's1@224', 'triton', 0.0921), row('identity', 's1@224', 'sdpa', None, reason='no memory')]
+    (tmp_path / 'ops.jsonl').write_text('\n'.join(map(json.dumps, rows)) + '\n{"part": "ops", "ch')
+    copy = dict(part='ceilings', check='copy', bytes_per_second=4e12)
+    failed = dict(part='correctness', check='float64 rala s1@224', ok=False, why='out: 1.0e-01 in L2')
+    (tmp_path / 'checks.jsonl').write_text(json.dumps(copy) + '\n' + json.dumps(failed) + '\n')
+    profile = dict(part='models', check='profile van_b1', bmm={'forward': False, 'training step': True})
+    (tmp_path / 'models.jsonl').write_text(json.dumps(profile) + '\n')
+    text = summary.write(tmp_path)
+    for line in (
+            'A copy moves 4.00 TB/s, read and written.',
+            '**0 checks passed, 1 failed, 0 could not be made.**',
+            '* FAILED correctness: float64 rala s1@224: out: 1.0e-01 in L2',
+            '* Does focus pay at stage 3? forward: triton 300 us, compile 75 us: the kernel LOSES, 0.25 x the speed of '
+            'compile.',
+            '* Does focus pay at stage 3? forward+backward: not measured.',
+            '* Does the 5 x 5 pay (cuDNN: the bare convolution)? forward: triton 100 us, cudnn 250 us: the kernel '
+            'wins, 2.50 x the speed of cudnn.',
+            '* Is plain linear attention done in 100 us at stage 1? Yes, 92 us.',
+            '* Is there a batched matrix product in VAN? YES, in training step.',
+            '| identity s1@224 | forward | 92.1 |  |  | failed |  |  | 45.0 | 25 | 3.7 |',
+            '* sdpa failed: no memory (identity s1@224)'):
+        assert line in text.splitlines(), f'{line}\n\n{text}'
+    assert summary.failures(tmp_path) == [failed]
 
 
 @pytest.mark.parametrize('number', [None, signal.SIGTERM, signal.SIGINT])

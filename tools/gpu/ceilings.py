@@ -31,7 +31,7 @@ def environment(part: Part) -> dict:
         properties = torch.cuda.get_device_properties(0)
         found.update(
             capability=list(torch.cuda.get_device_capability()), memory=properties.total_memory,
-            multiprocessors=properties.multi_processor_count, l2=properties.L2_cache_size,
+            multiprocessors=properties.multi_processor_count, l2=getattr(properties, 'L2_cache_size', None),
             cudnn=torch.backends.cudnn.version())
     (part.out / 'environment.json').write_text(json.dumps(found, indent=1) + '\n')
     return dict(device=found['device'], torch=torch.__version__)

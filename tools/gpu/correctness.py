@@ -121,7 +121,10 @@ def expanded(part: Part, case: Case) -> dict:
     whole = torch.full((), 0.5, device=grad.device, dtype=grad.dtype).expand(grad.shape)
     rows = grad[:1, :1].expand(grad.shape)
     for given in (whole, rows):
-        found = equal(oracle.run(case, inputs, given), oracle.run(case, inputs, given.contiguous()))
+        results = oracle.run(case, inputs, given)
+        found = equal(results, oracle.run(case, inputs, given.contiguous()))
+        if not found['ok']:  # torch may sum in another order around a kernel
+            found = oracle.verdict(oracle.errors(case, inputs, results, given), part.dtype) | dict(bits=False)
         if not found['ok']:
             break
     return found

@@ -7,7 +7,7 @@ launch, and its row says why.
 import gc
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -48,8 +48,9 @@ def capture(call: Call) -> tuple[Call, Any]:
 def times(calls: Mapping[str, Call], device: torch.device, graphs: bool = True) -> dict[str, dict[str, Any]]:
     """Fields of a row for each call, taken in turns: ``ms`` with quartiles, ``how``, ``host_ms``.
 
-    ``first_s`` are the seconds of the first call, compilation included. A call that fails has a ``reason`` instead.
-    Without a GPU every call is made once, and all times are None: what a clock says there is no speed of a kernel.
+    ``hidden``: the launch was over before the GPU began, so that ``ms`` has none of it. ``first_s`` are the seconds of
+    the first call, compilation included. A call that fails has a ``reason`` instead. Without a GPU every call is made
+    once, and all times are None: what a clock says there is no speed of a kernel.
     """
     rows, ready = {}, {}
     for name, call in calls.items():
@@ -78,7 +79,7 @@ def times(calls: Mapping[str, Call], device: torch.device, graphs: bool = True) 
             rows[name]['how'] = 'launches'
     if ready:
         for name, found in timing.interleaved(ready, device, REPEATS).items():
-            rows[name].update(ms=found.median, quartiles=[found.low, found.high])
+            rows[name].update(ms=found.median, quartiles=[found.low, found.high], hidden=found.hidden)
     return rows
 
 
@@ -94,28 +95,32 @@ def host_ms(call: Call) -> float:
     return statistics.median(samples)
 
 
-def profile(call: Call, device: torch.device, repeats: int = PROFILED) -> torch.profiler.profile:
-    """A profile of some calls, the first of which is not in it."""
+def profile(call: Call, device: torch.device) -> torch.profiler.profile:
+    """A profile of PROFILED calls."""
     call()
     activities = [torch.profiler.ProfilerActivity.CPU]
     if device.type == 'cuda':
         torch.cuda.synchronize()
         activities.append(torch.profiler.ProfilerActivity.CUDA)
     with torch.profiler.profile(activities=activities, acc_events=True) as found:
-        for _ in range(repeats):
+        for _ in range(PROFILED):
             call()
         if device.type == 'cuda':
             torch.cuda.synchronize()
     return found
 
 
-def kernels(call: Call, device: torch.device) -> dict[str, float | None]:
-    """Microseconds of a call by kernel, longest first; without a GPU operators, and no times."""
-    found = profile(call, device).key_averages()
-    if device.type != 'cuda':
-        return {event.key: None for event in found[:3]}
-    split = {event.key: event.self_device_time_total / PROFILED for event in found if event.self_device_time_total}
-    return {name[:80]: round(us, 2) for name, us in sorted(split.items(), key=lambda item: -item[1])}
+def busiest(events: Sequence[Any], of_gpu: bool) -> list[tuple[str, float, int]]:
+    """Names, microseconds and numbers in a call of a profile's kernels, or of the operators that launch them."""
+    kind = torch.autograd.DeviceType.CUDA if of_gpu else torch.autograd.DeviceType.CPU
+    chosen = [(event.key, event.self_device_time_total / PROFILED, event.count // PROFILED) for event in events
+              if event.device_type == kind and event.self_device_time_total]
+    return sorted(chosen, key=lambda row: -row[1])
+
+
+def kernels(call: Call, device: torch.device) -> dict[str, float]:
+    """Microseconds of a call by kernel, longest first; nothing without a GPU."""
+    return {name[:80]: round(us, 2) for name, us, _ in busiest(profile(call, device).key_averages(), of_gpu=True)}
 
 
 def free() -> None:

@@ -17,6 +17,7 @@ NAMES = ('flatten_pvt_tiny', 'flatten_swin_tiny', 'biformer_tiny', 'van_b1', 'ra
 DRY = ('van_b1',)  # the models of a dry run
 PASSES = ('forward', 'training step')
 BATCH, SIZE = 128, 224
+TOP = 15  # rows of a profile
 
 
 def main() -> None:
@@ -42,7 +43,8 @@ def calls(part: Part, name: str, title: str, modes: dict[str, str], compiled: bo
     """A pass of the model by the name of each mode."""
     model, images, labels = setting(part, name)
     model.train(title != PASSES[0])
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=not part.dry)
+    on_gpu = not part.dry
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=on_gpu, capturable=on_gpu)
     found = {}
     for key, mode in modes.items():
         function = model
@@ -75,11 +77,10 @@ def step(function: Callable, mode: str, images: Tensor, labels: Tensor, optimize
 def rows(part: Part, name: str, modes: dict[str, str], compiled: bool = False) -> None:
     """A line a pass and mode."""
     for title in PASSES:
-        for mode, found in measure.times(
-                calls(part, name, title, modes, compiled), part.device, graphs=False).items():
-            ms = found.get('ms')
+        for mode, found in measure.times(calls(part, name, title, modes, compiled), part.device).items():
+            period = found.get('ms') and max(found['ms'], found['host_ms'])
             part.line(name, model=name, **{'pass': title}, mode=mode, batch=BATCH,
-                      images_per_second=ms and round(1e3 * BATCH / ms), **found)
+                      images_per_second=period and round(1e3 * BATCH / period), **found)
         measure.free()
 
 
@@ -89,9 +90,11 @@ def top(part: Part, name: str) -> dict:
     for title in PASSES:
         call = calls(part, name, title, {'auto': 'auto'})['auto']
         events = measure.profile(call, part.device).key_averages()
-        key = 'self_cpu_time_total' if part.dry else 'self_device_time_total'
-        table = 'dry run' if part.dry else events.table(sort_by=key, row_limit=15, max_name_column_width=90)
-        part.text(f'{name}, {title}, kernels auto, {measure.PROFILED} times', table)
+        for kind, of_gpu in (('kernels', True), ('operators', False)):
+            rows = measure.busiest(events, of_gpu)
+            table = [f'{us:10.1f} us {count:5} x {key[:100]}' for key, us, count in rows[:TOP]]
+            total = f'{sum(us for _, us, _ in rows):10.1f} us in all' if rows else 'none on a GPU'
+            part.text(f'{name}, {title}, with our kernels: {kind}', '\n'.join([*table, total]))
         found[title] = 'aten::bmm' in {event.key for event in events}
         del call
         measure.free()

@@ -1,6 +1,7 @@
 """What the parts of the check have in common: arguments, the clock, and lines of JSON that outlive a kill."""
 import argparse
 import ctypes
+import gc
 import json
 import os
 import signal
@@ -38,6 +39,7 @@ class Part:
         self._left_out: list[str] = []
         self._done = {line['check'] for line in read_lines(self.path) if line.get('part') == name}
         _die_with_parent()
+        gc.freeze()  # what was imported is not searched at every capture of a graph, which collects garbage first
 
     @property
     def path(self) -> Path:

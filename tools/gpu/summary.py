@@ -132,7 +132,7 @@ def _op_table(ops: Sequence[Line], rate: float | None) -> list[str]:
     for line in ops:
         if 'provider' in line:
             rows.setdefault((line['op'], line['shape'], line['pass']), {})[line['provider']] = line
-    body, notes = [], {}
+    body = []
     for (op, shape, title), found in rows.items():
         kernel = found.get('triton', {})
         any_line = next(iter(found.values()))
@@ -140,17 +140,13 @@ def _op_table(ops: Sequence[Line], rate: float | None) -> list[str]:
         ratio = f'{1e3 * kernel["ms"] / floor:.1f}' if floor and kernel.get('ms') else ''
         body.append([f'{op} {shape}', title, *(_cell(found.get(name), 'ms') for name in PROVIDERS),
                      _cell(kernel, 'host_ms'), f'{floor:.0f}' if floor else '', ratio])
-        for name, line in found.items():
-            for key in ('reason', 'no_graph'):
-                if key in line:
-                    notes.setdefault(f'{name} {key.replace("_", " ")}: {line[key]}', []).append(f'{op} {shape}')
     if not body:
         return ['None were measured.']
     return [*_table(['op', 'pass', *PROVIDERS, 'host', 'floor', 'triton / floor'], body), '',
-            'Microseconds of the GPU by graph replay with cold caches; host: of the CPU, to launch the kernels. Those '
-            'behind an l are by launches. The floor is every input read and the output written once, as fast as a '
-            'copy; sdpa is another function of the same q, k and v, cudnn the bare convolution.',
-            *(f'* {text} ({", ".join(dict.fromkeys(where))})' for text, where in notes.items())]
+            'Microseconds of the GPU by graph replay with cold caches (l: by launches); host: of the CPU, to launch '
+            'them. The floor is every input read and the output written once, as fast as a copy; sdpa is another '
+            'function of the same q, k and v; cudnn is the bare convolution, of a copy where x is a slice.',
+            *_notes(ops, 'provider', 'op')]
 
 
 def _cell(line: Line | None, key: str) -> str:
@@ -162,8 +158,7 @@ def _cell(line: Line | None, key: str) -> str:
 
 def _kernel_table(ops: Sequence[Line]) -> list[str]:
     body = [[f'{line["op"]} {line["shape"]}', ', '.join(
-        f'{name} {us:.1f}' for name, us in list(line['kernels'].items())[:8] if us is not None)]
-        for line in ops if line.get('kernels')]
+        f'{name} {us:.1f}' for name, us in list(line['kernels'].items())[:8])] for line in ops if line.get('kernels')]
     return _table(['op', 'microseconds of forward and backward by kernel, longest first'], body) if body else ['None.']
 
 
@@ -181,14 +176,26 @@ def _model_table(models: Sequence[Line]) -> list[str]:
     if not body:
         return ['None were measured.']
     return [*_table(['model', 'pass', *MODES, 'host', 'images/s, auto'], body), '',
-            'Milliseconds of the GPU for a batch; host: of the CPU to launch it, in the same order. Which kernels take '
-            'them is in profile.txt.']
+            'Milliseconds of the GPU for a batch by graph replay (l: by launches); host: of the CPU to launch it, in '
+            'the same order. Images/s are of the longer of the two. Which kernels take them is in profile.txt.',
+            *_notes(models, 'mode', 'model')]
 
 
 def _ms(line: Line | None) -> str:
     if line is None or line.get('ms') is None:
         return 'failed' if line and 'reason' in line else ''
-    return f'{line["ms"]:.2f}'
+    return f'{line["ms"]:.2f}' + (' l' if line['how'] == 'launches' else '')
+
+
+def _notes(lines: Iterable[Line], who: str, where: str) -> list[str]:
+    """Why something has no time, or none by graph replay."""
+    notes: dict[str, list[str]] = {}
+    for line in lines:
+        place = f'{line.get(where)} {line.get("shape", "")}'.strip()
+        for key, text in (('reason', 'failed'), ('no_graph', 'has no graph')):
+            if key in line:
+                notes.setdefault(f'{line[who]} {text}: {line[key]}', []).append(place)
+    return [f'* {text} ({", ".join(dict.fromkeys(places))})' for text, places in notes.items()]
 
 
 def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
