@@ -39,6 +39,7 @@ from gpu.part import DEVICE_LOST  # noqa: E402
 GRACE = 4  # seconds that a part gets beyond its limit, in which it can end by itself
 RESERVE = 3  # seconds for what comes after the last part
 RESTARTS = 5  # of a part that lost the GPU
+PATIENCE = 5  # times its limit is what a part gets in a dry run: other tests may keep the machine busy
 
 
 class Part(NamedTuple):
@@ -141,7 +142,8 @@ class Run:
 
     def _part(self, part: Part) -> None:
         """Run a part to its end or its limit, and again where the GPU was lost: what was checked is not repeated."""
-        end = time.monotonic() + min(part.limit, self.left())
+        limit = part.limit * PATIENCE if self.args.dry_run else part.limit
+        end = time.monotonic() + min(limit, self.left())
         for _ in range(RESTARTS):
             code = self._process(part, end)
             if code != DEVICE_LOST or end - time.monotonic() < part.least / 2:

@@ -15,6 +15,22 @@ pytest.importorskip('triton', reason='a kernel runs in its interpreter')
 ROOT = Path(__file__).resolve().parents[2]
 TOOL = ROOT / 'tools' / 'gpu_check.py'
 
+# A part that loses the GPU in its first check.
+LOSING = f'''
+import runpy, sys
+sys.argv[0] = {str(TOOL)!r}
+tool = runpy.run_path(sys.argv[0])
+code = """
+import sys
+from gpu import part
+losing = part.Part('losing')
+part._lost, losing.dry = (lambda: True), False
+losing.check('first', lambda: 1 / 0)
+losing.check('second', lambda: dict(ok=True))
+losing.close()
+"""
+sys.exit(tool['main'](sys.argv[1:], [tool['Part']('losing', 20, 0, command=['-c', code])]))
+'''
 # A plan of two parts, of which the first writes lines, starts a process and does not end. A program: it gets signals.
 HANGING = f'''
 import runpy, sys
@@ -29,7 +45,7 @@ child = subprocess.Popen(['sleep', '600'])
 part.check('second', lambda: dict(ok=True, child=child.pid))
 time.sleep(600)
 """
-plan = [tool['Part']('hanging', 1.5, 0, command=['-c', code]), tool['Part']('sanitizer', 20, 0)]
+plan = [tool['Part']('hanging', 0.3, 0, command=['-c', code]), tool['Part']('sanitizer', 20, 0)]
 tool['main'].__globals__['GRACE'] = 0.5
 sys.exit(tool['main'](sys.argv[1:], plan))
 '''
@@ -119,6 +135,14 @@ def test_the_table_answers_what_was_asked(tmp_path, monkeypatch):
             '* sdpa failed: no memory (identity s1@224)'):
         assert line in text.splitlines(), f'{line}\n\n{text}'
     assert summary.failures(tmp_path) == [failed]
+
+
+def test_a_part_that_lost_the_gpu_goes_on_in_another_process(tmp_path):
+    run = start(tmp_path, program=('-c', LOSING))
+    text, _ = run.communicate()
+    assert run.returncode == 1 and '1 checks passed, 1 failed' in text
+    assert [(line['check'], line.get('error')) for line in lines(tmp_path)] == [
+        ('first', 'ZeroDivisionError: division by zero'), ('second', None), ('part', None)]
 
 
 @pytest.mark.parametrize('number', [None, signal.SIGTERM, signal.SIGINT])

@@ -63,7 +63,8 @@ def prepare(part: Part, case: Case, seed: int = 0) -> tuple[dict[str, Tensor], T
 def against_float64(part: Part, case: Case) -> dict:
     """Output and all gradients of the kernels, within bounds."""
     inputs, grad = prepare(part, case)
-    results = oracle.run(case, inputs, grad)
+    with oracle.poisoned():
+        results = oracle.run(case, inputs, grad)
     if part.spoil == f'float64 {case}':
         results['out'] = results['out'] * 1.02
     found = oracle.verdict(oracle.errors(case, inputs, results, grad), part.dtype)
