@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 pytest.importorskip('triton', reason='a kernel runs in its interpreter')
 
@@ -90,6 +92,23 @@ def test_a_dry_run_goes_through_every_part(tmp_path):
         'triton', 'eager', 'compile', 'sdpa', 'sdpa mask', 'cudnn'}
     summary = (tmp_path / 'summary.md').read_text()
     assert text.strip() == summary.strip() and '0 failed' in summary and 'Does focus pay at stage 3?' in summary
+
+
+def test_every_call_at_a_real_shape_gets_a_kernel(monkeypatch):
+    """Those that are timed, those that are checked in small batches, and the large ones; a 7 x 7 has no kernel."""
+    monkeypatch.syspath_prepend(ROOT / 'tools')
+    from gpu import cases, correctness, extremes
+
+    timed = [case for shape in cases.shapes(dry=False) for case in cases.at(shape)]
+    assert len({str(case) for case in timed}) == len(timed) == 9 * 11
+    others = [*correctness.small(False), *extremes.grids(False).values(), *extremes.large(False).values()]
+    with FakeTensorMode():
+        for case in timed + others:
+            choice = case.choose(cases.make_inputs(case, torch.bfloat16, torch.device('cuda')), 'force')
+            assert (choice.backend == 'triton') is (case.op != 'dw7 dilated'), f'{case}: {choice.reason}'
+    for case in extremes.large(False).values():
+        first = next(iter(case.build(lambda *shape: torch.empty(shape, device='meta')).values()))
+        assert first.numel() > 2 ** 31, case
 
 
 def test_a_wrong_result_fails_the_run(tmp_path):

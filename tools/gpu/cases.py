@@ -121,11 +121,10 @@ KERNELS = ('focus', 'focus swin', 'rala', 'mala', 'routed', 'dw5 gated', 'dw3 ge
 
 def make_inputs(case: Case, dtype: torch.dtype, device: torch.device, seed: int = 0) -> dict[str, Tensor]:
     """Inputs of a case, leaves with the strides that the models give them; all that can wants a gradient."""
-    generator = torch.Generator(device).manual_seed(seed)
-
     def make(*sizes: int) -> Tensor:
-        return torch.randn(*sizes, generator=generator, device=device, dtype=dtype)
+        return torch.randn(*sizes, device=device, dtype=dtype)
 
+    torch.manual_seed(seed)
     with torch.no_grad():
         inputs = case.build(make)
     return {

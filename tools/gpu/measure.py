@@ -114,7 +114,8 @@ def busiest(events: Sequence[Any], of_gpu: bool) -> list[tuple[str, float, int]]
     """Names, microseconds and numbers in a call of a profile's kernels, or of the operators that launch them."""
     kind = torch.autograd.DeviceType.CUDA if of_gpu else torch.autograd.DeviceType.CPU
     chosen = [(event.key, event.self_device_time_total / PROFILED, event.count // PROFILED) for event in events
-              if event.device_type == kind and event.self_device_time_total]
+              if event.device_type == kind and event.self_device_time_total and not event.is_user_annotation
+              and event.key != 'Activity Buffer Request']  # of the profiler itself
     return sorted(chosen, key=lambda row: -row[1])
 
 
