@@ -102,7 +102,7 @@ class Part:
         if fields is not None:
             self.line(name, **fields, seconds=round(time.monotonic() - begin, 2))
         self._done.add(name)
-        if fields is not None and fields.get('error') and not self.dry and _lost():
+        if fields is not None and fields.get('error') and not self.dry and lost():
             print(f'{self.name}: the GPU is lost to this process', flush=True)
             sys.exit(DEVICE_LOST)
 
@@ -131,7 +131,7 @@ def _die_with_parent() -> None:
         pass  # another system
 
 
-def _lost() -> bool:
+def lost() -> bool:
     """Whether CUDA reports an error for whatever is asked, as after an illegal access."""
     import torch
     try:

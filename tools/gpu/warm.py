@@ -4,6 +4,7 @@ What Triton compiles depends on sizes and strides (whether they are 1, or divisi
 model's blocks and the samples of the largest tensors are reduced. Errors are for the parts that check: here they are
 noted.
 """
+import sys
 from collections.abc import Callable
 from functools import partial
 
@@ -11,7 +12,7 @@ import torch
 
 from . import cases, compile, correctness, extremes, measure, models, oracle, pool
 from .cases import KERNELS, Case
-from .part import Part
+from .part import DEVICE_LOST, Part, lost
 
 
 def main() -> None:
@@ -26,6 +27,8 @@ def main() -> None:
                 torch.cuda.synchronize()
         except Exception as e:
             part.line(name, problem=f'{type(e).__name__}: {" ".join(str(e).split())}'[:300])
+            if not part.dry and lost():
+                sys.exit(DEVICE_LOST)
         measure.free()
 
 
