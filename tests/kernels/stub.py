@@ -205,38 +205,45 @@ def gradients(out: Tensor) -> dict[Tensor, Tensor]:
     """Gradients of all leaves of a number, without autograd's engine: that one asks the GPU for streams."""
     waits, order = Counter(), [out.grad_fn]
     for node in order:
-        for following, _ in node.next_functions:
-            if following is not None:
-                order += [] if following in waits else [following]
-                waits[following] += 1
+        for following, _ in _edges(node):
+            order += [] if following in waits else [following]
+            waits[following] += 1
     received = defaultdict(dict, {out.grad_fn: {0: torch.ones_like(out)}})
     leaves, ready = {}, [out.grad_fn]
     while ready:
         node = ready.pop()
         grads = received.pop(node, {})
-        for (following, place), grad in _edges(node, grads):
+        if hasattr(node, 'variable') and grads:
+            leaves[node.variable] = grads[0]
+        for (following, place), grad in zip(_edges(node), _applied(node, grads)):
             if grad is not None:
                 inputs = received[following]
                 inputs[place] = inputs[place] + grad if place in inputs else grad
             waits[following] -= 1
             if not waits[following]:
                 ready.append(following)
-        if hasattr(node, 'variable') and grads:
-            leaves[node.variable] = grads[0]
     return leaves
 
 
+def _edges(node) -> list[tuple[Any, int]]:
+    return [edge for edge in node.next_functions if edge[0] is not None]
+
+
 @torch.no_grad()
-def _edges(node, grads: dict[int, Tensor]) -> list[tuple[tuple[Any, int], Tensor | None]]:
-    """Where a node's gradients go."""
-    edges = [edge for edge in node.next_functions if edge[0] is not None]
+def _applied(node, grads: dict[int, Tensor]) -> list[Tensor | None]:
+    """What a node sends along its edges, in the shapes and dtypes that are expected there."""
+    edges = _edges(node)
     if not edges or not grads:
-        return [(edge, None) for edge in edges]
+        return [None] * len(edges)
     given = [grads.get(i) for i in range(len(node._input_metadata))]
     if isinstance(node, torch.autograd.function.BackwardCFunction):  # it has no edges for what is no tensor
-        found = node.apply(*given)
-        found = [grad for grad, needed in zip(found, node.needs_input_grad) if needed]
-        return list(zip(edges, found))
-    found = node(*given)
-    found = found if isinstance(found, tuple) else (found,)
-    return [(edge, grad) for edge, grad in zip(node.next_functions, found) if edge[0] is not None]
+        found = [grad for grad, needed in zip(node.apply(*given), node.needs_input_grad) if needed]
+    else:
+        found = node(*given)
+        found = found if isinstance(found, tuple) else (found,)
+        found = [grad for grad, edge in zip(found, node.next_functions) if edge[0] is not None]
+    for i, ((following, place), grad) in enumerate(zip(edges, found)):
+        if grad is not None:
+            expected = following._input_metadata[place]
+            found[i] = (grad if grad.shape == expected.shape else grad.sum_to_size(expected.shape)).to(expected.dtype)
+    return found
