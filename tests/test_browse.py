@@ -82,7 +82,7 @@ def test_info_of_a_pyramid(capsys):
 
 
 def test_info_of_kernels_on_a_gpu_that_is_not_there(monkeypatch):
-    monkeypatch.setattr(dispatch, 'unavailable', lambda: '')
+    monkeypatch.setattr(dispatch, 'unavailable', lambda index: '')
     ops = browse.describe('biformer_tiny', 'cuda')['kernels']['ops']
     routed = {(op['backend'], op['reason']): op['calls'] for op in ops if op['op'] == 'routed_attention'}
     assert routed == {

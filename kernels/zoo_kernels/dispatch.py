@@ -77,21 +77,21 @@ def explain(op: Callable, *args: Any, **kwargs: Any) -> Choice:
 
 
 @torch.compiler.assume_constant_result
-def unavailable() -> str:
-    """Why this process cannot run Triton kernels on CUDA; empty when it can."""
-    return _probe()
+def unavailable(index: int | None = None) -> str:
+    """Why this process cannot run Triton kernels on CUDA device ``index`` (None: on any); empty when it can."""
+    return _probe(index)
 
 
 @functools.cache
-def _probe() -> str:
+def _probe(index: int | None) -> str:
     try:
         import triton  # noqa: F401
     except ImportError:
         return 'triton is not installed'
     if torch.version.hip:
         return 'the kernels are proven on NVIDIA GPUs only'
-    if torch.cuda.is_available() and torch.cuda.get_device_capability() < (8, 0):
-        return 'the GPU is older than compute capability 8.0'
+    if index is not None and torch.cuda.is_available() and torch.cuda.get_device_capability(index) < (8, 0):
+        return f'the GPU (cuda:{index}) is older than compute capability 8.0'
     return ''
 
 
@@ -110,8 +110,8 @@ def in_place() -> bool:
 
 
 def choose(
-        op: str, x: Tensor, limit: str = '', tokens: int = SMALL,
-        dtypes: tuple[torch.dtype, ...] = HALF) -> Choice:
+        op: str, x: Tensor, limit: str = '', tokens: int = SMALL, dtypes: tuple[torch.dtype, ...] = HALF,
+        empty: bool = False) -> Choice:
     """Decide for a call.
 
     Args:
@@ -121,11 +121,12 @@ def choose(
         tokens: In the batch; fewer than SMALL do not pay, which ``force`` ignores. Compared last, so that no exported
             graph is tied to it.
         dtypes: Of x, that the kernel takes.
+        empty: An input has no elements: there is nothing to launch, whatever the mode is.
 
     Raises:
         RuntimeError: The mode is ``force`` and the kernel cannot run.
     """
-    return noted(op, _decide(op, x, limit, tokens, dtypes))
+    return noted(op, Choice('torch', 'an input is empty') if empty else _decide(op, x, limit, tokens, dtypes))
 
 
 def _decide(op: str, x: Tensor, limit: str, tokens: int, dtypes: tuple[torch.dtype, ...]) -> Choice:
@@ -137,7 +138,7 @@ def _decide(op: str, x: Tensor, limit: str, tokens: int, dtypes: tuple[torch.dty
         limit = f'{x.dtype} is not one of {", ".join(str(dtype) for dtype in dtypes)}'
     elif not x.is_cuda and not (INTERPRETING and x.device.type == 'cpu'):
         limit = f'the input is on {x.device.type}; the kernels need CUDA'
-    limit = limit or unavailable()
+    limit = limit or unavailable(x.device.index if x.is_cuda else None)
     if _mode == 'force':
         if limit:
             raise RuntimeError(f'{op}: ZOO_KERNELS=force, but {limit}')

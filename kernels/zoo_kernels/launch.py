@@ -4,6 +4,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+MAX_PROGRAMS = 2 ** 31 - 1  # on the first axis of a grid
+
 
 class Shipped(NamedTuple):
     """A kernel with one of its shipped configurations: what an ahead-of-time compilation needs.
@@ -20,12 +22,19 @@ class Shipped(NamedTuple):
     maxnreg: int | None = None
 
 
-def architecture(x: Tensor) -> int:
-    """Compute capability of a tensor's GPU as 80, 90, ...; 90 for tensors without one (interpreter)."""
-    if not x.is_cuda:
-        return 90
-    major, minor = torch.cuda.get_device_capability(x.device)
-    return 10 * major + minor
+def launch(kernel: Any, programs: int, x: Tensor, *args: Any, **options: Any) -> None:
+    """Start ``programs`` programs of a Triton kernel, on the device of ``x`` and on its current stream.
+
+    Triton by itself takes the current device, whatever device the pointers belong to. All programs are on the first
+    axis of the grid: the others end at 65,535.
+    """
+    with torch.cuda.device_of(x):
+        kernel[(programs,)](*args, **options)
+
+
+def program_limit(programs: int) -> str:
+    """Why a kernel cannot run as that many programs; empty when it can."""
+    return '' if programs <= MAX_PROGRAMS else f'it would take {programs} programs; a launch has at most {MAX_PROGRAMS}'
 
 
 def pow2(n: int, least: int = 16) -> int:

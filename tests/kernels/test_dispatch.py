@@ -1,7 +1,18 @@
 """What the choice of a backend asks of torch."""
+import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 
-from zoo_kernels import agent_attention, linear_attention, record, use
+from zoo_kernels import (
+    agent_attention,
+    depthwise_conv,
+    dispatch,
+    explain,
+    linear_attention,
+    record,
+    routed_attention,
+    use,
+)
 from zoo_kernels.dispatch import exporting
 
 
@@ -32,3 +43,49 @@ def test_a_record_tells_what_ran():
     assert [op for op, _ in calls] == ['linear_attention', 'linear_attention', 'agent_attention']
     assert [choice.backend for _, choice in calls] == ['torch'] * 3
     assert calls[1][1].reason == 'ZOO_KERNELS=off' and 'no kernel of ours' in calls[2][1].reason
+
+
+@pytest.fixture
+def two_gpus(monkeypatch):
+    """A new GPU, which is the current one, and an old one."""
+    pytest.importorskip('triton')
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda index=0: [(9, 0), (7, 5)][index])
+    dispatch._probe.cache_clear()
+    yield
+    dispatch._probe.cache_clear()
+
+
+def test_the_inputs_device_is_asked(two_gpus):
+    with FakeTensorMode():
+        new, old = (torch.empty(2, 1024, 2, 32, device=device, dtype=torch.bfloat16) for device in ('cuda:0', 'cuda:1'))
+        assert explain(linear_attention, new, new, new) == ('triton', 'a kernel takes it')
+        assert explain(linear_attention, old, old, old) == (
+            'torch', 'the GPU (cuda:1) is older than compute capability 8.0')
+        assert explain(linear_attention, new, new, new).backend == 'triton'
+
+
+def test_more_programs_than_a_launch_takes(two_gpus):
+    with FakeTensorMode():
+        one = torch.empty(1, device='cuda:0', dtype=torch.bfloat16)
+        choices = [
+            explain(linear_attention, *[one.expand(2 ** 20, 2, 2 ** 11, 1)] * 3),
+            explain(
+                routed_attention, *[one.expand(2 ** 20, 2, 2, 2 ** 9, 1)] * 3,
+                torch.empty(1, device='cuda:0', dtype=torch.int64).expand(2 ** 20, 4, 1), (2, 2)),
+            explain(depthwise_conv, one.expand(2 ** 20, 2 ** 11, 1, 1), one.expand(1, 1, 3, 3))]
+    for choice in choices:
+        assert choice == (
+            'torch', 'it would take 2147483648 programs; a launch has at most 2147483647')
+
+
+def test_what_is_written_may_span_more_than_what_is_read(two_gpus):
+    with FakeTensorMode():
+        one = torch.empty(1, device='cuda:0', dtype=torch.bfloat16)
+        maps = [one.expand(1, 2 ** 12, 2 ** 12, 2, 64)] * 3
+        routes = torch.empty(1, 4, 1, device='cuda:0', dtype=torch.int64)
+        assert explain(routed_attention, *maps, routes, (2, 2)) == (
+            'torch', 'a sample spans more than 2 ** 31 elements')
+        x = torch.empty(128, device='cuda:0', dtype=torch.bfloat16).expand(1, 2 ** 12, 2 ** 12, 128)
+        assert explain(depthwise_conv, x, torch.empty(128, 1, 3, 3, device='cuda:0', dtype=torch.bfloat16)) == (
+            'torch', 'an image of the result spans more than 2 ** 31 elements')

@@ -172,7 +172,7 @@ def on_fake_cuda(dim=32, value_dim=32, size=(56, 56), dtype=torch.float16, regio
 @pytest.fixture
 def able(monkeypatch):
     """As if this process had a GPU and triton."""
-    monkeypatch.setattr(dispatch, 'unavailable', lambda: '')
+    monkeypatch.setattr(dispatch, 'unavailable', lambda index: '')
 
 
 def test_explains_itself(able):

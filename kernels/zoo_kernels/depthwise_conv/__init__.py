@@ -3,9 +3,11 @@ import torch
 from torch import Tensor
 
 from ..dispatch import HALF, Choice, choose, exporting
+from ..launch import program_limit
 from . import reference
 
 DTYPES = (*HALF, torch.float32)
+COLUMNS, CHANNELS = 8, 32  # that a program takes of a row, at least
 SIZES = (3, 5)  # of the kernels that Triton has; a larger one is bound by arithmetic, which the library is as good at
 
 
@@ -86,7 +88,10 @@ def _limit(x: Tensor, weight: Tensor, dilation: int, **maps: Tensor | None) -> s
             return f'{name} has {t.shape[-1]} channels'
         if sum(stride * (n - 1) for n, stride in zip(t.shape[1:], t.stride()[1:])) >= 2 ** 31:
             return f'an image of {name} spans more than 2 ** 31 elements'
-    return ''
+    batch, height, width, channels = x.shape
+    if height * width * channels >= 2 ** 31:  # the result is contiguous, however little memory an expanded x spans
+        return 'an image of the result spans more than 2 ** 31 elements'
+    return program_limit(batch * height * -(-width // COLUMNS) * -(-channels // CHANNELS))
 
 
 def _choose(
@@ -104,9 +109,11 @@ def _choose_level(x: Tensor, weight: Tensor, gate: Tensor, total: Tensor | None 
 def _decide(op: str, x: Tensor, weight: Tensor, dilation: int, **maps: Tensor | None) -> Choice:
     if not weight.shape[-1] % 2:
         raise ValueError(f'a kernel is [C, 1, k, k] with an odd k; got {list(weight.shape)}')
-    # sizes are not compared under export: that would tie the graph to them
-    limit = '' if exporting() or x.dtype not in DTYPES else _limit(x, weight, dilation, **maps)
-    return choose(op, x, limit, tokens=x.shape[0] * x.shape[1] * x.shape[2], dtypes=DTYPES)
+    if exporting():  # a comparison of sizes would tie the graph to them
+        return choose(op, x, dtypes=DTYPES)
+    limit = '' if x.dtype not in DTYPES else _limit(x, weight, dilation, **maps)
+    return choose(
+        op, x, limit, tokens=x.shape[0] * x.shape[1] * x.shape[2], dtypes=DTYPES, empty=not x.numel())
 
 
 depthwise_conv.choose = _choose

@@ -4,6 +4,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..launch import launch
+
 STEPS = 4096  # pieces of a map below which every piece has its own program
 SUMS = 1024  # programs that the sums over a batch are split into, at most: the same on all GPUs, and so are the sums
 
@@ -22,10 +24,10 @@ class _Call:
         self.steps = batch * self.pieces
         self.constants = dict(K=size, **self.tile._asdict())
 
-    def split(self, each: int) -> tuple[tuple[int], tuple[int, ...]]:
-        """Grid for ``each`` steps a program, and the sizes that every kernel takes."""
+    def split(self, each: int) -> tuple[int, tuple[int, ...]]:
+        """Programs for ``each`` steps per program, and the sizes that every kernel takes."""
         _, height, width, channels = self.shape
-        return (self.strips * -(-self.steps // each),), (height, width, self.pieces, self.steps, each, channels)
+        return self.strips * -(-self.steps // each), (height, width, self.pieces, self.steps, each, channels)
 
     def epilogue(
             self, weight: Tensor, bias: Tensor | None, activation: str | None, residual: Tensor | None,
@@ -45,11 +47,10 @@ class _Call:
         pointers, strides, constants = self.epilogue(weight, bias, activation, residual, gate, level)
         out = self.x.new_empty(self.shape)
         results = (out.new_empty(self.shape), out) if level else (out,)
-        grid, sizes = self.split(max(1, min(8, self.steps * self.strips // STEPS)))
-        with torch.cuda.device_of(self.x):
-            forward[grid](
-                self.x, *pointers, results[0], out, *sizes, *self.x.stride()[:3], *strides, FLIP=flip, **constants,
-                **options('forward', constants['K'], constants['GATE']))
+        programs, sizes = self.split(max(1, min(8, self.steps * self.strips // STEPS)))
+        launch(
+            forward, programs, out, self.x, *pointers, results[0], out, *sizes, *self.x.stride()[:3], *strides,
+            FLIP=flip, **constants, **options('forward', constants['K'], constants['GATE']))
         return results
 
     def backward(self, grad, level_grad, weight, bias, activation, residual, gate) -> tuple[Tensor, Tensor]:
@@ -63,12 +64,11 @@ class _Call:
             dgate = self.x.new_empty(self.shape)
         elif constants['GATE'] == 'pixel':
             dgate = self.x.new_empty(self.blocks, *self.shape[:3], 1, dtype=torch.float32)
-        grid, sizes = self.split(max(1, min(8, self.steps * self.strips // STEPS)))
-        with torch.cuda.device_of(self.x):
-            backward_epilogue[grid](
-                grad, level_grad, self.x, *pointers, dconv, dgate, *sizes, dconv.numel() // self.shape[-1],
-                *grad.stride()[:3], *level_grad.stride()[:3], *self.x.stride()[:3], *strides, **constants,
-                **options('backward_epilogue', constants['K'], constants['GATE']))
+        programs, sizes = self.split(max(1, min(8, self.steps * self.strips // STEPS)))
+        launch(
+            backward_epilogue, programs, dconv, grad, level_grad, self.x, *pointers, dconv, dgate, *sizes,
+            dconv.numel() // self.shape[-1], *grad.stride()[:3], *level_grad.stride()[:3], *self.x.stride()[:3],
+            *strides, **constants, **options('backward_epilogue', constants['K'], constants['GATE']))
         return dconv, dgate.sum(0).to(gate.dtype) if constants['GATE'] == 'pixel' else dgate
 
     def weight(self, grad: Tensor) -> tuple[Tensor, Tensor]:
@@ -76,18 +76,19 @@ class _Call:
         from .kernels import backward_weight, options
         grad, size = _packed(grad), self.constants['K']
         # at least four steps a program: what it writes is less than it reads
-        grid, sizes = self.split(max(4, -(-self.steps * self.strips // SUMS)))
-        sums = self.x.new_empty(grid[0] // self.blocks, size * size + 1, self.shape[-1], dtype=torch.float32)
-        with torch.cuda.device_of(self.x):
-            backward_weight[grid](
-                self.x, grad, sums, *sizes, *self.x.stride()[:3], *grad.stride()[:3], **self.constants,
-                **options('backward_weight', size))
+        programs, sizes = self.split(max(4, -(-self.steps * self.strips // SUMS)))
+        sums = self.x.new_empty(programs // self.blocks, size * size + 1, self.shape[-1], dtype=torch.float32)
+        launch(
+            backward_weight, programs, sums, self.x, grad, sums, *sizes, *self.x.stride()[:3], *grad.stride()[:3],
+            **self.constants, **options('backward_weight', size))
         sums = sums.sum(0)
         return sums[:-1].t().contiguous().view(-1, 1, size, size), sums[-1].clone()
 
 
 def _packed(x: Tensor) -> Tensor:
-    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
+    """``[B, H, W, C]`` as kernels step through it: neighbouring channels, and 32-bit offsets within an image."""
+    span = sum(stride * (n - 1) for n, stride in zip(x.shape[1:], x.stride()[1:]))
+    return x if (x.stride(-1) == 1 or x.shape[-1] == 1) and span < 2 ** 31 else x.contiguous()
 
 
 @torch.library.custom_op('zoo_kernels::depthwise_conv', mutates_args=())

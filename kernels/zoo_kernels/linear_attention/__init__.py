@@ -1,11 +1,13 @@
 """Linear attention: O(N) token mixing through a [D, E] summary of keys and values."""
 from torch import Tensor
 
-from ..dispatch import Choice, choose
+from ..dispatch import Choice, choose, exporting
+from ..launch import program_limit
 from . import reference
 from .reference import FEATURES, OUTPUTS
 
 MAX_DIM = 128  # of a head: its summary has to fit into the registers of a block
+ROWS = 16  # that a program takes, at least
 
 
 def linear_attention(
@@ -75,14 +77,21 @@ def _choose(
         raise ValueError("feature='focus' and focus_scale come together")
     if rope is not None and tuple(rope.shape) != (2, q.shape[1], q.shape[3] // 2):
         raise ValueError(f'rope is [2, N, D / 2]; got {list(rope.shape)} for queries {list(q.shape)}')
-    limit = ''
-    if max(q.shape[3], v.shape[3]) > MAX_DIM:
-        limit = f'heads are wider than {MAX_DIM}'
-    elif feature == 'norm_aware' and max(q.shape[3], v.shape[3]) > MAX_DIM // 2:
-        limit = f'heads are wider than {MAX_DIM // 2}, with two parts'
-    elif not q.dtype == k.dtype == v.dtype:
-        limit = 'q, k and v differ in dtype'
-    return choose('linear_attention', v, limit, tokens=q.shape[0] * q.shape[1])
+    if exporting():  # a comparison of sizes would tie the graph to them
+        return choose('linear_attention', v)
+    return choose(
+        'linear_attention', v, _limit(q, k, v, feature), tokens=q.shape[0] * q.shape[1],
+        empty=not (q.numel() and v.numel()))
+
+
+def _limit(q: Tensor, k: Tensor, v: Tensor, feature: str) -> str:
+    parts = 2 if feature == 'norm_aware' else 1
+    widest = MAX_DIM // parts
+    if max(q.shape[3], v.shape[3]) > widest:
+        return f'heads are wider than {widest}' + (', with two parts' if parts == 2 else '')
+    if not q.dtype == k.dtype == v.dtype:
+        return 'q, k and v differ in dtype'
+    return program_limit(q.shape[0] * q.shape[2] * max(parts, -(-max(q.shape[1], k.shape[1]) // ROWS)))
 
 
 linear_attention.choose = _choose

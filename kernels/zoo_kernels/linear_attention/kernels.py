@@ -51,29 +51,29 @@ TWO_PARTS = {
 @triton.jit
 def accumulate(
         x_ptr, y_ptr, scale_ptr, rope_ptr, weight_ptr, state_ptr, stride_xb, stride_xn, stride_xh, stride_yb,
-        stride_yn, stride_yh, count, heads, split, eps, factor, FEATURE: tl.constexpr, POWER: tl.constexpr,
-        PARTS: tl.constexpr, ROPE: tl.constexpr, WEIGHTS: tl.constexpr, BF16: tl.constexpr, D: tl.constexpr,
-        E: tl.constexpr, BD: tl.constexpr, BE: tl.constexpr, BN: tl.constexpr):
+        stride_yn, stride_yh, count, heads, lanes, splits, split, eps, factor, FEATURE: tl.constexpr,
+        POWER: tl.constexpr, PARTS: tl.constexpr, ROPE: tl.constexpr, WEIGHTS: tl.constexpr, BF16: tl.constexpr,
+        D: tl.constexpr, E: tl.constexpr, BD: tl.constexpr, BE: tl.constexpr, BN: tl.constexpr):
     """States ``[splits, B * H * PARTS, D * E + D + E]`` of x ``[B, count, H, D]`` and y ``[B, count, H, E]``.
 
     WEIGHTS 0: none; 1: ``[B * H, count]`` of the features; 3: three of these, for matrix, vector and sum. ``factor``
-    multiplies all. Grid: (splits, B * H * PARTS); a split has ``split`` rows.
+    multiplies all. Grid: lanes * splits, for B * H * PARTS lanes; a split has ``split`` rows.
     """
-    program = tl.program_id(1)
-    bh = program // PARTS
-    part = program % PARTS
+    lane, index = tl.program_id(0) // splits, tl.program_id(0) % splits
+    bh = lane // PARTS
+    part = lane % PARTS
     b, h = bh // heads, bh % heads
     sign = 1. - 2. * part
     x_ptr += b.to(tl.int64) * stride_xb
     y_ptr += b.to(tl.int64) * stride_yb + h * stride_yh
     weight_ptr += bh.to(tl.int64) * count
-    slab = (tl.num_programs(1) // PARTS).to(tl.int64) * count
+    slab = tl.cast(lanes // PARTS, tl.int64) * count
     matrix, vector = tl.zeros([BD, BE], tl.float32), tl.zeros([BD], tl.float32)
     total = tl.zeros([BE], tl.float32)
     inverse = vector
     if FEATURE == 'focus':
         inverse = inverse_scale(scale_ptr, h, D, BD)
-    first = tl.program_id(0) * split
+    first = index * split
     for start in range(first, tl.minimum(first + split, count), BN):
         rows = start + tl.arange(0, BN)
         x = load(x_ptr + h * stride_xh, rows, stride_xn, count, D, BD)
@@ -96,7 +96,7 @@ def accumulate(
         if ROPE:
             f = rotate(f, rope_ptr, rows, count, False, D, BD, BN)
         matrix += dot(tl.trans(f), y, BF16)
-    state_ptr += (tl.program_id(0) * tl.num_programs(1) + program).to(tl.int64) * (D * E + D + E)
+    state_ptr += (index * lanes + lane).to(tl.int64) * (D * E + D + E)
     d, e = tl.arange(0, BD), tl.arange(0, BE)
     tl.store(state_ptr + d[:, None] * E + e[None, :], matrix * factor, mask=(d < D)[:, None] & (e < E)[None, :])
     tl.store(state_ptr + D * E + d, vector * factor, mask=d < D)
@@ -124,15 +124,16 @@ def _product(
 
 @triton.jit
 def read(
-        q_ptr, out_ptr, scale_ptr, rope_ptr, state_ptr, stride_qb, stride_qn, stride_qh, count, heads, scale, eps,
-        FEATURE: tl.constexpr, OUTPUT: tl.constexpr, POWER: tl.constexpr, PARTS: tl.constexpr, ROPE: tl.constexpr,
-        BF16: tl.constexpr, D: tl.constexpr, E: tl.constexpr, BD: tl.constexpr, BE: tl.constexpr, BN: tl.constexpr):
-    """Result ``[B, count, H, E]`` of queries ``[B, count, H, D]``. Grid: (blocks of rows, B * H)."""
-    bh = tl.program_id(1)
+        q_ptr, out_ptr, scale_ptr, rope_ptr, state_ptr, stride_qb, stride_qn, stride_qh, count, heads, blocks, scale,
+        eps, FEATURE: tl.constexpr, OUTPUT: tl.constexpr, POWER: tl.constexpr, PARTS: tl.constexpr,
+        ROPE: tl.constexpr, BF16: tl.constexpr, D: tl.constexpr, E: tl.constexpr, BD: tl.constexpr, BE: tl.constexpr,
+        BN: tl.constexpr):
+    """Result ``[B, count, H, E]`` of queries ``[B, count, H, D]``. Grid: B * H * blocks of rows."""
+    bh = tl.program_id(0) // blocks
     b, h = bh // heads, bh % heads
     q_ptr += b.to(tl.int64) * stride_qb
     state_ptr += bh.to(tl.int64) * PARTS * (D * E + D + E)
-    rows = tl.program_id(0) * BN + tl.arange(0, BN)
+    rows = tl.program_id(0) % blocks * BN + tl.arange(0, BN)
     x, inverse, unit, gain = load_head(
         q_ptr, scale_ptr, rows, h, stride_qn, stride_qh, count, heads, eps, FEATURE, POWER, D, BD, BN)
     product, z = _product(
@@ -149,15 +150,16 @@ def read(
 @triton.jit
 def query_gradient(
         q_ptr, grad_ptr, dq_ptr, rows_ptr, scale_ptr, rope_ptr, state_ptr, stride_qb, stride_qn, stride_qh, stride_gb,
-        stride_gn, stride_gh, count, heads, scale, eps, FEATURE: tl.constexpr, OUTPUT: tl.constexpr,
+        stride_gn, stride_gh, count, heads, lanes, blocks, scale, eps, FEATURE: tl.constexpr, OUTPUT: tl.constexpr,
         POWER: tl.constexpr, PARTS: tl.constexpr, ROPE: tl.constexpr, BF16: tl.constexpr, D: tl.constexpr,
         E: tl.constexpr, BD: tl.constexpr, BE: tl.constexpr, BN: tl.constexpr):
-    """dq ``[B, count, H, D]``, and a, dz, c of all rows, ``[3, B * H, count]``. Grid: (blocks of rows, B * H)."""
-    bh = tl.program_id(1)
+    """dq ``[B, count, H, D]``, and a, dz, c of all rows, ``[3, B * H, count]``. Grid: lanes * blocks of rows, for
+    B * H lanes."""
+    bh = tl.program_id(0) // blocks
     b, h = bh // heads, bh % heads
     q_ptr += b.to(tl.int64) * stride_qb
     state_ptr += bh.to(tl.int64) * PARTS * (D * E + D + E)
-    rows = tl.program_id(0) * BN + tl.arange(0, BN)
+    rows = tl.program_id(0) % blocks * BN + tl.arange(0, BN)
     x, inverse, unit, gain = load_head(
         q_ptr, scale_ptr, rows, h, stride_qn, stride_qh, count, heads, eps, FEATURE, POWER, D, BD, BN)
     product, z = _product(
@@ -168,7 +170,7 @@ def query_gradient(
     dz = da * tl.sum(grad * product, 1)
     if OUTPUT == 'magnitude' or OUTPUT == 'inline':
         dz += dc * tl.sum(grad * load_vector(state_ptr + D * E + D, E, BE)[None, :], 1)
-    slab = tl.num_programs(1).to(tl.int64) * count
+    slab = tl.cast(lanes, tl.int64) * count
     rows_ptr += bh.to(tl.int64) * count + rows
     tl.store(rows_ptr, a, mask=rows < count)
     tl.store(rows_ptr + slab, dz, mask=rows < count)
@@ -187,15 +189,16 @@ def query_gradient(
 @triton.jit
 def key_gradient(
         k_ptr, v_ptr, dk_ptr, dv_ptr, dw_ptr, weight_ptr, scale_ptr, rope_ptr, state_ptr, stride_kb, stride_kn,
-        stride_kh, stride_vb, stride_vn, stride_vh, count, heads, eps, FEATURE: tl.constexpr, POWER: tl.constexpr,
-        PARTS: tl.constexpr, ROPE: tl.constexpr, WEIGHTS: tl.constexpr, BF16: tl.constexpr, D: tl.constexpr,
-        E: tl.constexpr, BD: tl.constexpr, BE: tl.constexpr, BN: tl.constexpr):
-    """dk ``[B, count, H, D]``, dv ``[B, count, H, E]`` and dw ``[B * H, count]`` from the gradient of the state."""
-    bh = tl.program_id(1)
+        stride_kh, stride_vb, stride_vn, stride_vh, count, heads, blocks, eps, FEATURE: tl.constexpr,
+        POWER: tl.constexpr, PARTS: tl.constexpr, ROPE: tl.constexpr, WEIGHTS: tl.constexpr, BF16: tl.constexpr,
+        D: tl.constexpr, E: tl.constexpr, BD: tl.constexpr, BE: tl.constexpr, BN: tl.constexpr):
+    """dk ``[B, count, H, D]``, dv ``[B, count, H, E]`` and dw ``[B * H, count]`` from the gradient of the state.
+    Grid: B * H * blocks of rows."""
+    bh = tl.program_id(0) // blocks
     b, h = bh // heads, bh % heads
     k_ptr += b.to(tl.int64) * stride_kb
     state_ptr += bh.to(tl.int64) * PARTS * (D * E + D + E)
-    rows = tl.program_id(0) * BN + tl.arange(0, BN)
+    rows = tl.program_id(0) % blocks * BN + tl.arange(0, BN)
     x, inverse, unit, gain = load_head(
         k_ptr, scale_ptr, rows, h, stride_kn, stride_kh, count, heads, eps, FEATURE, POWER, D, BD, BN)
     v = load(v_ptr + b.to(tl.int64) * stride_vb + h * stride_vh, rows, stride_vn, count, E, BE)
@@ -228,19 +231,19 @@ def key_gradient(
 
 @triton.jit
 def focus_gradient(
-        x_ptr, features_ptr, dx_ptr, scale_ptr, dscale_ptr, stride_xb, stride_xn, stride_xh, count, heads, eps,
+        x_ptr, features_ptr, dx_ptr, scale_ptr, dscale_ptr, stride_xb, stride_xn, stride_xh, count, heads, blocks, eps,
         POWER: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr):
     """From the gradient of focused features, ``[B, count, H, D]``, to that of x; for the scale a sum a block,
-    ``[B * blocks, H * D]``. Grid: (blocks of rows, B).
+    ``[B * blocks, H * D]``. Grid: B * blocks of rows.
 
     The former is float32: where all of a row is at most 0 it leaves the range of float16.
     """
-    b = tl.program_id(1)
+    b = tl.program_id(0) // blocks
     x_ptr += b.to(tl.int64) * stride_xb
     features_ptr += b.to(tl.int64) * count * heads * D
     dx_ptr += b.to(tl.int64) * count * heads * D
-    dscale_ptr += (b * tl.num_programs(0) + tl.program_id(0)).to(tl.int64) * heads * D
-    rows = tl.program_id(0) * BN + tl.arange(0, BN)
+    dscale_ptr += tl.program_id(0).to(tl.int64) * heads * D
+    rows = tl.program_id(0) % blocks * BN + tl.arange(0, BN)
     unit, gain = focus_scales(x_ptr, scale_ptr, rows, stride_xn, stride_xh, count, heads, eps, POWER, D, BD, BN)
     norm = unit * gain  # 1 / |(y / |y|)**p|
     along = tl.zeros([BN], tl.float32)  # of the gradient, in the direction of the feature

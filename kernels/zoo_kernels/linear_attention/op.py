@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from ..launch import launch
+
 PROGRAMS = 512  # that a pass over rows is split into at most: enough for any GPU, and the same sums on all of them
 LEAST = 128  # rows of a split
 
@@ -13,11 +15,16 @@ def apply(q: Tensor, k: Tensor, v: Tensor, **options) -> Tensor:
     return forward(q, k, v, *(options[name] for name in names))[0]
 
 
+def _steppable(x: Tensor) -> Tensor:
+    """``[B, N, H, D]`` as kernels step through it: neighbouring channels, and 32-bit offsets of heads."""
+    return x if x.stride(3) == 1 and x.stride(2) * x.shape[2] < 2 ** 31 else x.contiguous()
+
+
 class _Call:
     """Arguments of a call as the kernels want them."""
 
     def __init__(self, q, k, v, focus_scale, rope, key_weight, feature, output, scale, eps, power):
-        self.q, self.k, self.v = (t if t.stride(-1) == 1 else t.contiguous() for t in (q, k, v))
+        self.q, self.k, self.v = (_steppable(t) for t in (q, k, v))
         (self.batch, self.tokens, self.heads, self.d), self.keys, self.e = q.shape, k.shape[1], v.shape[3]
         self.bf16 = q.dtype == torch.bfloat16
         self.parts = 2 if feature == 'norm_aware' else 1
@@ -44,9 +51,10 @@ class _Call:
         split = -(-rows // (splits * sizes['BN'])) * sizes['BN']
         splits = -(-rows // split)
         state = x.new_empty(splits, lanes, self.d * self.e + self.d + self.e, dtype=torch.float32)
-        accumulate[splits, lanes](
-            x, y, self.focus_scale, self.rope, weight, state, *x.stride()[:3], *y.stride()[:3], rows, self.heads,
-            split, self.eps, factor, FEATURE=feature, WEIGHTS=weights, **sizes)
+        launch(
+            accumulate, splits * lanes, x, x, y, self.focus_scale, self.rope, weight, state, *x.stride()[:3],
+            *y.stride()[:3], rows, self.heads, lanes, splits, split, self.eps, factor, FEATURE=feature,
+            WEIGHTS=weights, **sizes)
         return state.sum(0) if splits > 1 else state[0]
 
     def summary(self) -> Tensor:
@@ -57,9 +65,11 @@ class _Call:
         from .kernels import read
         out = self.v.new_empty(self.batch, self.tokens, self.heads, self.e)
         sizes = self._sizes(read)
-        read[-(-self.tokens // sizes['BN']), self.batch * self.heads](
-            self.q, out, self.focus_scale, self.rope, state, *self.q.stride()[:3], self.tokens, self.heads,
-            self.scale, self.eps, FEATURE=self.query, OUTPUT=self.output, **sizes)
+        blocks = -(-self.tokens // sizes['BN'])
+        launch(
+            read, blocks * self.batch * self.heads, out, self.q, out, self.focus_scale, self.rope, state,
+            *self.q.stride()[:3], self.tokens, self.heads, blocks, self.scale, self.eps, FEATURE=self.query,
+            OUTPUT=self.output, **sizes)
         return out
 
     def gradient_of(self, x: Tensor) -> Tensor:
@@ -71,9 +81,11 @@ class _Call:
         dq = self.gradient_of(self.q)
         rows = grad.new_empty(3, self.batch * self.heads, self.tokens, dtype=torch.float32)
         sizes = self._sizes(query_gradient)
-        query_gradient[-(-self.tokens // sizes['BN']), self.batch * self.heads](
-            self.q, grad, dq, rows, self.focus_scale, self.rope, state, *self.q.stride()[:3], *grad.stride()[:3],
-            self.tokens, self.heads, self.scale, self.eps, FEATURE=self.query, OUTPUT=self.output, **sizes)
+        blocks = -(-self.tokens // sizes['BN'])
+        launch(
+            query_gradient, blocks * self.batch * self.heads, dq, self.q, grad, dq, rows, self.focus_scale, self.rope,
+            state, *self.q.stride()[:3], *grad.stride()[:3], self.tokens, self.heads, self.batch * self.heads, blocks,
+            self.scale, self.eps, FEATURE=self.query, OUTPUT=self.output, **sizes)
         return dq, rows
 
     def key_gradient(self, dstate: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -81,9 +93,11 @@ class _Call:
         dk, dv = self.gradient_of(self.k), self.v.new_empty(self.v.shape)
         dw = torch.empty_like(self.weight)
         sizes = self._sizes(key_gradient)
-        key_gradient[-(-self.keys // sizes['BN']), self.batch * self.heads](
-            self.k, self.v, dk, dv, dw, self.weight, self.focus_scale, self.rope, dstate, *self.k.stride()[:3],
-            *self.v.stride()[:3], self.keys, self.heads, self.eps, FEATURE=self.key, WEIGHTS=self.weighted, **sizes)
+        blocks = -(-self.keys // sizes['BN'])
+        launch(
+            key_gradient, blocks * self.batch * self.heads, dk, self.k, self.v, dk, dv, dw, self.weight,
+            self.focus_scale, self.rope, dstate, *self.k.stride()[:3], *self.v.stride()[:3], self.keys, self.heads,
+            blocks, self.eps, FEATURE=self.key, WEIGHTS=self.weighted, **sizes)
         return dk, dv, dw
 
     def focus_gradient(self, x: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -92,9 +106,9 @@ class _Call:
         sizes, options = settings('focus_gradient', self.bf16, 1, self.d, self.e)
         blocks, dx = -(-x.shape[1] // sizes['BN']), x.new_empty(x.shape)
         dscale = x.new_empty(blocks * self.batch, self.heads * self.d, dtype=torch.float32)
-        focus_gradient[blocks, self.batch](
-            x, features, dx, self.focus_scale, dscale, *x.stride()[:3], x.shape[1], self.heads, self.eps,
-            POWER=self.power, **sizes, **options)
+        launch(
+            focus_gradient, blocks * self.batch, dx, x, features, dx, self.focus_scale, dscale, *x.stride()[:3],
+            x.shape[1], self.heads, blocks, self.eps, POWER=self.power, **sizes, **options)
         return dx, dscale.sum(0)
 
 
@@ -122,7 +136,7 @@ def backward(
         power: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of q, k, v, focus_scale and key_weight; the last two are empty where there are none."""
     call = _Call(q, k, v, focus_scale, rope, key_weight, feature, output, scale, eps, power)
-    grad = grad if grad.stride(-1) == 1 else grad.contiguous()
+    grad = _steppable(grad)
     dq, rows = call.query_gradient(grad, state)
     dstate = call.accumulate(call.q, grad, call.query, rows, 3, 1 / call.keys)
     dk, dv, dw = call.key_gradient(dstate)

@@ -2,9 +2,11 @@
 from torch import Tensor
 
 from ..dispatch import Choice, choose, exporting
+from ..launch import program_limit
 from . import reference
 
 MAX_DIM = 128  # of a head: a tile of 64 wider ones spills
+TILE = 16  # tokens that a program takes, at least
 
 
 def route(
@@ -86,18 +88,25 @@ def _choose(
     if routes.dim() != 3 or routes.shape[0] != q.shape[0] or routes.shape[1] != count or not routes.shape[2]:
         raise ValueError(f'routes are [{q.shape[0]}, {count}, topk] for {regions[0]} x {regions[1]} regions; got '
                          f'{list(routes.shape)}')
-    limit = '' if exporting() else _limit(q, k, v)  # a comparison of sizes would tie the graph to them
-    return choose('routed_attention', v, limit, tokens=q.shape[0] * q.shape[1] * q.shape[2])
+    if exporting():  # a comparison of sizes would tie the graph to them
+        return choose('routed_attention', v)
+    return choose(
+        'routed_attention', v, _limit(q, k, v, count), tokens=q.shape[0] * q.shape[1] * q.shape[2],
+        empty=not (q.numel() and v.numel()))
 
 
-def _limit(q: Tensor, k: Tensor, v: Tensor) -> str:
+def _limit(q: Tensor, k: Tensor, v: Tensor, regions: int) -> str:
     if max(q.shape[4], v.shape[4]) > MAX_DIM:
         return f'heads are wider than {MAX_DIM}'
     if not q.dtype == k.dtype == v.dtype:
         return 'q, k and v differ in dtype'
-    if max(sum(x.stride(i) * (x.shape[i] - 1) for i in range(1, 5)) for x in (q, k, v)) >= 2 ** 31:
+    batch, height, width, heads, dim = q.shape
+    # the output and the gradients are contiguous, however little memory an expanded input spans
+    spans = [height * width * heads * max(dim, v.shape[4])]
+    spans += [sum(x.stride(i) * (x.shape[i] - 1) for i in range(1, 5)) for x in (q, k, v)]
+    if max(spans) >= 2 ** 31:
         return 'a sample spans more than 2 ** 31 elements'
-    return ''
+    return program_limit(batch * heads * regions * -(-height * width // regions // TILE))
 
 
 def _check_grid(q: Tensor, regions: tuple[int, int]) -> None:

@@ -53,6 +53,14 @@ def shipped() -> Iterator[Shipped]:
 
 
 @triton.jit
+def _program(tiles, regions, heads):
+    """Tile, region, head and sample of this program, from the fastest to the slowest."""
+    program = tl.program_id(0)
+    region, head = program // tiles % regions, program // (tiles * regions) % heads
+    return program % tiles, region, head, (program // (tiles * regions) // heads).to(tl.int64)
+
+
+@triton.jit
 def _place(region, token, columns, height, width, stride_y, stride_x):
     """Offsets of tokens of regions on a map; a region is height x width tokens."""
     y = region // columns * height + token // width
@@ -91,12 +99,12 @@ def _store(ptr, place, x, valid, SIZE: tl.constexpr, BLOCK: tl.constexpr):
 def forward(
         q_ptr, k_ptr, v_ptr, routes_ptr, out_ptr, lse_ptr, stride_qb, stride_qy, stride_qx, stride_qh,
         stride_kb, stride_ky, stride_kx, stride_kh, stride_vb, stride_vy, stride_vx, stride_vh,
-        scale, regions, columns, height, width, topk, tiles,
+        scale, heads, regions, columns, height, width, topk, tiles,
         D: tl.constexpr, E: tl.constexpr, BLOCK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
     """A program is a tile of a region's queries, a head and a sample."""
-    region, head, batch = tl.program_id(0) // tiles, tl.program_id(1), tl.program_id(2).to(tl.int64)
-    heads, tokens = tl.num_programs(1), height * width
-    query = tl.program_id(0) % tiles * BLOCK_M + tl.arange(0, BLOCK_M)
+    tile, region, head, batch = _program(tiles, regions, heads)
+    tokens = height * width
+    query = tile * BLOCK_M + tl.arange(0, BLOCK_M)
     is_query = query < tokens
     k_ptr += batch * stride_kb + head * stride_kh
     v_ptr += batch * stride_vb + head * stride_vh
@@ -134,12 +142,12 @@ def forward(
 def backward_q(
         q_ptr, k_ptr, v_ptr, routes_ptr, out_ptr, lse_ptr, dout_ptr, dq_ptr, delta_ptr,
         stride_qb, stride_qy, stride_qx, stride_qh, stride_kb, stride_ky, stride_kx, stride_kh,
-        stride_vb, stride_vy, stride_vx, stride_vh, scale, regions, columns, height, width, topk, tiles,
+        stride_vb, stride_vy, stride_vx, stride_vh, scale, heads, regions, columns, height, width, topk, tiles,
         D: tl.constexpr, E: tl.constexpr, BLOCK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
     """Programs as in :func:`forward`: dq, and the row sums ``delta`` of out * dout that :func:`backward_kv` reads."""
-    region, head, batch = tl.program_id(0) // tiles, tl.program_id(1), tl.program_id(2).to(tl.int64)
-    heads, tokens = tl.num_programs(1), height * width
-    query = tl.program_id(0) % tiles * BLOCK_M + tl.arange(0, BLOCK_M)
+    tile, region, head, batch = _program(tiles, regions, heads)
+    tokens = height * width
+    query = tile * BLOCK_M + tl.arange(0, BLOCK_M)
     is_query = query < tokens
     k_ptr += batch * stride_kb + head * stride_kh
     v_ptr += batch * stride_vb + head * stride_vh
@@ -176,15 +184,15 @@ def backward_q(
 def backward_kv(
         q_ptr, k_ptr, v_ptr, sources_ptr, offsets_ptr, lse_ptr, delta_ptr, dout_ptr, dk_ptr, dv_ptr,
         stride_qb, stride_qy, stride_qx, stride_qh, stride_kb, stride_ky, stride_kx, stride_kh,
-        stride_vb, stride_vy, stride_vx, stride_vh, scale, regions, columns, height, width, topk, tiles,
+        stride_vb, stride_vy, stride_vx, stride_vh, scale, heads, regions, columns, height, width, topk, tiles,
         D: tl.constexpr, E: tl.constexpr, BLOCK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
     """A program is a tile of a region's keys, a head and a sample; it walks the regions that are routed to its own.
 
     These are ``sources[offsets[region]:offsets[region + 1]]`` of the sample; their queries are numbered like keys.
     """
-    region, head, batch = tl.program_id(0) // tiles, tl.program_id(1), tl.program_id(2).to(tl.int64)
-    heads, tokens = tl.num_programs(1), height * width
-    key = tl.program_id(0) % tiles * BLOCK_N + tl.arange(0, BLOCK_N)
+    tile, region, head, batch = _program(tiles, regions, heads)
+    tokens = height * width
+    key = tile * BLOCK_N + tl.arange(0, BLOCK_N)
     is_key = key < tokens
     sample = batch * regions * tokens * heads
     q_ptr += batch * stride_qb + head * stride_qh

@@ -4,6 +4,8 @@ import math
 import torch
 from torch import Tensor
 
+from ..launch import launch
+
 
 def apply(q: Tensor, k: Tensor, v: Tensor, routes: Tensor, regions: tuple[int, int], scale: float) -> Tensor:
     """:func:`zoo_kernels.routed_attention` through the kernels."""
@@ -20,10 +22,10 @@ def _launch(
     own, constants, options = kernels.config(kernel, max(dim, value_dim), height * width)
     tiles = -(-height * width // own)
     strides = [stride for x in (q, k, v) for stride in x.stride()[:4]]
-    with torch.cuda.device_of(q):
-        getattr(kernels, kernel)[rows * columns * tiles, heads, batch](
-            *pointers, *strides, scale * math.log2(math.e), rows * columns, columns, height, width, topk, tiles,
-            D=dim, E=value_dim, **constants, **options)
+    launch(
+        getattr(kernels, kernel), rows * columns * tiles * heads * batch, q, *pointers, *strides,
+        scale * math.log2(math.e), heads, rows * columns, columns, height, width, topk, tiles, D=dim, E=value_dim,
+        **constants, **options)
 
 
 def _flat_channels(*tensors: Tensor) -> tuple[Tensor, ...]:
