@@ -23,6 +23,7 @@ def test_ratios_are_to_the_plain_host(monkeypatch):
     rows = gates.measure('resnet18', ['eca', 'fca', 'emca'], (64, 64), 2, torch.float32, torch.device('cpu'), 1)
     assert [(row['gate'], row['ratio']) for row in rows] == [('none', 1.), ('eca', 1.25), ('fca', 2.), ('emca', 1.5)]
     assert [row['parameters'] for row in rows] == [0, 36, 87040, 73]
+    assert rows[1]['ms'] == {'median': 25., 'low': 25., 'high': 25., 'samples': 1} and rows[1]['host_ms'] is None
 
 
 def test_a_host_without_places(tmp_path, capsys):

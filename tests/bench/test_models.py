@@ -4,7 +4,7 @@ import json
 import pytest
 import torch
 
-from zoo.bench import main, models, report
+from zoo.bench import main, models, report, timing
 from zoo.train.errors import UserError
 
 CPU = torch.device('cpu')
@@ -111,3 +111,28 @@ def test_command_line(tmp_path):
     assert len(saved['growth']) == 1
     assert (tmp_path / 'here.md').read_text() == report.markdown(saved)
     assert (tmp_path / 'here.png').read_bytes()[:4] == b'\x89PNG'
+    assert 'complete' not in saved
+
+
+def test_an_interrupted_run_leaves_its_rows(tmp_path, monkeypatch):
+    def stops(name, size, *args):
+        if size == (30, 30):
+            raise KeyboardInterrupt
+        return [row(size[0], 1., 1_000_000)]
+
+    monkeypatch.setattr(models, 'measure', stops)
+    argv = ['models', 'resnet18', '--sizes', '10', '20', '30', '--device', 'cpu', '--output', str(tmp_path / 'here')]
+    assert main.main(argv) == 130
+    saved = json.loads((tmp_path / 'here.json').read_text())
+    assert [r['height'] for r in saved['rows']] == [10, 20] and saved['complete'] is False
+    assert saved['growth'] == models.growth(saved['rows'])
+    assert (tmp_path / 'here.md').read_text() == report.markdown(saved)
+
+
+def test_throughput_is_of_the_longer_of_host_and_device(monkeypatch):
+    times = timing.Timing.of([2.], host=5., hidden=True)
+    monkeypatch.setattr(timing, 'interleaved', lambda calls, *args, **kwargs: dict.fromkeys(calls, times))
+    found, = models.measure(
+        'resnet18', (32, 32), 2, [models.Variant('eager', 'off')], torch.float32, CPU, 1, passes=['forward'])
+    assert (found['ms']['median'], found['host_ms'], found['host_hidden']) == (2., 5., True)
+    assert found['throughput'] == 2 / 5e-3

@@ -132,31 +132,6 @@ def test_one_that_fails_does_not_stop_the_others(monkeypatch):
     assert row['reason'] == 'RuntimeError: out of memory' and eager['error'] < 1e-6
 
 
-def test_calls_are_interleaved():
-    order = []
-    times = timing.interleaved({name: lambda name=name: order.append(name) for name in 'ab'}, CPU, 3, warmup=1)
-    assert ''.join(order) == 'ab' * 4
-    assert times['a'].samples == 3
-
-
-def test_quartiles():
-    assert timing.Timing.of([5., 1., 2., 3., 4.]) == (3., 2., 4., 5)
-    assert timing.Timing.of([7.]) == (7., 7., 7., 1)
-
-
-def test_peak_memory_of_a_call():
-    x = torch.zeros(1000)
-
-    def call():
-        y = x + 1  # 4000 bytes
-        z = y.double()  # 8000 more
-        del y
-        return z * 2  # 8000 more, without y
-
-    peak = timing.peak_bytes(call, CPU)
-    assert 16_000 <= peak <= 16_100
-
-
 @pytest.mark.parametrize('linear, softmax, expected', [
     ({10: 2., 1000: 2.}, {10: 1., 1000: 100.}, 10 ** (1 + 2 * 0.30103 / 2)),  # 0.1 n meets 2 at n = 20
     ({10: 1., 100: 1.}, {10: 2., 100: 3.}, 10.),
@@ -206,6 +181,22 @@ Note: a note.
 '''
 
 
+def test_what_the_host_takes_has_a_column():
+    """Only where it was measured; a launch that could not be hidden has a footnote."""
+    text = report.markdown(content([
+        row('eager', 49, 0.25, host_ms=0.4, host_hidden=True), row('sdpa', 49, 0.1, host_ms=1.5, host_hidden=False)]))
+    assert '''
+| shape | pass | provider | ms (quartiles) | host ms | MB | floor ms | % of floor | peak MB | error |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
+| n49: 2 x 49 x 64 | forward | reference eager | 0.250 (0.225-0.275) | 0.400 | 2.00 | 0.0200 | 8 | 1.50 | 1.2e-07 |
+| n49: 2 x 49 x 64 | forward | SDPA | 0.100 (0.0900-0.110) | 1.50[^wait] | 2.00 | 0.0200 | 20 | 1.50 | other function |
+
+host ms: the time''' in text
+    assert text.count('\n[^wait]: ') == 1 and 'not complete' not in text
+    assert report.markdown(content([row('eager', 49, 1., host_ms=None, host_hidden=None)])) == report.markdown(
+        content([row('eager', 49, 1.)]))
+
+
 @pytest.mark.parametrize('x, text', [
     (0.00123456, '0.00123'), (0.5, '0.500'), (12.345, '12.3'), (123.4, '123'), (98765.4, '98765'), (0, '0')])
 def test_numbers(x, text):
@@ -233,6 +224,56 @@ def test_command_line(tmp_path, capsys):
     assert saved['kind'] == 'ops' and saved['versions']['torch'] == torch.__version__ and saved['bandwidth'] > 0
     assert saved['command'] == ['benchmark', *argv]
     assert {row['provider'] for row in saved['rows']} == {'eager', 'triton'}
+    assert 'complete' not in saved
+
+
+@pytest.mark.parametrize('stop, code, error', [
+    (KeyboardInterrupt, 130, 'here.json and {stem}.md have what was measured so far'),
+    (RuntimeError, None, ''),
+])
+def test_an_interrupted_run_leaves_its_rows(tmp_path, monkeypatch, capsys, stop, code, error):
+    stem = tmp_path / 'here'
+    measure, begun = ops.measure, []
+
+    def third_time_stops(*args):
+        begun.append(args)
+        if len(begun) == 3:
+            raise stop
+        return measure(*args)
+
+    monkeypatch.setattr(ops, 'measure', third_time_stops)
+    argv = ['ops', 'depthwise_conv_[35]', '--shapes', 's[34]@224', '--providers', 'eager', '--repeats', '1',
+            '--device', 'cpu', '--output', str(stem)]
+    if code:
+        assert main.main(argv) == code
+    else:
+        with pytest.raises(stop):
+            main.main(argv)
+    assert error.format(stem=stem) in capsys.readouterr().err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['here.json', 'here.md']
+    saved = json.loads((tmp_path / 'here.json').read_text())
+    assert saved['complete'] is False and [(r['op'], r['shape']) for r in saved['rows']] == [
+        ('depthwise_conv_3', shape) for shape in ('s3@224', 's4@224') for _ in ops.PASSES]
+    text = (tmp_path / 'here.md').read_text()
+    assert text == report.markdown(saved) and '\nNote: not complete: ' in text
+
+    monkeypatch.setattr(ops, 'measure', measure)
+    assert main.main(argv) == 0
+    saved = json.loads((tmp_path / 'here.json').read_text())
+    assert 'complete' not in saved and len(saved['rows']) == 8
+    assert 'not complete' not in (tmp_path / 'here.md').read_text()
+
+
+def test_the_compiler_takes_part_when_asked_alone(monkeypatch, tmp_path):
+    """Whatever the device: for all shapes it compiles for most of an hour."""
+    asked = []
+    monkeypatch.setattr(main, '_device', lambda name: torch.device('cuda'))
+    monkeypatch.setattr(report, 'device_name', lambda device: 'a device')
+    monkeypatch.setattr(timing, 'bandwidth', lambda device: 1e12)
+    monkeypatch.setattr(ops, 'measure', lambda operator, shape, names, *args: asked.append(names) or [])
+    argv = ['ops', 'depthwise_conv_3', '--shapes', 's4@224', '--output', str(tmp_path / 'here')]
+    assert main.main(argv) == main.main([*argv, '--providers', 'compile', 'eager']) == 0
+    assert asked == [['eager', 'sdpa', 'triton', 'natten', 'flash_bla'], ['compile', 'eager']]
 
 
 @pytest.mark.parametrize('argv, text', [
@@ -257,8 +298,6 @@ def test_mistakes_are_one_line(argv, text, capsys, tmp_path, monkeypatch):
 def test_selection():
     assert [operator.name for operator in ops.select(['linear_attention', 'depth*_5', 'focal*'])] == [
         'linear_attention', 'depthwise_conv_5', 'focal_modulation']
-    assert providers.select(None, 'cuda', quick=False) == (list(providers.PROVIDERS), '')
-    names, note = providers.select(None, 'cpu', quick=False)
-    assert 'compile' not in names and 'torch.compile is left out' in note
+    assert providers.select(['triton', 'eager', 'triton']) == (['triton', 'eager'], '')
     with pytest.raises(UserError, match="unknown op 'conv'"):
         ops.select(['conv'])

@@ -67,9 +67,9 @@ def _measure(args: argparse.Namespace, mixers: list[str], device: torch.device) 
             found[mixer] = dict(reason=one_line(e)[:300])
     for mixer, times in timing.interleaved(steps, device, REPEATS).items():
         models[mixer].zero_grad(set_to_none=True)  # what a step frees would be taken off its peak
-        found[mixer].update(step_ms=times._asdict(), peak_bytes=timing.peak_bytes(steps[mixer], device))
+        found[mixer].update(step_ms=times.quartiles(), peak_bytes=timing.peak_bytes(steps[mixer], device))
     for mixer, times in timing.interleaved(passes, device, REPEATS).items():
-        found[mixer].update(ms=times._asdict(), throughput=1e3 * args.batch_size / times.median)
+        found[mixer].update(ms=times.quartiles(), throughput=1e3 * args.batch_size / times.period)
     return found
 
 

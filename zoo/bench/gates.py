@@ -46,7 +46,7 @@ def measure(
     times = timing.interleaved({name: _call(model, images) for name, model in models.items()}, device, repeats)
     plain, weights = times['none'].median, _parameters(models['none'])
     return [{
-        'host': host, 'gate': name, 'height': size[0], 'width': size[1], 'batch': batch, 'ms': times[name]._asdict(),
+        'host': host, 'gate': name, 'height': size[0], 'width': size[1], 'batch': batch, **times[name].columns(),
         'ratio': times[name].median / plain, 'parameters': _parameters(model) - weights,
     } for name, model in models.items()]
 

@@ -103,7 +103,7 @@ def step_rate(args: argparse.Namespace, model: str, device: torch.device, dtype:
         optimizer.zero_grad()
 
     step()
-    return 1e3 * args.batch_size / timing.interleaved({'step': step}, device, repeats, warmup=1)['step'].median
+    return 1e3 * args.batch_size / timing.interleaved({'step': step}, device, repeats, warmup=1)['step'].period
 
 
 def _loader(args: argparse.Namespace) -> Any:

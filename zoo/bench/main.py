@@ -3,7 +3,7 @@ import argparse
 import re
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def benchmark(argv: Sequence[str]) -> dict[str, Any] | None:
     """Measure as the command line says, print the table, write ``STEM.json`` and ``STEM.md``; return the content.
 
+    Both files are written after every op at a shape, or model at a size, and say until the end that they are not
+    complete.
+
     Raises:
         UserError: Whatever the user can put right.
     """
@@ -37,8 +40,23 @@ def benchmark(argv: Sequence[str]) -> dict[str, Any] | None:
     device = _device(args.device)
     stem = _stem(args.output, args.kind, device)
     check_writable(stem.parent)
-    content = {'ops': _ops, 'models': _models, 'gates': _gates, 'loader': _loader}[args.kind](args, device, list(argv))
-    return _finish(content, stem, args.plot)
+    measure = {'ops': _ops, 'models': _models, 'gates': _gates, 'loader': _loader}[args.kind]
+    return _finish(_save_each(measure(args, device, list(argv)), stem), stem, args.plot)
+
+
+def _save_each(states: Iterator[dict[str, Any]], stem: Path) -> dict[str, Any]:
+    """Write what has been measured whenever there is more of it; return the last state, which is complete."""
+    from . import report
+
+    content: dict[str, Any] = {}
+    try:
+        for content in states:
+            partial = dict(content, complete=False)
+            report.save(stem, partial, report.markdown(partial))
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f'{stem}.json and {stem}.md have what was measured so far' if content else '') from None
+    return content
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -56,7 +74,8 @@ def _parser() -> argparse.ArgumentParser:
     ops = kinds.add_parser('ops', parents=[shared], help='every op by every provider', prog='zoo benchmark ops')
     ops.add_argument('ops', nargs='*', metavar='OP', help='names or globs (default: all)')
     ops.add_argument('--shapes', nargs='+', metavar='SHAPE', help="names or globs, as s1@224, '*@1024', n784")
-    ops.add_argument('--providers', nargs='+', metavar='NAME', help='eager compile sdpa triton natten flash_bla')
+    ops.add_argument('--providers', nargs='+', metavar='NAME', help='eager compile sdpa triton natten flash_bla '
+                     '(default: all but compile, which takes minutes)')
     ops.add_argument('--peer', metavar='PATH', help='folder to import another package from (flash_bla)')
     models = kinds.add_parser('models', parents=[shared], help='whole models', prog='zoo benchmark models')
     models.add_argument('models', nargs='+', metavar='MODEL', help="names or globs, as 'flatten_pvt_*'")
@@ -80,13 +99,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _ops(args: argparse.Namespace, device: torch.device, argv: list[str]) -> dict[str, Any]:
+def _ops(args: argparse.Namespace, device: torch.device, argv: list[str]) -> Iterator[dict[str, Any]]:
     from . import ops, plot, providers, report, shapes, timing
 
     if args.peer:
         providers.add_peer(args.peer)
     operators = ops.select(args.ops)
-    names, note = providers.select(args.providers, device.type, args.quick)
+    names, note = providers.select(args.providers)
     chosen = shapes.select(device.type, args.shapes, args.quick, sweep=args.plot)
     dtype = _dtype(args, device)
     notes = [note] * bool(note) + [SHRUNK] * (device.type != 'cuda')
@@ -98,12 +117,12 @@ def _ops(args: argparse.Namespace, device: torch.device, argv: list[str]) -> dic
             print(f'{operator.name} {shape.name}', file=sys.stderr, flush=True)
             content['rows'] += ops.measure(
                 operator, shape, names, dtype, device, content['bandwidth'], _repeats(args))
-    if args.plot:
-        content['crossings'] = plot.crossings(content['rows'])
-    return content
+            if args.plot:
+                content['crossings'] = plot.crossings(content['rows'])
+            yield content
 
 
-def _models(args: argparse.Namespace, device: torch.device, argv: list[str]) -> dict[str, Any]:
+def _models(args: argparse.Namespace, device: torch.device, argv: list[str]) -> Iterator[dict[str, Any]]:
     from . import models, report
 
     names = models.select(args.models)
@@ -120,11 +139,11 @@ def _models(args: argparse.Namespace, device: torch.device, argv: list[str]) -> 
         for size in sizes:
             print(f'{name} {size[0]} x {size[1]}', file=sys.stderr, flush=True)
             content['rows'] += models.measure(name, size, batch, variants, dtype, device, _repeats(args), passes)
-    content['growth'] = models.growth(content['rows'])
-    return content
+            content['growth'] = models.growth(content['rows'])
+            yield content
 
 
-def _gates(args: argparse.Namespace, device: torch.device, argv: list[str]) -> dict[str, Any]:
+def _gates(args: argparse.Namespace, device: torch.device, argv: list[str]) -> Iterator[dict[str, Any]]:
     from . import gates, models, report
 
     if args.plot:
@@ -135,10 +154,10 @@ def _gates(args: argparse.Namespace, device: torch.device, argv: list[str]) -> d
     _say(content)
     content['rows'] = gates.measure(
         host, gates.select(args.gates), models.parse_size(args.size), args.batch_size, dtype, device, _repeats(args))
-    return content
+    yield content
 
 
-def _loader(args: argparse.Namespace, device: torch.device, argv: list[str]) -> dict[str, Any]:
+def _loader(args: argparse.Namespace, device: torch.device, argv: list[str]) -> Iterator[dict[str, Any]]:
     from . import loader, report
 
     if args.plot:
@@ -153,7 +172,7 @@ def _loader(args: argparse.Namespace, device: torch.device, argv: list[str]) -> 
         content.update(loader.measure(settings, args.workers, batches), recipe=args.recipe, size=args.size)
     content['model'] = args.model or settings.model
     content['step'] = loader.step_rate(settings, content['model'], device, dtype, max(batches // 4, 2))
-    return content
+    yield content
 
 
 def _finish(content: dict[str, Any], stem: Path, plot: bool) -> dict[str, Any]:

@@ -59,7 +59,10 @@ def parse_size(text: str) -> tuple[int, int]:
 def measure(
         name: str, size: tuple[int, int], batch: int, variants: Sequence[Variant], dtype: torch.dtype,
         device: torch.device, repeats: int, passes: Sequence[str] = PASSES) -> list[dict[str, Any]]:
-    """Rows of one model at one size: a row a pass and variant; one that fails has a ``reason`` instead of figures."""
+    """Rows of one model at one size: a row a pass and variant; one that fails has a ``reason`` instead of figures.
+
+    Throughput is that of calls in a row: on CUDA of the longer of ``ms`` and ``host_ms``.
+    """
     height, width = size
     row = {'model': name, 'height': height, 'width': width, 'batch': batch}
     try:
@@ -86,7 +89,7 @@ def measure(
         for variant, times in timing.interleaved(calls, device, repeats, warmup=1).items():
             model.zero_grad(set_to_none=True)  # what a call frees would be taken off its peak
             found[variant].update(
-                ms=times._asdict(), throughput=1e3 * batch / times.median,
+                **times.columns(), throughput=1e3 * batch / times.period,
                 peak_bytes=timing.peak_bytes(calls[variant], device))
         rows += found.values()
     return rows

@@ -59,7 +59,7 @@ def measure(
         for name, times in timing.interleaved(calls, device, repeats).items():
             floor = 1e3 * moved / bandwidth
             found[name].update(
-                ms=times._asdict(), bytes=moved, floor_ms=floor, of_floor=floor / times.median,
+                **times.columns(), bytes=moved, floor_ms=floor, of_floor=floor / times.median,
                 peak_bytes=timing.peak_bytes(calls[name], device))
         rows += found.values()
     return rows

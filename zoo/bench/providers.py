@@ -111,8 +111,8 @@ PROVIDERS = {
 }
 
 
-def select(names: Sequence[str] | None, device: str, quick: bool) -> tuple[list[str], str]:
-    """The providers that take part, and a note on who is left out.
+def select(names: Sequence[str] | None) -> tuple[list[str], str]:
+    """The providers that take part, all but torch.compile when None, and a note on who is left out.
 
     Raises:
         UserError: An unknown name.
@@ -122,8 +122,6 @@ def select(names: Sequence[str] | None, device: str, quick: bool) -> tuple[list[
             if name not in PROVIDERS:
                 raise UserError(f'unknown provider {name!r}{nearest(name, PROVIDERS)} (known: {", ".join(PROVIDERS)})')
         return list(dict.fromkeys(names)), ''
-    if device == 'cuda' and not quick:
-        return list(PROVIDERS), ''
     return [name for name in PROVIDERS if name != 'compile'], (
         'torch.compile is left out: compiling takes minutes; --providers compile eager measures it')
 

@@ -15,6 +15,13 @@ import torch
 from ..train.checkpoint import write_atomically
 from .providers import PROVIDERS
 
+PARTIAL_NOTE = 'not complete: the benchmark is still running or was interrupted; these are the rows so far'
+HOST_NOTE = (
+    'host ms: the time that the CPU needs to launch a call. The device waits until that is done, so ms is the work of '
+    'the device alone; images/s, where given, are of the longer of the two.')
+UNHIDDEN_NOTE = (
+    '[^wait]: The device could not wait here: the call waits for the device, or launches more than its queue holds. So '
+    'ms may contain time of the host, and host ms time of the device.')
 CPU_NOTE = 'measured on a CPU: times of the torch references, which say nothing about the speed of the kernels'
 
 
@@ -88,22 +95,23 @@ def heading(content: dict[str, Any], title: str) -> list[str]:
         + (f', commit {content["commit"]}' if content['commit'] else '') + f', {content["date"]}.']
     if 'bandwidth' in content:
         lines[-1] += f' A copy moves {content["bandwidth"] / 1e9:.0f} GB/s.'
-    return [*lines, *(f'\nNote: {note}.' for note in content['notes'])]
+    notes = [*content['notes'], *([] if content.get('complete', True) else [PARTIAL_NOTE])]
+    return [*lines, *(f'\nNote: {note}.' for note in notes)]
 
 
 def _op_tables(content: dict[str, Any]) -> list[str]:
     lines = []
     for op in dict.fromkeys(row['op'] for row in content['rows']):
         rows = [row for row in content['rows'] if row['op'] == op]
-        lines += [f'## {op}', '', *table(OP_COLUMNS, [row for row in rows if 'ms' in row]), '']
+        lines += [f'## {op}', '', *_timings(OP_COLUMNS, rows), '']
         reasons = dict.fromkeys((row['provider'], row['reason']) for row in rows if 'reason' in row)
         lines += [f'* {PROVIDERS[name].title} took no part: {reason}' for name, reason in reasons]
         lines += [''] * bool(reasons)
-    return lines
+    return [*lines, *_host_notes(content['rows'])]
 
 
 def _model_tables(content: dict[str, Any]) -> list[str]:
-    lines = [*table(MODEL_COLUMNS, [row for row in content['rows'] if 'ms' in row]), '']
+    lines = [*_timings(MODEL_COLUMNS, content['rows']), '', *_host_notes(content['rows'])]
     failed = [row for row in content['rows'] if 'reason' in row]
     lines += [f'* {row["model"]} at {size(row)}, {variant(row)}, {row["pass"]}: {row["reason"]}' for row in failed]
     lines += [''] * bool(failed)
@@ -115,7 +123,7 @@ def _model_tables(content: dict[str, Any]) -> list[str]:
 
 def _gate_tables(content: dict[str, Any]) -> list[str]:
     return [f'In all blocks of {content["rows"][0]["host"]}, forward, channels last.', '',
-            *table(GATE_COLUMNS, content['rows']), '']
+            *_timings(GATE_COLUMNS, content['rows']), '', *_host_notes(content['rows'])]
 
 
 def _loader_tables(content: dict[str, Any]) -> list[str]:
@@ -125,6 +133,26 @@ def _loader_tables(content: dict[str, Any]) -> list[str]:
         *table(COST_COLUMNS, content['costs']), '',
         *table(RATE_COLUMNS, [dict(row, step=step) for row in content['rates']]), '',
         f'A training step of {content["model"]} takes {number(step)} images/s here.', '']
+
+
+def _timings(columns: dict[str, Callable[[dict], str]], rows: Sequence[dict]) -> list[str]:
+    """A table of the rows that have a time; what the host took is a column where it was measured."""
+    columns = columns if _has_hosts(rows) else {name: text for name, text in columns.items() if name != HOST}
+    return table(columns, [row for row in rows if 'ms' in row])
+
+
+def _host_notes(rows: Sequence[dict]) -> list[str]:
+    unhidden = any(row.get('host_hidden') is False for row in rows)
+    return [HOST_NOTE, ''] * _has_hosts(rows) + [UNHIDDEN_NOTE, ''] * unhidden
+
+
+def _has_hosts(rows: Sequence[dict]) -> bool:
+    """On a CPU they are None, and results of earlier versions have none."""
+    return any(row.get('host_ms') is not None for row in rows)
+
+
+def _host(row: dict) -> str:
+    return number(row['host_ms']) + ('' if row['host_hidden'] else '[^wait]')
 
 
 def table(columns: dict[str, Callable[[dict], str]], rows: Sequence[dict]) -> list[str]:
@@ -153,11 +181,13 @@ def variant(row: dict) -> str:
     return f'{row["mode"]}, kernels {row["kernels"]}'
 
 
+HOST = 'host ms'
 OP_COLUMNS: dict[str, Callable[[dict], str]] = {
     'shape': lambda r: f'{r["shape"]}: {r["batch"]} x {r["tokens"]} x {r["dim"]}',
     'pass': lambda r: r['pass'],
     'provider': lambda r: PROVIDERS[r['provider']].title,
     'ms (quartiles)': lambda r: milliseconds(r['ms']),
+    HOST: _host,
     'MB': lambda r: number(r['bytes'] / 1e6),
     'floor ms': lambda r: number(r['floor_ms']),
     '% of floor': lambda r: f'{100 * r["of_floor"]:.0f}',
@@ -172,6 +202,7 @@ MODEL_COLUMNS: dict[str, Callable[[dict], str]] = {
     'pass': lambda r: r['pass'],
     'images/s': lambda r: number(r['throughput']),
     'ms (quartiles)': lambda r: milliseconds(r['ms']),
+    HOST: _host,
     'peak MB': lambda r: number(r['peak_bytes'] / 1e6),
     'GFLOP/image': lambda r: number(r['flops'] / 1e9),
     'M parameters': lambda r: number(r['parameters'] / 1e6),
@@ -181,6 +212,7 @@ GATE_COLUMNS: dict[str, Callable[[dict], str]] = {
     'pixels': size,
     'batch': lambda r: str(r['batch']),
     'ms (quartiles)': lambda r: milliseconds(r['ms']),
+    HOST: _host,
     'times the plain host': lambda r: f'{r["ratio"]:.2f}',
     'K parameters more': lambda r: number(r['parameters'] / 1e3),
 }

@@ -6,6 +6,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,30 +14,51 @@ import torch
 
 os.environ.setdefault('KINETO_LOG_LEVEL', '99')  # the profiler complains about CUDA builds without a GPU
 CACHE_BYTES = 2 ** 28  # more than the caches of any device here
+TRIES = 4  # of a sample, each after a sleep twice as long, before a launch counts as one that cannot be hidden
 Call = Callable[[], Any]
 
 
 class Timing(NamedTuple):
-    """Milliseconds of one call: the median of the samples and their quartiles."""
+    """Milliseconds of one call: the median of the samples and their quartiles.
+
+    On CUDA these are the device's; ``host`` is the median of what the CPU needs to launch the call, and ``hidden`` says
+    whether all of it was launched before the device began. Elsewhere both are None.
+    """
 
     median: float
     low: float
     high: float
     samples: int
+    host: float | None = None
+    hidden: bool | None = None
 
     @classmethod
-    def of(cls, samples: list[float]) -> 'Timing':
+    def of(cls, samples: list[float], host: float | None = None, hidden: bool | None = None) -> 'Timing':
         if len(samples) < 2:
-            return cls(samples[0], samples[0], samples[0], len(samples))
+            return cls(samples[0], samples[0], samples[0], len(samples), host, hidden)
         low, median, high = statistics.quantiles(samples, n=4, method='inclusive')
-        return cls(median, low, high, len(samples))
+        return cls(median, low, high, len(samples), host, hidden)
+
+    @property
+    def period(self) -> float:
+        """Milliseconds from call to call when they follow each other: the longer of the device's and the host's."""
+        return max(self.median, self.host or 0.)
+
+    def quartiles(self) -> dict[str, float]:
+        """Median, quartiles and number of samples by name."""
+        return dict(median=self.median, low=self.low, high=self.high, samples=self.samples)
+
+    def columns(self) -> dict[str, Any]:
+        """What the row of a result says of it: ``ms``, ``host_ms`` and ``host_hidden``."""
+        return dict(ms=self.quartiles(), host_ms=self.host, host_hidden=self.hidden)
 
 
 def interleaved(calls: Mapping[str, Call], device: torch.device, repeats: int, warmup: int = 2) -> dict[str, Timing]:
     """Time calls in turns, A B A B.
 
-    On CUDA the caches are overwritten before each call, as a model's other layers do, and events mark its begin and
-    end; elsewhere the clock of the process does.
+    On CUDA the caches are overwritten before each call, as a model's other layers do, then the device sleeps until the
+    CPU has launched the whole call, and events mark the call's begin and end: Python is not what is timed. Elsewhere
+    the clock of the process is read before and after.
 
     Args:
         calls: By name; each has run without error before.
@@ -44,37 +66,109 @@ def interleaved(calls: Mapping[str, Call], device: torch.device, repeats: int, w
         repeats: Timed rounds.
         warmup: Rounds before.
     """
-    samples: dict[str, list[float]] = {name: [] for name in calls}
-    clock = _cuda_round if device.type == 'cuda' else _cpu_round
+    make = _cuda_stopwatch(device) if device.type == 'cuda' else _Stopwatch
+    watches = {name: make(call) for name, call in calls.items()}
     for turn in range(warmup + repeats):
-        times = clock(calls, device)
-        if turn >= warmup:
-            for name, milliseconds in times.items():
-                samples[name].append(milliseconds)
-    return {name: Timing.of(times) for name, times in samples.items()}
+        for watch in watches.values():
+            if turn < warmup:
+                watch.warm_up()
+            else:
+                watch.sample()
+    return {name: watch.timing() for name, watch in watches.items()}
 
 
-def _cpu_round(calls: Mapping[str, Call], device: torch.device) -> dict[str, float]:
-    times = {}
-    for name, call in calls.items():
+class _Stopwatch:
+    """Times a call that returns when its work is done."""
+
+    def __init__(self, call: Call):
+        self.call = call
+        self.samples: list[float] = []  # milliseconds
+
+    def warm_up(self) -> None:
+        self.call()
+
+    def sample(self) -> None:
         start = time.perf_counter()
-        call()
-        times[name] = 1e3 * (time.perf_counter() - start)
-    return times
+        self.call()
+        self.samples.append(1e3 * (time.perf_counter() - start))
+
+    def timing(self) -> Timing:
+        return Timing.of(self.samples)
 
 
-def _cuda_round(calls: Mapping[str, Call], device: torch.device) -> dict[str, float]:
+def _cuda_stopwatch(device: torch.device) -> Callable[[Call], '_CudaStopwatch']:
     filler = torch.empty(CACHE_BYTES, dtype=torch.uint8, device=device)
-    marks = {}
-    for name, call in calls.items():
+    return partial(_CudaStopwatch, filler=filler, device=device, cycles=cycles_per_ms(device))
+
+
+class _CudaStopwatch:
+    """Times what a call has the device do, launched as a whole while the device sleeps.
+
+    A sample counts if the device was still asleep when the call had been launched; else it is taken again after a
+    longer sleep. A call that outlasts every sleep waits for the device, or launches more than the device's queue holds:
+    it is timed without sleep, and ``hidden`` is False.
+    """
+
+    def __init__(self, call: Call, filler: torch.Tensor, device: torch.device, cycles: float):
+        self.call, self.filler, self.device, self.cycles = call, filler, device, cycles
+        self.sleep = 0.  # milliseconds
+        self.hidden = True
+        self.samples: list[float] = []
+        self.hosts: list[float] = []
+
+    def warm_up(self) -> None:
+        """Call once, and let the next sleep be as long as this call's launch asks for."""
+        self.sleep = 0.
+        _, host, _ = self._run()
+        self.sleep = _sleep_for(host)
+
+    def sample(self) -> None:
+        for _ in range(TRIES if self.hidden else 0):
+            ms, host, asleep = self._run()
+            if asleep:
+                break
+            self.sleep = max(2 * self.sleep, _sleep_for(host))
+        else:
+            self.sleep, self.hidden = 0., False
+            ms, host, _ = self._run()
+        self.samples.append(ms)
+        self.hosts.append(host)
+
+    def timing(self) -> Timing:
+        return Timing.of(self.samples, statistics.median(self.hosts), self.hidden)
+
+    def _run(self) -> tuple[float, float, bool]:
+        """Milliseconds of the device and of the host, and whether the device had not begun when the host was done."""
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        filler.zero_()  # also gives the CPU a head start, so that launches are not what is timed
+        torch.cuda.synchronize(self.device)  # the work of an earlier call would be a head start, or fill the queue
+        self.filler.zero_()
+        torch.cuda._sleep(int(self.sleep * self.cycles))
         start.record()
-        call()
+        before = time.perf_counter()
+        self.call()
+        host = 1e3 * (time.perf_counter() - before)
         end.record()
-        marks[name] = start, end
-    torch.cuda.synchronize(device)
-    return {name: start.elapsed_time(end) for name, (start, end) in marks.items()}
+        asleep = not start.query()
+        torch.cuda.synchronize(self.device)
+        return start.elapsed_time(end), host, asleep
+
+
+def _sleep_for(host: float) -> float:
+    """Milliseconds that hide a launch which has taken so many: it varies, and the events are recorded too."""
+    return 1.5 * host + 0.05
+
+
+def cycles_per_ms(device: torch.device, tries: int = 10, cycles: int = 1_000_000) -> float:
+    """Cycles of ``torch.cuda._sleep`` in a millisecond: the most of some tries, as a device that was idle is slow."""
+    found = []
+    for _ in range(tries):
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        torch.cuda._sleep(cycles)
+        end.record()
+        torch.cuda.synchronize(device)
+        found.append(cycles / start.elapsed_time(end))
+    return max(found)
 
 
 def bandwidth(device: torch.device, repeats: int = 10) -> float:
