@@ -1,32 +1,143 @@
-"""Record what the zoo's models launch: ``python -m tests.kernels.record_launches`` writes launches.json beside this file.
+"""What the zoo's models launch: ``python -m tests.kernels.record_launches`` writes launches.json beside this file.
 
 Models run on fake CUDA tensors as in training and inference, at the sizes of classification, detection and
-segmentation. A kernel is recorded once for everything that it is compiled for: types, constants, divisibility by 16,
-options. For a GPU of capability 9.0.
+segmentation. A kernel is recorded once for all that it is compiled for: types, constants, divisibility by 16, options.
 """
 import argparse
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_map_only
 
-import zoo_kernels
 from tests.kernels.stub import Bodies, Launch, gradients, recorded
+from zoo.backbone import Backbone
 from zoo.registry import FAMILIES
 
 FILE = Path(__file__).with_name('launches.json')
+DEPTHS = 'depths', 'attention_depths'  # arguments of hosts
 OPTIONS = 'num_warps', 'num_stages', 'maxnreg'
-# batch, height, width, training: under autocast then, else in bfloat16 throughout
-PASSES = [
-    (128, 224, 224, True), (128, 224, 224, False), (1, 224, 224, False), (2, 800, 1333, True), (1, 800, 1333, False),
-    (1, 1024, 1024, False)]
+TRAINING = [(128, 224, 224), (2, 800, 1333)]  # batch, height and width; in float32 under autocast
+INFERENCE = [(128, 224, 224), (1, 224, 224), (1, 800, 1333), (1, 1024, 1024)]  # in bfloat16
+
+
+def models() -> list[str]:
+    """Every model with a host of ours that differs from those before it in more than the number of its blocks."""
+    found: dict[Any, str] = {}
+    for family in FAMILIES:
+        if issubclass(family.host, Backbone):
+            for variant in family.variants:
+                args = repr({name: value for name, value in variant.args.items() if name not in DEPTHS})
+                found.setdefault((family.module, family.host, args), variant.name)
+    return list(found.values())
+
+
+def _short(name: str) -> nn.Module:
+    """A model on the meta device, without the blocks that are like those around them."""
+    counts = dict(depths=(2, 2, 2, 2), focus_depths=(2, 2)) if name.startswith('overlock') else {}  # it counts them
+    with torch.device('meta'):
+        model = timm.create_model(name, **counts)
+    for parent in model.modules():
+        if isinstance(parent, (nn.Sequential, nn.ModuleList)) and not counts:
+            kinds = [repr(child) for child in parent]
+            for i in reversed(range(2, len(kinds) - 1)):  # the first and the last of a stage may be special
+                if kinds[i] in kinds[i + 1:] and kinds[:i].count(kinds[i]) >= 2:
+                    del parent[i]
+    return model
+
+
+def _place(model: nn.Module, dtype: torch.dtype) -> None:
+    """Replace parameters and buffers by fake tensors on a GPU."""
+    for module in model.modules():
+        for tensors in (module._parameters, module._buffers):
+            for name, old in tensors.items():
+                if old is not None:
+                    new = torch.empty(
+                        old.shape, device='cuda', dtype=dtype if old.is_floating_point() else old.dtype)
+                    tensors[name] = nn.Parameter(new) if isinstance(old, nn.Parameter) else new
+
+
+@contextmanager
+def _autocast() -> Iterator[None]:
+    """To bfloat16; ``torch.autocast`` refuses where there is no GPU."""
+    torch.set_autocast_dtype('cuda', torch.bfloat16)
+    torch.set_autocast_enabled('cuda', True)
+    try:
+        yield
+    finally:
+        torch.set_autocast_enabled('cuda', False)
+        torch.clear_autocast_cache()
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, *_, **__) -> Tensor:
+    """Stands for torch's, which asks the GPU what it can."""
+    return q @ k.transpose(-2, -1) @ v
+
+
+class Recorder:
+    """``rows``: what is compiled, by :func:`key`."""
+
+    def __init__(self):
+        self.rows: dict[str, dict[str, Any]] = {}
+        self.seen: set[str] = set()  # calls that were translated already
+
+    def run(self, name: str, training: Iterable[tuple] = TRAINING, inference: Iterable[tuple] = INFERENCE) -> None:
+        """Record a model, in bfloat16 and as it would be in float16 and float32."""
+        model = _short(name)
+        replaced = mock.patch.object(F, 'scaled_dot_product_attention', _attention)
+        with replaced, FakeTensorMode(), recorded() as launches, Bodies() as bodies:
+            _place(model.train(), torch.float32)
+            for size in training:
+                with _autocast():
+                    out = model(_images(size, torch.float32))
+                outs = out if isinstance(out, (tuple, list)) else [out]
+                gradients(sum(out.float().sum() for out in outs))
+            _place(model.eval(), torch.bfloat16)
+            for size in inference:
+                with torch.no_grad():
+                    model(_images(size, torch.bfloat16))
+            for operator, arguments in bodies.calls.copy():
+                self._translate(operator, arguments)
+        for launch in launches:
+            found = row(launch, name)
+            self.rows.setdefault(key(found), found)
+
+    def _translate(self, operator: Callable, arguments: tuple) -> None:
+        """Repeat a call in the other dtypes; ``Bodies`` and :func:`recorded` see it."""
+        described = repr((operator, tree_map_only(Tensor, _layout, arguments)))
+        if described in self.seen:
+            return
+        self.seen.add(described)
+        others = [torch.float16]
+        if operator.__name__.startswith(('depthwise_conv', 'focal_level')):
+            others.append(torch.float32)
+        for dtype in others:
+            operator(*tree_map_only(Tensor, lambda x: _like(x, dtype), arguments))  # noqa: B023
+
+
+def _images(size: tuple[int, int, int], dtype: torch.dtype) -> Tensor:
+    batch, height, width = size
+    return torch.empty(batch, 3, height, width, device='cuda', dtype=dtype)
+
+
+def _layout(x: Tensor) -> tuple:
+    return tuple(x.shape), x.stride(), x.storage_offset() % 16, x.dtype
+
+
+def _like(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """A tensor with the layout of x, in another dtype if x has 16 bits."""
+    dtype = dtype if x.dtype == torch.bfloat16 else x.dtype
+    offset = x.storage_offset() % 16
+    span = offset + 1 + sum(stride * (n - 1) for n, stride in zip(x.shape, x.stride())) if x.numel() else 0
+    return torch.empty(span, device=x.device, dtype=dtype).as_strided(x.shape, x.stride(), offset)
 
 
 def row(launch: Launch, model: str) -> dict[str, Any]:
@@ -40,49 +151,27 @@ def row(launch: Launch, model: str) -> dict[str, Any]:
 
 def key(row: dict[str, Any]) -> str:
     """What tells two rows apart."""
-    return json.dumps({k: v for k, v in row.items() if k != 'model'})
+    return json.dumps([row[name] for name in ('op', 'kernel', 'constants', 'arguments', 'options')])
 
 
-def on_gpu(module: nn.Module, dtype: torch.dtype) -> None:
-    """Replace the parameters and buffers of a module by fake CUDA tensors."""
-    for child in module.modules():
-        for tensors in (child._parameters, child._buffers):
-            for name, old in tensors.items():
-                if old is not None:
-                    new = torch.empty(
-                        old.shape, device='cuda', dtype=dtype if old.is_floating_point() else old.dtype)
-                    tensors[name] = nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
+def load() -> list[dict[str, Any]]:
+    """The rows of the record."""
+    return json.loads(FILE.read_text())
 
 
-def shortened(model: nn.Module) -> nn.Module:
-    """A model without the blocks that are like two others before them."""
-    for parent in model.modules():
-        if isinstance(parent, (nn.Sequential, nn.ModuleList)):
-            seen: list[str] = []
-            for i in range(len(parent)):
-                seen.append(repr(parent[i]))
-            for i in reversed(range(len(parent))):
-                if seen[:i].count(seen[i]) >= 2 and any(True for _ in parent[i].parameters()):
-                    del parent[i]
-    return model
+def text(rows: Iterable[dict[str, Any]]) -> str:
+    """JSON, a line for each row."""
+    return '[\n' + ',\n'.join(json.dumps(found) for found in sorted(rows, key=key)) + '\n]\n'
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, *_, **__) -> Tensor:
-    """Stands for torch's, which asks the GPU what it can."""
-    return (q @ k.transpose(-2, -1)) @ v
+def record() -> Iterator[dict[str, Any]]:
+    """All rows, of all models."""
+    recorder = Recorder()
+    for name in models():
+        recorder.run(name)
+    return recorder.rows.values()
 
 
-def calls_of(name: str, passes: Iterable[tuple] = PASSES) -> Iterator[tuple[Any, tuple]]:
-    """Calls of our ops by a model, forward and backward."""
-    for batch, height, width, training in passes:
-        with torch.device('meta'):
-            model = shortened(timm.create_model(name)).train(training)
-        dtype = torch.float32 if training else torch.bfloat16
-        with FakeTensorMode(), recorded(), Bodies() as bodies:
-            on_gpu(model, dtype)
-            x = torch.empty(batch, 3, height, width, device='cuda', dtype=dtype)
-            with torch.set_grad_enabled(training), torch.autocast('cuda', torch.bfloat16, enabled=training):
-                out = model(x)
-            if training:
-                gradients(out.float().sum())
-        yield from bodies.calls
+if __name__ == '__main__':
+    argparse.ArgumentParser(prog='python -m tests.kernels.record_launches', description=__doc__).parse_args()
+    FILE.write_text(text(record()))
