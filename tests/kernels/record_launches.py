@@ -7,6 +7,7 @@ import argparse
 import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -24,6 +25,7 @@ from zoo.registry import FAMILIES
 
 FILE = Path(__file__).with_name('launches.json')
 DEPTHS = 'depths', 'attention_depths'  # arguments of hosts
+FIELDS = 'op', 'kernel', 'arguments', 'constants', 'options', 'model'  # of a row
 OPTIONS = 'num_warps', 'num_stages', 'maxnreg'
 TRAINING = [(128, 224, 224), (2, 800, 1333)]  # batch, height and width; in float32 under autocast
 INFERENCE = [(128, 224, 224), (1, 224, 224), (1, 800, 1333), (1, 1024, 1024)]  # in bfloat16
@@ -144,27 +146,39 @@ def row(launch: Launch, model: str) -> dict[str, Any]:
     """What a launch is compiled for, as JSON has it. ``arguments`` are those that are no constants, in order."""
     types = [kind + ':16' * (name in launch.divisible) for name, kind in launch.signature.items()
              if name not in launch.constants]
-    return dict(
-        op=launch.op, kernel=launch.name, arguments=' '.join(types), constants=launch.constants,
-        options=[launch.options[key] for key in OPTIONS], model=model)
+    options = [launch.options[name] for name in OPTIONS]
+    return dict(zip(FIELDS, [launch.op, launch.name, ' '.join(types), launch.constants, options, model]))
 
 
 def key(row: dict[str, Any]) -> str:
     """What tells two rows apart."""
-    return json.dumps([row[name] for name in ('op', 'kernel', 'constants', 'arguments', 'options')])
+    return json.dumps([row[name] for name in sorted(FIELDS) if name != 'model'], sort_keys=True)
 
 
 def load() -> list[dict[str, Any]]:
     """The rows of the record."""
-    return json.loads(FILE.read_text())
+    rows = []
+    for kernel, lines in json.loads(FILE.read_text()).items():
+        for model, options, constants, counted in lines:
+            pairs = [part.split() for part in counted.split(', ')]
+            arguments = ' '.join(kind for count, kind in pairs for _ in range(int(count)))
+            rows.append(dict(zip(FIELDS, [*kernel.split('.'), arguments, constants, options, model])))
+    return rows
 
 
 def text(rows: Iterable[dict[str, Any]]) -> str:
-    """JSON, a line for each row."""
-    return '[\n' + ',\n'.join(json.dumps(found) for found in sorted(rows, key=key)) + '\n]\n'
+    """JSON, a line for each row: ``{"op.kernel": [[model, options, constants, arguments with their counts], ...]}``."""
+    lines: dict[str, list[str]] = {}
+    for found in sorted(rows, key=key):
+        kinds = groupby(found['arguments'].split())
+        counted = ', '.join(f'{len(list(alike))} {kind}' for kind, alike in kinds)
+        line = json.dumps(
+            [found['model'], found['options'], found['constants'], counted], sort_keys=True, separators=(',', ':'))
+        lines.setdefault(f'{found["op"]}.{found["kernel"]}', []).append(line)
+    return '{\n' + ',\n'.join(f'"{name}": [\n' + ',\n'.join(block) + '\n]' for name, block in lines.items()) + '\n}\n'
 
 
-def record() -> Iterator[dict[str, Any]]:
+def record() -> Iterable[dict[str, Any]]:
     """All rows, of all models."""
     recorder = Recorder()
     for name in models():
