@@ -59,7 +59,7 @@ def few():
         owned = {name: traits(row, together) for name, row in rows.items()}
         missing = set().union(*owned.values()).difference(*map(owned.get, chosen))
         while missing and len(chosen) < QUICK:
-            name = max(rows, key=lambda name: len(owned[name] & missing))  # noqa: B023 (the first of equals)
+            name = max(rows, key=lambda name: len(owned[name] & missing))  # the first of equals
             chosen[name] = rows[name]
             missing -= owned[name]
         assert together == 2 or not missing, 'QUICK is too small'
