@@ -47,7 +47,7 @@ TWO_PARTS = {
     ('query_gradient', 32): (16, 4, 2), ('query_gradient', 64): (16, 4, 2), ('key_gradient', 64): (16, 4, 2),
     ('read', 64): (32, 4, 2)}
 # Registers that a thread may have, where ptxas by itself spills a few bytes to stay at 72 or 80 of them
-REGISTERS = {('accumulate', True, 32): 128}
+REGISTERS = {('accumulate', True, 32): 255}
 
 
 @triton.jit
