@@ -46,6 +46,8 @@ TABLE |= {
 TWO_PARTS = {
     ('query_gradient', 32): (16, 4, 2), ('query_gradient', 64): (16, 4, 2), ('key_gradient', 64): (16, 4, 2),
     ('read', 64): (32, 4, 2)}
+# Registers that a thread may have, where ptxas by itself spills a few bytes to stay at 72 or 80 of them
+REGISTERS = {('accumulate', True, 32): 255}
 
 
 @triton.jit
@@ -264,14 +266,14 @@ def focus_gradient(
         tl.store(dscale_ptr + h * D + columns, -tl.sum(dy * y * inverse / unit[:, None], 0), mask=columns < D)
 
 
-def settings(kernel: str, bf16: bool, parts: int, d: int, e: int) -> tuple[dict[str, int], dict[str, int]]:
+def settings(kernel: str, bf16: bool, parts: int, d: int, e: int) -> tuple[dict[str, int], dict[str, int | None]]:
     """Block sizes and launch options of a kernel for heads of D and E channels."""
     bd, be = pow2(d), pow2(e)
     rows, warps, stages = TABLE[kernel, bf16, max(bd, be)]
     if parts == 2:
         rows, warps, stages = TWO_PARTS.get((kernel, max(bd, be)), (rows, warps, stages))
     sizes = dict(D=d, BD=bd, BN=rows) | ({} if kernel == 'focus_gradient' else dict(E=e, BE=be))
-    return sizes, dict(num_warps=warps, num_stages=stages)
+    return sizes, dict(num_warps=warps, num_stages=stages, maxnreg=REGISTERS.get((kernel, bf16, max(bd, be))))
 
 
 # what the published families ask for: feature of queries, of keys, output, parts, rotation, weights
