@@ -111,10 +111,10 @@ def test_the_report_names_module_op_and_backend():
 
 
 def test_the_report_follows_mode_and_dtype():
-    with zoo_kernels.use('off'):
+    with zoo_kernels.set_mode('off'):
         assert {e.choice for e in zoo.accelerate(build('pvt_v2_b0'), dry_run=True).swapped} == {
             ('torch', 'ZOO_KERNELS=off')}
-    with zoo_kernels.use('force'):
+    with zoo_kernels.set_mode('force'):
         entry, *_ = zoo.accelerate(build('pvt_v2_b0'), dry_run=True).swapped
     assert entry.choice.backend == 'torch' and 'force' in entry.choice.reason
 

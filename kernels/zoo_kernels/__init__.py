@@ -4,7 +4,7 @@ This package knows nothing of ``zoo``; it needs torch alone.
 """
 from .agent_attention import agent_attention
 from .depthwise_conv import depthwise_conv, focal_level
-from .dispatch import Choice, explain, record, use
+from .dispatch import Choice, explain, record, set_mode
 from .focal_modulation import focal_modulation
 from .linear_attention import linear_attention
 from .routed_attention import route, routed_attention
@@ -20,5 +20,5 @@ __all__ = [
     'record',
     'route',
     'routed_attention',
-    'use',
+    'set_mode',
 ]

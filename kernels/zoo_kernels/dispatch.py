@@ -1,7 +1,8 @@
 """Which backend an op takes, and why: one decision for all ops.
 
-``ZOO_KERNELS=off|auto|force`` in the environment, or :func:`use` in code. ``off`` is plain torch everywhere; ``auto``
-takes a Triton kernel where there is one and it pays; ``force`` takes it wherever it can run and raises where it cannot.
+``ZOO_KERNELS=off|auto|force`` in the environment, or :func:`set_mode` in code. ``off`` is plain torch everywhere;
+``auto`` takes a Triton kernel where there is one and it pays; ``force`` takes it wherever it can run and raises where it
+cannot.
 """
 import functools
 import os
@@ -36,7 +37,7 @@ _record: list[tuple[str, Choice]] | None = None
 
 
 @contextmanager
-def use(mode: str) -> Iterator[None]:
+def set_mode(mode: str) -> Iterator[None]:
     """Run a block with another mode than ``ZOO_KERNELS`` says: ``'off'``, ``'auto'`` or ``'force'``.
 
     The mode is one for the process. Enter it outside of compiled functions; they are compiled again for it.
@@ -60,7 +61,7 @@ def record() -> Iterator[list[tuple[str, Choice]]]:
         _record = before
 
 
-def noted(op: str, choice: Choice) -> Choice:
+def record_choice(op: str, choice: Choice) -> Choice:
     """The choice of an op, which :func:`record` hears of."""
     if _record is not None:
         _record.append((op, choice))
@@ -104,7 +105,7 @@ def exporting() -> bool:
     return (torch.compiler.is_exporting() if flag is None else flag) or torch.onnx.is_in_onnx_export()
 
 
-def in_place() -> bool:
+def can_overwrite_inputs() -> bool:
     """True in plain inference: memory is used again then, which on a CPU saves more time than the arithmetic takes."""
     return not (torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing())
 
@@ -126,7 +127,7 @@ def choose(
     Raises:
         RuntimeError: The mode is ``force`` and the kernel cannot run.
     """
-    return noted(op, Choice('torch', 'an input is empty') if empty else _decide(op, x, limit, tokens, dtypes))
+    return record_choice(op, Choice('torch', 'an input is empty') if empty else _decide(op, x, limit, tokens, dtypes))
 
 
 def _decide(op: str, x: Tensor, limit: str, tokens: int, dtypes: tuple[torch.dtype, ...]) -> Choice:

@@ -7,7 +7,7 @@ from torch import Tensor
 MAX_PROGRAMS = 2 ** 31 - 1  # on the first axis of a grid
 
 
-class Shipped(NamedTuple):
+class CompileSpec(NamedTuple):
     """A kernel with one of its shipped configurations: what an ahead-of-time compilation needs.
 
     Arguments named ``*_ptr`` are pointers to ``dtype`` unless ``types`` says otherwise, the others int32.

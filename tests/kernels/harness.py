@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from zoo_kernels import use
+from zoo_kernels import set_mode
 
 # relative L2 errors: of outputs, of gradients
 TOLERANCES = {torch.float32: (2e-6, 4e-6), torch.float16: (1e-3, 2e-3), torch.bfloat16: (4e-3, 1e-2)}
@@ -58,7 +58,7 @@ def run(
         op: Callable | None = None) -> dict[str, Tensor]:
     """Output (``out``) and the gradients of all leaves for a fixed cotangent, through backend ``mode``."""
     leaves = {n: leaf.detach().to(dtype or leaf.dtype).requires_grad_() for n, leaf in leaves.items()}
-    with use(mode):
+    with set_mode(mode):
         out = (op or case.op)(**case.arguments(leaves))
         generator = torch.Generator().manual_seed(1)
         cotangent = torch.randn(out.shape, generator=generator, dtype=torch.float64)

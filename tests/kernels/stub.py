@@ -1,6 +1,6 @@
 """A Triton driver for machines without a GPU: launches are recorded instead of run, on devices that need not exist.
 
-    with recorded() as launches, FakeTensorMode(), Bodies(), zoo_kernels.use('force'):
+    with recorded() as launches, FakeTensorMode(), Bodies(), zoo_kernels.set_mode('force'):
         x = torch.empty(2, 64, 8, 32, device='cuda:1', dtype=torch.bfloat16, requires_grad=True)
         gradients(linear_attention(x, x, x).sum())
 

@@ -164,7 +164,7 @@ def test_onnx(tmp_path):
 @pytest.mark.parametrize('mode', ['off', 'auto', 'force'])
 def test_says_that_there_is_no_kernel(mode):
     args = inputs()
-    with zoo_kernels.use(mode):
+    with zoo_kernels.set_mode(mode):
         choice = zoo_kernels.explain(agent_attention, *args)
         torch.testing.assert_close(agent_attention(*args), formula(*args), **RTOL)
     assert choice.backend == 'torch' and 'two calls of scaled_dot_product_attention' in choice.reason

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from zoo_kernels import depthwise_conv, explain, focal_level, use
+from zoo_kernels import depthwise_conv, explain, focal_level, set_mode
 
 OPTIONS = [
     {}, {'activation'}, {'residual'}, {'gate'}, {'pixel'}, {'activation', 'residual'},
@@ -261,7 +261,8 @@ def test_reasons_and_errors_on_a_cpu():
     given = inputs(dtype=torch.float32)
     assert explain(depthwise_conv, **given) == ('torch', 'the input is on cpu; the kernels need CUDA')
     assert explain(focal_level, given['x'], given['weight'], given['x'][..., :1]).backend == 'torch'
-    with use('force'), pytest.raises(RuntimeError, match='depthwise_conv: ZOO_KERNELS=force, but the input is on cpu'):
+    with set_mode(
+            'force'), pytest.raises(RuntimeError, match='depthwise_conv: ZOO_KERNELS=force, but the input is on cpu'):
         depthwise_conv(**given)
     with pytest.raises(ValueError, match="activation 'relu': use 'gelu' or None"):
         depthwise_conv(**given, activation='relu')

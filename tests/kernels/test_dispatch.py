@@ -11,7 +11,7 @@ from zoo_kernels import (
     linear_attention,
     record,
     routed_attention,
-    use,
+    set_mode,
 )
 from zoo_kernels.dispatch import exporting
 
@@ -36,7 +36,7 @@ def test_a_record_tells_what_ran():
     q, agents = torch.randn(1, 4, 1, 8), torch.randn(1, 2, 1, 8)
     with record() as calls:
         linear_attention(q, q, q)
-        with use('off'):
+        with set_mode('off'):
             linear_attention(q, q, q)
         agent_attention(q, q, q, agents)
     linear_attention(q, q, q)

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 import zoo_kernels
-from zoo_kernels import depthwise_conv, focal_modulation, linear_attention, routed_attention, use
+from zoo_kernels import depthwise_conv, focal_modulation, linear_attention, routed_attention, set_mode
 
 
 def linear(batch=2, tokens=5, keys=5, heads=2, dim=8, value_dim=8, **options):
@@ -52,7 +52,7 @@ def run(case, mode):
     """The output and the gradients of all inputs."""
     call, shapes = case
     inputs = {name: torch.ones(shape, dtype=torch.bfloat16, requires_grad=True) for name, shape in shapes.items()}
-    with use(mode):
+    with set_mode(mode):
         out = call(**inputs)
         grads = torch.autograd.grad(out.sum(), list(inputs.values()))
     return out.detach(), dict(zip(inputs, grads)), inputs
@@ -81,5 +81,5 @@ def test_a_mean_over_no_keys_is_nan(name, mode):
 def test_explained():
     q = torch.ones(0, 4, 2, 8)
     for mode in zoo_kernels.dispatch.MODES:
-        with use(mode):
+        with set_mode(mode):
             assert zoo_kernels.explain(linear_attention, q, q, q) == ('torch', 'an input is empty')

@@ -8,7 +8,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves
 
 from tests.kernels.cases import CASES
-from zoo_kernels import depthwise_conv, focal_level, linear_attention, routed_attention, use
+from zoo_kernels import depthwise_conv, focal_level, linear_attention, routed_attention, set_mode
 
 stub = pytest.importorskip('tests.kernels.stub', reason='the kernels need triton')
 pytestmark = pytest.mark.skipif(
@@ -24,7 +24,7 @@ def make(*shape, dtype=torch.bfloat16):
 
 def launch(op, leaves, arguments):
     """Launches of a call and of its gradients, what torch does within them, and the device that is current then."""
-    with stub.recorded() as launches, stub.Bodies() as bodies, use('force'):
+    with stub.recorded() as launches, stub.Bodies() as bodies, set_mode('force'):
         leaves = {name: leaf.detach().requires_grad_() for name, leaf in leaves.items()}
         out = op(**arguments(leaves))
         grads = stub.gradients(out.sum())

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from zoo_kernels import explain, linear_attention, use
+from zoo_kernels import explain, linear_attention, set_mode
 from zoo_kernels.linear_attention import reference
 from zoo_kernels.linear_attention.reference import FEATURES, OUTPUTS
 
@@ -182,11 +182,12 @@ def test_which_backend_and_why():
     assert explain(linear_attention, q.half(), k.half(), v.half()).reason == (
         'the input is on cpu; the kernels need CUDA')
     assert 'float32 is not one of' in explain(linear_attention, q, k, v).reason
-    with use('off'):
+    with set_mode('off'):
         assert explain(linear_attention, q, k, v) == ('torch', 'ZOO_KERNELS=off')
-    with use('force'), pytest.raises(RuntimeError, match='linear_attention: ZOO_KERNELS=force, but the input is on c'):
+    with set_mode(
+            'force'), pytest.raises(RuntimeError, match='linear_attention: ZOO_KERNELS=force, but the input is on c'):
         linear_attention(q.half(), k.half(), v.half())
-    with pytest.raises(ValueError, match="ZOO_KERNELS='on': use one of off, auto, force"), use('on'):
+    with pytest.raises(ValueError, match="ZOO_KERNELS='on': use one of off, auto, force"), set_mode('on'):
         pass
 
 

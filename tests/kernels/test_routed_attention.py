@@ -6,7 +6,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tests.kernels.cases.routed_attention import as_released, routes_of
-from zoo_kernels import dispatch, explain, route, routed_attention, use
+from zoo_kernels import dispatch, explain, route, routed_attention, set_mode
 
 GRIDS = {  # regions, tokens of a region
     'square': ((3, 3), (2, 2)), 'odd': ((2, 3), (7, 3)), 'a region': ((1, 1), (4, 5)), 'a token': ((4, 2), (1, 1)),
@@ -176,7 +176,7 @@ def able(monkeypatch):
 
 
 def test_explains_itself(able):
-    with pytest.raises(RuntimeError, match='routed_attention: ZOO_KERNELS=force, but .* not one of'), use('force'):
+    with pytest.raises(RuntimeError, match='routed_attention: ZOO_KERNELS=force, but .* not one of'), set_mode('force'):
         routed_attention(*inputs('odd', 2))
     assert explain(routed_attention, *inputs(dtype=torch.float16)).reason == (
         'the input is on cpu; the kernels need CUDA')

@@ -63,7 +63,7 @@ class Case(NamedTuple):
 
     def choose(self, inputs: dict[str, Tensor], mode: str) -> zoo_kernels.Choice:
         """What the op would take in a mode; a refusal of ``force`` is a choice of torch."""
-        with zoo_kernels.use(mode):
+        with zoo_kernels.set_mode(mode):
             try:
                 return zoo_kernels.explain(self.function, **inputs, **self.options)
             except RuntimeError as e:

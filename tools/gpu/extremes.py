@@ -95,11 +95,11 @@ def expanded_map(part: Part) -> dict:
     height, width, dim = (9, 5, 8) if part.dry else (4200, 512, 1024)
     row = torch.randn(1, 1, width, dim, device=part.device, dtype=part.dtype)
     weight = torch.randn(dim, 1, 3, 3, device=part.device, dtype=part.dtype) / 3
-    with torch.no_grad(), zoo_kernels.use('auto'), oracle.poisoned():
+    with torch.no_grad(), zoo_kernels.set_mode('auto'), oracle.poisoned():
         x = row.expand(1, height, width, dim)
         out = zoo_kernels.depthwise_conv(x, weight)
         choice = zoo_kernels.explain(zoo_kernels.depthwise_conv, x, weight)
-        with zoo_kernels.use('off'):
+        with zoo_kernels.set_mode('off'):
             expected = zoo_kernels.depthwise_conv(row.double().expand(1, 5, width, dim), weight.double())
     places = {0: 0, 1: 1, height // 2: 2, height - 2: 3, height - 1: 4}
     off = max(float((out[0, at].double() - expected[0, like]).norm() / expected[0, like].norm())

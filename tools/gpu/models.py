@@ -62,13 +62,13 @@ def calls(part: Part, name: str, title: str, modes: dict[str, str], compiled: bo
 
 
 def forward(function: Callable, mode: str, images: Tensor) -> None:
-    with zoo_kernels.use(mode), torch.no_grad():
+    with zoo_kernels.set_mode(mode), torch.no_grad():
         function(images)
 
 
 def step(function: Callable, mode: str, images: Tensor, labels: Tensor, optimizer: torch.optim.Optimizer) -> None:
     """Cross-entropy, gradients, AdamW."""
-    with zoo_kernels.use(mode):
+    with zoo_kernels.set_mode(mode):
         F.cross_entropy(function(images).float(), labels).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -34,7 +34,7 @@ def run(
         case: Case, inputs: dict[str, Tensor], cotangent: Tensor | None = None, mode: str | None = None,
         function: Any = None) -> dict[str, Tensor]:
     """Output (``out``) and, for a cotangent, the gradients of all inputs that want one; in the case's mode if None."""
-    with zoo_kernels.use(mode or case.mode), torch.set_grad_enabled(cotangent is not None):
+    with zoo_kernels.set_mode(mode or case.mode), torch.set_grad_enabled(cotangent is not None):
         out = (function or case.function)(**inputs, **case.options)
         if cotangent is None:
             return {'out': out}

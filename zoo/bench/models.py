@@ -144,7 +144,7 @@ def flops(
     """Of matrix products, convolutions and softmax attention for one image; a multiplication and addition are two."""
     known = {torch.ops.torchvision.deform_conv2d: _of_deformable}
     # it cannot look into our kernels
-    with zoo_kernels.use('off'), FlopCounterMode(display=False, custom_mapping=known) as counter:
+    with zoo_kernels.set_mode('off'), FlopCounterMode(display=False, custom_mapping=known) as counter:
         model(torch.zeros(1, channels, *size, device=device, dtype=dtype))
     return counter.get_total_flops()
 
@@ -166,7 +166,7 @@ def _prepare(model: nn.Module, variant: Variant, images: Tensor, backward: bool)
 
 def _call(
         function: Callable[[Tensor], Any], model: nn.Module, kernels: str, images: Tensor, backward: bool) -> None:
-    with zoo_kernels.use(kernels), torch.set_grad_enabled(backward):
+    with zoo_kernels.set_mode(kernels), torch.set_grad_enabled(backward):
         if backward:
             model.zero_grad(set_to_none=True)
         out = function(images)

@@ -75,7 +75,7 @@ def _call(
         function: Callable[[dict[str, Tensor]], Tensor], mode: str, inputs: dict[str, Tensor],
         backward: bool) -> list[Tensor]:
     """The output, and with ``backward`` the gradient of every floating input for a cotangent of the output itself."""
-    with zoo_kernels.use(mode), torch.set_grad_enabled(backward):
+    with zoo_kernels.set_mode(mode), torch.set_grad_enabled(backward):
         out = function(inputs)
         if not backward:
             return [out]

@@ -48,7 +48,7 @@ def _triton(operator: Operator, inputs: dict[str, Tensor]) -> Function:
     if not hasattr(operator.function, 'choose'):
         raise Unavailable('there is no kernel for it')
     try:
-        with zoo_kernels.use('force'):
+        with zoo_kernels.set_mode('force'):
             choice = zoo_kernels.explain(operator.function, **inputs, **operator.options)
     except RuntimeError as e:
         raise Unavailable(str(e).partition('but ')[2] or str(e)) from None

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo_kernels.dispatch import in_place
+from zoo_kernels.dispatch import can_overwrite_inputs
 
 from .depthwise import DepthwiseConv2d
 from .layout import ceil_div
@@ -15,7 +15,7 @@ CHUNK_BYTES = 2 ** 22  # of hidden activations: what stays in the caches of a CP
 
 def gelu(x: Tensor) -> Tensor:
     """GELU of activations that nothing else needs: in plain inference they are overwritten."""
-    return torch.ops.aten.gelu_(x) if in_place() else F.gelu(x)
+    return torch.ops.aten.gelu_(x) if can_overwrite_inputs() else F.gelu(x)
 
 
 class Mlp(nn.Module):

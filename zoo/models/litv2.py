@@ -31,7 +31,7 @@ from timm.layers import DropPath, calculate_drop_path_rates
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
-from zoo_kernels.dispatch import in_place
+from zoo_kernels.dispatch import can_overwrite_inputs
 
 from ..backbone import Backbone, Stage, init_weights, to_pair
 from ..blocks.depthwise import DepthwiseConv2d
@@ -80,7 +80,7 @@ class DeformableMerging(nn.Module):
         offset = self.conv_offset(to_nchw(x))
         out_dtype, dtype = offset.dtype, torch.promote_types(x.dtype, torch.float32)
         x, offset, weight, bias = (t.to(dtype) for t in (x, offset, self.conv.weight, self.conv.bias))
-        if not in_place() or x.device.type != 'cpu' or self.norm.training:
+        if not can_overwrite_inputs() or x.device.type != 'cpu' or self.norm.training:
             y = deform_conv2d(to_nchw(x), offset, weight, bias, stride=2)
             return F.gelu(batch_norm(self.norm, contiguous_for_export(to_nhwc(y.to(out_dtype)))))
         # inference on a CPU: torchvision reads channel by channel, which takes twice as long as all of this

@@ -1,7 +1,7 @@
 """Agent attention: a few agent tokens gather from all tokens, and all tokens read from them."""
 from torch import Tensor
 
-from ..dispatch import Choice, noted
+from ..dispatch import Choice, record_choice
 from . import reference
 
 
@@ -45,7 +45,7 @@ def _choose(
     for name, (bias, shape, text) in expected.items():
         if bias is not None and tuple(bias.shape) != shape:
             raise ValueError(f'{name} is {text} = {list(shape)}; got {list(bias.shape)}')
-    return noted('agent_attention', Choice(
+    return record_choice('agent_attention', Choice(
         'torch', 'two calls of scaled_dot_product_attention; there is no kernel of ours, forced or not'))
 
 

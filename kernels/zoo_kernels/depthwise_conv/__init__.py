@@ -18,7 +18,7 @@ def depthwise_conv(
 
     The map is padded with dilation * (k // 2) zeros. Sums are kept in float32 for 16-bit inputs. Under autocast x is
     cast as ``conv2d`` casts it. The kernels have no second derivatives: asking for them raises,
-    ``zoo_kernels.use('off')`` has them.
+    ``zoo_kernels.set_mode('off')`` has them.
 
     Args:
         x: ``[B, H, W, C]``; any strides (a slice of a packed projection is fine).

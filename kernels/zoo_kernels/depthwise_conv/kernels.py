@@ -12,7 +12,7 @@ from typing import NamedTuple
 import triton
 import triton.language as tl
 
-from ..launch import Shipped
+from ..launch import CompileSpec
 
 
 class Tile(NamedTuple):
@@ -258,18 +258,18 @@ FORMS = {  # of what follows the convolution, as models use it
 }
 
 
-def shipped() -> Iterator[Shipped]:
+def shipped() -> Iterator[CompileSpec]:
     """For ahead-of-time compilation: every form, in float32 those that need the most registers."""
     for size, tile in TILES.items():
         for dtype, names in (('bf16', FORMS), ('fp32', ('gated', 'level'))):
             common = dict(K=size, **tile._asdict())
             for name in names:
                 form, gate = FORMS[name], FORMS[name]['GATE']
-                yield Shipped(
+                yield CompileSpec(
                     forward, dict(FLIP=name == 'plain', **form, **common), dtype, **options('forward', size, gate))
                 if name != 'plain':
                     types = {'dgate_ptr': '*fp32'} if gate == 'pixel' else {}
-                    yield Shipped(
+                    yield CompileSpec(
                         backward_epilogue, form | common, dtype, types, **options('backward_epilogue', size, gate))
-            yield Shipped(
+            yield CompileSpec(
                 backward_weight, common, dtype, {'sums_ptr': '*fp32'}, **options('backward_weight', size))

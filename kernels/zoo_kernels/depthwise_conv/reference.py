@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..dispatch import exporting, in_place
+from ..dispatch import can_overwrite_inputs, exporting
 
 
 def depthwise_conv(
@@ -16,7 +16,7 @@ def depthwise_conv(
     else:
         y = _convolve(x, weight, bias, dilation)
     # y is ours and nothing else needs it: without gradients every step may overwrite it, as long as the dtype stays
-    owned = in_place()
+    owned = can_overwrite_inputs()
     if activation == 'gelu':
         y = torch.ops.aten.gelu_(y) if owned else F.gelu(y)
     if residual is not None:

@@ -4,7 +4,7 @@ import triton.language as tl
 
 
 @triton.jit
-def raised(x, POWER: tl.constexpr):
+def power(x, POWER: tl.constexpr):
     y = x
     for _ in tl.static_range(POWER - 1):
         y *= x
@@ -72,7 +72,7 @@ def focus_scales(
     squares = tl.zeros([BN], tl.float32)
     for h in range(heads):
         y = tl.maximum(load(x_ptr + h * stride_h, rows, stride_n, count, D, BD), 0.) + eps
-        y = raised(y * inverse_scale(scale_ptr, h, D, BD)[None, :] * unit[:, None], POWER)
+        y = power(y * inverse_scale(scale_ptr, h, D, BD)[None, :] * unit[:, None], POWER)
         squares += tl.sum(y * y, 1)
     return unit, length / tl.sqrt(squares)
 
@@ -114,9 +114,9 @@ def feature(x, sign, unit, gain, inverse, eps, FEATURE: tl.constexpr, POWER: tl.
     elif FEATURE == 'elu':
         return tl.where(x > 0, x + 1., tl.exp(tl.minimum(x, 0.)))
     elif FEATURE == 'focus':
-        return raised((tl.maximum(x, 0.) + eps) * inverse[None, :] * unit[:, None], POWER) * gain[:, None]
+        return power((tl.maximum(x, 0.) + eps) * inverse[None, :] * unit[:, None], POWER) * gain[:, None]
     elif FEATURE == 'norm_aware_key':
-        return raised(tl.maximum(sign * x, 0.), POWER)
+        return power(tl.maximum(sign * x, 0.), POWER)
     elif FEATURE == 'norm_aware_query':
         u = tl.maximum(sign * x, 0.) * unit[:, None]
         return tl.where(u > 0., tl.exp2(gain[:, None] * tl.log2(tl.where(u > 0., u, 1.))), 0.)
@@ -132,7 +132,7 @@ def feature_gradient(x, grad, sign, unit, gain, FEATURE: tl.constexpr, POWER: tl
     elif FEATURE == 'elu':
         return tl.where(x > 0, grad, grad * tl.exp(tl.minimum(x, 0.)))
     elif FEATURE == 'norm_aware_key':
-        return sign * POWER * grad * raised(tl.maximum(sign * x, 0.), POWER - 1)
+        return sign * POWER * grad * power(tl.maximum(sign * x, 0.), POWER - 1)
     elif FEATURE == 'norm_aware_query':
         u = tl.maximum(sign * x, 0.) * unit[:, None]
         safe = tl.where(u > 0., u, 1.)
@@ -161,7 +161,7 @@ def rotate(x, rope_ptr, rows, count, BACK: tl.constexpr, D: tl.constexpr, BD: tl
 
 
 @triton.jit
-def form(z, scale, eps, OUTPUT: tl.constexpr):
+def output_form(z, scale, eps, OUTPUT: tl.constexpr):
     """The result is ``a * product + c * mean``: a, c and their derivatives by z."""
     nothing = tl.zeros_like(z)
     if OUTPUT == 'ratio':

@@ -1,10 +1,10 @@
 """Triton kernels of linear attention, and the one table of how they are launched.
 
-Four passes. ``accumulate`` sums ``R(phi(x))^T y`` over rows: over keys for the summary that queries read, over queries
-for its gradient. ``read`` forms the result; ``query_gradient`` and ``key_gradient`` go back. Features come in PARTS
-(two for ``norm_aware``: the positive and the negative side). The rows of ``focus`` are normalised over all heads: each
-program works that out for itself (other heads' channels are in the cache then, as programs of the same rows run side
-by side), and ``focus_gradient`` takes gradients of its features to those of the inputs.
+Four passes. ``accumulate_state`` sums ``R(phi(x))^T y`` over rows: over keys for the summary that queries read, over
+queries for its gradient. ``read_state`` forms the result; ``query_gradient`` and ``key_gradient`` go back. Features come
+in PARTS (two for ``norm_aware``: the positive and the negative side). The rows of ``focus`` are normalised over all
+heads: each program works that out for itself (other heads' channels are in the cache then, as programs of the same rows
+run side by side), and ``focus_gradient`` takes gradients of its features to those of the inputs.
 
 A state is flat, float32: the matrix ``[D, E]``, the vector ``[D]`` and the sum ``[E]`` of a head and part.
 """
@@ -13,19 +13,19 @@ from collections.abc import Iterator
 import triton
 import triton.language as tl
 
-from ..launch import Shipped, pow2
+from ..launch import CompileSpec, pow2
 from .features import (
     dot,
     feature,
     feature_gradient,
     focus_scales,
-    form,
     inverse_scale,
     load,
     load_head,
     load_matrix,
     load_vector,
-    raised,
+    output_form,
+    power,
     rotate,
     scales,
     store,
@@ -34,24 +34,24 @@ from .features import (
 # (kernel, bfloat16, widest of D and E as a power of two) -> rows of a block, warps, stages
 TABLE = {
     (kernel, bf16, width): (64 if width == 32 or width == 64 and bf16 else 32, 4 if width <= 64 else 8, 2)
-    for kernel in ('accumulate', 'read', 'query_gradient', 'key_gradient', 'focus_gradient')
+    for kernel in ('accumulate_state', 'read_state', 'query_gradient', 'key_gradient', 'focus_gradient')
     for bf16 in (True, False) for width in (16, 32, 64, 128)
 }
 # what would spill registers otherwise; with two parts ('norm_aware') sooner
 TABLE |= {(f'{x}_gradient', bf16, 64): (32, 4, 2) for x in ('query', 'key') for bf16 in (True, False)}
 TABLE |= {(f'{x}_gradient', bf16, 128): (16, 8, 2) for x in ('query', 'key') for bf16 in (True, False)}
 TABLE |= {
-    ('accumulate', True, 64): (32, 4, 2), ('accumulate', False, 64): (16, 4, 2),
-    ('accumulate', False, 16): (32, 4, 1)}
+    ('accumulate_state', True, 64): (32, 4, 2), ('accumulate_state', False, 64): (16, 4, 2),
+    ('accumulate_state', False, 16): (32, 4, 1)}
 TWO_PARTS = {
     ('query_gradient', 32): (16, 4, 2), ('query_gradient', 64): (16, 4, 2), ('key_gradient', 64): (16, 4, 2),
-    ('read', 64): (32, 4, 2)}
+    ('read_state', 64): (32, 4, 2)}
 # Registers that a thread may have, where ptxas by itself spills a few bytes to stay at 72 or 80 of them
-REGISTERS = {('accumulate', True, 32): 255}
+REGISTERS = {('accumulate_state', True, 32): 255}
 
 
 @triton.jit
-def accumulate(
+def accumulate_state(
         x_ptr, y_ptr, scale_ptr, rope_ptr, weight_ptr, state_ptr, stride_xb, stride_xn, stride_xh, stride_yb,
         stride_yn, stride_yh, count, heads, lanes, splits, split, eps, factor, FEATURE: tl.constexpr,
         POWER: tl.constexpr, PARTS: tl.constexpr, ROPE: tl.constexpr, WEIGHTS: tl.constexpr, BF16: tl.constexpr,
@@ -125,7 +125,7 @@ def _product(
 
 
 @triton.jit
-def read(
+def read_state(
         q_ptr, out_ptr, scale_ptr, rope_ptr, state_ptr, stride_qb, stride_qn, stride_qh, count, heads, blocks, scale,
         eps, FEATURE: tl.constexpr, OUTPUT: tl.constexpr, POWER: tl.constexpr, PARTS: tl.constexpr,
         ROPE: tl.constexpr, BF16: tl.constexpr, D: tl.constexpr, E: tl.constexpr, BD: tl.constexpr, BE: tl.constexpr,
@@ -141,7 +141,7 @@ def read(
     product, z = _product(
         x, state_ptr, rope_ptr, rows, count, unit, gain, inverse, eps, FEATURE, POWER, PARTS, ROPE, BF16, D, E, BD,
         BE, BN)
-    a, c, _, _ = form(z, scale, eps, OUTPUT)
+    a, c, _, _ = output_form(z, scale, eps, OUTPUT)
     product *= a[:, None]
     if OUTPUT == 'magnitude' or OUTPUT == 'inline':
         product += c[:, None] * load_vector(state_ptr + D * E + D, E, BE)[None, :]
@@ -168,7 +168,7 @@ def query_gradient(
         x, state_ptr, rope_ptr, rows, count, unit, gain, inverse, eps, FEATURE, POWER, PARTS, ROPE, BF16, D, E, BD,
         BE, BN)
     grad = load(grad_ptr + b.to(tl.int64) * stride_gb + h * stride_gh, rows, stride_gn, count, E, BE)
-    a, c, da, dc = form(z, scale, eps, OUTPUT)
+    a, c, da, dc = output_form(z, scale, eps, OUTPUT)
     dz = da * tl.sum(grad * product, 1)
     if OUTPUT == 'magnitude' or OUTPUT == 'inline':
         dz += dc * tl.sum(grad * load_vector(state_ptr + D * E + D, E, BE)[None, :], 1)
@@ -252,14 +252,14 @@ def focus_gradient(
     for h in range(heads):
         y = tl.maximum(load(x_ptr + h * stride_xh, rows, stride_xn, count, D, BD), 0.) + eps
         y *= inverse_scale(scale_ptr, h, D, BD)[None, :] * unit[:, None]
-        along += tl.sum(raised(y, POWER) * load(features_ptr + h * D, rows, heads * D, count, D, BD), 1)
+        along += tl.sum(power(y, POWER) * load(features_ptr + h * D, rows, heads * D, count, D, BD), 1)
     along *= norm
     for h in range(heads):
         x = load(x_ptr + h * stride_xh, rows, stride_xn, count, D, BD)
         inverse = inverse_scale(scale_ptr, h, D, BD)[None, :]
         y = (tl.maximum(x, 0.) + eps) * inverse * unit[:, None]
         grad = load(features_ptr + h * D, rows, heads * D, count, D, BD) * norm[:, None]
-        slope = raised(y, POWER - 1)
+        slope = power(y, POWER - 1)
         dy = POWER * slope * (grad - (along * norm * norm)[:, None] * slope * y) + along[:, None] * y
         store(dx_ptr + h * D, tl.where(x > 0, dy * inverse, 0.), rows, heads * D, count, D, BD)
         columns = tl.arange(0, BD)
@@ -290,7 +290,7 @@ FLOATS = (
     'scale_ptr', 'rope_ptr', 'weight_ptr', 'state_ptr', 'rows_ptr', 'dw_ptr', 'dscale_ptr', 'features_ptr')
 
 
-def shipped() -> Iterator[Shipped]:
+def shipped() -> Iterator[CompileSpec]:
     """Every entry of the table with the family that asks most of it, and every family at a head of 64."""
     for bf16 in (True, False):
         for width in (16, 32, 64, 128):
@@ -301,17 +301,17 @@ def shipped() -> Iterator[Shipped]:
             yield from _shipped(family, True, 64)
 
 
-def _shipped(family: str, bf16: bool, width: int) -> Iterator[Shipped]:
+def _shipped(family: str, bf16: bool, width: int) -> Iterator[CompileSpec]:
     query, key, output, parts, rope, weights = FAMILIES[family]
     floats = dict.fromkeys(FLOATS, '*fp32') | dict.fromkeys(('eps', 'factor', 'scale'), 'fp32')
     common = dict(POWER=3, PARTS=parts, ROPE=rope, BF16=bf16)
     passes = [
-        (accumulate, common | dict(FEATURE=key, WEIGHTS=weights)),
-        (accumulate, common | dict(FEATURE=query, WEIGHTS=3)),
-        (read, common | dict(FEATURE=query, OUTPUT=output)),
+        (accumulate_state, common | dict(FEATURE=key, WEIGHTS=weights)),
+        (accumulate_state, common | dict(FEATURE=query, WEIGHTS=3)),
+        (read_state, common | dict(FEATURE=query, OUTPUT=output)),
         (query_gradient, common | dict(FEATURE=query, OUTPUT=output)),
         (key_gradient, common | dict(FEATURE=key, WEIGHTS=weights)),
     ] + ([(focus_gradient, dict(POWER=3))] if query == 'focus' else [])
     for kernel, constants in passes:
         sizes, options = settings(kernel.fn.__name__, bf16, parts, width, width)
-        yield Shipped(kernel, constants | sizes, 'bf16' if bf16 else 'fp16', floats, **options)
+        yield CompileSpec(kernel, constants | sizes, 'bf16' if bf16 else 'fp16', floats, **options)

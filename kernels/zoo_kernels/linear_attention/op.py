@@ -44,15 +44,15 @@ class _Call:
 
     def accumulate(self, x: Tensor, y: Tensor, feature: str, weight: Tensor, weights: int, factor: float) -> Tensor:
         """State ``[B * H * PARTS, D * E + D + E]`` over the rows of x; its splits are summed in a fixed order."""
-        from .kernels import accumulate
+        from .kernels import accumulate_state
         rows, lanes = x.shape[1], self.batch * self.heads * self.parts
-        sizes = self._sizes(accumulate)
+        sizes = self._sizes(accumulate_state)
         splits = max(1, min(-(-PROGRAMS // lanes), -(-rows // LEAST)))
         split = -(-rows // (splits * sizes['BN'])) * sizes['BN']
         splits = -(-rows // split)
         state = x.new_empty(splits, lanes, self.d * self.e + self.d + self.e, dtype=torch.float32)
         launch(
-            accumulate, splits * lanes, x, x, y, self.focus_scale, self.rope, weight, state, *x.stride()[:3],
+            accumulate_state, splits * lanes, x, x, y, self.focus_scale, self.rope, weight, state, *x.stride()[:3],
             *y.stride()[:3], rows, self.heads, lanes, splits, split, self.eps, factor, FEATURE=feature,
             WEIGHTS=weights, **sizes)
         return state.sum(0) if splits > 1 else state[0]
@@ -62,12 +62,12 @@ class _Call:
         return self.accumulate(self.k, self.v, self.key, self.weight, self.weighted, 1 / self.keys)
 
     def read(self, state: Tensor) -> Tensor:
-        from .kernels import read
+        from .kernels import read_state
         out = self.v.new_empty(self.batch, self.tokens, self.heads, self.e)
-        sizes = self._sizes(read)
+        sizes = self._sizes(read_state)
         blocks = -(-self.tokens // sizes['BN'])
         launch(
-            read, blocks * self.batch * self.heads, out, self.q, out, self.focus_scale, self.rope, state,
+            read_state, blocks * self.batch * self.heads, out, self.q, out, self.focus_scale, self.rope, state,
             *self.q.stride()[:3], self.tokens, self.heads, blocks, self.scale, self.eps, FEATURE=self.query,
             OUTPUT=self.output, **sizes)
         return out

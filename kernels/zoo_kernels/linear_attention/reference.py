@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..dispatch import in_place
+from ..dispatch import can_overwrite_inputs
 
 FEATURES = ('identity', 'relu', 'elu', 'focus', 'norm_aware')
 OUTPUTS = ('plain', 'ratio', 'clamp', 'magnitude', 'inline')
@@ -32,7 +32,7 @@ def focus(x: Tensor, scale: Tensor, power: int = 3, eps: float = 1e-6) -> tuple[
         Direction ``[..., C]`` and row length ``[..., 1]``; their product is the mapped feature.
     """
     inverse, rms = scale.reciprocal(), x.shape[-1] ** 0.5
-    if in_place():
+    if can_overwrite_inputs():
         y = F.relu(x)
         torch.addcmul(eps * inverse, y, inverse, out=y)
         length = torch.linalg.vector_norm(y, dim=-1, keepdim=True)
@@ -58,7 +58,7 @@ def norm_aware(q: Tensor, k: Tensor, power: int = 3) -> tuple[Tensor, Tensor]:
     Returns:
         Two tensors ``[..., 2 D]``.
     """
-    if in_place():  # five times as fast for short rows, but without a gradient at zero
+    if can_overwrite_inputs():  # five times as fast for short rows, but without a gradient at zero
         length = (q * q).sum(-1, keepdim=True).sqrt_()
     else:
         length = torch.linalg.vector_norm(q, dim=-1, keepdim=True)
@@ -70,7 +70,7 @@ def positive(x: Tensor) -> Tensor:
     """``ELU(x) + 1``, which is ``exp(min(x, 0)) + max(x, 0)``: quicker so, and never rounded to zero."""
     linear = F.relu(x)
     y = x - linear  # not a clamp, which has no gradient at zero
-    return y.exp_().add_(linear) if in_place() else y.exp() + linear
+    return y.exp_().add_(linear) if can_overwrite_inputs() else y.exp() + linear
 
 
 def rotate(x: Tensor, rope: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ def rotate(x: Tensor, rope: Tensor) -> Tensor:
     """
     cos, sin = rope[:, :, None]
     pairs = x.unflatten(-1, (-1, rope.shape[-1], 2))
-    if in_place() and x.device.type == 'cpu':  # one pass over memory: ten times as fast
+    if can_overwrite_inputs() and x.device.type == 'cpu':  # one pass over memory: ten times as fast
         if x.storage_offset() % 2 or x.stride(-1) != 1 or any(stride % 2 for stride in x.stride()[:-1]):
             pairs = pairs.clone(memory_format=torch.contiguous_format)
         return torch.view_as_real(torch.view_as_complex(pairs) * torch.complex(cos, sin)).flatten(-3)
@@ -115,7 +115,7 @@ def linear_attention(
 def _mix(q: Tensor, k: Tensor, v: Tensor, a: Tensor | float, c: Tensor | None) -> Tensor:
     """``a * q (k^T v) / N + c * mean(v)``."""
     y = _stack([qh @ state for qh, state in zip(q.unbind(2), _states(k, v).unbind(1))], 2)
-    y = y.mul_(a) if in_place() else y * a
+    y = y.mul_(a) if can_overwrite_inputs() else y * a
     return y if c is None else torch.addcmul(y, c, v.mean(1, keepdim=True))
 
 
@@ -150,7 +150,7 @@ def _features(
         heads = q.shape[2:]
         q, gain = focus(q.flatten(2), focus_scale.to(q.dtype), power, eps)
         k, length = focus(k.flatten(2), focus_scale.to(k.dtype), power, eps)
-        k = k.mul_(length) if in_place() else k * length
+        k = k.mul_(length) if can_overwrite_inputs() else k * length
         return q.unflatten(-1, heads), k.unflatten(-1, heads), gain[..., None]
     return q, k, None
 

@@ -49,8 +49,8 @@ def routed_attention(
     ``routes[b, r]``, head by head. A region that is named twice counts twice. The kernel neither partitions the map nor
     gathers keys: it saves q, k, v, the output and a float32 a query, whatever topk is. Plain torch gathers, head by
     head for inference on a CPU. Gradients of k and v are summed in the order of the source regions: the same bits at
-    every run. The kernel has no second derivative; plain torch, ``use('off')``, has. Softmax is in float32 for 16-bit
-    inputs, under autocast too.
+    every run. The kernel has no second derivative; plain torch, ``set_mode('off')``, has. Softmax is in float32 for
+    16-bit inputs, under autocast too.
 
     Args:
         q: Map ``[B, H, W, heads, D]``, any strides (views of a packed projection ``[B, H, W, 3 C]`` are taken as they

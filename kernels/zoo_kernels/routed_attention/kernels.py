@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import triton
 import triton.language as tl
 
-from ..launch import Shipped, pow2
+from ..launch import CompileSpec, pow2
 
 LN2 = tl.constexpr(0.6931471805599453)
 
@@ -42,14 +42,14 @@ def config(kernel: str, dim: int, tokens: int) -> tuple[int, dict[str, int], dic
     return own, {'BLOCK': block, 'BLOCK_M': m, 'BLOCK_N': n}, options
 
 
-def shipped() -> Iterator[Shipped]:
+def shipped() -> Iterator[CompileSpec]:
     """Every configuration, and the widest with head dims that are padded."""
     types = {'lse_ptr': '*fp32', 'delta_ptr': '*fp32', 'scale': 'fp32'}
     types |= {'routes_ptr': '*i64', 'sources_ptr': '*i32', 'offsets_ptr': '*i32'}
     for kernel in (forward, backward_q, backward_kv):
         for dim, tokens in ((32, 16), (32, 64), (64, 16), (64, 64), (128, 16), (128, 64), (96, 64)):
             _, constants, options = config(kernel.fn.__name__, dim, tokens)
-            yield Shipped(kernel, {'D': dim, 'E': dim} | constants, types=types, **options)
+            yield CompileSpec(kernel, {'D': dim, 'E': dim} | constants, types=types, **options)
 
 
 @triton.jit

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..dispatch import in_place
+from ..dispatch import can_overwrite_inputs
 from ..linear_attention.reference import statistics_dtype
 
 
@@ -48,7 +48,7 @@ def routed_attention(
     first = torch.arange(batch, device=routes.device)[:, None, None] * count
     chosen = (routes + first).flatten()
     with _autocast_off(v):
-        if in_place() and v.device.type == 'cpu':
+        if can_overwrite_inputs() and v.device.type == 'cpu':
             return _by_head(q, k, v, chosen, topk, regions, scale)
         # heads come first: what the matrix products read is then contiguous as it leaves the gather
         qr, kr, vr = (_partition(x.to(dtype), regions) for x in (q, k, v))

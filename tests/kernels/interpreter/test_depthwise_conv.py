@@ -4,7 +4,7 @@ import torch
 
 from tests.kernels.cases.depthwise_conv import CASES
 from tests.kernels.harness import check, expand, make_leaves, names
-from zoo_kernels import depthwise_conv, use
+from zoo_kernels import depthwise_conv, set_mode
 from zoo_kernels.depthwise_conv import op
 
 
@@ -48,12 +48,12 @@ def test_a_level_of_which_one_result_is_used(unused):
 def test_autocast_casts_as_a_convolution():
     x, weight = torch.randn(1, 5, 6, 8, requires_grad=True), torch.randn(8, 1, 3, 3, requires_grad=True)
     residual = torch.randn(1, 5, 6, 8).bfloat16()
-    with use('force'), torch.autocast('cpu', dtype=torch.bfloat16):
+    with set_mode('force'), torch.autocast('cpu', dtype=torch.bfloat16):
         out = depthwise_conv(x, weight, residual=residual)
         with pytest.raises(RuntimeError, match='residual is torch.float32, the result torch.bfloat16'):
             depthwise_conv(x, weight, residual=residual.float())
     assert out.dtype == torch.bfloat16
-    with use('off'):
+    with set_mode('off'):
         expected = depthwise_conv(x.bfloat16().double(), weight.double(), residual=residual.double())
     torch.testing.assert_close(out.double(), expected, rtol=1e-2, atol=1e-2)
     out.float().square().sum().backward()

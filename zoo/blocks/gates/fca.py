@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo_kernels.dispatch import in_place
+from zoo_kernels.dispatch import can_overwrite_inputs
 
 from ...utils.errors import ZooError
 from ..layout import exporting
@@ -84,4 +84,4 @@ class FCA(nn.Module):
             z = torch.bmm(weights.flatten(1).expand(x.shape[0], -1, -1), x.flatten(2).transpose(1, 2))
             z = z.unflatten(2, (len(weights), -1)).diagonal(dim1=1, dim2=2).transpose(1, 2).flatten(1)
         gate = self.fc2(F.relu(self.fc1(z))).sigmoid()[:, :, None, None]
-        return torch.mul(x, gate, out=product) if contiguous and in_place() else x * gate
+        return torch.mul(x, gate, out=product) if contiguous and can_overwrite_inputs() else x * gate

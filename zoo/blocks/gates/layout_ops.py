@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zoo_kernels.dispatch import in_place
+from zoo_kernels.dispatch import can_overwrite_inputs
 
 from ..layout import exporting, to_nhwc
 
@@ -18,12 +18,12 @@ def reduce_axis(reduce: str, x: Tensor, dim: int) -> Tensor:
 
 def multiply(x: Tensor, gate: Tensor) -> Tensor:
     """``x * gate`` for an x that nothing else needs: in plain inference it is overwritten."""
-    return x.mul_(gate) if in_place() else x * gate
+    return x.mul_(gate) if can_overwrite_inputs() else x * gate
 
 
 def max_around(x: Tensor) -> Tensor:
     """Maxima of the 3 x 3 places around each, of an x >= 0."""
-    if not in_place() or x.device.type != 'cpu':
+    if not can_overwrite_inputs() or x.device.type != 'cpu':
         return F.max_pool2d(x, 3, stride=1, padding=1)
     for dim, pads in ((2, (0, 0, 1, 1)), (3, (1, 1))):
         padded, size = F.pad(x, pads), x.shape[dim]

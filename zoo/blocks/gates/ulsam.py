@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo_kernels.dispatch import in_place
+from zoo_kernels.dispatch import can_overwrite_inputs
 
 from ...utils.errors import ZooError
 from ..norm import scale_and_shift
@@ -45,7 +45,7 @@ class ULSAM(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, H, W]`` -> the same."""
-        y = max_around(F.relu(self._scale(x), inplace=in_place()))
+        y = max_around(F.relu(self._scale(x), inplace=can_overwrite_inputs()))
         # one dense convolution, zeros between the groups: libraries take several times as long for a grouped one
         weight = torch.block_diag(*self.point.weight.flatten(1).split(1))
         y = F.relu(self.point_norm(F.conv2d(y, weight[..., None, None], self.point.bias)))

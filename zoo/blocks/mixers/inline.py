@@ -3,7 +3,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo_kernels import depthwise_conv, linear_attention
-from zoo_kernels.dispatch import in_place
+from zoo_kernels.dispatch import can_overwrite_inputs
 
 from ..depthwise import DepthwiseConv2d
 from ..layout import exporting, pad_map
@@ -103,7 +103,7 @@ def add_own_local(
         num_prefix_tokens: Tokens before those of the map.
     """
     maps = v[:, num_prefix_tokens:].unflatten(1, grid)
-    if not in_place() or exporting():
+    if not can_overwrite_inputs() or exporting():
         local = mixed[:, num_prefix_tokens:] + convolve_own(maps, weight, bias).flatten(1, 2)
         return torch.cat([mixed[:, :num_prefix_tokens], local], dim=1) if num_prefix_tokens else local
     samples = mixed.shape[0]

@@ -4,7 +4,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from zoo_kernels.dispatch import in_place
+from zoo_kernels.dispatch import can_overwrite_inputs
 
 from ...utils.errors import ZooError
 from ..depthwise import DepthwiseConv2d
@@ -83,7 +83,7 @@ class ScaleAggregation(nn.Module):
             weight, bias = weight * scale, torch.addcmul(shift, bias, scale)
         # autocast would widen the sums
         weight, bias = (t.to(heads[0].dtype).unflatten(-1, (self.runs, -1)) for t in (weight, bias))
-        owned = in_place()
+        owned = can_overwrite_inputs()
         y = bias
         for head, factor in zip(heads, weight.unbind(0)):
             head = head.unsqueeze(-2)

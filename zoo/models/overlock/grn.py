@@ -2,7 +2,7 @@
 import torch
 from torch import Tensor, nn
 
-from zoo_kernels.dispatch import in_place
+from zoo_kernels.dispatch import can_overwrite_inputs
 
 from ...blocks.mlp import ResidualConvMlp, gelu
 
@@ -49,4 +49,4 @@ class ResponseMlp(ResidualConvMlp):
 
     def _maps(self, x: Tensor) -> Tensor:
         x = gelu(self.fc1(x))
-        return self.fc2(self.response(self.dwconv(x, residual=x), owned=in_place()))
+        return self.fc2(self.response(self.dwconv(x, residual=x), owned=can_overwrite_inputs()))
