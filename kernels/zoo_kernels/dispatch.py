@@ -1,8 +1,8 @@
 """Which backend an op takes, and why: one decision for all ops.
 
 ``ZOO_KERNELS=off|auto|force`` in the environment, or :func:`set_mode` in code. ``off`` is plain torch everywhere;
-``auto`` takes a Triton kernel where there is one and it pays; ``force`` takes it wherever it can run and raises where it
-cannot.
+``auto`` takes a Triton kernel where there is one and it pays; ``force`` takes it wherever it can run and raises where
+it cannot.
 """
 import functools
 import os

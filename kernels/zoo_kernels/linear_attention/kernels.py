@@ -1,10 +1,10 @@
 """Triton kernels of linear attention, and the one table of how they are launched.
 
 Four passes. ``accumulate_state`` sums ``R(phi(x))^T y`` over rows: over keys for the summary that queries read, over
-queries for its gradient. ``read_state`` forms the result; ``query_gradient`` and ``key_gradient`` go back. Features come
-in PARTS (two for ``norm_aware``: the positive and the negative side). The rows of ``focus`` are normalised over all
-heads: each program works that out for itself (other heads' channels are in the cache then, as programs of the same rows
-run side by side), and ``focus_gradient`` takes gradients of its features to those of the inputs.
+queries for its gradient. ``read_state`` forms the result; ``query_gradient`` and ``key_gradient`` go back. Features
+come in PARTS (two for ``norm_aware``: the positive and the negative side). The rows of ``focus`` are normalised over
+all heads: each program works that out for itself (other heads' channels are in the cache then, as programs of the same
+rows run side by side), and ``focus_gradient`` takes gradients of its features to those of the inputs.
 
 A state is flat, float32: the matrix ``[D, E]``, the vector ``[D]`` and the sum ``[E]`` of a head and part.
 """
