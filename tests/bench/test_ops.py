@@ -92,7 +92,7 @@ def test_softmax_attention_is_another_function(rows):
         if operator.softmax:
             assert row['error'] is None and row['ms']['median'] > 0
         else:
-            assert row['reason'] == 'it is no attention' and 'ms' not in row
+            assert row['reason'] == 'it is not attention' and 'ms' not in row
 
 
 def test_who_takes_no_part_says_why(rows):
@@ -286,7 +286,7 @@ def test_the_compiler_takes_part_when_asked_alone(monkeypatch, tmp_path):
     (['ops', '--repeats', '0'], "argument --repeats: invalid positive number value: '0'"),
     (['ops', '--device', 'tpu9'], "--device: 'tpu9' is none that this measures on"),
     (['models', 'flatten_pvt_tny'], "unknown model 'flatten_pvt_tny'; did you mean flatten_pvt_tiny"),
-    (['models', 'resnet18', '--sizes', '2b'], "--sizes: '2b' is no size"),
+    (['models', 'resnet18', '--sizes', '2b'], "--sizes: '2b' is not a size"),
 ])
 def test_mistakes_are_one_line(argv, text, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -57,7 +57,7 @@ def test_tables_are_wide_kept_and_usable_in_training():
     torch.testing.assert_close(y.grad, 2 * y.detach())  # lengths stay
 
 
-def test_nothing_is_kept_of_pretended_tensors():
+def test_nothing_is_cached_of_fake_tensors():
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     rotary._table.cache.cache_clear()

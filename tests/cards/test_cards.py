@@ -191,7 +191,7 @@ def test_usage_names_weights_that_can_be_had():
 
 @pytest.mark.parametrize('name', ['ravlt_x', 'ravlt_t.in22k', 'zoo_hybrid', 'resnet50'])
 def test_no_card_without_family(name):
-    with pytest.raises(ValueError, match=f'^{name} is no family, model or model.tag of the zoo'):
+    with pytest.raises(ValueError, match=f'^{name} is not a family, model or model.tag of the zoo'):
         card(name)
 
 
@@ -230,7 +230,7 @@ def test_parity_comes_from_golden_checks(results, tmp_path, capsys):
     assert result_files.parity()['rows'] == {'a@224': dict(logits=1., grad=1., agrees=False), 'b@224': dict(
         logits=1e-12, grad=2e-12, agrees=True)}
     assert main(['--parity', str(bad)]) == 2
-    assert capsys.readouterr().err.startswith(f'error: {bad} is no result of the golden check')
+    assert capsys.readouterr().err.startswith(f'error: {bad} is not a result of the golden check')
 
 
 def test_mistakes(tmp_path, capsys):

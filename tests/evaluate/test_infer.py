@@ -159,9 +159,9 @@ def test_what_is_no_picture_on_the_web(host, monkeypatch):
     host.files['/bad.png'] = File(b'not at all', kind='image/png')
     host.files['/down.png'] = File(picture, faults=[500])
     assert infer.open_picture(f'{host.address}/unnamed').size == (40, 40)
-    for name, text in (('page', 'is no picture but text/html; give the address of the picture itself'),
+    for name, text in (('page', 'is not a picture but text/html; give the address of the picture itself'),
                        ('cut.png', 'cannot be'), ('down.png', 'cannot be fetched (HTTP 500 Internal Server Error)'),
-                       ('bad.png', 'cannot be read as a picture (of no kind that is known)')):
+                       ('bad.png', 'cannot be read as a picture (not a known image format)')):
         assert_unread(f'{host.address}/{name}', text)
     monkeypatch.setattr(infer, 'MOST_BYTES', 1 << 10)
     assert_unread(f'{host.address}/a.png', 'is larger than 0 MB; fetch it and give the file')

@@ -312,7 +312,7 @@ def test_bad_checkpoints(zoo, flags, small, tmp_path):
     torch.save({key: value for key, value in state.items() if key != 'stem.0.weight'}, tmp_path / 'part.pth')
     for words, expected in (
             (('train', '--resume', own), 'is a checkpoint of a probe; python -m zoo probe --resume goes on with it'),
-            (('probe', '--resume', model), 'is no checkpoint of a probe; --checkpoint probes the features in it'),
+            (('probe', '--resume', model), 'is not a checkpoint of a probe; --checkpoint probes the features in it'),
             (('probe', *flags(checkpoint=own, experiment='a')), 'holds a probe, not a model'),
             (('probe', *flags(checkpoint=model, model='test_vit', experiment='a')), f'a checkpoint of {MODEL}, not of'),
             (('probe', *flags(checkpoint=tmp_path / 'bare.pth', model=None, experiment='a')), 'give --model'),

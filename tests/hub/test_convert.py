@@ -112,7 +112,7 @@ def test_check_finds_a_difference(capsys, tmp_path):
     other = goldens.FOLDER / 'flatten_pvt_tiny@224.json'
     assert 'is a probe of flatten_pvt_tiny, not of flatten_pvt_v2_b0.in1k' in refused(capsys, tmp_path, *words, other)
     (tmp_path / 'empty.json').write_text('{}')
-    assert 'is no probe: name, input_size, logits is missing' in refused(
+    assert 'is not a probe: name, input_size, logits is missing' in refused(
         capsys, tmp_path, *words, tmp_path / 'empty.json')
     assert 'cannot be read as a probe' in refused(capsys, tmp_path, *words, tmp_path / 'none.json')
 

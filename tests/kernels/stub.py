@@ -236,7 +236,7 @@ def _applied(node, grads: dict[int, Tensor]) -> list[Tensor | None]:
     if not edges or not grads:
         return [None] * len(edges)
     given = [grads.get(i) for i in range(len(node._input_metadata))]
-    if isinstance(node, torch.autograd.function.BackwardCFunction):  # it has no edges for what is no tensor
+    if isinstance(node, torch.autograd.function.BackwardCFunction):  # it has no edges for what is not a tensor
         found = [grad for grad, needed in zip(node.apply(*given), node.needs_input_grad) if needed]
     else:
         found = node(*given)

@@ -237,7 +237,7 @@ def test_exported_for_any_number_of_tokens(tmp_path):
 
 @pytest.mark.parametrize('feature', FEATURES)
 def test_dispatched_to_the_kernel_on_cuda(feature):
-    """On pretended CUDA tensors: the op is taken, and tells the right shapes and strides."""
+    """On fake CUDA tensors: the op takes the kernel and reports the right shapes and strides."""
     pytest.importorskip('triton')
     with FakeTensorMode():
         qkv = torch.empty(2, 4096, 3, 2, 32, device='cuda', dtype=torch.bfloat16)

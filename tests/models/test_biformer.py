@@ -202,7 +202,7 @@ def test_memory_at_detection_size(name, monkeypatch):
 
 
 def test_the_kernel_is_taken():
-    """On CUDA in 16 bits, seen on pretended tensors; the last stage has another attention."""
+    """On CUDA in 16 bits, on fake tensors; the last stage has another attention."""
     pytest.importorskip('triton')
     from tests.models.test_kernels import Count
 

@@ -1,4 +1,4 @@
-"""Our models take the kernels on CUDA, which is seen on pretended tensors."""
+"""Our models take the kernels on CUDA, on fake tensors."""
 from collections import Counter
 from unittest import mock
 

@@ -68,7 +68,7 @@ def test_clamped_attention_is_the_formula(scale):
     y = mixer.temperature * (weights / total.clamp(min=100)) @ v
     torch.testing.assert_close(mixer(x), mixer.proj(y.transpose(1, 2).reshape(2, 5, 6, 24)))
     tokens = mixer.forward_tokens(
-        x.flatten(1, 2), (4, 7), num_prefix_tokens=2)  # tokens that are no pixels are like any other
+        x.flatten(1, 2), (4, 7), num_prefix_tokens=2)  # tokens that are not pixels are like any other
     torch.testing.assert_close(tokens.view(x.shape), mixer(x))
 
 

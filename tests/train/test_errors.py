@@ -59,7 +59,7 @@ def test_an_output_folder_that_cannot_be_made_is_told_first(zoo, small, tmp_path
     (tmp_path / 'file').write_text('')
     monkeypatch.setattr(session, 'Trainer', None)  # neither data nor model may be touched
     for changes in (dict(output=tmp_path / 'file'), dict(output=tmp_path / 'file' / 'sub', experiment='')):
-        assert_refused(zoo('train', *small(**changes)), 'cannot write to', 'is no folder; choose another --output')
+        assert_refused(zoo('train', *small(**changes)), 'cannot write to', 'is not a folder; choose another --output')
 
 
 def test_a_folder_with_a_run_in_it_is_not_overwritten(zoo, small, tmp_path):

@@ -30,7 +30,7 @@ def assert_stopped(result, *words):
 
 
 def spoil(monkeypatch, *batches, rank=0):
-    """Images of these batches, counted over the run, are no numbers in one process."""
+    """Images of these batches, counted over the run, are not numbers in one process."""
     feed, seen = engine._step, []
 
     def spoilt(run, index, count, images, target):
@@ -83,7 +83,7 @@ def test_all_processes_leave_out_what_one_cannot_use(small, tmp_path):
 
 def test_weights_that_are_no_numbers_are_not_kept():
     weights = dict(a=torch.zeros(2), b=torch.tensor([1., float('inf')]), c=torch.tensor(3))
-    with pytest.raises(NotFinite, match=r'no numbers any more after 7 updates \(b, 1 of 2 tensors\)'):
+    with pytest.raises(NotFinite, match=r'no longer finite after 7 updates \(b, 1 of 2 tensors\)'):
         non_finite.check_weights(dict(state_dict=weights, updates=7))
     weights['b'][1] = 0
     non_finite.check_weights(dict(state_dict=weights, updates=7))

@@ -41,7 +41,7 @@ class Call(NamedTuple):
 
 
 class Tokens(NamedTuple):
-    """Height and width of a map in tokens, and how many tokens that are no pixels stand before them in sequences."""
+    """Height and width of a map in tokens, and how many tokens that are not pixels stand before them in sequences."""
 
     height: int
     width: int

@@ -122,7 +122,7 @@ def write_parity(path: Path, files: Sequence[Path]) -> None:
             rows.update({golden: {key: row[key] for key in ('logits', 'grad', 'agrees')}
                          for golden, row in checked.items()})
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ZooError(f'{file} is no result of the golden check ({error!r})') from error
+            raise ZooError(f'{file} is not a result of the golden check ({error!r})') from error
     _write(path, 'parity', dict(sorted(rows.items())))
 
 

@@ -11,7 +11,7 @@ from ..blocks.gates import GATES, add_gates
 from ..utils.errors import ZooError, did_you_mean
 from . import timing
 
-NAMES = sorted([*GATES, 'emca'])  # which recalls other blocks, and so is no module for any host
+NAMES = sorted([*GATES, 'emca'])  # which recalls other blocks, and so is not a module for any host
 
 
 def select(globs: Sequence[str]) -> list[str]:

@@ -52,7 +52,7 @@ def parse_size(text: str) -> tuple[int, int]:
     """
     words = text.lower().split('x')
     if len(words) > 2 or not all(word.isdecimal() and int(word) > 0 for word in words):
-        raise ZooError(f'--sizes: {text!r} is no size; write 224, or 800x1333 for height x width')
+        raise ZooError(f'--sizes: {text!r} is not a size; write 224, or 800x1333 for height x width')
     return int(words[0]), int(words[-1])
 
 

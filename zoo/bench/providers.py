@@ -59,7 +59,7 @@ def _triton(operator: Operator, inputs: dict[str, Tensor]) -> Function:
 
 def _sdpa(operator: Operator, inputs: dict[str, Tensor]) -> Function:
     if not operator.softmax:
-        raise Unavailable('it is no attention')
+        raise Unavailable('it is not attention')
 
     def attend(inputs: dict[str, Tensor]) -> Tensor:
         q, k, v = (inputs[name] for name in 'qkv')
@@ -71,7 +71,7 @@ def _sdpa(operator: Operator, inputs: dict[str, Tensor]) -> Function:
 
 def _natten(operator: Operator, inputs: dict[str, Tensor]) -> Function:
     if not operator.softmax:
-        raise Unavailable('it is no attention')
+        raise Unavailable('it is not attention')
     attend = _imported('natten', 'na2d')
 
     if inputs['q'].dim() == 5:

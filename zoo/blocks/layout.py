@@ -18,7 +18,7 @@ def to_nchw(x: Tensor) -> Tensor:
 
 
 def tracing_or_fake(x: Tensor) -> bool:
-    """True where nothing computed for x may be kept for later calls: while a graph is recorded, or x is pretended."""
+    """True where nothing computed for x may be cached: while a graph is recorded, or x is a FakeTensor."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(x) is not Tensor:
         return True
     return x.is_cuda and torch.cuda.is_current_stream_capturing()

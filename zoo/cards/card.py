@@ -63,7 +63,7 @@ def _rows(name: str) -> tuple[str, list[Source]]:
     model, _, tag = name.partition('.')
     family, rows = family_of(model), tags(model)
     if family is None or (tag and tag not in rows):
-        raise ZooError(f'{name} is no family, model or model.tag of the zoo; zoo.list_models() names the models')
+        raise ZooError(f'{name} is not a family, model or model.tag of the zoo; zoo.list_models() names the models')
     return family, [rows[tag] if tag else next(iter(rows.values()))]
 
 

@@ -28,7 +28,7 @@ def read_config(name: str, kind: str, options: Sequence[str] = (), trust_checkpo
     """
     path = config_path(name, kind)
     if path.suffix != '.py':
-        raise ZooError(f'{path} is no config of mmengine: those end in .py')
+        raise ZooError(f'{path} is not a config of mmengine: those end in .py')
     from . import mm_compat
     mm_compat.install(trust_checkpoints)
     from mmengine.config import Config, DictAction

@@ -17,7 +17,7 @@ from . import accuracy
 from .loading import NotAsked, is_pattern
 
 SUFFIXES = ('.pth.tar', '.pth', '.pt', '.bin', '.safetensors')
-WORDS = ('model', 'interpolation', 'crop_mode', 'checkpoint')  # columns that are no numbers
+WORDS = ('model', 'interpolation', 'crop_mode', 'checkpoint')  # columns that are not numbers
 Settled = tuple[argparse.Namespace, dict | None, bool]
 
 
@@ -35,7 +35,7 @@ class Book:
         primary: Whether this process writes and prints.
 
     Raises:
-        ZooError: ``skip_done`` without a file, or with one that is no file of results.
+        ZooError: ``skip_done`` without a file, or with one that is not a file of results.
     """
 
     def __init__(self, args: argparse.Namespace, primary: bool):

@@ -132,7 +132,7 @@ def open_picture(place: str, mode: str = 'RGB') -> Image.Image:
         with Image.open(source) as image:
             return ImageOps.exif_transpose(image).convert(mode)
     except UnidentifiedImageError:
-        reason = 'of no kind that is known'
+        reason = 'not a known image format'
     except Exception as e:  # Pillow raises a dozen types for damaged files
         reason = format_error(e)
     raise ZooError(f'{place} cannot be read as a picture ({reason})')
@@ -156,7 +156,7 @@ def download(address: str) -> io.BytesIO:
     except (OSError, http.client.HTTPException, ValueError) as e:
         raise ZooError(f'{address} cannot be fetched ({format_error(getattr(e, "reason", None) or e)})') from None
     if not is_picture:
-        raise ZooError(f'{address} is no picture but {kind}; give the address of the picture itself')
+        raise ZooError(f'{address} is not a picture but {kind}; give the address of the picture itself')
     if len(content) > MOST_BYTES:
         raise ZooError(f'{address} is larger than {MOST_BYTES >> 20} MB; fetch it and give the file')
     return io.BytesIO(content)

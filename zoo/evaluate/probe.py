@@ -176,7 +176,7 @@ def probe(argv: Sequence[str]) -> None:
     if path:
         content = read_resumed(path)
         if 'probe' not in content:
-            raise ZooError(f'{path} is no checkpoint of a probe; --checkpoint probes the features in it')
+            raise ZooError(f'{path} is not a checkpoint of a probe; --checkpoint probes the features in it')
         config = config or carried(content, PROBE)
     elif given.get('checkpoint'):
         brought = _brought(given)

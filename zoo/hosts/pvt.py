@@ -22,7 +22,7 @@ SIZES = dict(
 class PVT(Backbone):
     """PVT: separate patches, a position table in each stage, pre-norm blocks, no final norm, mean pooling.
 
-    At sizes that are no multiple of 32 the last rows and columns are dropped, and the position tables are resampled
+    At sizes that are not a multiple of 32 the last rows and columns are dropped, and the position tables are resampled
     bilinearly, as in the reference's own forward pass.
 
     Args:

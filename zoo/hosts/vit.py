@@ -55,7 +55,7 @@ class TokenEmbedding(PatchConv):
 
 
 class TokenBlock(TransformerBlock):
-    """The pre-norm block on a sequence whose first token is no pixel; its mixer is global."""
+    """The pre-norm block on a sequence whose first token is not a pixel; its mixer is global."""
 
     def forward(self, tokens: Tokens) -> Tokens:
         x, grid = tokens
@@ -87,8 +87,8 @@ class TokenHead(nn.Module):
 class ViT(Backbone):
     """ViT as DeiT trains it: patches of 16 pixels, a class token, one position table, pre-norm blocks, a final norm.
 
-    Every block is a stage, so feature maps can be taken behind each, all at stride 16. Images that are no multiple of
-    16 are zero-padded right and bottom. ``forward_features`` returns the sequence ``[B, 1 + N, C]``.
+    Every block is a stage, so feature maps can be taken behind each, all at stride 16. Images that are not a multiple
+    of 16 are zero-padded right and bottom. ``forward_features`` returns the sequence ``[B, 1 + N, C]``.
 
     Args:
         mixer: Factory of the token mixers, which have to be global ones; softmax attention by default.

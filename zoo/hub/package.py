@@ -59,7 +59,7 @@ def read(folder: Path) -> dict[str, Any]:
     """Metadata of a package's weights, and ``model`` by its config.
 
     Raises:
-        ZooError: it is no package.
+        ZooError: it is not a package.
     """
     lacking = [name for name in FILES if not (folder / name).is_file()]
     if lacking:

@@ -38,7 +38,7 @@ def publish(argv: Sequence[str]) -> dict[str, Any]:
     """Publish as the command line says; return repo, model, licence and the sizes of the files.
 
     Raises:
-        ZooError: the licence does not allow it, the folder is no package, or the hub refuses.
+        ZooError: the licence does not allow it, the folder is not a package, or the hub refuses.
     """
     args = parser().parse_args(argv)
     if len(args.repo.split('/')) != 2 or not all(args.repo.split('/')):

@@ -32,7 +32,7 @@ def read(path: str | Path) -> dict[str, Any]:
         raise ZooError(f'{path} cannot be read as a probe ({e}); it should be JSON') from None
     lacking = [key for key in ('name', 'input_size', 'logits') if key not in probe]
     if lacking:
-        raise ZooError(f'{path} is no probe: {", ".join(lacking)} is missing')
+        raise ZooError(f'{path} is not a probe: {", ".join(lacking)} is missing')
     return probe
 
 

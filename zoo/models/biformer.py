@@ -5,7 +5,7 @@ Reference: rayleizhu/BiFormer @ 1697bbbeafb8680524898f1dcaac10defd0604be (MIT).
 
 The map is divided into 7 x 7 regions. Each keeps the 1, 4 or 16 of them (stages 1 to 3) whose mean keys agree best with
 its mean query, and its tokens attend to all tokens of those: ``softmax(q k_R^T / sqrt(C)) v_R``. The last stage attends
-to the whole map. No position tables: any size runs as it is, maps that are no multiple of 7 are padded.
+to the whole map. No position tables: any size runs as it is, maps that are not a multiple of 7 are padded.
 
 Departures of the released code from the paper: logits are divided by the root of all channels, not of a head's. The
 last stage has 8 heads whatever its width, no bias of queries, keys and values, and convolves its input where the others

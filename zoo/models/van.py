@@ -4,11 +4,11 @@ Guo et al., "Visual Attention Network", Computational Visual Media 2023, arXiv 2
 Reference: Visual-Attention-Network/VAN-Classification @ e19779b53a1b0828b51ecb4412d577541aee83a7 (Apache-2.0; its
 README asks commercial users to contact the authors). ImageNet-22k scripts: LGYoung/VAN-Classification @ b3e3188.
 
-The attention is no softmax but a product: ``out = proj2(u * fc(dwd(dw(u)))) + x`` with ``u = gelu(proj1(x))``, where a
-depthwise 5 x 5 (``dw``), a depthwise 7 x 7 of every third pixel (``dwd``) and a linear layer stand for one kernel of
-21 x 21. Feed-forward layers are PVTv2's, with a depthwise 3 x 3. Batch norm in blocks and patches, layer scales from
-0.01, a LayerNorm behind each stage, which the maps for dense prediction pass too. No position tables: any size runs as
-it is.
+The attention is not a softmax but a product: ``out = proj2(u * fc(dwd(dw(u)))) + x`` with ``u = gelu(proj1(x))``,
+where a depthwise 5 x 5 (``dw``), a depthwise 7 x 7 of every third pixel (``dwd``) and a linear layer stand for one
+kernel of 21 x 21. Feed-forward layers are PVTv2's, with a depthwise 3 x 3. Batch norm in blocks and patches, layer
+scales from 0.01, a LayerNorm behind each stage, which the maps for dense prediction pass too. No position tables: any
+size runs as it is.
 
 Departures of the released code from the paper: the mixer adds its own, normed input to what it computes, beside the
 shortcut of the block.

@@ -1,4 +1,4 @@
-"""What goes wrong while a run is under way: losses that are no numbers, loading processes that die."""
+"""What goes wrong while a run is under way: losses that are not numbers, loading processes that die."""
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -63,7 +63,7 @@ class Guard:
 
 
 def check_weights(state: Mapping[str, Any]) -> None:
-    """Refuse to keep weights that are no numbers: the last checkpoint stays the last good one.
+    """Refuse to keep weights that are not numbers: the last checkpoint stays the last good one.
 
     Raises:
         NotFinite: naming the first such tensor.
@@ -72,7 +72,7 @@ def check_weights(state: Mapping[str, Any]) -> None:
     finite = torch.stack([value.isfinite().all() for value in floats.values()]).tolist()
     bad = [key for key, fine in zip(floats, finite) if not fine]
     if bad:
-        raise NotFinite(f'the weights are no numbers any more after {state["updates"]} updates ({bad[0]}, {len(bad)} '
+        raise NotFinite(f'the weights are no longer finite after {state["updates"]} updates ({bad[0]}, {len(bad)} '
                         f'of {len(floats)} tensors); {REMEDY}')
 
 

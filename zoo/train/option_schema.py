@@ -183,7 +183,7 @@ TRAIN = COMMON + (
     row('val_interval', int, 1, 'epochs between validations', low=1),
     row('recovery_interval', int, 0, 'updates between recovery checkpoints, 0 for none', low=0),
     row('recovery_hist', int, 2, 'not in timm: how many recovery checkpoints to keep, the newest', low=1),
-    row('skip_nonfinite', int, 0, 'not in timm: updates to leave out, at most, for a loss that is no number', low=0),
+    row('skip_nonfinite', int, 0, 'not in timm: updates to leave out, at most, for a loss that is not a number', low=0),
     row('checkpoint_hist', int, 10, 'how many checkpoints to keep, the best ones', low=1),
     row('output', str, 'output/train', 'folder of all runs'),
     row('experiment', str, '', 'folder of this run; default: time, model and size'),

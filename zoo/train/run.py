@@ -144,8 +144,9 @@ def read_resumed(path: str) -> dict[str, Any]:
     """
     content, ours = checkpoint.read(path)
     if not ours or 'optimizer' not in content:
-        raise ZooError(f'{path} is no checkpoint of this program; start from its weights with --initial-checkpoint or '
-                        f'--pretrained-path')
+        raise ZooError(
+            f'{path} is not a checkpoint of this program; start from its weights with --initial-checkpoint or '
+            f'--pretrained-path')
     return content
 
 

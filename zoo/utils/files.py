@@ -68,7 +68,7 @@ def check_writable(folder: Path) -> None:
     while not os.path.lexists(place) and place != place.parent:
         place = place.parent
     if not place.is_dir():
-        raise ZooError(f'cannot write to {folder}: {place} is no folder; choose another --output')
+        raise ZooError(f'cannot write to {folder}: {place} is not a folder; choose another --output')
     if not os.access(place, os.W_OK | os.X_OK):
         raise ZooError(f'cannot write to {folder}: no permission for {place}; choose another --output')
 

@@ -49,7 +49,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         named = re.search(r'(?:GLOBAL|class|Class|function) ([\w.]+\.\w+)', str(e))
         what = f' ({named.group(1)})' if named else ''
         raise ZooError(
-            f'{path} is refused: it is no plain checkpoint, or unpickling it would run code{what}; nothing was '
+            f'{path} is refused: it is not a plain checkpoint, or unpickling it would run code{what}; nothing was '
             f'executed. Ask its author for a state dict or a .safetensors file') from None
     except Exception as e:  # torch and safetensors raise a dozen types for damaged files
         reason = str(e).splitlines()[0][:120] if str(e) else type(e).__name__

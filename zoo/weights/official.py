@@ -30,7 +30,7 @@ def resolve(
 
     Raises:
         WeightsError: the weights cannot be had, are damaged, or cannot be kept; one line with what to do.
-        ValueError: the file is no checkpoint, would run code, or does not fit the model.
+        ValueError: the file is not a checkpoint, would run code, or does not fit the model.
     """
     origin, cache = source(name_tag), Cache(folder)
     kept = cache.converted(name_tag, origin.location, origin.sha256)

@@ -20,7 +20,7 @@ def focus(x: Tensor, scale: Tensor, power: int = 3, eps: float = 1e-6) -> tuple[
 
     With ``y = (relu(x) + eps) / scale`` the map is ``|y| * y**power / |y**power|``, norms over all of C (not per
     head). The row is brought to a root mean square of 1 before the power is taken, so neither large nor tiny rows
-    leave the range of float32, and the powers of eps are no denormals, which are slow.
+    leave the range of float32, and the powers of eps are not denormals, which are slow.
 
     Args:
         x: ``[..., C]``, floating point, at least float32.

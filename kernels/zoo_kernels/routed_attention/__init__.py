@@ -30,7 +30,7 @@ def route(
         ``[B, rows * columns, topk]``, int64; regions are numbered row by row.
 
     Raises:
-        ValueError: H or W is no multiple of ``regions``, or ``topk`` exceeds the regions.
+        ValueError: H or W is not a multiple of ``regions``, or ``topk`` exceeds the regions.
 
     Source: BiFormer, arXiv 2303.08810.
     """
@@ -66,7 +66,7 @@ def routed_attention(
         ``[B, H, W, heads, E]``, contiguous, in the dtype of v.
 
     Raises:
-        ValueError: H or W is no multiple of ``regions``, or shapes do not belong together.
+        ValueError: H or W is not a multiple of ``regions``, or shapes do not belong together.
 
     Source: BiFormer, arXiv 2303.08810.
     """

@@ -130,5 +130,5 @@ def test_mistakes_of_predict(change, message, data, tmp_path, monkeypatch, capsy
 
 def test_a_config_must_be_mmengines(tmp_path):
     (tmp_path / 'x.yaml').write_text('model: van_b0\n')
-    with pytest.raises(ZooError, match='is no config of mmengine: those end in .py'):
+    with pytest.raises(ZooError, match='is not a config of mmengine: those end in .py'):
         read_config(str(tmp_path / 'x.yaml'), 'mmdet')

@@ -1,16 +1,19 @@
 """Training transforms beyond timm's."""
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from timm.data import auto_augment
+from timm.data import auto_augment, create_transform
 from timm.data.auto_augment import AutoAugment
 from torch.utils.data import Dataset
-from torchvision.transforms import ColorJitter
+from torchvision.transforms import ColorJitter, Compose
 
 from zoo.train import options
 from zoo.train.data import loaders
-from zoo.train.data.transforms import Lighting
+from zoo.train.data.transforms import Lighting, mend_posterize, posterize
 from zoo.train.option_schema import TRAIN
 from zoo.utils.errors import ZooError
 
@@ -87,6 +90,23 @@ def test_lighting_has_the_spread_that_is_asked_for():
 def test_the_highest_level_of_automatic_augmentation_is_black_not_an_error():
     """Level 10, which 'rand-m9-mstd0.5-inc1' reaches in one of 40 operations, keeps no bits."""
     image = Image.new('RGB', (4, 4), (200, 100, 50))
-    black = auto_augment.AugmentOp('PosterizeIncreasing', prob=1., magnitude=10)(image)
-    assert black.getcolors() == [(16, (0, 0, 0))]
-    assert auto_augment.AugmentOp('PosterizeIncreasing', prob=1., magnitude=5)(image).getpixel((0, 0)) == (192, 64, 0)
+    black, half = (auto_augment.AugmentOp('PosterizeIncreasing', prob=1., magnitude=level) for level in (10, 5))
+    mend_posterize(Compose([auto_augment.RandAugment([black]), auto_augment.AugMixAugment([half])]))
+    assert black(image).getcolors() == [(16, (0, 0, 0))]
+    assert half(image).getpixel((0, 0)) == (192, 64, 0)
+
+
+@pytest.mark.parametrize('aa', ['rand-m9-mstd0.5-inc1', 'augmix-m5', 'original', 'v0'])
+def test_automatic_augmentation_posterizes_with_ours(aa):
+    transform = create_transform(32, is_training=True, auto_augment=aa)
+    mend_posterize(transform)
+    step, = (step for step in transform.transforms if hasattr(step, 'ops') or hasattr(step, 'policy'))
+    operations = step.ops if hasattr(step, 'ops') else [op for group in step.policy for op in group]
+    mended = {op.name: op.aug_fn for op in operations if 'Posterize' in op.name}
+    assert mended and set(mended.values()) == {posterize}
+
+
+def test_timms_table_of_operations_stays_as_it_is():
+    code = ('from timm.data import auto_augment as a; before = dict(a.NAME_TO_OP); import zoo.train.data.loaders, zoo; '
+            'assert a.NAME_TO_OP == before')
+    subprocess.run([sys.executable, '-c', code], check=True)

@@ -53,7 +53,7 @@ class FCA(nn.Module):
         reduction: C over the width of the MLP, which has no biases.
 
     Raises:
-        ZooError: C is no multiple of 16, or ``side`` none of 7.
+        ZooError: C is not a multiple of 16, or ``side`` none of 7.
 
     Source: Qin et al., FcaNet, arXiv 2012.11879; cfzd/FcaNet @ aa5fb63, model/layer.py ('top16').
     """

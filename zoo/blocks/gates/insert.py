@@ -31,7 +31,7 @@ def gated_stages(model: nn.Module) -> Sequence[nn.Sequential]:
     blocks = getattr(model, 'blocks', None)
     if isinstance(blocks, nn.Sequential) and all(isinstance(stage, nn.Sequential) for stage in blocks):
         return list(blocks)
-    raise ZooError(f"{type(model).__name__} is no ResNet or MobileNet of timm's: there is no place for gates")
+    raise ZooError(f"{type(model).__name__} is not a ResNet or MobileNet of timm's: there is no place for gates")
 
 
 def insert_gates(model: nn.Module, gate: GateFactory, where: Where = None) -> int:

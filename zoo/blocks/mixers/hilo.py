@@ -14,8 +14,8 @@ class HiLoAttention(nn.Module):
     """Some heads attend inside small windows (Hi-Fi), the others to the means of all windows (Lo-Fi).
 
     ``out = [proj_h(attend_window(q_h, k_h, v_h)), proj_l(attend(q_l, k_l(mean), v_l(mean)))]``, channels side by side.
-    A map that is no multiple of the window is zero-padded right and bottom, and the padding takes part in both, as in
-    the paper's code for dense prediction. In windows of one token all heads attend to all tokens.
+    A map that is not a multiple of the window is zero-padded right and bottom, and the padding takes part in both, as
+    in the paper's code for dense prediction. In windows of one token all heads attend to all tokens.
 
     Args:
         dim: Channels C.

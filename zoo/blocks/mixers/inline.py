@@ -92,7 +92,7 @@ def add_own_local(
         num_prefix_tokens: int = 0) -> Tensor:
     """``mixed`` plus a depthwise convolution of the values with kernels of each sample's own.
 
-    Tokens that are no pixels get nothing. In inference ``mixed`` is overwritten.
+    Tokens that are not pixels get nothing. In inference ``mixed`` is overwritten.
 
     Args:
         mixed: ``[B, num_prefix_tokens + H * W, C]``.

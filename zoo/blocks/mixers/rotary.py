@@ -19,7 +19,7 @@ def rotary_table(grid: tuple[int, int], head_dim: int, like: Tensor, num_prefix_
     """Cosines and sines that rotate interleaved pairs of channels by the place of their token.
 
     The first half of a head turns with the row, the second with the column, both counted from 0, by frequencies that
-    fall geometrically from 1 to 1 / 10000. Tokens that are no pixels are not turned.
+    fall geometrically from 1 to 1 / 10000. Tokens that are not pixels are not turned.
 
     Args:
         grid: (H, W).
@@ -61,7 +61,7 @@ class GatedMixer(GlobalMixer):
         gate_norm: LayerNorm before the gate, and SiLU on the gate (NaLaFormer).
 
     Raises:
-        ZooError: heads that are no multiple of 4 wide.
+        ZooError: heads that are not a multiple of 4 wide.
     """
 
     always_gate_norm = False  # of a subclass whose paper has it in every host

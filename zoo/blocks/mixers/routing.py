@@ -19,7 +19,7 @@ class RoutedAttention(nn.Module):
     query's region is routed to, without gradient, and ``lepe`` is a depthwise convolution. The scale counts the
     channels of all heads, as released.
 
-    The map is divided into ``n_win`` rows and columns of regions, whatever its size. One that is no multiple is
+    The map is divided into ``n_win`` rows and columns of regions, whatever its size. One that is not a multiple is
     zero-padded right and bottom, and the padding takes part as keys. That happens
 
     * before the projection (the released models): the padding has the projection's bias, and counts in the means;

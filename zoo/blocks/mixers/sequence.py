@@ -9,7 +9,7 @@ from .block_context import BlockContext
 
 
 class GlobalMixer(nn.Module):
-    """A token mixer over all tokens of an image: those of a map, row by row, behind tokens that are no pixels.
+    """A token mixer over all tokens of an image: those of a map, row by row, behind tokens that are not pixels.
 
     A subclass defines :meth:`forward_tokens`. Hosts of maps call the mixer with ``[B, H, W, C]``; hosts with a class
     token call ``forward_tokens`` with the whole sequence.
@@ -21,7 +21,8 @@ class GlobalMixer(nn.Module):
         Args:
             x: ``[B, num_prefix_tokens + H * W, C]``.
             grid: (H, W).
-            num_prefix_tokens: Tokens before those of the map; they take part in the attention, not in what is local.
+            num_prefix_tokens: Tokens before those of the map; they take part in the attention, not in the local
+                convolution.
 
         Returns:
             The same shape.

@@ -14,9 +14,9 @@ from .block_context import BlockContext
 class StripeAttention(nn.Module):
     """Softmax attention in vertical stripes for the first half of the heads, in horizontal ones for the second.
 
-    A depthwise 3x3 convolution of the values (LePE), cut at the stripes' borders, is added. A map that is no multiple
-    of the stripe is padded with zeros after the projection, half on each side, unmasked (CSwin's own segmentation
-    code).
+    A depthwise 3x3 convolution of the values (LePE), cut at the stripes' borders, is added. A map that is not a
+    multiple of the stripe is padded with zeros after the projection, half on each side, unmasked (CSwin's own
+    segmentation code).
 
     Args:
         dim: Channels C.

@@ -12,7 +12,7 @@ from .block_context import BlockContext
 class WindowAttention(nn.Module):
     """Softmax attention inside square windows, with a relative position bias and shifted as far as asked for.
 
-    A map that is no multiple of the window is zero-padded right and bottom, and the padding takes part in the
+    A map that is not a multiple of the window is zero-padded right and bottom, and the padding takes part in the
     attention (Swin's own dense-prediction code). There is no shift where one window covers the map.
 
     Args:

@@ -23,8 +23,14 @@ def posterize(image: Image.Image, bits: int, **settings: Any) -> Image.Image:
     return auto_augment.posterize(image, bits, **settings) if bits else Image.new(image.mode, image.size)
 
 
-auto_augment.NAME_TO_OP.update(
-    {name: posterize for name in auto_augment.NAME_TO_OP if name.startswith('Posterize')})
+def mend_posterize(transform: Any) -> None:
+    """Let the automatic augmentation of a timm transform use our :func:`posterize`; timm's own table stays as it is."""
+    for step in getattr(transform, 'transforms', ()):
+        if isinstance(step, AUTOMATIC):
+            groups = step.policy if isinstance(step, AutoAugment) else [step.ops]
+            for operation in (operation for group in groups for operation in group):
+                if operation.name.startswith('Posterize'):
+                    operation.aug_fn = posterize
 
 
 class Lighting:
@@ -51,7 +57,7 @@ class Lighting:
 
 
 def complete(args: argparse.Namespace, dataset: Any) -> None:
-    """Put what the options ask for beyond timm into the training transform of a data set.
+    """Put what the options ask for beyond timm into the training transform of a data set, and mend its posterizing.
 
     ``aa_first`` moves the automatic augmentation before the crop and leaves colour jitter on beside it; ``lighting``
     comes after both.
@@ -59,6 +65,7 @@ def complete(args: argparse.Namespace, dataset: Any) -> None:
     Raises:
         ZooError: ``aa_first`` without automatic augmentation.
     """
+    mend_posterize(dataset.transform)
     if not (args.aa_first or args.lighting) or args.no_aug:
         return
     steps = list(dataset.transform.transforms)
