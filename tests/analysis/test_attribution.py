@@ -176,10 +176,10 @@ def test_nothing_stays_patched():
 
 
 @pytest.mark.parametrize('call, words', [
-    (dict(stage=1), '--stage 1: the model has 1, from 0 to 0'),
-    (dict(block=-2), '--block -2: the model has 1'),
-    (dict(query=(3, 0)), '--query 3 0 lies outside of the map of 3 x 4 tokens'),
-    ({}, 'Blend in block -1 of stage -1 has no attention over the whole map; --what influence'),
+    (dict(stage=1), '`stage` 1: the model has 1, from 0 to 0'),
+    (dict(block=-2), '`block` -2: the model has 1'),
+    (dict(query=(3, 0)), '`query` 3 0 lies outside of the map of 3 x 4 tokens'),
+    ({}, r'Blend in block -1 of stage -1 has no attention over the whole map; influence\(\) takes every mixer'),
 ])
 def test_mistakes(call, words):
     with pytest.raises(ZooError, match=words):
@@ -224,7 +224,7 @@ def test_program(what, shape, words, picture, tmp_path, capsys):
     (['flatten_pvt_tiny'], 'error: give pictures, or --noise 16'),
     (['flatten_pvt_tiny', '--noise', '1', '--output', 'a.txt'], 'error: --output a.txt: end in .png, .svg, .pdf'),
     (['flatten_pvt_tiny', '--noise', '1', '--checkpoint', 'a', '--pretrained'], 'exclude each other'),
-    (['flatten_pvt_tiny', '--noise', '1', '--img-size', '16', '--device', 'cpu'], 'images of 16 x 16 do not fit'),
+    (['flatten_pvt_tiny', '--noise', '1', '--img-size', '16', '--device', 'cpu'], 'images must be at least 32 x 32'),
 ])
 def test_program_names_mistakes(words, message, capsys):
     assert main(['attention', *words]) == 2

@@ -109,3 +109,14 @@ def exists(name: str) -> bool:
             return False
         thing = getattr(thing, part)
     return True
+
+
+def test_the_library_names_arguments_not_flags():
+    """Only what reads a command line says --flag; ``cli_main`` translates the others' `argument`."""
+    library = ('registry', 'backbone', 'accelerate', 'blocks', 'hosts', 'models', 'weights', 'utils', 'analysis')
+    raising = {
+        module: [ast.unparse(node) for node in ast.walk(ast.parse(path.read_text(encoding='utf-8')))
+                 if isinstance(node, ast.Raise) and re.search(r"""['" (]--[a-z]""", ast.unparse(node))
+                 and '"validate --' not in ast.unparse(node)]  # a command line that is named as such
+        for module, path in FILES.items() if module not in OUTSIDE and package_of(module) in library}
+    assert raising and not {module: texts for module, texts in raising.items() if texts}

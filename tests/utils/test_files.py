@@ -24,7 +24,7 @@ def test_folders_that_cannot_be_written_to(tmp_path, monkeypatch):
     (tmp_path / 'file').write_text('')
     files.check_writable(tmp_path / 'new' / 'deep')
     assert not (tmp_path / 'new').exists()
-    with pytest.raises(ZooError, match='is not a folder; choose another --output'):
+    with pytest.raises(ZooError, match='is not a folder; choose another `output`'):
         files.check_writable(tmp_path / 'file' / 'run')
     monkeypatch.setattr(os, 'access', lambda path, mode: False)
     with pytest.raises(ZooError, match='no permission'):

@@ -183,7 +183,7 @@ def attention_weights(
         owner = type(getattr(call.function, '__self__', call.function)).__name__
         raise ZooError(
             f'{owner} in block {block} of stage {stage} has no attention over the whole map'
-            f'{f" ({len(heard)} over parts of it)" if heard else ""}; --what influence is there for every mixer')
+            f'{f" ({len(heard)} over parts of it)" if heard else ""}; influence() takes every mixer (`what` influence)')
     finest = max(weights.shape[1:] for weights in found)
     return torch.cat([weights for weights in found if weights.shape[1:] == finest])
 
@@ -304,7 +304,7 @@ def mixer_call(model: nn.Module, images: Tensor, stage: int, block: int) -> tupl
         if isinstance(call.args[0], Tensor) and all(tokens.view(x) is not None for x in (call.args[0], output)):
             return call, tokens
     raise ZooError(f'{type(owner).__name__} of block {block} in stage {stage} does not bring a map of {grid[0]} x '
-                    f'{grid[1]} tokens to another; choose another --block')
+                    f'{grid[1]} tokens to another; choose another `block`')
 
 
 def token(grid: Sequence[int], query: tuple[int, int] | None) -> tuple[int, int]:
@@ -315,7 +315,7 @@ def token(grid: Sequence[int], query: tuple[int, int] | None) -> tuple[int, int]
     """
     y, x = (grid[0] // 2, grid[1] // 2) if query is None else query
     if not (0 <= y < grid[0] and 0 <= x < grid[1]):
-        raise ZooError(f'--query {y} {x} lies outside of the map of {grid[0]} x {grid[1]} tokens; rows and columns '
+        raise ZooError(f'`query` {y} {x} lies outside of the map of {grid[0]} x {grid[1]} tokens; rows and columns '
                         f'count from 0')
     return y, x
 
@@ -328,7 +328,7 @@ def _blocks(model: nn.Module, stage: int) -> list[nn.Module]:
 
 def _number(index: int, count: int, what: str) -> int:
     if not -count <= index < count:
-        raise ZooError(f'--{what} {index}: the model has {count}, from 0 to {count - 1}, or from -1 backwards')
+        raise ZooError(f'`{what}` {index}: the model has {count}, from 0 to {count - 1}, or from -1 backwards')
     return index % count
 
 

@@ -38,7 +38,7 @@ def predict(
     """
     output = Path(output)
     if output.suffix.lower() not in FORMATS or not output.absolute().parent.is_dir():
-        raise ZooError(f'--output {output}: name a picture in a folder that exists, ending in {", ".join(FORMATS)}')
+        raise ZooError(f'`output` {output}: name a picture in a folder that exists, ending in {", ".join(FORMATS)}')
     if not Path(checkpoint).is_file():
         raise ZooError(f'no checkpoint {checkpoint}')
     try:

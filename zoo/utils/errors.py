@@ -2,6 +2,7 @@
 import difflib
 import importlib.util
 import os
+import re
 import signal
 import sys
 import threading
@@ -13,7 +14,10 @@ EXTRA = 'pip install "backbone-zoo[train]"'
 
 
 class ZooError(ValueError):
-    """What went wrong and what to do about it, in one line: printed without a traceback, exit code 2."""
+    """What went wrong and what to do about it, in one line: printed without a traceback, exit code 2.
+
+    The library names arguments in backquotes, which :func:`cli_main` translates to flags.
+    """
 
 
 class Unreadable(ZooError):
@@ -86,6 +90,11 @@ def format_error(error: BaseException) -> str:
     return ' '.join(str(error).split()) or type(error).__name__
 
 
+def with_flags(text: str) -> str:
+    """An error of the library in the words of a command line: arguments in backquotes become flags."""
+    return re.sub(r'(?<!`)`([a-z]\w*)`(?!`)', lambda match: '--' + match[1].replace('_', '-'), text)
+
+
 def cli_main(program: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
     """Run a program; turn what users can cause into one line on stderr.
 
@@ -105,6 +114,6 @@ def cli_main(program: Callable[[Sequence[str]], None], argv: Sequence[str] | Non
     except (ZooError, OSError) as e:  # any other exception is a bug of ours, or a library's: it keeps its traceback
         if '--debug' in argv:
             traceback.print_exc()
-        print(f'error: {format_error(e)}', file=sys.stderr)
+        print(f'error: {with_flags(format_error(e))}', file=sys.stderr)
         return 2
     return 0

@@ -68,9 +68,9 @@ def check_writable(folder: Path) -> None:
     while not os.path.lexists(place) and place != place.parent:
         place = place.parent
     if not place.is_dir():
-        raise ZooError(f'cannot write to {folder}: {place} is not a folder; choose another --output')
+        raise ZooError(f'cannot write to {folder}: {place} is not a folder; choose another `output`')
     if not os.access(place, os.W_OK | os.X_OK):
-        raise ZooError(f'cannot write to {folder}: no permission for {place}; choose another --output')
+        raise ZooError(f'cannot write to {folder}: no permission for {place}; choose another `output`')
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
@@ -91,7 +91,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
                 raise reason from None
             raise
         raise ZooError(
-            f'cannot write {path} ({format_error(reason)[:120]}); make room there, or choose another --output; '
+            f'cannot write {path} ({format_error(reason)[:120]}); make room there, or choose another `output`; '
             f'earlier files are whole') from e
 
 

@@ -27,9 +27,11 @@ class Tile(NamedTuple):
 # taps than 9 * 4 or 25 * 2. Neighbouring sizes spill on one architecture or another.
 TILES = {3: Tile(4, 8, 64), 5: Tile(3, 8, 32)}
 WARPS = 4
-# Registers that a thread may have, where ptxas by itself spills a few bytes to stay at a round number of them (triton
-# 3.8), by kernel, size and gate
-REGISTERS = {('forward', 3, 'pixel'): 168, ('forward', 5, 'none'): 168, ('backward_epilogue', 5, 'pixel'): 255}
+# Registers that a thread may have, where ptxas by itself spills a few bytes to stay at a round number of them, by
+# kernel, size and gate
+REGISTERS = {
+    ('forward', 3, 'none'): 255, ('forward', 3, 'pixel'): 168, ('forward', 5, 'none'): 168,
+    ('backward_epilogue', 5, 'pixel'): 255}
 
 
 def options(kernel: str, size: int, gate: str = 'none') -> dict[str, int | None]:

@@ -46,8 +46,8 @@ TABLE |= {
 TWO_PARTS = {
     ('query_gradient', 32): (16, 4, 2), ('query_gradient', 64): (16, 4, 2), ('key_gradient', 64): (16, 4, 2),
     ('read_state', 64): (32, 4, 2)}
-# Registers that a thread may have, where ptxas by itself spills a few bytes to stay at 72 or 80 of them
-REGISTERS = {('accumulate_state', True, 32): 255}
+# Registers that a thread may have, where ptxas by itself spills a few bytes to stay at a round number of them
+REGISTERS = {('accumulate_state', True, 32): 255, ('accumulate_state', False, 32): 255}
 
 
 @triton.jit
