@@ -73,7 +73,7 @@ Time and memory grow with this power of the pixels:
 
 def test_a_model():
     """resnet18 at 64 pixels: it has 1.814 GMACs at 224, so 2 * 1.814 / 12.25 GFLOP here."""
-    rows = models.measure('resnet18', (64, 64), 2, [models.Variant('eager', 'off')], torch.float32, CPU, repeats=2)
+    rows = models.measure('resnet18', (64, 64), 2, [models.Setting('eager', 'off')], torch.float32, CPU, repeats=2)
     forward, both = rows
     assert (forward['pass'], both['pass']) == models.PASSES
     assert forward['parameters'] == 11_689_512
@@ -87,7 +87,7 @@ def test_a_model():
 def test_a_model_that_is_built_for_its_size():
     """timm's Swin takes no other size by itself."""
     row, = models.measure(
-        'swin_tiny_patch4_window7_224', (64, 64), 1, [models.Variant('eager', 'off')], torch.float32, CPU, 1,
+        'swin_tiny_patch4_window7_224', (64, 64), 1, [models.Setting('eager', 'off')], torch.float32, CPU, 1,
         passes=['forward'])
     assert row['ms']['samples'] == 1
 
@@ -97,7 +97,7 @@ def test_one_that_fails_says_why(monkeypatch):
         raise RuntimeError('out of\nmemory')
 
     monkeypatch.setattr(models, '_build', fail)
-    rows = models.measure('resnet18', (64, 64), 1, [models.Variant('eager', 'off')], torch.float32, CPU, 1)
+    rows = models.measure('resnet18', (64, 64), 1, [models.Setting('eager', 'off')], torch.float32, CPU, 1)
     assert [row['reason'] for row in rows] == ['RuntimeError: out of memory'] * 2
 
 
@@ -134,6 +134,6 @@ def test_throughput_is_of_the_longer_of_host_and_device(monkeypatch):
     times = timing.Timing.of([2.], host=5., hidden=True)
     monkeypatch.setattr(timing, 'interleaved', lambda calls, *args, **kwargs: dict.fromkeys(calls, times))
     found, = models.measure(
-        'resnet18', (32, 32), 2, [models.Variant('eager', 'off')], torch.float32, CPU, 1, passes=['forward'])
+        'resnet18', (32, 32), 2, [models.Setting('eager', 'off')], torch.float32, CPU, 1, passes=['forward'])
     assert (found['ms']['median'], found['host_ms'], found['host_hidden']) == (2., 5., True)
     assert found['throughput'] == 2 / 5e-3

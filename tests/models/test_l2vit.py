@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from tests.models.rules import check_initial, decay_groups
 from zoo.blocks.mixers import ClampedLinearAttention, WindowAttention
-from zoo.models.l2vit import ConvStem, GlobalBlock, LocalBlock
+from zoo.models.l2vit import GlobalBlock, L2ViTStem, LocalBlock
 
 
 def test_initialisation():
@@ -96,7 +96,7 @@ def test_windows_without_bias():
 def test_gradient_of_the_stem_is_its_derivative(batch):
     """The reference's is not, in a batch of one: there torch's batch norm errs (tests/goldens/README.md)."""
     torch.manual_seed(0)
-    stem = ConvStem(3, 8).double().eval()
+    stem = L2ViTStem(3, 8).double().eval()
     for module in stem.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_var.uniform_(0.5, 2)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from tests.models.rules import check_initial, decay_groups
 from tests.models.weights import scatter
 from zoo.blocks.mixers import BlockContext, ScaleAwareModulation, SoftmaxAttention
-from zoo.models.smt import LocalMlp, ScaledBlock, Stem
+from zoo.models.smt import LocalMlp, ScaledBlock, SMTStem
 
 SHALLOW = dict(depths=(1, 1, 2, 1))
 
@@ -98,7 +98,7 @@ def test_feed_forward_adds_its_convolution():
 
 @pytest.mark.parametrize('kernel_size', [3, 7])
 def test_stem_rounds_up_then_down(kernel_size):
-    stem = Stem(3, 8, kernel_size).eval()
+    stem = SMTStem(3, 8, kernel_size).eval()
     for height, width in ((32, 33), (34, 35), (97, 131)):
         rows, columns = ((side + 1) // 2 // 2 for side in (height, width))
         assert stem(torch.randn(2, height, width, 3)).shape == (2, rows, columns, 8)

@@ -40,7 +40,7 @@ class Call(NamedTuple):
     kwargs: dict[str, Any]
 
 
-class Tokens(NamedTuple):
+class TokenLayout(NamedTuple):
     """Height and width of a map in tokens, and how many tokens that are not pixels stand before them in sequences."""
 
     height: int
@@ -188,7 +188,7 @@ def attention_weights(
     return torch.cat([weights for weights in found if weights.shape[1:] == finest])
 
 
-def _weights(op: Call, y: int, x: int, tokens: Tokens, batch: int) -> Tensor | None:
+def _weights(op: Call, y: int, x: int, tokens: TokenLayout, batch: int) -> Tensor | None:
     """Row of the attention matrix of a call, ``[heads, h, w]``; None if that is not over the whole map."""
     v = op.args[2].detach().requires_grad_()
     with torch.enable_grad():
@@ -213,7 +213,7 @@ def _weights(op: Call, y: int, x: int, tokens: Tokens, batch: int) -> Tensor | N
     return weights[:, :, first:].unflatten(2, keys).mean(0) if keys else None
 
 
-def _key_grid(count: int, tokens: Tokens) -> tuple[int, tuple[int, int] | None]:
+def _key_grid(count: int, tokens: TokenLayout) -> tuple[int, tuple[int, int] | None]:
     """Keys before those of a map, and its height and width: the queries', or these reduced by a whole number."""
     for ratio in range(1, max(tokens.grid) + 1):
         keys = tuple(-(-side // ratio) for side in tokens.grid)
@@ -272,7 +272,7 @@ def feature_map(model: nn.Module, images: Tensor, stage: int) -> Tensor:
     return model.forward_intermediates(images, indices=[index], stop_early=True, intermediates_only=True)[0]
 
 
-def mixer_call(model: nn.Module, images: Tensor, stage: int, block: int) -> tuple[Call, Tokens]:
+def mixer_call(model: nn.Module, images: Tensor, stage: int, block: int) -> tuple[Call, TokenLayout]:
     """What the mixer of a block is called with for some images, and what its tokens are.
 
     Raises:
@@ -299,7 +299,7 @@ def mixer_call(model: nn.Module, images: Tensor, stage: int, block: int) -> tupl
             grid = feature_map(model, images, index).shape[2:]
     finally:
         setattr(owner, name, function) if own else delattr(owner, name)
-    tokens = Tokens(*grid, prefix_tokens(model))
+    tokens = TokenLayout(*grid, prefix_tokens(model))
     for call, output in heard[-1:]:
         if isinstance(call.args[0], Tensor) and all(tokens.view(x) is not None for x in (call.args[0], output)):
             return call, tokens

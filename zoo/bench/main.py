@@ -124,7 +124,7 @@ def _models(args: argparse.Namespace, device: torch.device, argv: list[str]) -> 
     names = models.select(args.models)
     sizes = [models.parse_size(size) for size in args.sizes]
     kernels = args.kernels or (['off', 'auto'] if device.type == 'cuda' else ['off'])
-    variants = [models.Variant(mode, kernel) for mode in dict.fromkeys(args.modes) for kernel in dict.fromkeys(kernels)]
+    variants = [models.Setting(mode, kernel) for mode in dict.fromkeys(args.modes) for kernel in dict.fromkeys(kernels)]
     passes = models.PASSES[:1] if args.forward_only else models.PASSES
     batch = args.batch_size or (128 if device.type == 'cuda' and not args.quick else 1)
     dtype = _dtype(args, device)

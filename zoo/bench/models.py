@@ -19,7 +19,7 @@ from . import timing
 PASSES = ('forward', 'forward+backward')
 
 
-class Variant(NamedTuple):
+class Setting(NamedTuple):
     """How a model is run: eager or compiled, with the kernels or without."""
 
     mode: str
@@ -57,7 +57,7 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def measure(
-        name: str, size: tuple[int, int], batch: int, variants: Sequence[Variant], dtype: torch.dtype,
+        name: str, size: tuple[int, int], batch: int, variants: Sequence[Setting], dtype: torch.dtype,
         device: torch.device, repeats: int, passes: Sequence[str] = PASSES) -> list[dict[str, Any]]:
     """Rows of one model at one size: a row a pass and variant; one that fails has a ``reason`` instead of figures.
 
@@ -154,7 +154,7 @@ def _of_deformable(image: Sequence[int], weight: Sequence[int], *_: Any, out_sha
     return 2 * math.prod(out_shape) * math.prod(weight[1:])
 
 
-def _prepare(model: nn.Module, variant: Variant, images: Tensor, backward: bool) -> Callable[[], None]:
+def _prepare(model: nn.Module, variant: Setting, images: Tensor, backward: bool) -> Callable[[], None]:
     function = model
     if variant.mode == 'compile':
         # a function of its own for each variant: one cache of compiled code would be guarded, and limited, for both

@@ -138,7 +138,7 @@ class CAREBlock(nn.Module):
         return self.drop_path(y) if self.gamma is None else x + self.drop_path(y * self.gamma)
 
 
-class Stem(nn.Module):
+class CAREStem(nn.Module):
     """Separate patches of 4 pixels, then batch norm; ``[B, H, W, in_chans]`` -> 1 / 4 of the size."""
 
     def __init__(self, in_chans: int, dim: int, device=None, dtype=None):
@@ -225,7 +225,7 @@ class CARE(Backbone):
                           last=s == len(dims) - 1 and ctx.index == depths[s] - 1, **dd) for ctx in contexts]
             stages.append(Stage(blocks, downsample=NormConv2d(dims[s - 1], dim, **dd) if s else None))
         super().__init__(
-            Stem(in_chans, dims[0], **dd), stages, (*dims[:-1], dims[-1] * ratios[-1][1]), strides=(4, 8, 16, 32),
+            CAREStem(in_chans, dims[0], **dd), stages, (*dims[:-1], dims[-1] * ratios[-1][1]), strides=(4, 8, 16, 32),
             in_chans=in_chans, conv_init='linear', **dd, **backbone)
 
     def grids(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:

@@ -43,7 +43,7 @@ def l2vit_mixer(ctx: BlockContext, **dd: Any) -> nn.Module:
     return WindowAttention.from_context(ctx, rel_pos=False, **dd)
 
 
-class ConvStem(nn.Module):
+class L2ViTStem(nn.Module):
     """Two 3x3 convolutions of stride 2 with batch norm, then LayerNorm; ``[B, H, W, in_chans]`` -> a quarter."""
 
     def __init__(self, in_chans: int, dim: int, device=None, dtype=None):
@@ -152,7 +152,7 @@ class L2ViT(Backbone):
                 blocks.append(block(dim, mixer(ctx, **dd), Mlp(dim, 4 * dim, **dd), rate, **dd))
             stages.append(Stage(blocks, downsample=Downsample(dims[s - 1], dim, **dd) if s else None))
         super().__init__(
-            ConvStem(in_chans, dims[0], **dd), stages, dims, strides=(4, 8, 16, 32), in_chans=in_chans,
+            L2ViTStem(in_chans, dims[0], **dd), stages, dims, strides=(4, 8, 16, 32), in_chans=in_chans,
             norm=nn.LayerNorm(dims[-1], **dd), conv_init='linear',
             feature_norms=[nn.LayerNorm(dim, **dd) for dim in dims] if feature_norms else None, **dd, **backbone)
 

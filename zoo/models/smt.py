@@ -44,7 +44,7 @@ def smt_mixer(ctx: BlockContext, **dd: Any) -> nn.Module:
     return SoftmaxAttention.from_context(ctx, **dd)
 
 
-class Stem(nn.Module):
+class SMTStem(nn.Module):
     """Convolution of stride 2, batch norm, ReLU, separate patches of 2, LayerNorm; ``[B, H, W, in_chans]`` -> 1 / 4."""
 
     def __init__(self, in_chans: int, dim: int, kernel_size: int, device=None, dtype=None):
@@ -121,7 +121,7 @@ class SMT(Backbone):
                 downsample=PatchConv(dims[s - 1], dim, 3, 2, padding=1, **dd) if s else None,
                 norm=nn.LayerNorm(dim, eps=1e-6, **dd)))
         super().__init__(
-            Stem(in_chans, dims[0], stem_kernel, **dd), stages, dims, strides=(4, 8, 16, 32), in_chans=in_chans,
+            SMTStem(in_chans, dims[0], stem_kernel, **dd), stages, dims, strides=(4, 8, 16, 32), in_chans=in_chans,
             conv_init='fan_out', **dd, **backbone)
         for module in self.stages.modules():
             if isinstance(module, ScaleAwareModulation):  # a 1x1 convolution in the reference

@@ -59,7 +59,7 @@ def unwritable(folder: Path, error: OSError) -> str:
     return f'weights cannot be written to {folder} ({reason}); set ZOO_CACHE to a folder that is writable'
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+def write_to_cache(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a temporary file beside ``path``, and put it in its place when it is safely on the disk.
 
     The caller holds the lock of what it writes.
@@ -147,7 +147,7 @@ class Cache:
                 manifest['files'][location] = dict(sha256=sha256, bytes=size, first_used=now)
             manifest['converted'][name_tag] = entry
             text = json.dumps(manifest, indent=1, sort_keys=True) + '\n'
-            write_atomically(self.manifest_path, lambda path: path.write_text(text))
+            write_to_cache(self.manifest_path, lambda path: path.write_text(text))
 
     @contextlib.contextmanager
     def lock(self, name: str) -> Iterator[None]:

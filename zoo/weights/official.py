@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..utils.version import __version__
-from .cache import FORMAT, Cache, WeightsError, write_atomically
+from .cache import FORMAT, Cache, WeightsError, write_to_cache
 from .checkpoint import read_checkpoint, state_dict_of
 from .convert import KeyMap, check_all, fit_state_dict
 from .fetch import address, fetch, fetchable, hub_file, remove
@@ -79,7 +79,7 @@ def _make(origin: Source, cache: Cache, build: Callable[[], nn.Module], key_map:
     size = path.stat().st_size
     kept = cache.converted_path(origin.name)
     metadata = provenance(origin.name, address(origin), digest, origin.license)
-    write_atomically(kept, lambda file: save(state, file, metadata))
+    write_to_cache(kept, lambda file: save(state, file, metadata))
     cache.record(origin.name, origin.location, digest, size)
     if origin.kind != 'hub':
         remove(path)

@@ -30,7 +30,7 @@ class FocusState(NamedTuple):
     context: Tensor  # the same, projected
 
 
-class Stem(nn.Sequential):
+class OverLoCKStem(nn.Sequential):
     """Four 3x3 convolutions with batch norm to a quarter of the size; GELU after all but the last."""
 
     def __init__(self, in_chans: int, dim: int, device=None, dtype=None):
@@ -204,7 +204,7 @@ class OverLoCK(Backbone):
         else:
             ends = dict(norm=ProjNormAct(widths[3], HIDDEN, bias=False, **dd), num_features=HIDDEN)
         super().__init__(
-            Stem(in_chans, dims[0], **dd), stages, widths, strides=(4, 8, 16, 32), in_chans=in_chans,
+            OverLoCKStem(in_chans, dims[0], **dd), stages, widths, strides=(4, 8, 16, 32), in_chans=in_chans,
             conv_init='linear', **ends, **dd, **backbone)
         self.aux_head = None if feature_norms else self.make_auxiliary_head(**dd)
 
