@@ -353,7 +353,7 @@ def make_pictures(root: Path) -> None:
 
 
 def of_resumed(name) -> dict:
-    """What comes of the old files (tests/train/fixtures), a way in each."""
+    """What comes of the old files (tests/train/fixtures), one way in each."""
     words = RESUMED[name]
     with tempfile.TemporaryDirectory() as folder:
         make_pictures(Path(folder) / 'pictures')

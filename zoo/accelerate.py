@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import zoo_kernels
 from zoo_kernels.dispatch import exporting
 
-PROBE = 64  # tokens a side of the map that a report asks the dispatch about
+PROBE = 64  # tokens per side of the map that a report asks the dispatch about
 SIZES = (3, 5)  # of depthwise kernels; larger ones are the library's
 FOCAL_SIZES = range(1, 32, 2)
 HOOKS = ('_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks')

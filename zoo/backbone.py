@@ -81,14 +81,14 @@ class Backbone(nn.Module):
         stem: ``[B, H, W, in_chans]`` to the first map.
         stages: Stages in order.
         dims: Channels of each stage's map.
-        strides: Pixels a token of each stage's map.
+        strides: Pixels per token of each stage's map.
         in_chans: Image channels.
         num_classes: Outputs of the classifier; 0 for none.
         global_pool: Pooling of the head: timm's 'avg', 'max', ..., learned ('ggem', 'ep'), or '' for none.
         drop_rate: Dropout before the classifier.
         norm: Final norm over channels, on ``[B, H, W, C]``; None for none.
         num_features: Channels behind ``norm`` where it changes them; the last of ``dims`` by default.
-        feature_norms: One norm a stage for the maps that are handed out as features (dense prediction); the last one
+        feature_norms: One norm per stage for the maps that are handed out as features (dense prediction); the last one
             takes the place of ``norm``.
         conv_init: Initialisation of convolutions: 'default' (torch's), 'fan_out' (normal, per group; PVTv2) or 'linear'
             (that of linear layers).

@@ -1,4 +1,4 @@
-"""Ops of efficient attention: one op a folder, each with a decomposed torch reference that is also its CPU path.
+"""Ops of efficient attention: one folder per op, each with a decomposed torch reference that is also its CPU path.
 
 This package knows nothing of ``zoo``; it needs torch alone.
 """

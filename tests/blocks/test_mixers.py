@@ -42,7 +42,7 @@ def split(mixer, x):
 
 
 def neighbours(v, weight, grid, num_prefix_tokens):
-    """The values' map times a kernel a sample and channel, pixel by pixel; ``v`` [B, heads, N, d]."""
+    """The values' map times one kernel per sample and channel, pixel by pixel; ``v`` [B, heads, N, d]."""
     v = v.transpose(1, 2).flatten(2)
     out = torch.zeros_like(v)
     rows, columns = grid

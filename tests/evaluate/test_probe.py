@@ -105,7 +105,7 @@ def test_the_recipe_is_that_of_the_paper():
 
 
 def test_a_step_of_lars(zoo, flags, probed):
-    """Matrices move by 0.001 of their norm a unit of learning rate, vectors by their gradient."""
+    """Matrices move by 0.001 of their norm per unit of learning rate, vectors by their gradient."""
     zoo('probe', *flags(opt=None, pool='ep', queries=4, epochs=1, weight_decay=0.1))
     run = probed[0]
     optimizer = run._make_optimizer(0.5)

@@ -1,4 +1,4 @@
-"""Starts the interpreter's tests in a process of their own, one a file."""
+"""Starts the interpreter's tests in a process of their own, one per file."""
 import os
 import subprocess
 import sys

@@ -7,7 +7,7 @@ import zoo
 from zoo.blocks.mixers import GLOBAL_MIXERS, MAP_MIXERS
 from zoo.models.hybrid import HOSTS
 
-# The smallest of each host, cut down to a block or two a stage.
+# The smallest of each host, cut down to a block or two per stage.
 SMALL = dict(
     vit_tiny=dict(depth=2, embed_dim=48), pvt_tiny=dict(depths=(1, 1, 1, 1)), pvt_v2_b0=dict(depths=(1, 1, 1, 1)),
     swin_tiny=dict(embed_dim=48, depths=(1, 2, 1, 1)), cswin_tiny=dict(embed_dim=32, depths=(1, 1, 1, 1)),

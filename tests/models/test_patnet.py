@@ -137,7 +137,7 @@ def test_channel_attention_trains_with_the_statistics_of_the_batch():
 
 
 def test_buckets_of_distances():
-    """One a token up to 20, then on a logarithmic scale that ends at 160."""
+    """One per token up to 20, then on a logarithmic scale that ends at 160."""
     x = torch.empty(0)
     row = distance_buckets((1, 201), x)[0]
     assert row[:21].tolist() == list(range(40, 61))
@@ -229,7 +229,7 @@ def test_inference_merges_norms_without_change(name, monkeypatch):
 
 
 def test_batches_of_one_are_refused_in_training():
-    """As in the reference: a batch norm of one vector an image has nothing to norm by."""
+    """As in the reference: a batch norm of one vector per image has nothing to norm by."""
     model = timm.create_model('patnet_t0', **SMALL)
     with pytest.raises(ValueError, match='more than 1 value per channel'):
         model(torch.randn(1, 3, 64, 64))

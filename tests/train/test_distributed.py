@@ -23,7 +23,7 @@ FIVE = dict(epochs=1, log_interval=1, opt='sgd', lr='5e-2', workers=0)  # update
 
 
 def finish(small, tmp_path, name, processes, **flags):
-    """A run of 14 images a global batch to its end: losses of its updates, and its last checkpoint."""
+    """A run of 14 images per global batch to its end: losses of its updates, and its last checkpoint."""
     words = small(experiment=name, batch_size=14 // processes, **{**FIVE, **flags})
     run = launch(['train', *words], tmp_path / 'log', processes)
     assert run.codes == [0] * processes, run.text

@@ -61,7 +61,7 @@ def test_tensorboard_holds_points_and_epochs(zoo, small, tmp_path):
     assert done.code == 0, done.err
     folder = tmp_path / 'out' / 'run'
     found = scalars(folder)
-    # 9 batches an epoch, a point every second one and at the end
+    # 9 batches per epoch, a point every second one and at the end
     steps = [2, 4, 6, 8, 9, 11, 13, 15, 17, 18]
     assert [step for step, _ in found['train/loss']] == steps
     assert [step for step, _ in found['epoch/eval_top1']] == [9, 18]

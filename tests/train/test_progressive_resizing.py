@@ -32,7 +32,7 @@ def test_batches_have_the_size_of_their_epoch_also_after_a_stop(zoo, small, tmp_
         epochs=4, input_size='3 48 48', progressive_sizes='32 40', size_milestones='1 2', mixup=0.2, workers=0)
     assert zoo('train', *small(experiment='whole', **grow)).code == 0
     trained = [side for train, side in seen if train]
-    assert trained == [(32, 32)] * 9 + [(40, 40)] * 9 + [(48, 48)] * 18  # 72 images, 8 a batch
+    assert trained == [(32, 32)] * 9 + [(40, 40)] * 9 + [(48, 48)] * 18  # 72 images, 8 per batch
     assert {side for train, side in seen if not train} == {(48, 48)}
     assert zoo('train', *small(experiment='parts', stop_epoch=1, **grow)).code == 0
     del seen[:]

@@ -129,7 +129,7 @@ def test_models_of_timms_own_are_no_one_elses():
 
 
 def rates_of_updates(name, updates):
-    """Learning rate of every update of a recipe, as the trainer goes through it, of so many updates an epoch."""
+    """Learning rate of every update of a recipe, as the trainer goes through it, of so many updates per epoch."""
     args = load(name)
     rates = build.learning_rates(args, PUBLISHED[name]['processes'] * PUBLISHED[name].get('nodes', 1))
     optimizer = build.make_optimizer(args, torch.nn.Linear(2, 2), rates['lr'])

@@ -62,13 +62,13 @@ def kill_and_resume(small, tmp_path, kills, processes=1, **flags):
 
 @pytest.mark.parametrize('workers', [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_killed_three_times_one_process_goes_on_exactly(small, tmp_path, workers):
-    """9 batches an epoch, an update every 2: killed in the first, in the same and in the second epoch."""
+    """9 batches per epoch, an update every 2: killed in the first, in the same and in the second epoch."""
     text = kill_and_resume(small, tmp_path, (3, 4, 6), workers=workers, **TINY, **EVERYTHING)
     assert text.count('going on in epoch 1 after') == 2 and 'going on in epoch 2 after 2 of 9 batches' in text
 
 
 def test_killed_three_times_two_processes_go_on_exactly(small, tmp_path):
-    """With batch norm, whose statistics differ between the processes. 9 batches of 4 an epoch."""
+    """With batch norm, whose statistics differ between the processes. 9 batches of 4 per epoch."""
     kill_and_resume(
         small, tmp_path, (3, 4, 6), processes=2, batch_size=4, model='test_resnet', workers=0, **EVERYTHING)
 

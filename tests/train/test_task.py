@@ -262,7 +262,7 @@ def test_two_processes_learn_together(small, tmp_path, values):
         env=environment, cwd=tmp_path, check=False, timeout=300)
     assert result.returncode == 0, result.stderr
     last = torch.load(tmp_path / 'out' / 'two' / 'last.pth.tar', weights_only=True)
-    assert last['updates'] == 4 and last['epoch'] == 0  # 36 images each, 8 a batch
+    assert last['updates'] == 4 and last['epoch'] == 0  # 36 images each, 8 per batch
     if values.get('kd_distill_type') == 'feature':
         assert last['task_state']['projection']['weight'].shape == (96, 64)
     assert all(value.isfinite().all() for value in last['state_dict'].values())

@@ -136,7 +136,7 @@ def test_ctrl_c_in_the_middle_leaves_the_last_whole_checkpoint(zoo, small, tmp_p
 
     def interrupted(*args):
         calls.append(1)
-        if len(calls) == 12:  # 9 batches an epoch
+        if len(calls) == 12:  # 9 batches per epoch
             raise KeyboardInterrupt
         return step(*args)
 

@@ -21,7 +21,7 @@ class File:
 
     Args:
         content: The whole file.
-        faults: What goes wrong, one entry a request, the first one for good if ``forever``: a number of bytes after
+        faults: What goes wrong, one entry per request, the first one for good if ``forever``: a number of bytes after
             which the connection is cut, an HTTP status, or a (status, headers) pair.
         etag: Of the answer; '' for none. By default the hash of the content, as the hub gives it.
         ranges: Whether a part can be asked for.

@@ -1,4 +1,4 @@
-"""Every op compiled with its kernels as one graph, forward and backward: a process an op, side by side."""
+"""Every op compiled with its kernels as one graph, forward and backward: one process per op, side by side."""
 import torch
 
 from . import cases, correctness, oracle, pool

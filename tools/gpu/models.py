@@ -29,7 +29,7 @@ def main() -> None:
 
 
 def setting(part: Part, name: str, shallow: bool = False) -> tuple[nn.Module, Tensor, Tensor]:
-    """A model with random weights, images and labels; ``shallow``: with a block a stage, for the same launches."""
+    """A model with random weights, images and labels; ``shallow``: with one block per stage, for the same launches."""
     torch.manual_seed(0)
     options = dict(depths=(1, 1, 1, 1)) if shallow or part.dry else {}
     dtype = torch.float32 if part.dry else part.dtype
@@ -75,7 +75,7 @@ def step(function: Callable, mode: str, images: Tensor, labels: Tensor, optimize
 
 
 def rows(part: Part, name: str, modes: dict[str, str], compiled: bool = False) -> None:
-    """A line a pass and mode."""
+    """One line per pass and mode."""
     for title in PASSES:
         for mode, found in measure.times(calls(part, name, title, modes, compiled), part.device).items():
             period = found.get('ms') and max(found['ms'], found['host_ms'])

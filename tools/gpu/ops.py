@@ -72,7 +72,7 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor, dilation: int = 1, **_) ->
 
 
 def rows(part: Part, case: Case, taking_part: dict[str, str], compiled: bool = False) -> None:
-    """A line a pass and provider."""
+    """One line per pass and provider."""
     inputs = cases.make_inputs(case, part.dtype, part.device)
     out = oracle.run(case, inputs, None, 'off')['out']
     grad = oracle.cotangent(out)

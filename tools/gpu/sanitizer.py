@@ -29,7 +29,7 @@ def sanitize(part: Part, tool: str) -> dict:
         return dict(ok=None, skipped=f'dry run of {" ".join(words[:7])} ...')
     if shutil.which(words[0]) is None:
         return dict(ok=None, skipped='there is no compute-sanitizer here')
-    # every tensor an allocation of its own: what lies behind it is out of bounds
+    # every tensor gets an allocation of its own: what lies behind it is out of bounds
     environment = os.environ | {'PYTORCH_NO_CUDA_MEMORY_CACHING': '1'}
     try:
         done = subprocess.run(words, env=environment, timeout=max(part.left(), 1), stdout=subprocess.PIPE,

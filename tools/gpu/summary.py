@@ -127,7 +127,7 @@ def _us(ops: Iterable[Line], op: str, shape: str, title: str, provider: str) -> 
 # --- tables
 
 def _op_table(ops: Sequence[Line], rate: float | None) -> list[str]:
-    """A row an op, shape and pass; times in microseconds."""
+    """One row per op, shape and pass; times in microseconds."""
     rows: dict[tuple, dict[str, Line]] = {}
     for line in ops:
         if 'provider' in line:

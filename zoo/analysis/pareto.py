@@ -84,7 +84,7 @@ def collect(
 
 def _speeds(
         rows: Sequence[dict[str, Any]], files: Mapping[str, Any], setting: str) -> tuple[dict[str, float], str]:
-    """Images a second by ``model.tag`` at the size of the accuracy, all measured in one setting, and that setting."""
+    """Images per second by ``model.tag`` at the size of the accuracy, all measured in one setting, and that setting."""
     found: dict[str, dict[str, float]] = {}
     measured = result_files.speed([row['name'].partition('.')[0] for row in rows], files)
     for row, speed in itertools.product(rows, measured):

@@ -135,7 +135,7 @@ def keep_recipe(folder: Path, recipe: Mapping[str, Any]) -> None:
     """Write the recipe beside the runs; runs by another one are not mixed with them.
 
     Raises:
-        ZooError: the folder holds an arena with another recipe; the first difference is told.
+        ZooError: the folder holds an arena with another recipe; the message names the first difference.
     """
     path = recipe_path(folder)
     if path.exists():

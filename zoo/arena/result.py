@@ -13,7 +13,7 @@ KEPT = ('top1', 'top5', 'loss', 'train_loss', 'seconds', 'epochs')
 
 
 def rows_of(runs: Sequence[Run], failed: Mapping[Run, str]) -> list[dict[str, Any]]:
-    """A row a mixer, the most accurate first: means over seeds, the standard deviation of top-1, and each run."""
+    """One row per mixer, the most accurate first: means over seeds, the standard deviation of top-1, and each run."""
     rows = []
     for mixer in dict.fromkeys(run.mixer for run in runs):
         own = [run for run in runs if run.mixer == mixer]

@@ -1,4 +1,4 @@
-"""Whether loading keeps up with the model: CPU time of an image, images a second, and the cores that a GPU needs."""
+"""Whether loading keeps up with the model: CPU time per image, images per second, and the cores that a GPU needs."""
 import argparse
 import statistics
 import time
@@ -16,7 +16,7 @@ from ..train.option_schema import TRAIN
 from ..utils.errors import ZooError
 from . import timing
 
-TARGET = 3000  # images a second that one large GPU may want
+TARGET = 3000  # images per second that one large GPU may want
 SIZE = (500, 375)  # of the pictures that are made up: ImageNet's usual one
 QUALITY = 95  # of their JPEG
 STAGES = {  # what is left out of the recipe
@@ -54,7 +54,7 @@ def settings(recipe: str, folder: str, batch: int, size: int) -> argparse.Namesp
 
 
 def measure(args: argparse.Namespace, workers: Sequence[int], batches: int) -> dict[str, list[dict[str, Any]]]:
-    """CPU time of an image by stages of the recipe, and images a second with numbers of loading processes.
+    """CPU time per image in each stage of the recipe, and images per second by number of loading processes.
 
     Args:
         args: From :func:`settings`.
@@ -62,7 +62,7 @@ def measure(args: argparse.Namespace, workers: Sequence[int], batches: int) -> d
         batches: Timed ones of each measurement; one more goes ahead.
 
     Returns:
-        costs: stage, cpu_ms (median of the batches) and cores for :data:`TARGET`; rates: workers and images a second.
+        costs: stage, cpu_ms (median of the batches) and cores for :data:`TARGET`; rates: workers and images per second.
 
     Raises:
         ZooError: fewer images than two batches.
@@ -89,7 +89,7 @@ def measure(args: argparse.Namespace, workers: Sequence[int], batches: int) -> d
 
 
 def step_rate(args: argparse.Namespace, model: str, device: torch.device, dtype: torch.dtype, repeats: int) -> float:
-    """Images a second of a model's training step on batches that are there already."""
+    """Images per second of a model's training step on batches that are there already."""
     build.check_model_name(model)
     net = build.create_model(options.merge(TRAIN, dict(model=model, num_classes=1000))).to(device).train()
     optimizer = torch.optim.SGD(net.parameters(), lr=1e-4)

@@ -59,7 +59,7 @@ def parse_size(text: str) -> tuple[int, int]:
 def measure(
         name: str, size: tuple[int, int], batch: int, variants: Sequence[Setting], dtype: torch.dtype,
         device: torch.device, repeats: int, passes: Sequence[str] = PASSES) -> list[dict[str, Any]]:
-    """Rows of one model at one size: a row a pass and variant; one that fails has a ``reason`` instead of figures.
+    """Rows of one model at one size: one row per pass and variant; one that fails has a ``reason`` instead of figures.
 
     Throughput is that of calls in a row: on CUDA of the longer of ``ms`` and ``host_ms``.
     """

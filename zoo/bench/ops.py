@@ -36,7 +36,7 @@ def select(globs: Sequence[str] | None) -> list[Operator]:
 def measure(
         operator: Operator, shape: Shape, providers: Sequence[str], dtype: torch.dtype, device: torch.device,
         bandwidth: float, repeats: int) -> list[dict[str, Any]]:
-    """Rows of one op at one shape: a row a pass and provider; one that cannot take part has a ``reason`` alone."""
+    """Rows of one op at one shape: one row per pass and provider; one that cannot take part has a ``reason`` alone."""
     inputs = make_inputs(operator, shape, dtype, device)
     oracle = _oracle(operator, inputs)
     rows = []

@@ -57,7 +57,7 @@ def crossings(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def draw_ops(path: Path, content: dict[str, Any]) -> None:
-    """Draw a panel an op and pass: time against tokens, a line a provider, a dotted line at each crossing point."""
+    """Draw one panel per op and pass: time against tokens, one line per provider, dotted lines at crossing points."""
     ops = [op for op in dict.fromkeys(row['op'] for row in content['rows'])
            if any(sweep(content['rows'], op, title) for title in ('forward', 'forward+backward'))]
     figure = new_figure(5 * 2, 3.6 * len(ops))
@@ -80,7 +80,7 @@ def draw_ops(path: Path, content: dict[str, Any]) -> None:
 
 
 def draw_models(path: Path, content: dict[str, Any]) -> None:
-    """Draw time and memory of an image against its pixels, a line a model, variant and pass."""
+    """Draw time and memory per image against its pixels, one line per model, variant and pass."""
     figure = new_figure(11, 4.2)
     figure.suptitle(f'{content["device"]}, {content["dtype"]}')
     curves: dict[str, list[tuple[int, float, float]]] = {}

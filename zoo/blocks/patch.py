@@ -96,7 +96,7 @@ class Conv2dNorm(nn.Module):
 
 
 class NormConv2d(nn.Module):
-    """BatchNorm, then one convolution a 2 x 2 square; the last row and column of odd maps are dropped."""
+    """BatchNorm, then a 2 x 2 convolution of stride 2; the last row and column of odd maps are dropped."""
 
     def __init__(self, in_dim: int, dim: int, device=None, dtype=None):
         super().__init__()

@@ -6,7 +6,7 @@ from ..utils.errors import ZooError
 
 
 class GGeM(nn.Module):
-    """Generalised mean of each group of channels, ``mean(max(x, eps) ** p) ** (1 / p)`` with a learned p a group.
+    """Generalised mean of each group of channels, ``mean(max(x, eps) ** p) ** (1 / p)`` with a learned p per group.
 
     The paper speaks of groups of channels as group norm has them, and has no code; of the two implementations that are
     around one has groups of neighbouring channels, the other takes every G-th. Neighbouring is the default here, being

@@ -1,4 +1,4 @@
-"""Learned position tables: one vector a pixel, or one bias a relative offset. Both can be resampled."""
+"""Learned position tables: one vector per pixel, or one bias per relative offset. Both can be resampled."""
 import math
 
 import torch
@@ -16,7 +16,7 @@ def resample_map(table: Tensor, grid: tuple[int, int], mode: str) -> Tensor:
 
 
 class PositionMap(nn.Module):
-    """One learned vector a token of a map, resampled when the map has another size.
+    """One learned vector per token of a map, resampled when the map has another size.
 
     Args:
         grid: Height and width in tokens that the table is stored for.
@@ -45,7 +45,7 @@ class PositionMap(nn.Module):
 
         Args:
             table: The stored table.
-            grid: Its height and width where the shape does not tell; square if not given.
+            grid: Its height and width where the shape does not say; square if not given.
         """
         if table.ndim == 3:
             side = math.isqrt(table.shape[1])
@@ -63,7 +63,7 @@ class PositionMap(nn.Module):
 
 
 class RelativePositionBias(nn.Module):
-    """Bias of every pair of tokens of a window by their offset, a table of ``(2w - 1)**2`` rows a head (Swin).
+    """Bias of every pair of tokens of a window: a table of ``(2w - 1)**2`` offsets, one column per head (Swin).
 
     Args:
         window: Side w of the square window.

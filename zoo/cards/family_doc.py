@@ -1,4 +1,4 @@
-"""What the docstring of a family's file tells, and the papers that it names."""
+"""What the docstring of a family's file says, and the papers that it names."""
 import functools
 import re
 import sys

@@ -1,1 +1,1 @@
-"""The commands of ``python -m zoo``, one a module: ``main`` takes the words behind its name, returns the exit code."""
+"""The commands of ``python -m zoo``, one per module: ``main`` takes the words after its name, returns the exit code."""

@@ -25,7 +25,7 @@ WHAT = {  # the quantities of zoo.analysis.attribution
     'influence': 'influence on a token through a mixer',
     'weights': 'attention weights of a query',
 }
-SHARES = (0.5, 0.9, 0.99)  # of a receptive field, whose squares are told
+SHARES = (0.5, 0.9, 0.99)  # of a receptive field, whose squares are printed
 FORMATS = ('.png', '.svg', '.pdf')
 
 

@@ -37,7 +37,7 @@ class DenseBackbone(nn.Module):
 
     Attributes:
         channels: Channels of the maps.
-        strides: Pixels a token of the maps.
+        strides: Pixels per token of the maps.
 
     Raises:
         ZooError: (a ValueError) what does not exist or does not fit, in one line.

@@ -54,7 +54,7 @@ def predict(
 
 
 def _kind(config: str) -> str:
-    """mmseg for what only configs/mmseg has; of a file the config itself tells."""
+    """mmseg for what only configs/mmseg has; for a file, what the config itself says."""
     try:
         config_path(config, 'mmseg')
     except ZooError:

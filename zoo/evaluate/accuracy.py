@@ -20,7 +20,7 @@ from .loading import build_model
 
 def measure(
         args: argparse.Namespace, ctx: build.DeviceContext, content: dict | None, own: bool) -> list[dict[str, Any]]:
-    """Measure one model: a row of figures a crop of ``args.crop_sweep``, or one row at its own crop.
+    """Measure one model: one row of figures per crop of ``args.crop_sweep``, or one row at its own crop.
 
     The columns are timm's, in its order, and ours behind them: ``samples_per_sec`` counts all that it takes to evaluate
     (reading, resizing), ``infer_samples_per_sec`` the model alone.

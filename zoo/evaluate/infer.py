@@ -96,7 +96,7 @@ def predict(
         config: timm's data config.
         places: Paths and addresses.
         batch_size: Pictures at once.
-        topk: Classes a picture, at most.
+        topk: Classes per picture, at most.
 
     Yields:
         For each picture of a batch ``image`` and ``classes`` (dicts of ``index`` and ``probability``), or ``error``.
@@ -167,7 +167,7 @@ def labels_of(model: nn.Module, file: str | None = None) -> list[str] | None:
 
     Args:
         model: Classifier.
-        file: Text with a name a line.
+        file: Text with one name per line.
 
     Returns:
         None if they are not known.

@@ -2,7 +2,7 @@
 
 ``logits = linear(batch_norm(pool(patch tokens)))``: the pool is the mean of the tokens (``linear``) or efficient
 probing (``ep``, :class:`zoo.blocks.pooling.EfficientProbing`), the batch norm has no weights of its own (eps 1e-6).
-The recipe: LARS without weight decay, 0.1 a 256 images, 10 of 90 epochs of warm-up from 0, cosine to 0, random crops
+The recipe: LARS without weight decay, 0.1 per 256 images, 10 of 90 epochs of warm-up from 0, cosine to 0, random crops
 and flips, a global batch of 4096.
 
 Source: Psomas et al., "Attention, Please! Revisiting Attentive Probing Through the Lens of Efficiency", arXiv

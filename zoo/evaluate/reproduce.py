@@ -33,8 +33,8 @@ def compare(
         run: Measures one model; a list of one row.
 
     Returns:
-        ``results``, a row of validate's columns each, with ``published`` and ``difference`` in percent; ``skipped``
-        and ``failed``: reasons by ``model.tag``.
+        ``results``, one row of validate's columns per model, with ``published`` and ``difference`` in percent;
+        ``skipped`` and ``failed``: reasons by ``model.tag``.
 
     Raises:
         ZooError: no such weights, no data, or an option that contradicts what was published.

@@ -1,4 +1,4 @@
-"""One family a file; importing a file registers its models."""
+"""One family per file; importing a file registers its models."""
 from . import (
     agent,
     biformer,

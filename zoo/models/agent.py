@@ -118,7 +118,7 @@ def pvt_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
 
 
 def swin_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Agent-Swin; the backbones for dense prediction have a norm a stage."""
+    """Agent-Swin; the backbones for dense prediction have one norm per stage."""
     return rename(leaplab.swin_keys(biases(state), model), ((r'^norm(\d)\.', r'feature_norms.\1.'),))
 
 

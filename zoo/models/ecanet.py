@@ -6,7 +6,7 @@ Reference: BangguWu/ECANet @ b332f6b3e6e2afe8a3287dc8ee8440a0fbec74c4 (MIT).
 ``x * sigmoid(conv1d(mean x))`` behind the last norm of every block, with a kernel of 1 to 7 channels.
 
 Departures of the released code from the paper: the size of the kernel does not follow the paper's rule of the number
-of channels but a list for each model, a size a stage; ``_k3333`` are the models that the code builds by default.
+of channels but a list for each model, one size per stage; ``_k3333`` are the models that the code builds by default.
 MobileNetV2 has kernels of 1 below 96 channels and of 3 from there, behind blocks without a shortcut too.
 """
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ MOBILENET_CFG = dict(CFG, first_conv='conv_stem', classifier='classifier')
 
 
 def sized(depth: int, *sizes: int) -> dict:
-    """Constructor arguments of a ResNet with a kernel size a stage."""
+    """Constructor arguments of a ResNet with one kernel size per stage."""
     return dict(resnet.SIZES[depth], gate=ECA.with_sizes(sizes))
 
 

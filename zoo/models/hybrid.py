@@ -48,7 +48,7 @@ def build(
         **kwargs: Of the host: img_size, depths, num_classes, drop_path_rate, ...
 
     Raises:
-        ZooError: An unknown name, a stage that the host has not, or a mixer of maps alone beside a class token.
+        ZooError: An unknown name, a stage that the host does not have, or a mixer of maps alone beside a class token.
     """
     if host not in HOSTS:
         raise ZooError(f'host {host!r}: use one of {", ".join(HOSTS)}')

@@ -59,7 +59,7 @@ class L2ViTStem(nn.Module):
 
 
 class Downsample(nn.Module):
-    """LayerNorm, then one convolution a 2 x 2 square; odd sizes are zero-padded right and bottom."""
+    """LayerNorm, then a 2 x 2 convolution of stride 2; odd sizes are zero-padded right and bottom."""
 
     def __init__(self, in_dim: int, dim: int, device=None, dtype=None):
         super().__init__()

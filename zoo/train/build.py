@@ -147,7 +147,7 @@ def data_config_of(args: argparse.Namespace, model: nn.Module, test_size: bool =
 
 
 def check_forward(model: nn.Module, config: Mapping[str, Any], ctx: DeviceContext, dtype: torch.dtype) -> bool:
-    """Send one black image through, so that a size that the model cannot take is told before the data is read.
+    """Send one black image through, so that a size that the model cannot take is reported before the data is read.
 
     Returns:
         Whether some parameters got no gradient, which DistributedDataParallel must know.
@@ -285,8 +285,8 @@ def classes_in(name: str, state: Mapping[str, Tensor]) -> int | None:
 def choose_rows(args: argparse.Namespace, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], int]:
     """The weights with those rows of the classifier alone that ``pretrained_rows`` lists, in its order.
 
-    The file has a number a line, for each class the row that it starts from, as authors publish for the 1000 classes
-    among the 21841 of ImageNet-22k.
+    The file has one number per line, for each class the row that it starts from, as authors publish for the 1000
+    classes among the 21841 of ImageNet-22k.
 
     Returns:
         The weights, and how many classes they have now.

@@ -97,7 +97,7 @@ def train_epoch(
     Args:
         run: The run; its ``updates``, ``batch`` and ``points`` advance.
         epoch: From 0.
-        progress: Advanced by one a batch.
+        progress: Advanced by one per batch.
         after: Called after every batch but the last with the number of batches done.
 
     Returns:

@@ -77,7 +77,7 @@ def check_weights(state: Mapping[str, Any]) -> None:
 
 
 def explained(error: Exception, advice: str) -> ZooError | None:
-    """What to tell about an error that stopped a run, None if it is not one of those that are known.
+    """What to say about an error that stopped a run, None if it is not one of those that are known.
 
     Args:
         error: The error.

@@ -38,7 +38,7 @@ class TrainBatches:
         args: Options.
         config: Data config with the full input_size.
         make: Builds a loader for a data config.
-        model: Shown an image of every size, so that one it cannot take is told at once.
+        model: Shown an image of every size, so that one it cannot take is reported at once.
         ctx: Its device.
 
     Raises:

@@ -60,7 +60,7 @@ class Progress:
             begin = time.monotonic()
 
     def step(self, images: int, **values: str) -> None:
-        """One step further: its images, and what to show (a string a name)."""
+        """One step further: its images, and what to show (one string per name)."""
         self.images += images
         self.steps += 1
         due = self.lines and (self.steps % self.interval == 0 or self.steps == self.total)
@@ -138,7 +138,7 @@ def read_summary(path: Path, before: int) -> list[dict[str, Any]]:
 
 
 def write_summary(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """One line an epoch, all of them each time: a run that is cut off leaves a whole file."""
+    """One line per epoch, all of them each time: a run that is cut off leaves a whole file."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, restval='', extrasaction='ignore', lineterminator='\n')
     writer.writeheader()

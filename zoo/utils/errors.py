@@ -33,7 +33,7 @@ class NotFinite(ZooError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C, with the line that tells how to go on."""
+    """Ctrl-C, with the line that says how to go on."""
 
 
 class GracefulInterrupt:

@@ -84,7 +84,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
             write(file)
     except (OSError, RuntimeError) as e:
         # torch.save reports what its file has refused as an error of its own, caused by nothing; but it may have been
-        # interrupted as well, by what a signal tells of another process
+        # interrupted as well, by what a signal reports of another process
         reason = e if isinstance(e, OSError) else e.__context__ or e
         if not isinstance(reason, OSError) and ZIP_WRITER not in str(reason):
             if ZIP_WRITER in str(e):

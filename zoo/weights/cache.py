@@ -44,7 +44,7 @@ def sha256_of(path: Path) -> str:
 
 @contextlib.contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Within this context an ``OSError`` is a folder that cannot be written: told in one line, with the fix."""
+    """Within this context an ``OSError`` is a folder that cannot be written: reported in one line, with the fix."""
     try:
         yield
     except OSError as e:
@@ -52,7 +52,7 @@ def writing(folder: Path) -> Iterator[None]:
 
 
 def unwritable(folder: Path, error: OSError) -> str:
-    """What to tell of a folder that cannot be written."""
+    """What to say of a folder that cannot be written."""
     reason = error.strerror or str(error)
     if error.errno in NO_ROOM:
         return f'no room for weights in {folder} ({reason}); free some, or set ZOO_CACHE to a folder with more'

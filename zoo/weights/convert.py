@@ -12,7 +12,7 @@ KeyMap = Callable[[dict[str, Tensor], nn.Module], dict[str, Tensor]]
 
 
 class StateDictMismatch(ZooError):
-    """Weights are not those of a model; ``problems`` is what differs, an entry a key."""
+    """Weights are not those of a model; ``problems`` is what differs, one entry per key."""
 
     def __init__(self, message: str, problems: Sequence[str]):
         super().__init__(message)

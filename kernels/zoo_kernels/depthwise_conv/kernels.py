@@ -23,7 +23,7 @@ class Tile(NamedTuple):
     CHANNELS: int
 
 
-# A thread has four channels of a pixel a row for 3 x 3 and two for 5 x 5: beside the sums there is no room for more
+# A thread has four channels of a pixel per row for 3 x 3 and two for 5 x 5: beside the sums there is no room for more
 # taps than 9 * 4 or 25 * 2. Neighbouring sizes spill on one architecture or another.
 TILES = {3: Tile(4, 8, 64), 5: Tile(3, 8, 32)}
 WARPS = 4
@@ -66,7 +66,7 @@ def _load(ptr, row, cols, channels, H, W, C, stride_h, stride_w, SHIFT: tl.const
 
 @triton.jit
 def _load_pixels(ptr, row, cols, H, W, stride_h, stride_w):
-    """One number a pixel, [COLS, 1] in float32."""
+    """One number per pixel, [COLS, 1] in float32."""
     at = ptr + row * stride_h + cols * stride_w
     return tl.load(at, mask=cols < tl.where(row < H, W, 0), other=0.).to(tl.float32)[:, None]
 
@@ -130,7 +130,7 @@ def forward(
     """``out = (act(conv(x) + bias) + residual) * gate``, or with LEVEL ``level = act(...)`` and
     ``out = level * gate + residual``.
 
-    GATE is 'none', 'map' (a gate a channel) or 'pixel' (one a pixel).
+    GATE is 'none', 'map' (a gate per channel) or 'pixel' (one per pixel).
     """
     C = stride_pixel
     group, cols, channels = _place(W, C, COLS, CHANNELS)
@@ -169,8 +169,8 @@ def backward_epilogue(
         GATE: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, CHANNELS: tl.constexpr):
     """Gradients of the convolution's result, which is computed again, and of the gate.
 
-    For GATE 'pixel' ``dgate`` is [channel blocks, B, H, W] in float32, ``stride_sums`` a block, to be summed over the
-    first dimension.
+    For GATE 'pixel' ``dgate`` is [channel blocks, B, H, W] in float32, ``stride_sums`` per block, to be summed over
+    the first dimension.
     """
     C = stride_pixel
     group, cols, channels = _place(W, C, COLS, CHANNELS)

@@ -75,7 +75,7 @@ class _Call:
         """Gradients of taps and bias in float32: sums of pieces, then of what programs found, in a fixed order."""
         from .kernels import backward_weight, options
         grad, size = _packed(grad), self.constants['K']
-        # at least four steps a program: what it writes is less than it reads
+        # at least four steps per program: what it writes is less than it reads
         programs, sizes = self.split(max(4, -(-self.steps * self.strips // SUMS)))
         sums = self.x.new_empty(programs // self.blocks, size * size + 1, self.shape[-1], dtype=torch.float32)
         launch(

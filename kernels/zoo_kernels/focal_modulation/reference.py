@@ -1,4 +1,4 @@
-"""Focal modulation in decomposed torch, a level at a time."""
+"""Focal modulation in decomposed torch, one level at a time."""
 from collections.abc import Callable, Sequence
 
 import torch
@@ -10,7 +10,7 @@ from ..depthwise_conv import reference
 
 def focal_modulation(
         ctx: Tensor, gates: Tensor, weights: Sequence[Tensor], level: Callable = reference.focal_level) -> Tensor:
-    """:func:`zoo_kernels.focal_modulation`; ``level`` computes a level."""
+    """:func:`zoo_kernels.focal_modulation`; ``level`` computes one level."""
     total = None
     for gate, weight in zip(gates.split(1, -1), weights):
         ctx, total = level(ctx, weight, gate, total)

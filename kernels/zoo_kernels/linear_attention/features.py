@@ -81,8 +81,8 @@ def focus_scales(
 def scales(
         x, x_ptr, scale_ptr, rows, stride_n, stride_h, count, heads, eps, FEATURE: tl.constexpr, POWER: tl.constexpr,
         D: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr):
-    """Two numbers a row that its feature needs: for ``focus`` what it is multiplied by before and after the power, for
-    queries of ``norm_aware`` 1 / |x| and the exponent."""
+    """Two numbers per row that its feature needs: for ``focus`` what it is multiplied by before and after the power,
+    for queries of ``norm_aware`` 1 / |x| and the exponent."""
     if FEATURE == 'focus':
         return focus_scales(x_ptr, scale_ptr, rows, stride_n, stride_h, count, heads, eps, POWER, D, BD, BN)
     elif FEATURE == 'norm_aware_query':

@@ -103,7 +103,7 @@ def linear_attention(
             k = k * key_weight.to(dtype)[..., None]
         if output == 'inline' and rope is None and gain is None:
             return _affine(q, k, v, scale).to(result)
-        # a product and a sum over all heads at once: a matrix product a head would cost more in calls than in work
+        # a product and a sum over all heads at once: one matrix product per head would cost more in calls than in work
         z = None if output == 'plain' else (q * k.mean(1, keepdim=True)).sum(-1, keepdim=True)
         a, c = _factors(z, gain, output, scale, eps)
         if rope is not None:
@@ -128,7 +128,7 @@ def _affine(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
 
 
 def _states(k: Tensor, v: Tensor) -> Tensor:
-    """``k^T v / N`` ``[B, H, F, D]``, a batched product a head on strided slices: no head is ever copied out."""
+    """``k^T v / N`` ``[B, H, F, D]``, one batched product per head on strided slices: no head is ever copied out."""
     return _stack([kh.transpose(1, 2) @ vh for kh, vh in zip(k.unbind(2), v.unbind(2))], 1) / k.shape[1]
 
 

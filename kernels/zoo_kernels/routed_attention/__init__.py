@@ -47,7 +47,7 @@ def routed_attention(
 
     A query n of region r gets ``sum_m softmax_m(scale * q_n . k_m) v_m`` over the tokens m of regions
     ``routes[b, r]``, head by head. A region that is named twice counts twice. The kernel neither partitions the map nor
-    gathers keys: it saves q, k, v, the output and a float32 a query, whatever topk is. Plain torch gathers, head by
+    gathers keys: it saves q, k, v, the output and one float32 per query, whatever topk is. Plain torch gathers, head by
     head for inference on a CPU. Gradients of k and v are summed in the order of the source regions: the same bits at
     every run. The kernel has no second derivative; plain torch, ``set_mode('off')``, has. Softmax is in float32 for
     16-bit inputs, under autocast too.

@@ -1,7 +1,7 @@
 """Triton kernels of routed attention: flash attention over routed regions, straight on the token map.
 
 Keys of a query region are numbered through its routes: key j is token ``j % T`` of region ``routes[j // T]``, T tokens
-a region. So a tile of keys is full whatever the size of a region is, and nothing is partitioned or gathered in memory.
+per region. So a tile of keys is full whatever the size of a region, and nothing is partitioned or gathered in memory.
 Softmax is in powers of two: ``scale`` includes log2(e), ``lse`` is a logarithm of base 2. The statistics ``lse`` and
 ``delta`` are ``[B, heads, R, T]`` in float32. q, k and v are strided; all other maps are contiguous.
 """
@@ -14,14 +14,14 @@ from ..launch import CompileSpec, pow2
 
 LN2 = tl.constexpr(0.6931471805599453)
 
-# (kernel, padded head dim): own tokens (queries, or keys in backward_kv), tokens a step of the loop, warps.
+# (kernel, padded head dim): own tokens (queries, or keys in backward_kv), tokens per step of the loop, warps.
 # The same for all GPUs: no entry spills on any.
 CONFIGS = {
     ('forward', 32): (64, 64, 4), ('forward', 64): (64, 64, 4), ('forward', 128): (64, 32, 4),
     ('backward_q', 32): (64, 64, 4), ('backward_q', 64): (64, 64, 4), ('backward_q', 128): (64, 32, 8),
     ('backward_kv', 32): (64, 64, 4), ('backward_kv', 64): (64, 32, 4), ('backward_kv', 128): (64, 32, 8),
 }
-# for regions of up to 16 tokens: few queries a program, so many keys a step
+# for regions of up to 16 tokens: few queries per program, so many keys per step
 FEW = 16
 CONFIGS_FEW = {
     ('forward', 32): (FEW, 64, 2), ('forward', 64): (FEW, 64, 2), ('forward', 128): (FEW, 64, 4),
@@ -34,7 +34,7 @@ REGISTERS = {('backward_q', 128, 8): 128}
 
 
 def config(kernel: str, dim: int, tokens: int) -> tuple[int, dict[str, int], dict[str, int | None]]:
-    """Own tokens a program, constants and launch options, for head dims up to ``dim`` and ``tokens`` a region."""
+    """Own tokens per program, constants and launch options, for head dims up to ``dim`` and ``tokens`` per region."""
     block = pow2(dim, 32)
     own, step, warps = (CONFIGS_FEW if tokens <= FEW else CONFIGS)[kernel, block]
     m, n = (step, own) if kernel == 'backward_kv' else (own, step)
@@ -101,7 +101,7 @@ def forward(
         stride_kb, stride_ky, stride_kx, stride_kh, stride_vb, stride_vy, stride_vx, stride_vh,
         scale, heads, regions, columns, height, width, topk, tiles,
         D: tl.constexpr, E: tl.constexpr, BLOCK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
-    """A program is a tile of a region's queries, a head and a sample."""
+    """A program handles a tile of a region's queries, for one head of one sample."""
     tile, region, head, batch = _program(tiles, regions, heads)
     tokens = height * width
     query = tile * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -186,7 +186,7 @@ def backward_kv(
         stride_qb, stride_qy, stride_qx, stride_qh, stride_kb, stride_ky, stride_kx, stride_kh,
         stride_vb, stride_vy, stride_vx, stride_vh, scale, heads, regions, columns, height, width, topk, tiles,
         D: tl.constexpr, E: tl.constexpr, BLOCK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
-    """A program is a tile of a region's keys, a head and a sample; it walks the regions that are routed to its own.
+    """A program handles a tile of a region's keys, for one head of one sample; it walks the regions routed to its own.
 
     These are ``sources[offsets[region]:offsets[region + 1]]`` of the sample; their queries are numbered like keys.
     """
@@ -218,7 +218,7 @@ def backward_kv(
         q = _load(q_ptr, place, is_query, D, BLOCK)
         place = _dense(source, j % tokens, head, heads, columns, height, width, E)
         dout = _load(dout_ptr, place, is_query, E, BLOCK)
-        # a query that is none has weight 1, but q, dout and delta of it are zero
+        # a query past the last one gets weight 1, but its q, dout and delta are zero
         lse = tl.load(lse_ptr + source * tokens + j % tokens, mask=is_query, other=0.)
         delta = tl.load(delta_ptr + source * tokens + j % tokens, mask=is_query, other=0.)
         weight = tl.exp2(tl.dot(k, tl.trans(q)) * scale - lse[None, :])

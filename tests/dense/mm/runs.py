@@ -17,7 +17,7 @@ def is_detector(kind):
 
 
 def shapes(folder):
-    """A data set of 8 and 4 images of 96 pixels, made once a folder."""
+    """A data set of 8 and 4 images of 96 pixels, made once per folder."""
     folder = Path(folder) / 'shapes'
     return folder if folder.exists() else write_shapes(folder, train=8, val=4, size=96)
 

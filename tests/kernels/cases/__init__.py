@@ -1,4 +1,4 @@
-"""The cases that kernels are proven on, under the interpreter and on a GPU: a module an op."""
+"""The cases that kernels are proven on, under the interpreter and on a GPU: one module per op."""
 import pkgutil
 from importlib import import_module
 

@@ -1,4 +1,4 @@
-"""Gates of CNNs: channel and spatial attention, one mechanism a file. Each maps ``[B, C, H, W]`` to the same shape.
+"""Gates of CNNs: channel and spatial attention, one mechanism per file. Each maps ``[B, C, H, W]`` to the same shape.
 
 A gate can be used alone, as timm's ``attn_layer`` (called with the number of channels), and through
 :func:`zoo.add_gates`. ``from_context`` of each is a factory that a host calls with a block's ``GateContext``.

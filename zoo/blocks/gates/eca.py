@@ -36,7 +36,7 @@ class ECA(nn.Module):
 
     @classmethod
     def with_sizes(cls, sizes: Sequence[int]) -> GateFactory:
-        """A factory of gates with a kernel size a stage."""
+        """A factory of gates with one kernel size per stage."""
         return functools.partial(_of_stage, sizes=tuple(sizes))
 
     def forward(self, x: Tensor) -> Tensor:

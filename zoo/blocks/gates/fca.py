@@ -13,7 +13,7 @@ from ..resize import adaptive_pool_matrix
 from ..tables import cached_table
 from .gate_context import GateContext
 
-GRID = 7  # places a side that frequencies are counted on
+GRID = 7  # places per side that frequencies are counted on
 # the 16 frequencies that classify best alone, best first: along the height and along the width
 FREQUENCIES = (
     (0, 0), (0, 1), (6, 0), (0, 5), (0, 2), (1, 0), (1, 2), (4, 0), (5, 0), (1, 6), (3, 0), (0, 4), (0, 6), (0, 3),

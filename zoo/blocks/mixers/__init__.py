@@ -1,4 +1,4 @@
-"""Token mixers, one mechanism a file. A mixer maps ``[B, H, W, C]`` to the same shape, projections included.
+"""Token mixers, one mechanism per file. A mixer maps ``[B, H, W, C]`` to the same shape, projections included.
 
 A host asks a ``MixerFactory`` for the mixer of each of its blocks and gives it the block's ``BlockContext``. Every
 mixer has a ``from_context`` constructor that is such a factory. ``GLOBAL_MIXERS`` names those that run in every host,

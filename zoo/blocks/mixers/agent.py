@@ -63,7 +63,7 @@ class AgentAttention(GlobalMixer):
 
         Args:
             ctx: The block, see :class:`BlockContext`.
-            agents: Side of the grid of agents at run time, one for all stages or one a stage; as stored when None.
+            agents: Side of the grid of agents at run time, one for all stages or one per stage; as stored when None.
             stored: Side of the grid of agents that the biases are stored for, likewise; the paper's when None.
         """
         if stored is None:
@@ -83,7 +83,7 @@ class AgentAttention(GlobalMixer):
 
 
 class AgentBias(nn.Module):
-    """Bias between every agent and every token, a coarse map plus a value a row and one a column.
+    """Bias between every agent and every token, a coarse map plus one value per row and one per column.
 
     ``bias[a, y, x] = resize(square)[a, y, x] + rows[a, y] + columns[a, x]``; rows and columns are stored for a size and
     resampled linearly to others, which is what the paper does to their sum.
@@ -129,7 +129,7 @@ class AgentBias(nn.Module):
 
 
 class AxisBias(nn.Module):
-    """One value an agent and row, or column, of a map: ``[num_heads, agents, length]``, resampled linearly.
+    """One value per agent and row, or column, of a map: ``[num_heads, agents, length]``, resampled linearly.
 
     Args:
         num_heads: Heads.

@@ -35,7 +35,7 @@ class ContextMixing(nn.Module):
 
     Args:
         dim: Channels C.
-        num_heads: Kernels of each size a pixel, for groups of channels; divides C / 2.
+        num_heads: Kernels of each size per pixel, for groups of channels; divides C / 2.
         kernel_size: Side k of the large kernels, odd.
         context: Channels of the context, which a guide has behind C others; 0 to take the map for its own guide.
 

@@ -17,7 +17,7 @@ class FocusedLinearAttention(GlobalMixer):
 
     ``out = proj(phi(q) (phi(k + p)^T v) / (phi(q) . sum phi(k + p)) + dwc(v))``: ``phi`` sharpens the direction of
     each query and key and keeps its length (:func:`zoo_kernels.linear_attention.reference.focus`), ``p`` is a learned
-    position table, and the convolution, one k x k kernel a channel shared by the heads, restores the rank that linear
+    position table, and the convolution, one k x k kernel per channel shared by the heads, restores the rank that linear
     attention lacks.
 
     Args:

@@ -19,7 +19,7 @@ class InLineAttention(GlobalMixer):
 
     ``out = proj(q S / sqrt(d) + (1 - q . mean(k) / sqrt(d)) mean(v) + conv(v))`` per head with ``S = k^T v / N``:
     different queries never get the same weights, as they may where weights are divided by their sum. The kernels of
-    ``conv``, one a channel, come from the mean of the tokens through two linear layers in each head.
+    ``conv``, one per channel, come from the mean of the tokens through two linear layers in each head.
 
     In CSwin hosts the LePE is added too, and the mean is that of the block's input before its norm, as in the released
     code: ``needs_block_input`` asks the block for it.

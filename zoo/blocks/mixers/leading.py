@@ -16,7 +16,7 @@ def leading(
         ctx: The block, see :class:`BlockContext`.
         first: Factory of the first blocks' mixers.
         other: Factory of the other blocks' mixers.
-        blocks: Blocks with ``first``, a number a stage; None for all of the stage.
+        blocks: Blocks with ``first``, one number per stage; None for all of the stage.
         **options: For ``first``.
     """
     count = blocks[ctx.stage]

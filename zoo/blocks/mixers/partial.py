@@ -15,7 +15,7 @@ DIVISOR = 4  # channels over convolved channels
 NEAR, FAR, RATIO = 20, 40, 8  # distances with a bucket each, the last bucket, and how much farther that reaches
 BUCKETS = 2 * FAR + 1
 DROPOUT = 0.1  # of attention weights and of the attention's output, in training
-KEPT = 8  # bucket tables, one a size
+KEPT = 8  # bucket tables, one per size
 
 
 class PartialMixer(nn.Module):
@@ -53,8 +53,8 @@ class PartialMixer(nn.Module):
 class PartialChannelAttention(PartialMixer):
     """PAT_ch: the other channels are weighted by what their means and standard deviations say, then batch norm.
 
-    ``x * hardsigmoid(BN(W [mean(x), std(x)]))`` with a full matrix W. In training, that batch norm sees one vector an
-    image: torch refuses batches of one.
+    ``x * hardsigmoid(BN(W [mean(x), std(x)]))`` with a full matrix W. In training, that batch norm sees one vector
+    per image: torch refuses batches of one.
     """
 
     def __init__(self, dim: int, device=None, dtype=None):

@@ -13,7 +13,7 @@ from .grn import GlobalResponseNorm, ResponseMlp
 
 
 class ChannelAffine(nn.Module):
-    """A factor and a summand a channel, on ``[B, H, W, C]``; the factors are 4-d, so weight decay applies.
+    """One factor and one summand per channel, on ``[B, H, W, C]``; the factors are 4-d, so weight decay applies.
 
     Args:
         dim: Channels C.

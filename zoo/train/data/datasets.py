@@ -126,7 +126,7 @@ def open_dataset(
         split: Name of the split; for image folders any usual spelling of it is found.
         channels: Channels that the model takes.
         training: Shuffle streamed data.
-        num_samples: Length of a stream that does not tell.
+        num_samples: Length of a stream that does not state it.
 
     Raises:
         ZooError: no such data, or images of another channel count.

@@ -1,7 +1,7 @@
 """Where the authors' own weights are: one table, one row for every released checkpoint and every registered tag.
 
-The rows are in the YAML files beside this one, a file a family, keyed by ``model.tag``; the first row of a model is its
-default. The columns are the fields of :class:`Source`; a column that is absent has the value that the file's row
+The rows are in the YAML files beside this one, one file per family, keyed by ``model.tag``; the first row of a model is
+its default. The columns are the fields of :class:`Source`; a column that is absent has the value that the file's row
 ``defaults`` gives it, else that of the field. Links, figures and hashes are those of the repositories that the files
 name in their first lines: a link that no source states is not in the table, and its row has the kind ``none`` and a
 note.
