@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 import tarfile
+from multiprocessing import connection
 
 import pytest
 import torch
@@ -88,6 +89,18 @@ def test_weights_that_are_no_numbers_are_not_kept():
     weights['b'][1] = 0
     non_finite.check_weights(dict(state_dict=weights, updates=7))
     assert non_finite.explained(RuntimeError('something else'), '') is None
+
+
+def test_a_broken_connection_to_a_loading_process_is_its_death():
+    ours, theirs = connection.Pipe()
+    theirs.close()
+    with pytest.raises(ConnectionError) as broken:
+        ours.send(1)
+    told = non_finite.explained(broken.value, 'resume')
+    assert str(told).startswith('DataLoader worker: ') and 'has died' in str(told) and str(told).endswith('; resume')
+    with pytest.raises(ConnectionError) as network:
+        raise ConnectionResetError('of a download')
+    assert non_finite.explained(network.value, 'resume') is None
 
 
 @pytest.fixture
@@ -216,7 +229,7 @@ def test_hugging_face_data_sets_are_trained_on_resumed_and_validated(zoo, small,
     pytest.importorskip('datasets')
     flags = dict(dataset=f'{kind}/{pictures}', data_dir=tmp_path / 'cache', input_img_mode='RGB', recovery_interval=2)
     if kind == 'hfids':
-        assert_stopped(zoo('train', *small(**flags)), 'pass `num_samples`', 'give --train-num-samples')
+        assert_stopped(zoo('train', *small(**flags)), 'pass --num-samples', 'give --train-num-samples')
         flags.update(train_num_samples=72, val_num_samples=24)
     whole = zoo('train', *small(experiment='whole', **flags))
     assert whole.code == 0 and '72 images to train on, 24 to validate' in whole.out, whole.err

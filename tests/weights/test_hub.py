@@ -102,7 +102,7 @@ def test_flipped_byte_is_caught_by_the_manifest(hub):
 
 
 def test_pickle_that_runs_code(hub):
-    assert re.match('ValueError: .* is refused: .*would run code.*nothing was executed', hub['up'][case('bomb')])
+    assert re.match('ZooError: .* is refused: .*would run code.*nothing was executed', hub['up'][case('bomb')])
     assert not (hub['folder'] / 'exploded').exists()
 
 

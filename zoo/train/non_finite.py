@@ -1,5 +1,7 @@
 """What goes wrong while a run is under way: losses that are not numbers, loading processes that die."""
+import traceback
 from collections.abc import Iterable, Mapping
+from multiprocessing import connection
 from typing import Any
 
 import torch
@@ -85,8 +87,17 @@ def explained(error: Exception, advice: str) -> ZooError | None:
     """
     if isinstance(error, NotFinite):
         return NotFinite(f'{error}; {advice}')
+    died = ''
     if isinstance(error, RuntimeError) and WORKERS in str(error):
         line = format_error(error)
-        return ZooError(f'{line[line.index(WORKERS):][:200]}: a data loading process has died, most often for lack '
-                         f'of memory; lower --workers (in a container, raise its shared memory); {advice}')
-    return None
+        died = line[line.index(WORKERS):][:200]
+    elif isinstance(error, ConnectionError) and _of_a_pipe(error):  # torch has not yet seen the process's signal
+        died = f'{WORKERS}: {format_error(error)}'
+    return ZooError(
+        f'{died}: a data loading process has died, most often for lack of memory; lower --workers (in a container, '
+        f'raise its shared memory); {advice}') if died else None
+
+
+def _of_a_pipe(error: Exception) -> bool:
+    """Whether an error comes from the connection to another process of ours, not from the network."""
+    return any(frame.f_code.co_filename == connection.__file__ for frame, _ in traceback.walk_tb(error.__traceback__))

@@ -188,9 +188,9 @@ class Trainer:
                     self.spent = time.monotonic() - begin
             except KeyboardInterrupt:
                 raise Interrupted(self._farewell()) from None
-            except (NotFinite, RuntimeError) as e:
+            except (NotFinite, RuntimeError, ConnectionError) as e:
                 # Ctrl-C reaches loading processes and the other ranks too: what breaks then is part of it
-                if isinstance(e, RuntimeError) and self.ctrl_c.asked:
+                if not isinstance(e, NotFinite) and self.ctrl_c.asked:
                     raise Interrupted(self._farewell()) from None
                 told = non_finite.explained(e, self._farewell())
                 if told is None:
