@@ -80,7 +80,7 @@ def test_checkpoints_that_do_not_belong(zoo, small, tmp_path):
     assert_refused(zoo('validate', '--checkpoint', last, '--data-dir', '/nowhere'), 'no data folder /nowhere')
     torch.save(timm.create_model(MODEL, num_classes=3).state_dict(), tmp_path / 'bare.pth')
     bare = tmp_path / 'bare.pth'
-    assert_refused(zoo('train', '--resume', bare), 'no checkpoint of this program', '--initial-checkpoint')
+    assert_refused(zoo('train', '--resume', bare), 'is not a checkpoint of this program', '--initial-checkpoint')
     assert_refused(zoo('validate', '--checkpoint', bare), 'give --model')
     other = small(experiment='b', initial_checkpoint=bare)
     assert_refused(zoo('train', *other, '--num-classes', '7'), MODEL)

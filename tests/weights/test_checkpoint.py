@@ -98,7 +98,7 @@ def test_cut_off_files(tmp_path, name):
     whole = path.read_bytes()
     for size in (0, 10, len(whole) // 2, len(whole) - 3):
         path.write_bytes(whole[:size])
-        refused(path, 'cut off or no checkpoint|no plain checkpoint')
+        refused(path, 'cut off or no checkpoint|not a plain checkpoint')
 
 
 def test_what_is_no_checkpoint(tmp_path):

@@ -334,7 +334,7 @@ def test_weights_of_another_model(host, cache, tmp_path, change, match):
 
 def test_server_that_sends_a_short_file(host, cache, reference):
     host.files[PATH] = File(reference[:-1000])
-    refused('cut off or no checkpoint|no plain checkpoint|arrived damaged', error=ValueError)
+    refused('cut off or no checkpoint|not a plain checkpoint|arrived damaged', error=ValueError)
     assert names(cache) == []
     host.files[PATH] = File(reference)
     create()
