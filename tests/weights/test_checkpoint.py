@@ -104,7 +104,7 @@ def test_cut_off_files(tmp_path, name):
 def test_what_is_no_checkpoint(tmp_path):
     refused(tmp_path / 'missing.pth', 'no checkpoint file at .*missing.pth')
     (tmp_path / 'page.pth').write_text('<html>sign in</html>')
-    refused(tmp_path / 'page.pth', 'no plain checkpoint|no checkpoint')
+    refused(tmp_path / 'page.pth', 'not a plain checkpoint|no checkpoint')
     torch.save(torch.zeros(3), tmp_path / 'tensor.pth')
     refused(tmp_path / 'tensor.pth', 'holds a Tensor, not a state dict')
     torch.save({'epoch': 3, 'model': {'name': 'x'}}, tmp_path / 'empty.pth')
