@@ -42,7 +42,7 @@ TABLE |= {(f'{x}_gradient', bf16, 64): (32, 4, 2) for x in ('query', 'key') for 
 TABLE |= {(f'{x}_gradient', bf16, 128): (16, 8, 2) for x in ('query', 'key') for bf16 in (True, False)}
 TABLE |= {
     ('accumulate_state', True, 64): (32, 4, 2), ('accumulate_state', False, 64): (16, 4, 2),
-    ('accumulate_state', False, 16): (32, 4, 1)}
+    ('accumulate_state', False, 16): (32, 4, 1), ('read_state', True, 128): (16, 8, 2)}
 TWO_PARTS = {
     ('query_gradient', 32): (16, 4, 2), ('query_gradient', 64): (16, 4, 2), ('key_gradient', 64): (16, 4, 2),
     ('read_state', 64): (32, 4, 2)}

@@ -29,8 +29,8 @@ CONFIGS_FEW = {
     ('backward_kv', 32): (FEW, 64, 2), ('backward_kv', 64): (FEW, 32, 4), ('backward_kv', 128): (FEW, 32, 8),
 }
 
-# Registers that a thread may have, where ptxas by itself spills a few bytes to stay at 64 of them (triton 3.8)
-REGISTERS = {('backward_q', 128, 8): 128}
+# Registers that a thread may have, where ptxas by itself spills a few bytes to stay at a round number of them
+REGISTERS = {('forward', 32, 4): 255, ('backward_q', 128, 8): 128, ('backward_kv', 128, 8): 255}
 
 
 def config(kernel: str, dim: int, tokens: int) -> tuple[int, dict[str, int], dict[str, int | None]]:
