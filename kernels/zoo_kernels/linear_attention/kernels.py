@@ -47,7 +47,7 @@ TWO_PARTS = {
     ('query_gradient', 32): (16, 4, 2), ('query_gradient', 64): (16, 4, 2), ('key_gradient', 64): (16, 4, 2),
     ('read_state', 64): (32, 4, 2)}
 # Registers that a thread may have, where ptxas by itself spills a few bytes to stay at a round number of them
-REGISTERS = {('accumulate_state', True, 32): 255, ('accumulate_state', False, 32): 255}
+REGISTERS = {('accumulate_state', bf16, width): 255 for bf16, width in ((True, 32), (False, 32), (True, 128))}
 
 
 @triton.jit
