@@ -304,7 +304,7 @@ def mixer_call(model: nn.Module, images: Tensor, stage: int, block: int) -> tupl
         if isinstance(call.args[0], Tensor) and all(tokens.view(x) is not None for x in (call.args[0], output)):
             return call, tokens
     raise ZooError(f'{type(owner).__name__} of block {block} in stage {stage} does not bring a map of {grid[0]} x '
-                    f'{grid[1]} tokens to another; choose another `block`')
+                   f'{grid[1]} tokens to another; choose another `block`')
 
 
 def token(grid: Sequence[int], query: tuple[int, int] | None) -> tuple[int, int]:
@@ -316,7 +316,7 @@ def token(grid: Sequence[int], query: tuple[int, int] | None) -> tuple[int, int]
     y, x = (grid[0] // 2, grid[1] // 2) if query is None else query
     if not (0 <= y < grid[0] and 0 <= x < grid[1]):
         raise ZooError(f'`query` {y} {x} lies outside of the map of {grid[0]} x {grid[1]} tokens; rows and columns '
-                        f'count from 0')
+                       f'count from 0')
     return y, x
 
 

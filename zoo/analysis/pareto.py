@@ -97,7 +97,7 @@ def _speeds(
     if not fitting:
         known = '; '.join(found) or 'none; measure with: python -m zoo benchmark models MODEL --forward-only'
         raise ZooError(f'no throughput of these models at their sizes{f" in a setting {setting!r}" * bool(setting)}; '
-                        f'there is: {known}')
+                       f'there is: {known}')
     chosen = max(fitting, key=lambda text: len(fitting[text]))
     return fitting[chosen], chosen
 

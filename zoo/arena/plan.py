@@ -98,7 +98,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     args.mixers, args.seeds = list(dict.fromkeys(args.mixers)), list(dict.fromkeys(args.seeds))
     if args.model != MODEL:
         raise ZooError(f'an arena puts mixers into {MODEL}, not into {args.model}; leave --model out and choose its '
-                        f'host: --model-kwargs host=swin_tiny')
+                       f'host: --model-kwargs host=swin_tiny')
     for key in ('mixer', 'stages'):
         if key in args.model_kwargs:
             raise ZooError(f'--model-kwargs {key}: an arena puts its --mixers into all stages; leave it out')
@@ -143,7 +143,7 @@ def keep_recipe(folder: Path, recipe: Mapping[str, Any]) -> None:
         keys = [key for key in {**before, **recipe} if before.get(key) != recipe.get(key)]
         if keys:
             raise ZooError(f'{folder} holds an arena with another recipe ({keys[0]}: {before.get(keys[0])}, now '
-                            f'{recipe.get(keys[0])}); choose another --output')
+                           f'{recipe.get(keys[0])}); choose another --output')
         return
     folder.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(dict(recipe), sort_keys=False)

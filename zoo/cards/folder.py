@@ -35,5 +35,5 @@ def check(folder: Path, families: Sequence[str], whole: bool = True) -> None:
         stale += sorted(there.keys() - set(families))
     if stale:
         raise ZooError(f'out of date in {folder}: {", ".join(stale)}; python -m zoo cards writes them, '
-                        f'a card of no family is to be removed')
+                       f'a card of no family is to be removed')
     print(f'{len(families)} cards are up to date', file=sys.stderr)

@@ -29,7 +29,7 @@ def _run(argv: Sequence[str]) -> None:
         setting = setting or chosen
         if not panels[cost]:
             raise ZooError(f'no accuracy ({args.accuracy}) of these models to draw against {cost}; python -m zoo list '
-                            f'shows what there is')
+                           f'shows what there is')
     figure = draw(panels, setting)
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)

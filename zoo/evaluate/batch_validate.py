@@ -140,7 +140,7 @@ def candidates(given: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], dic
     names = timm.list_models(given['model'], pretrained=True)
     if not names:
         raise ZooError(f'no model with published weights matches {given["model"]!r}'
-                        f'{did_you_mean(given["model"], timm.list_models(pretrained=True))}')
+                       f'{did_you_mean(given["model"], timm.list_models(pretrained=True))}')
     return {name: dict(model=name, pretrained=True) for name in names}, {}
 
 
@@ -165,7 +165,7 @@ def read_results(path: Path, kind: str) -> list[dict[str, Any]]:
     except (AttributeError, TypeError, ValueError):
         pass
     raise ZooError(f'{path} holds no results of validate as {kind}; choose another --results-file or '
-                    f'--results-format, or leave --skip-done out')
+                   f'--results-format, or leave --skip-done out')
 
 
 def _order(
@@ -181,7 +181,7 @@ def _files(folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
                    key=lambda file: [int(part) if part.isdigit() else part for part in re.split(r'(\d+)', file.name)])
     if not files:
         raise ZooError(f'no checkpoint ({", ".join("*" + suffix for suffix in SUFFIXES)}) in {folder}; give the '
-                        f'folder of a run')
+                       f'folder of a run')
     chosen: dict[str, dict[str, Any]] = {}
     skipped: dict[str, str] = {}
     first: dict[tuple[int, int], str] = {}

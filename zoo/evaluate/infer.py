@@ -182,7 +182,7 @@ def labels_of(model: nn.Module, file: str | None = None) -> list[str] | None:
             raise ZooError(f'--labels {file} cannot be read ({format_error(e)})') from None
         if len(labels) != model.num_classes:
             raise ZooError(f'--labels {file} has {len(labels)} lines, the model {model.num_classes} classes; give a '
-                            f'name a line')
+                           f'name a line')
         return labels
     cfg = getattr(model, 'pretrained_cfg', None) or {}
     names = cfg.get('label_names') or ()

@@ -61,7 +61,7 @@ class Frozen:
                 features.flatten(2).transpose(1, 2))
         if not isinstance(features, Tensor) or features.ndim != 3 or features.shape[1] <= self.num_prefix_tokens:
             raise ZooError(f'{type(self.model).__name__} cannot be probed: its features are no map and no sequence of '
-                            f'patch tokens but {shape}; choose another --model')
+                           f'patch tokens but {shape}; choose another --model')
         return features[:, self.num_prefix_tokens:]
 
 
@@ -86,7 +86,7 @@ class Probe(nn.Module):
         if pool == 'ep' and width % queries:
             usable = ', '.join(str(q) for q in range(1, width + 1) if width % q == 0)
             raise ZooError(f'--queries {queries} does not divide the {width} channels of the model; use one of '
-                            f'{usable}')
+                           f'{usable}')
         self.frozen = Frozen(backbone)
         self.num_classes = num_classes
         self.pretrained_cfg = getattr(backbone, 'pretrained_cfg', None)  # timm's data config comes from it
@@ -276,7 +276,7 @@ def _brought(given: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     if given.get('model', content['arch']) != content['arch']:
         raise ZooError(f'{given["checkpoint"]} is a checkpoint of {content["arch"]}, not of {given["model"]}; leave '
-                        f'--model out')
+                       f'--model out')
     brought = {key: content['data_config'][key] for key in PREPROCESSING if key in content['data_config']}
     channels, *size = brought['input_size']
     if given.get('in_chans', channels) != channels:

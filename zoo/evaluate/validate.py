@@ -99,7 +99,7 @@ def _check(args: argparse.Namespace) -> None:
     datasets.check_folder(args)
     if args.dataset == datasets.QUICKSTART:
         raise ZooError('--dataset quickstart is for training; give --dataset torch/fashion_mnist --data-dir FOLDER, '
-                        'or --dataset digits')
+                       'or --dataset digits')
     if args.torchcompile_mode and not args.torchcompile:
         raise ZooError('--torchcompile-mode needs --torchcompile')
     for path in (args.real_labels, args.valid_labels):

@@ -76,7 +76,7 @@ def _convert(args) -> dict[str, Any]:
             figures = reference_outputs.compare(probe, state) if probe else None
             if probe and not reference_outputs.agrees(figures):
                 raise ZooError(f'the converted {name_tag} does not give what {args.check} says: {_told(figures)}; '
-                                f'nothing was written')
+                               f'nothing was written')
             same = model.num_classes == source(name_tag).num_classes and not keys.resampled
             metadata, official = _origin(name_tag, same, args.checkpoint, args.license)
             package.write(folder, name_tag, model, state, metadata, official)

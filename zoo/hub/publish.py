@@ -81,7 +81,7 @@ def _check_license(license: str, name: str) -> None:
         if license == 'unknown' else f'the licence of the weights of {name}, {license}, is not known to let others ' \
         f'redistribute them ({", ".join(REDISTRIBUTABLE[:4])}, ... are)'
     raise ZooError(f'not published: {why}. Ask the authors; with their leave, or for weights of your own, convert the '
-                    f'checkpoint with --license SPDX. Others get them by name, from the authors, without your copy')
+                   f'checkpoint with --license SPDX. Others get them by name, from the authors, without your copy')
 
 
 def _of_official(name_tag: str, folder: Path) -> None:

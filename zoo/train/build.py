@@ -304,7 +304,7 @@ def choose_rows(args: argparse.Namespace, state: Mapping[str, Tensor]) -> tuple[
     count = len(state[f'{heads[0]}.weight']) if heads else 0
     if not rows or min(rows) < 0 or max(rows) >= count:
         raise ZooError(f'--pretrained-rows {source}: the rows of the classifier are 0 to {count - 1}, the file has '
-                        f'{min(rows, default="none")} to {max(rows, default="none")}')
+                       f'{min(rows, default="none")} to {max(rows, default="none")}')
     if args.num_classes not in (None, len(rows)):
         raise ZooError(f'--pretrained-rows {source} has {len(rows)} lines, the model {args.num_classes} classes')
     chosen = {f'{head}.{kind}': state[f'{head}.{kind}'][rows] for head in heads for kind in ('weight', 'bias')}

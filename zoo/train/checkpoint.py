@@ -144,7 +144,7 @@ def load_exactly(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
     if problems:
         more = f' and {len(problems) - 2} more' if len(problems) > 2 else ''
         raise ZooError(f'{source} does not fit the model: {"; ".join(problems[:2])}{more}; build the model as it was '
-                        f'saved (--model, --num-classes, --model-kwargs)')
+                       f'saved (--model, --num-classes, --model-kwargs)')
     model.load_state_dict({key: distributed.shard_like(value, state[key]) for key, value in target.items()})
 
 

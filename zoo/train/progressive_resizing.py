@@ -18,7 +18,7 @@ def check(args: argparse.Namespace) -> None:
     sizes, milestones = args.progressive_sizes or [], args.size_milestones or []
     if len(sizes) != len(milestones):
         raise ZooError(f'--progressive-sizes and --size-milestones go together: {len(sizes)} sizes, '
-                        f'{len(milestones)} epochs')
+                       f'{len(milestones)} epochs')
     if milestones != sorted(set(milestones)):
         raise ZooError(f'--size-milestones must rise, got {" ".join(map(str, milestones))}')
 

@@ -63,7 +63,7 @@ def check(args: argparse.Namespace, content: dict | None) -> None:
     build.check_sizes(args)
     if content is not None and content['arch'] != args.model:
         raise ZooError(f'{args.resume} is a checkpoint of {content["arch"]}, not of {args.model}; give --model '
-                        f'{content["arch"]}, or another --resume')
+                       f'{content["arch"]}, or another --resume')
     check_folder(args)
     if args.initial_checkpoint and (args.pretrained or args.pretrained_path):
         raise ZooError('--initial-checkpoint, --pretrained and --pretrained-path exclude each other; give one')
@@ -96,7 +96,7 @@ def folder_of(args: argparse.Namespace, flags: dict[str, Any], content: dict | N
     files.check_writable(folder or Path(args.output))
     if folder is not None and content is None and (folder / checkpoint.LAST).exists():
         raise ZooError(f'{folder} holds a run already: go on with --resume {folder / checkpoint.LAST}, or choose '
-                        f'another --experiment')
+                       f'another --experiment')
     return folder
 
 

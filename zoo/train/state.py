@@ -173,6 +173,6 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any], 
         optimizer.load_state_dict(dict(state, state=moments))
     except (ValueError, KeyError) as e:
         raise ZooError(f'the optimizer in the checkpoint does not fit ({e}); give its options again, or '
-                        f'--no-resume-opt') from e
+                       f'--no-resume-opt') from e
     for group, values in zip(optimizer.param_groups, fresh):
         group.update(values)

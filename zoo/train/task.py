@@ -116,7 +116,7 @@ def make_teacher(
     count = getattr(teacher, 'num_classes', classes)
     if args.kd_distill_type != 'feature' and count != classes:
         raise ZooError(f'the teacher {args.kd_model_name} has {count} classes, the model {classes}; give one of the '
-                        f'same classes (--kd-model-name, --kd-teacher-checkpoint), or --kd-distill-type feature')
+                       f'same classes (--kd-model-name, --kd-teacher-checkpoint), or --kd-distill-type feature')
     try:
         build.check_forward(teacher, config, build.DeviceContext(ctx.device), dtype)
     except ZooError as e:
@@ -133,7 +133,7 @@ def _read_teacher(asked: argparse.Namespace, classes: int) -> dict[str, Tensor]:
     if ours:
         if content['arch'] != asked.model:
             raise ZooError(f'{source} is a checkpoint of {content["arch"]}, not of {asked.model}; give '
-                            f'--kd-model-name {content["arch"]}')
+                           f'--kd-model-name {content["arch"]}')
         asked.model_kwargs = {**content['model_kwargs'], **asked.model_kwargs}
         if content['data_config']['input_size'][0] == asked.in_chans:
             asked.mean, asked.std = content['data_config']['mean'], content['data_config']['std']
@@ -148,7 +148,7 @@ def _distillation(
     kind = args.kd_distill_type
     if kind == 'token' and not hasattr(model, 'set_distilled_training'):
         raise ZooError(f'{args.model} has no second classifier to learn from a teacher; give --kd-distill-type logit '
-                        f'or feature')
+                       f'or feature')
     teacher, expected = make_teacher(args, model.num_classes, ctx, config)
     options = {} if kind == 'feature' else dict(temperature=args.kd_temperature)
     if kind == 'token':

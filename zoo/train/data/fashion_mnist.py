@@ -191,12 +191,12 @@ def _from_folder(folder: Path, cache: Path, say: Say) -> Path:
     sources = find_sources(folder)
     if sources is None:
         raise ZooError(f'{folder} does not hold Fashion-MNIST: expected {", ".join(FILES)}, raw or .gz, there or in '
-                        f'{RAW}; leave --data-dir out to download the data')
+                       f'{RAW}; leave --data-dir out to download the data')
     try:
         install(sources, cache)
     except ValueError as e:
         raise ZooError(f'{folder} holds a damaged copy of Fashion-MNIST ({e}); leave --data-dir out to download '
-                        f'it') from None
+                       f'it') from None
     say(f'Fashion-MNIST: copied from {folder} to {cache}')
     return cache
 
