@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .blocks.layout import exporting, to_nchw, to_nhwc
+from .blocks.mixers.token_mixer import TokenMixer
 from .blocks.pooling import POOLS, PooledHead
 from .utils.errors import ZooError
 
@@ -56,15 +57,16 @@ class Stage(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.Identity() if norm is None else norm
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *given: Any) -> Tensor:
+        """Map of the stage before to that of this one; ``given`` is handed to every block."""
         x = self.downsample(x)
         if self.pos_embed is not None:
             x = x + self.pos_embed(x.shape[1], x.shape[2])
         for block in self.blocks:
-            x = self.run(block, x)
+            x = self.run(block, x, *given)
         return self.norm(x)
 
-    def run(self, block: nn.Module, *args: Tensor) -> Tensor:
+    def run(self, block: nn.Module, *args: Any) -> Tensor:
         """Apply a block, keeping its activations or not."""
         if self.grad_checkpointing and torch.is_grad_enabled():
             return checkpoint(block, *args, use_reentrant=False)
@@ -90,9 +92,11 @@ class Backbone(nn.Module):
         num_features: Channels behind ``norm`` where it changes them; the last of ``dims`` by default.
         feature_norms: One norm per stage for the maps that are handed out as features (dense prediction); the last one
             takes the place of ``norm``.
+        linear_init: Initialisation of linear layers but the classifier: 'trunc_normal' (0.02) or 'default' (torch's).
         conv_init: Initialisation of convolutions: 'default' (torch's), 'fan_out' (normal, per group; PVTv2) or 'linear'
             (that of linear layers).
-        no_decay: Endings of parameter names that take no weight decay besides biases and 1-d parameters.
+        no_decay: Endings of parameter names that take no weight decay besides biases, 1-d parameters and what mixers
+            name.
 
     Raises:
         ZooError: in ``forward`` for a wrong channel count or an image below 32 pixels.
@@ -104,8 +108,8 @@ class Backbone(nn.Module):
             self, stem: nn.Module, stages: Sequence[nn.Module], dims: Sequence[int], strides: Sequence[int],
             in_chans: int = 3, num_classes: int = 1000, global_pool: str = 'avg', drop_rate: float = 0.,
             norm: nn.Module | None = None, num_features: int | None = None,
-            feature_norms: Sequence[nn.Module] | None = None, conv_init: str = 'default',
-            no_decay: tuple[str, ...] = (), device=None, dtype=None):
+            feature_norms: Sequence[nn.Module] | None = None, linear_init: str = 'trunc_normal',
+            conv_init: str = 'default', no_decay: tuple[str, ...] = (), device=None, dtype=None):
         super().__init__()
         self.in_chans = in_chans
         self.num_classes = num_classes
@@ -121,8 +125,15 @@ class Backbone(nn.Module):
         self.feature_norms = None if feature_norms is None else nn.ModuleList(feature_norms)
         self.norm = nn.Identity() if norm is None or feature_norms is not None else norm
         self.head = self.make_head(num_classes, global_pool, device=device, dtype=dtype)
-        for module in self.modules():
-            init_weights(module, conv_init)
+        self.init_layers(linear_init, conv_init)
+        for mixer in filter(lambda module: isinstance(module, TokenMixer), self.modules()):
+            mixer.init_weights()
+
+    def init_layers(self, linear_init: str, conv_init: str) -> None:
+        """Initialise all layers by the model's rule; mixers have the last word about theirs after that."""
+        for name, module in self.named_modules():
+            in_head = name.startswith('head')
+            init_layer(module, 'trunc_normal' if in_head else linear_init, conv_init)
 
     # --- forward
 
@@ -135,28 +146,33 @@ class Backbone(nn.Module):
         if not exporting() and min(x.shape[2:]) < MIN_SIZE:
             raise ZooError(f'images must be at least {MIN_SIZE} x {MIN_SIZE} pixels, got '
                              f'{x.shape[2]} x {x.shape[3]}; resize or pad them')
-        return self.stem(to_nhwc(x.contiguous(memory_format=torch.channels_last)))
+        return self.stem(to_nhwc(x).contiguous())
 
-    def _forward_stage(self, x: Tensor, stage: int) -> Tensor:
+    def _beside(self, images: Tensor) -> tuple[Any, ...]:
+        """What every stage of a forward pass is given beside its map, made anew for each pass; nothing by default."""
+        return ()
+
+    def _forward_stage(self, x: Tensor, stage: int, beside: tuple[Any, ...]) -> Tensor:
         """Run a stage on what the one before, or the stem, hands on."""
-        return self.stages[stage](x)
+        return self.stages[stage](x, *beside)
 
-    def _final_norm(self, x: Tensor, stage: int) -> Tensor:
+    def _final_norm(self, x: Tensor, stage: int, beside: tuple[Any, ...]) -> Tensor:
         """The map of the last stage that runs, normed where the model norms it."""
         if self.feature_norms is not None:
             return self.feature_norms[stage](x)
         return self.norm(x) if stage == len(self.stages) - 1 else x
 
-    def _format_output(self, x: Tensor, output_fmt: str | None = None) -> Tensor:
+    def _format_output(self, x: Tensor, beside: tuple[Any, ...], output_fmt: str | None = None) -> Tensor:
         """A map as the user gets it; None for what ``forward_features`` returns."""
         return x if output_fmt == 'NHWC' else to_nchw(x)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Images ``[B, in_chans, H, W]`` to the last map ``[B, num_features, H / 32, W / 32]``, normed, unpooled."""
+        beside = self._beside(x)
         x = self._forward_stem(x)
         for i in range(len(self.stages)):
-            x = self._forward_stage(x, i)
-        return self._format_output(self._final_norm(x, len(self.stages) - 1))
+            x = self._forward_stage(x, i, beside)
+        return self._format_output(self._final_norm(x, len(self.stages) - 1, beside), beside)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Last map to logits ``[B, num_classes]``, or to pooled features with ``pre_logits``."""
@@ -182,16 +198,16 @@ class Backbone(nn.Module):
         if output_fmt not in ('NCHW', 'NHWC'):
             raise ZooError(f"output_fmt must be 'NCHW' or 'NHWC', not {output_fmt!r}")
         take, last = feature_take_indices(len(self.stages), indices)
-        maps = []
+        maps, beside = [], self._beside(x)
         x = self._forward_stem(x)
         for i in range(last + 1 if stop_early else len(self.stages)):
-            x = self._forward_stage(x, i)
+            x = self._forward_stage(x, i, beside)
             if i in take:
                 normed = norm or self.feature_norms is not None
-                maps.append(self._format_output(self._final_norm(x, i) if normed else x, output_fmt))
+                maps.append(self._format_output(self._final_norm(x, i, beside) if normed else x, beside, output_fmt))
         if intermediates_only:
             return maps
-        return self._format_output(self._final_norm(x, i)), maps
+        return self._format_output(self._final_norm(x, i, beside), beside), maps
 
     # --- structure
 
@@ -237,7 +253,7 @@ class Backbone(nn.Module):
         weight = next(self.parameters())
         head = self.make_head(num_classes, self.global_pool, device=weight.device, dtype=weight.dtype)
         for module in head.modules():
-            init_weights(module, 'default')
+            init_layer(module)
         self.head = head.train(self.training)
 
     def set_input_size(self, img_size: int | tuple[int, int]) -> None:
@@ -250,10 +266,10 @@ class Backbone(nn.Module):
         parts = [(self.stem, grids[0], None), *zip(self.stages, grids, windows)]
         for part, grid, window in parts:
             for module in part.modules():
-                if hasattr(module, 'set_grid'):
-                    module.set_grid(grid)
-                if window is not None and hasattr(module, 'set_window'):
-                    module.set_window(window)
+                if hasattr(module, 'set_grid_size'):
+                    module.set_grid_size(grid)
+                if window is not None and isinstance(module, TokenMixer):
+                    module.set_window_size(window)
         record_input_size(self, size)
 
     def grids(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
@@ -273,7 +289,11 @@ class Backbone(nn.Module):
 
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that the paper does not decay, besides biases and 1-d parameters."""
-        return {name for name, _ in self.named_parameters() if name.endswith(self.no_decay)} if self.no_decay else set()
+        names = {name for name, _ in self.named_parameters() if self.no_decay and name.endswith(self.no_decay)}
+        for prefix, module in self.named_modules():
+            if isinstance(module, TokenMixer):
+                names.update(f'{prefix}.{name}' for name in module.no_weight_decay())
+        return names
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Regular expressions that order parameters from stem to head (layer decay, staged freezing)."""
@@ -296,9 +316,10 @@ def record_input_size(model: nn.Module, img_size: tuple[int, int]) -> None:
     update_model_input_size(model, img_size)
 
 
-def init_weights(module: nn.Module, conv_init: str) -> None:
-    """Initialise one layer: Linear truncated normal 0.02, norms one and zero, convolutions as named."""
-    if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and conv_init == 'linear'):
+def init_layer(module: nn.Module, linear_init: str = 'trunc_normal', conv_init: str = 'default') -> None:
+    """Initialise one layer as :class:`Backbone` says; torch has initialised it by its own rule."""
+    normal = isinstance(module, nn.Linear) and linear_init == 'trunc_normal'
+    if normal or (isinstance(module, nn.Conv2d) and conv_init == 'linear'):
         trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)

@@ -13,7 +13,7 @@ import torch
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model, resolve_pretrained_cfg
 from torch import Tensor, nn
 
-from .blocks.mixers import MixerFactory, mixer_factory
+from .blocks.mixers import Mixers, MixerTable, mixer_factory
 from .utils.errors import ZooError
 from .weights import fit_state_dict, read_checkpoint, resolve, state_dict_of
 from .weights.convert import KeyMap, classifier_names
@@ -48,10 +48,11 @@ class Variant:
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """A mixer in a host: what is shared by the rows of one table, smallest model first."""
+    """Mixers in a host: what is shared by the rows of one table, smallest model first."""
 
     module: str
     host: Callable[..., nn.Module]
+    mixers: Mixers | MixerTable | None
     variants: Sequence[Variant]
     key_map: KeyMap | None
 
@@ -63,14 +64,15 @@ _OURS: dict[str, Variant] = {}
 
 
 def register_family(
-        module: str, host: Callable[..., nn.Module], mixer: MixerFactory | None, variants: Sequence[Variant],
+        module: str, host: Callable[..., nn.Module], mixers: Mixers | MixerTable | None, variants: Sequence[Variant],
         key_map: KeyMap | None, cfg: Mapping[str, Any]) -> None:
     """Make every variant a timm model, and the table a family; arguments as in :func:`register_variants`."""
-    FAMILIES.append(Family(module, host, register_variants(module, host, mixer, variants, key_map, cfg), key_map))
+    registered = register_variants(module, host, mixers, variants, key_map, cfg)
+    FAMILIES.append(Family(module, host, mixers, registered, key_map))
 
 
 def register_variants(
-        module: str, host: Callable[..., nn.Module], mixer: MixerFactory | None, variants: Sequence[Variant],
+        module: str, host: Callable[..., nn.Module], mixers: Mixers | MixerTable | None, variants: Sequence[Variant],
         key_map: KeyMap | None, cfg: Mapping[str, Any]) -> tuple[Variant, ...]:
     """Make every variant a timm model, filed under ``module``; return those that are.
 
@@ -78,8 +80,9 @@ def register_variants(
 
     Args:
         module: ``__name__`` of the family's file.
-        host: Called with the mixer, a variant's arguments and those of the user.
-        mixer: Factory of the family's token mixers; None for a host that takes none.
+        host: Called with a factory of mixers, a variant's arguments and those of the user.
+        mixers: The family's token mixers by stage, see :class:`~zoo.blocks.mixers.MixerTable`; a variant whose
+            ``args`` have ``mixers`` has its own. None for a host that takes none.
         variants: The table, smallest first. One that the table of weights does not know has the tag ``in1k``.
         key_map: Renames the reference's checkpoint keys to ours; None if there is no reference.
         cfg: Pretrained-cfg entries that all variants share.
@@ -99,7 +102,7 @@ def register_variants(
     for v in variants:
         default_cfgs[v.name].tags = deque(v.cfgs)  # timm puts a later tag first if it is the first with weights
     for variant in variants:
-        entrypoint = _entrypoint(module, host, mixer, variant, key_map)
+        entrypoint = _entrypoint(module, host, mixers, variant, key_map)
         setattr(owner, variant.name, entrypoint)
         register_model(entrypoint)
         _OURS[variant.name] = variant
@@ -185,14 +188,15 @@ class _SharedStateDict:
 
 
 def _entrypoint(
-        module: str, host: Callable[..., nn.Module], mixer: MixerFactory | None, variant: Variant,
+        module: str, host: Callable[..., nn.Module], mixers: Mixers | MixerTable | None, variant: Variant,
         key_map: KeyMap) -> Callable:
     """A function as timm registers it: named, filed and documented like one that is written out."""
 
     def entrypoint(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         args = {**variant.args, **kwargs}
-        if mixer is not None:
-            args['mixer'] = mixer_factory(args.get('mixer', mixer), args.pop('mixer_kwargs', None))
+        if mixers is not None:
+            chosen = args.pop('mixers', mixers)
+            args['mixer'] = mixer_factory(args.get('mixer', chosen), args.pop('mixer_kwargs', None))
         return _build(host, variant.name, key_map, pretrained, **args)
 
     entrypoint.__module__ = module

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 MODES = ('off', 'auto', 'force')
 INTERPRETING = os.environ.get('TRITON_INTERPRET') == '1'  # Triton runs kernels on CPU tensors then, for tests only
@@ -105,9 +106,16 @@ def exporting() -> bool:
     return (torch.compiler.is_exporting() if flag is None else flag) or torch.onnx.is_in_onnx_export()
 
 
+def transforming() -> bool:
+    """True under a transform of ``torch.func`` (vmap, grad, jvp, ...) or forward-mode differentiation."""
+    return not torch.compiler.is_compiling() and (
+        torch._C._functorch.maybe_current_level() is not None or forward_ad._current_level >= 0)
+
+
 def can_overwrite_inputs() -> bool:
     """True in plain inference: memory is used again then, which on a CPU saves more time than the arithmetic takes."""
-    return not (torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing())
+    return not (
+        torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing() or transforming())
 
 
 def choose(
@@ -135,6 +143,8 @@ def _decide(op: str, x: Tensor, limit: str, tokens: int, dtypes: tuple[torch.dty
         return Choice('torch', 'ZOO_KERNELS=off')
     if exporting():
         limit = 'the graph is being exported, and other runtimes know no Triton'
+    elif transforming():
+        limit = 'a transform of torch.func runs, and the kernels know none'
     elif x.dtype not in dtypes:
         limit = f'{x.dtype} is not one of {", ".join(str(dtype) for dtype in dtypes)}'
     elif not x.is_cuda and not (INTERPRETING and x.device.type == 'cpu'):

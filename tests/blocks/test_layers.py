@@ -1,7 +1,7 @@
 """Layers on token maps."""
 import torch
 
-from zoo.blocks.depthwise import DepthwiseConv2d
+from zoo.blocks.conv import depthwise_conv2d
 from zoo.blocks.layout import crop_map, merge, pad_map, partition
 from zoo.blocks.mlp import ConvMlp, Mlp
 from zoo.blocks.patch import PatchConv, PatchMerging
@@ -48,9 +48,9 @@ def test_relative_position_bias_depends_on_the_offset_alone():
 
 
 def test_shared_depthwise_kernels():
-    conv = DepthwiseConv2d(4, 3, heads=2)
+    conv = depthwise_conv2d(4, 3, heads=2)
     x = torch.randn(1, 5, 5, 8)
-    alone = DepthwiseConv2d(4, 3)
+    alone = depthwise_conv2d(4, 3)
     alone.load_state_dict(conv.state_dict())
     torch.testing.assert_close(conv(x), torch.cat([alone(x[..., :4]), alone(x[..., 4:])], -1))
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from tests.models.rules import check_initial, decay_groups
 from tests.models.weights import loaded, scatter
-from zoo.blocks.depthwise import DepthwiseConv2d
+from zoo.blocks.conv import depthwise_conv2d
 from zoo.blocks.mixers import LargeKernelAttention
 from zoo.weights.convert import rename
 
@@ -91,7 +91,7 @@ def test_attention_is_the_formula(size, grad):
 
 def test_a_depthwise_layer_with_gaps_is_its_convolution():
     """Called as the ``nn.Conv2d`` that it is a kind of, too."""
-    layer = DepthwiseConv2d(4, 5, dilation=2).double()
+    layer = depthwise_conv2d(4, 5, dilation=2).double()
     x = torch.randn(2, 9, 7, 4, dtype=torch.float64)
     want = torch.nn.Conv2d.forward(layer, x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
     assert want.shape == x.shape

@@ -283,9 +283,7 @@ def mixer_call(model: nn.Module, images: Tensor, stage: int, block: int) -> tupl
     chosen = blocks[_number(block, len(blocks), 'block')]
     owner = next((part for part in (getattr(chosen, name, None) for name in MIXERS) if isinstance(part, nn.Module)),
                  chosen)
-    # hosts with a class token call the former
-    name = 'forward_tokens' if hasattr(owner, 'forward_tokens') else 'forward'
-    function, heard, own = getattr(owner, name), [], name in vars(owner)
+    function, heard, own = owner.forward, [], 'forward' in vars(owner)
 
     def listen(*args: Any, **kwargs: Any) -> Any:
         call = Call(function, tuple(map(_copy, args)), kwargs)
@@ -293,12 +291,15 @@ def mixer_call(model: nn.Module, images: Tensor, stage: int, block: int) -> tupl
         heard.append((call, output))
         return output
 
-    setattr(owner, name, listen)
+    owner.forward = listen
     try:
         with torch.no_grad():
             grid = feature_map(model, images, index).shape[2:]
     finally:
-        setattr(owner, name, function) if own else delattr(owner, name)
+        if own:
+            owner.forward = function
+        else:
+            del owner.forward
     tokens = TokenLayout(*grid, prefix_tokens(model))
     for call, output in heard[-1:]:
         if isinstance(call.args[0], Tensor) and all(tokens.view(x) is not None for x in (call.args[0], output)):

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from ..blocks.mixers import GLOBAL_MIXERS, MAP_MIXERS
+from ..blocks.mixers import list_mixers
 from ..train import options
 from ..train.checkpoint import CheckpointManager
 from ..train.data import datasets, fashion_mnist
@@ -27,7 +27,7 @@ _NOT_OF_ARENAS = ('seed', 'resume', 'no_resume_opt', 'start_epoch', 'stop_epoch'
 _OF_ONE_CALL = ('config', 'debug', 'output')
 
 ARENA = (
-    Option('mixers', 'words', [*GLOBAL_MIXERS, *MAP_MIXERS], 'mixers to compare'),
+    Option('mixers', 'words', list_mixers(), 'mixers to compare'),
     Option('seeds', 'ints', [0, 1], 'a run of each mixer for each of them', low=0),
     Option('jobs', int, 1, 'runs at the same time; two of one thread train more on two cores than one of two', low=1),
     Option('results', str, '', 'results as STEM.json, STEM.md and STEM.png; default: arena in the output folder'),
@@ -91,7 +91,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     if 'config' not in flags:
         config = options.read_config(options.config_path(CONFIG), ARENA)
     args = options.merge(ARENA, config, flags)
-    known = [*GLOBAL_MIXERS, *MAP_MIXERS]
+    known = list_mixers()
     for name in args.mixers:
         if name not in known:
             raise ZooError(f'--mixers: unknown mixer {name!r}{did_you_mean(name, known)} (known: {", ".join(known)})')

@@ -1,6 +1,7 @@
 """Batch norm of token maps."""
 from torch import Tensor, nn
 
+from .fusion import can_fuse
 from .layout import exporting
 
 
@@ -9,7 +10,7 @@ def batch_norm(norm: nn.Module, x: Tensor) -> Tensor:
 
     Vectors ``[B, C]`` pass an ``nn.BatchNorm1d`` likewise.
     """
-    if exporting() and not norm.training:
+    if exporting() and not norm.training and can_fuse(norm):
         # recorded as what it is then: torch's own decomposition compares strides, which ties the graph to the size
         scale, shift = scale_and_shift(norm)
         return x * scale + shift

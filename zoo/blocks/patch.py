@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .fusion import can_fuse
 from .layout import pad_map, to_nchw, to_nhwc
 from .norm import batch_norm, scale_and_shift
 
@@ -25,15 +26,14 @@ class PatchConv(nn.Module):
             pad_to_stride: bool = False, eps: float | None = 1e-5, device=None, dtype=None):
         super().__init__()
         dd = dict(device=device, dtype=dtype)
-        self.pad_to_stride = pad_to_stride
+        self.pad_to = stride if pad_to_stride else 1
         self.proj = nn.Conv2d(in_dim, dim, kernel_size, stride=stride, padding=padding, **dd)
         self.norm = nn.Identity() if eps is None else nn.LayerNorm(dim, eps=eps, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, H, W, in_dim]`` -> ``[B, H / stride, W / stride, dim]``."""
-        if self.pad_to_stride:
-            stride = self.proj.stride[0]
-            x = pad_map(x, 0, -x.shape[1] % stride, 0, -x.shape[2] % stride)
+        if self.pad_to > 1:
+            x = pad_map(x, 0, -x.shape[1] % self.pad_to, 0, -x.shape[2] % self.pad_to)
         x = to_nhwc(self.proj(to_nchw(x)))
         return self.norm(x)
 
@@ -85,8 +85,8 @@ class Conv2dNorm(nn.Module):
 
     def _norm_of_conv(self, x: Tensor) -> Tensor:
         conv, norm = self.conv, self.norm
-        fuse = isinstance(norm, nn.BatchNorm2d) and not norm.training and x.device.type == 'cpu'
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or not fuse:
+        if (torch.is_grad_enabled() or torch.compiler.is_compiling() or norm.training or x.device.type != 'cpu'
+                or not can_fuse(conv, norm)):
             return to_nchw(batch_norm(norm, to_nhwc(conv(x))))
         # inference on a CPU: one pass less over the largest maps of a model
         scale, bias = scale_and_shift(norm)

@@ -40,25 +40,20 @@ class PositionMap(nn.Module):
             return self.weight
         return resample_map(self.weight, (height, width), self.mode)
 
-    def resample(self, table: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
-        """Bring a table ``[1, H, W, C]`` or ``[1, H * W, C]`` of a checkpoint to this module's size.
-
-        Args:
-            table: The stored table.
-            grid: Its height and width where the shape does not say; square if not given.
-        """
+    def resample_table(self, name: str, table: Tensor) -> Tensor:
+        """Bring a table ``[1, H, W, C]`` or, square, ``[1, H * W, C]`` of a checkpoint to this module's size."""
         if table.ndim == 3:
             side = math.isqrt(table.shape[1])
-            table = table.reshape(1, *(grid or (side, side)), table.shape[-1])
+            table = table.reshape(1, side, side, table.shape[-1])
         if table.shape == self.weight.shape or table.shape[-1] != self.weight.shape[-1]:
             return table
         return resample_map(table, tuple(self.weight.shape[1:3]), self.mode)
 
     @torch.no_grad()
-    def set_grid(self, grid: tuple[int, int]) -> None:
+    def set_grid_size(self, grid_size: tuple[int, int]) -> None:
         """Store the table for another size from now on."""
-        if tuple(grid) != tuple(self.weight.shape[1:3]):
-            weight = resample_map(self.weight, grid, self.mode).contiguous()
+        if tuple(grid_size) != tuple(self.weight.shape[1:3]):
+            weight = resample_map(self.weight, grid_size, self.mode).contiguous()
             self.weight = nn.Parameter(weight, requires_grad=self.weight.requires_grad)
 
 
@@ -87,20 +82,22 @@ class RelativePositionBias(nn.Module):
         """Return the bias ``[num_heads, w * w, w * w]``."""
         return self.table[self.index(self.table.device)].permute(2, 0, 1).contiguous()
 
-    def resample(self, table: Tensor, window: int | None = None) -> Tensor:
+    def resample_table(self, name: str, table: Tensor) -> Tensor:
         """Bring a checkpoint's table to this module's window (bicubic over the grid of offsets)."""
-        window = window or self.window
+        return table if table.shape[1] != self.table.shape[1] else self._resample(table, self.window)
+
+    def _resample(self, table: Tensor, window: int) -> Tensor:
         rows = (2 * window - 1) ** 2
-        if table.shape[0] == rows or table.shape[1] != self.table.shape[1]:
+        if table.shape[0] == rows:
             return table
         side = math.isqrt(table.shape[0])
         table = resample_map(table.reshape(1, side, side, -1), (2 * window - 1, 2 * window - 1), 'bicubic')
         return table.reshape(rows, -1)
 
     @torch.no_grad()
-    def set_window(self, window: int) -> None:
+    def set_window_size(self, window_size: int) -> None:
         """Store the table for another window from now on."""
-        if window != self.window:
-            table = self.resample(self.table, window).contiguous()
+        if window_size != self.window:
+            table = self._resample(self.table, window_size).contiguous()
             self.table = nn.Parameter(table, requires_grad=self.table.requires_grad)
-            self.window = window
+            self.window = window_size

@@ -1,5 +1,6 @@
 """The pre-norm transformer block shared by all attention hosts."""
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from timm.layers import DropPath
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from .mixers import BlockContext, MixerFactory
 class TransformerBlock(nn.Module):
     """``x + mixer(norm1(x))``, then ``x + mlp(norm2(x))``, on ``[B, H, W, C]`` maps.
 
-    A mixer whose ``needs_block_input`` is true is called with x as a second argument.
+    A mixer that ``needs_block_input`` is called with x too.
 
     Args:
         dim: Channels C.
@@ -32,10 +33,14 @@ class TransformerBlock(nn.Module):
         self.drop_path2 = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.norm1(x)
-        y = self.mixer(y, x) if getattr(self.mixer, 'needs_block_input', False) else self.mixer(y)
-        x = x + self.drop_path1(y)
+        x = x + self.drop_path1(self.mix(self.norm1(x), x))
         return x + self.drop_path2(self.mlp(self.norm2(x)))
+
+    def mix(self, y: Tensor, x: Tensor, **given: Any) -> Tensor:
+        """Call the mixer with the normed map y, and with the block's input x where it asks for that."""
+        if getattr(self.mixer, 'needs_block_input', False):
+            given['block_input'] = x
+        return self.mixer(y, **given)
 
 
 def build_blocks(
@@ -45,7 +50,7 @@ def build_blocks(
     """Blocks of a stage.
 
     Args:
-        sites: Where the blocks stand.
+        contexts: Where the blocks stand.
         rates: Their rates of stochastic depth.
         mixer: Factory of their token mixers.
         mlp: Called with (channels, hidden channels).

@@ -5,7 +5,7 @@ from timm.models._efficientnet_builder import decode_arch_def, round_channels
 from timm.models.efficientnet import EfficientNet
 from torch import nn
 
-from ..blocks.gates import GateFactory, insert_gates
+from ..blocks.gates import GateFactory, init_gates, insert_gates, undecayed_by_gates
 
 STAGES = (
     ('ds_r1_k3_s1_c16',), ('ir_r2_k3_s2_e6_c24',), ('ir_r3_k3_s2_e6_c32',), ('ir_r4_k3_s2_e6_c64',),
@@ -39,3 +39,8 @@ class GatedMobileNetV2(EfficientNet):
                 nn.init.normal_(module.weight, std=0.01)
             if isinstance(module, (nn.Conv2d, nn.Linear)) and module.bias is not None:
                 nn.init.zeros_(module.bias)
+        init_gates(self)
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that gates do not want decayed, besides biases and 1-d parameters."""
+        return undecayed_by_gates(self)

@@ -8,10 +8,11 @@ from timm.layers import calculate_drop_path_rates
 from torch import Tensor, nn
 
 from ..backbone import Backbone, Stage, pyramid_grids, to_pair
-from ..blocks.depthwise import DepthwiseConv2d
+from ..blocks.conv import conv_epilogue, depthwise_conv2d
+from ..blocks.fusion import in_chunks
 from ..blocks.layout import ceil_div
 from ..blocks.mixers import BlockContext, MixerFactory, RotaryAttention
-from ..blocks.mlp import ResidualConvMlp, in_chunks
+from ..blocks.mlp import ResidualConvMlp
 from ..blocks.patch import Conv2dNorm, ProjNormAct
 from ..blocks.transformer import TransformerBlock, build_blocks
 
@@ -44,19 +45,19 @@ class PyramidBlock(TransformerBlock):
             layer_scale: float = 1., mid_position: bool = False, device=None, dtype=None):
         dd = dict(device=device, dtype=dtype)
         super().__init__(dim, mixer, mlp, drop_path, eps, **dd)
-        self.pos1 = DepthwiseConv2d(dim, 3, **dd)
-        self.pos2 = DepthwiseConv2d(dim, 3, **dd) if mid_position else None
+        self.pos1 = depthwise_conv2d(dim, 3, **dd)
+        self.pos2 = depthwise_conv2d(dim, 3, **dd) if mid_position else None
         self.gamma1 = nn.Parameter(torch.full((1, 1, 1, dim), float(layer_scale), **dd))  # 4-d as the papers': decayed
         self.gamma2 = nn.Parameter(torch.full((1, 1, 1, dim), float(layer_scale), **dd))
 
     def forward(self, x: Tensor) -> Tensor:
-        return in_chunks(self._mix, x, 8 * x.shape[1] * x.shape[2] * x.shape[3])
+        return in_chunks(self, self._maps, x, 8 * x.shape[1] * x.shape[2] * x.shape[3])
 
-    def _mix(self, x: Tensor) -> Tensor:
-        x = self.pos1(x, residual=x)
-        x = torch.addcmul(x, self.gamma1, self.drop_path1(self.mixer(self.norm1(x))))
+    def _maps(self, x: Tensor) -> Tensor:
+        x = conv_epilogue(self.pos1, x, residual=x)
+        x = torch.addcmul(x, self.gamma1, self.drop_path1(self.mix(self.norm1(x), x)))
         if self.pos2 is not None:
-            x = self.pos2(x, residual=x)
+            x = conv_epilogue(self.pos2, x, residual=x)
         return torch.addcmul(x, self.gamma2, self.drop_path2(self.mlp(self.norm2(x))))
 
 
@@ -68,12 +69,11 @@ class ConvStem(nn.Sequential):
         super().__init__(
             Conv2dNorm(in_chans, half, 2, activation=True, **dd), Conv2dNorm(half, half, 1, activation=True, **dd),
             Conv2dNorm(half, half, 1, activation=True, **dd), Conv2dNorm(half, dim, 2, **dd))
+        self.half = half
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, H, W, in_chans]`` -> ``[B, ceil(H / 4), ceil(W / 4), dim]``."""
-        if self.training:  # the statistics are those of the batch
-            return super().forward(x)
-        return in_chunks(super().forward, x, self[0].conv.out_channels * x.shape[1] * x.shape[2] // 2)
+        return in_chunks(self, super().forward, x, self.half * x.shape[1] * x.shape[2] // 2)
 
 
 class Pyramid(Backbone):
@@ -124,11 +124,7 @@ class Pyramid(Backbone):
             ends = dict(norm=ProjNormAct(embed_dims[-1], projection, **dd), num_features=projection)
         super().__init__(
             ConvStem(in_chans, embed_dims[0], **dd), stages, embed_dims, strides=(4, 8, 16, 32), in_chans=in_chans,
-            conv_init='linear', **ends, **dd, **backbone)
-        if linear_init == 'default':
-            for module in (*self.stages.modules(), *self.norm.modules()):
-                if isinstance(module, nn.Linear):
-                    module.reset_parameters()
+            linear_init=linear_init, conv_init='linear', **ends, **dd, **backbone)
 
     def grids(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
         return pyramid_grids((ceil_div(img_size[0], 4), ceil_div(img_size[1], 4)), 4)

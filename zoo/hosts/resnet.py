@@ -5,7 +5,7 @@ from typing import Any
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import nn
 
-from ..blocks.gates import GateContext, GateFactory, insert_gates
+from ..blocks.gates import GateContext, GateFactory, init_gates, insert_gates, undecayed_by_gates
 
 SIZES = {
     18: dict(block=BasicBlock, layers=(2, 2, 2, 2)),
@@ -28,7 +28,7 @@ class GatedResNet(ResNet):
             the gate behind that stage.
         cifar: Build for images of 32 pixels: a 3x3 stem of stride 1, no pooling.
         zero_init_last: Start the last norm of each block at zero; none of the gates' papers does.
-        init: Called with the model in the end: what the paper's code initialises otherwise than timm.
+        init: Called with the model: what the paper's code initialises otherwise than timm.
         **resnet: block, layers, num_classes, ... of timm's ResNet.
 
     Source: He et al., arXiv 1512.03385; timm.models.resnet.
@@ -53,6 +53,11 @@ class GatedResNet(ResNet):
                 stage.add_module('gate', stage_gate(ctx, **dd))
         if init is not None:
             init(self)
+        init_gates(self)
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that gates do not want decayed, besides biases and 1-d parameters."""
+        return undecayed_by_gates(self)
 
     def _shrink_stem(self, **dd: Any) -> None:
         old = self.conv1

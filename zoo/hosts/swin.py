@@ -77,7 +77,7 @@ class Swin(Backbone):
                 downsample=PatchMerging(dims[s - 1], dim, **dd) if s else None))
         super().__init__(
             PatchConv(in_chans, embed_dim, 4, 4, pad_to_stride=True, **dd), stages, dims, strides=(4, 8, 16, 32),
-            in_chans=in_chans, norm=nn.LayerNorm(dims[-1], **dd), no_decay=('rel_pos.table',),
+            in_chans=in_chans, norm=nn.LayerNorm(dims[-1], **dd),
             feature_norms=[nn.LayerNorm(dim, **dd) for dim in dims] if feature_norms else None, **dd, **backbone)
         self.window_size = window_size
 

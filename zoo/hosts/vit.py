@@ -1,14 +1,14 @@
 """Plain Vision Transformer with a class token (ViT, DeiT)."""
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from timm.layers import calculate_drop_path_rates, trunc_normal_
 from torch import Tensor, nn
 
 from ..backbone import Backbone, Stage, to_pair
-from ..blocks.layout import ceil_div, to_nchw
-from ..blocks.mixers import BlockContext, MixerFactory, SoftmaxAttention
+from ..blocks.layout import to_nchw
+from ..blocks.mixers import BlockContext, MixerFactory, SoftmaxAttention, list_mixers
 from ..blocks.mlp import Mlp
 from ..blocks.patch import PatchConv
 from ..blocks.pooling import POOLS, PooledHead
@@ -24,16 +24,6 @@ SIZES = dict(
 )
 
 
-class Tokens(NamedTuple):
-    """A class token before those of a map, in one sequence: one matrix product and one fate in stochastic depth.
-
-    ``x`` is ``[B, 1 + H * W, C]``, ``grid`` (H, W).
-    """
-
-    x: Tensor
-    grid: tuple[int, int]
-
-
 class TokenEmbedding(PatchConv):
     """Patches with position, behind a class token with its own position."""
 
@@ -46,21 +36,30 @@ class TokenEmbedding(PatchConv):
         trunc_normal_(self.cls_token, std=0.02)
         trunc_normal_(self.cls_pos, std=0.02)
 
-    def forward(self, x: Tensor) -> Tokens:
-        """``[B, H, W, in_chans]`` -> tokens."""
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, H, W, in_chans]`` -> tokens ``[B, 1 + N, dim]``, the class token first."""
         x = super().forward(x)
-        grid = x.shape[1:3]
-        x = (x + self.pos_embed(*grid)).flatten(1, 2)
-        return Tokens(torch.cat([(self.cls_token + self.cls_pos).to(x.dtype).expand(x.shape[0], -1, -1), x], 1), grid)
+        x = (x + self.pos_embed(*x.shape[1:3])).flatten(1, 2)
+        return torch.cat([(self.cls_token + self.cls_pos).to(x.dtype).expand(x.shape[0], -1, -1), x], 1)
 
 
 class TokenBlock(TransformerBlock):
-    """The pre-norm block on a sequence whose first token is not a pixel; its mixer is global."""
+    """The pre-norm block on a sequence ``[B, 1 + H * W, C]`` whose first token is not a pixel.
 
-    def forward(self, tokens: Tokens) -> Tokens:
-        x, grid = tokens
-        x = x + self.drop_path1(self.mixer.forward_tokens(self.norm1(x), grid, num_prefix_tokens=1))
-        return Tokens(x + self.drop_path2(self.mlp(self.norm2(x))), grid)
+    Raises:
+        ZooError: The mixer takes maps alone.
+    """
+
+    def __init__(self, dim: int, mixer: nn.Module, *args: Any, **options: Any):
+        if not getattr(mixer, 'takes_sequences', lambda: False)():
+            raise ZooError(
+                f'{type(mixer).__name__} mixes maps alone and this host has a class token; use one of '
+                f'{", ".join(list_mixers(class_token=True))}, or another host')
+        super().__init__(dim, mixer, *args, **options)
+
+    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        x = x + self.drop_path1(self.mix(self.norm1(x), x, grid=grid, num_prefix_tokens=1))
+        return x + self.drop_path2(self.mlp(self.norm2(x)))
 
 
 class TokenHead(nn.Module):
@@ -88,10 +87,11 @@ class ViT(Backbone):
     """ViT as DeiT trains it: patches of 16 pixels, a class token, one position table, pre-norm blocks, a final norm.
 
     Every block is a stage, so feature maps can be taken behind each, all at stride 16. Images that are not a multiple
-    of 16 are zero-padded right and bottom. ``forward_features`` returns the sequence ``[B, 1 + N, C]``.
+    of 16 are zero-padded right and bottom. Blocks exchange sequences ``[B, 1 + N, C]``, and ``forward_features``
+    returns one; ``x[:, 1:].unflatten(1, (rows, columns))`` is its map.
 
     Args:
-        mixer: Factory of the token mixers, which have to be global ones; softmax attention by default.
+        mixer: Factory of the token mixers, which have to take sequences; softmax attention by default.
         img_size: Size in pixels that position tables are built for; every size from 32 runs.
         embed_dim: Channels.
         depth: Blocks.
@@ -124,7 +124,8 @@ class ViT(Backbone):
 
     @staticmethod
     def _grid(img_size: tuple[int, int]) -> tuple[int, int]:
-        return ceil_div(img_size[0], PATCH), ceil_div(img_size[1], PATCH)
+        rows, columns = ((side + -side % PATCH - PATCH) // PATCH + 1 for side in img_size)  # as a recorder writes it
+        return rows, columns
 
     def grids(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
         return [self._grid(img_size)] * len(self.stages)
@@ -135,12 +136,13 @@ class ViT(Backbone):
             return PooledHead(*args, num_prefix_tokens=1, device=device, dtype=dtype)
         return TokenHead(*args, device=device, dtype=dtype)
 
-    def _final_norm(self, x: Tokens, stage: int) -> Tokens:
-        return Tokens(super()._final_norm(x.x, stage), x.grid)
+    def _beside(self, images: Tensor) -> tuple[tuple[int, int]]:
+        """Rows and columns of the map that tokens are of."""
+        return self._grid(tuple(images.shape[2:])),
 
-    def _format_output(self, x: Tokens, output_fmt: str | None = None) -> Tensor:
+    def _format_output(self, x: Tensor, beside: tuple[Any, ...], output_fmt: str | None = None) -> Tensor:
         """The sequence, or the map in a named format."""
         if output_fmt is None:
-            return x.x
-        y = x.x[:, 1:].unflatten(1, x.grid)
+            return x
+        y = x[:, 1:].unflatten(1, *beside)
         return to_nchw(y) if output_fmt == 'NCHW' else y

@@ -23,11 +23,9 @@ square of the side given, and Swin norms each map that it hands out::
 Position tables of PVT are resampled bilinearly as in its forward pass; the reference resamples them bicubically when it
 loads a checkpoint for another size.
 """
-import functools
-
 from torch import Tensor, nn
 
-from ..blocks.mixers import AgentAttention, SoftmaxAttention, StripeAttention, WindowAttention, leading
+from ..blocks.mixers import MixerTable
 from ..hosts import PVT, CSwin, Swin, ViT, cswin, pvt, swin, vit
 from ..registry import Variant, register_family
 from ..weights import leaplab
@@ -37,10 +35,11 @@ from ..weights.leaplab import FIXED
 __all__ = []  # the entrypoints: filled by the registration
 
 
-AGENTS = AgentAttention.from_context
-SWIN = functools.partial(leading, first=AGENTS, other=WindowAttention.from_context, blocks=(None, None, 0, 0))
-CSWIN = functools.partial(leading, first=AGENTS, other=StripeAttention.from_context, blocks=(None, None, 0, 0))
-DEIT_BASE = functools.partial(leading, first=AGENTS, other=SoftmaxAttention.from_context, blocks=(4,), stored=9)
+PVT_MIXERS = 'agent', 'agent', 'agent', 'agent'
+SWIN_MIXERS = 'agent', 'agent', 'window', 'window'
+CSWIN_MIXERS = 'agent', 'agent', 'stripe', 'stripe'
+DEIT_MIXERS = 'agent',
+DEIT_BASE = MixerTable([('agent', 'agent', 'agent', 'agent', 'softmax', ...)], dict(stored=9))
 
 
 # --- variants: smallest first
@@ -53,7 +52,7 @@ DEIT_CFG = dict(CFG, pool_size=None)
 DEIT_VARIANTS = (
     Variant('agent_deit_tiny', vit.SIZES['tiny'], drop_path=0.),
     Variant('agent_deit_small', vit.SIZES['small'], drop_path=0.1, cfgs=dict(in1k_448=FIXED)),
-    Variant('agent_deit_base', dict(vit.SIZES['base'], mixer=DEIT_BASE), drop_path=0.3, linear=False),
+    Variant('agent_deit_base', dict(vit.SIZES['base'], mixers=DEIT_BASE), drop_path=0.3, linear=False),
 )
 
 PVT_VARIANTS = (
@@ -68,13 +67,13 @@ SWIN_ARGS = dict(window_size=swin.shared_window)
 SWIN_VARIANTS = (
     Variant(
         'agent_swin_tiny',
-        dict(swin.SIZES['tiny'], **SWIN_ARGS, mixer=functools.partial(SWIN, blocks=(None, None, None, 0))),
+        dict(swin.SIZES['tiny'], **SWIN_ARGS, mixers=('agent', 'agent', 'agent', 'window')),
         drop_path=0.2),
     Variant(
         'agent_swin_small', dict(swin.SIZES['small'], **SWIN_ARGS), drop_path=0.3, cfgs=dict(in1k_288=FIXED)),
     Variant(
         'agent_swin_base',
-        dict(swin.SIZES['base'], **SWIN_ARGS, mixer=functools.partial(SWIN, blocks=(None, None, 2, 0))),
+        dict(swin.SIZES['base'], **SWIN_ARGS, mixers=('agent', 'agent', ('agent', 'agent', 'window', ...), 'window')),
         drop_path=0.5, cfgs=dict(in1k_384=FIXED)),
 )
 
@@ -131,7 +130,7 @@ def cswin_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
         for key, value in state.items()}
 
 
-register_family(__name__, ViT, AGENTS, DEIT_VARIANTS, deit_keys, DEIT_CFG)
-register_family(__name__, PVT, AGENTS, PVT_VARIANTS, pvt_keys, CFG)
-register_family(__name__, Swin, SWIN, SWIN_VARIANTS, swin_keys, CFG)
-register_family(__name__, CSwin, CSWIN, CSWIN_VARIANTS, cswin_keys, CFG)
+register_family(__name__, ViT, DEIT_MIXERS, DEIT_VARIANTS, deit_keys, DEIT_CFG)
+register_family(__name__, PVT, PVT_MIXERS, PVT_VARIANTS, pvt_keys, CFG)
+register_family(__name__, Swin, SWIN_MIXERS, SWIN_VARIANTS, swin_keys, CFG)
+register_family(__name__, CSwin, CSWIN_MIXERS, CSWIN_VARIANTS, cswin_keys, CFG)

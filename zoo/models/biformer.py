@@ -17,7 +17,6 @@ norms kept in evaluation mode (detection: ``n_win=16``) or synchronised (segment
 
     timm.create_model('biformer_small', features_only=True, feature_norms=True, mixer_kwargs=dict(n_win=16))
 """
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,9 +24,9 @@ from timm.layers import calculate_drop_path_rates
 from torch import Tensor, nn
 
 from ..backbone import Backbone, Stage, pyramid_grids, to_pair
-from ..blocks.depthwise import DepthwiseConv2d
+from ..blocks.conv import conv_epilogue, depthwise_conv2d
 from ..blocks.layout import ceil_div
-from ..blocks.mixers import BlockContext, EnhancedAttention, MixerFactory, RoutedAttention
+from ..blocks.mixers import BlockContext, MixerFactory, MixerTable
 from ..blocks.mlp import Mlp
 from ..blocks.norm import BatchNormNHWC
 from ..blocks.patch import Conv2dNorm, NormConv2d
@@ -37,24 +36,8 @@ from ..weights.convert import rename
 
 __all__ = []  # the entrypoints: filled by the registration
 
-TOPKS = 1, 4, 16, None
-
-
-def biformer_mixer(
-        ctx: BlockContext, n_win: int = 7, topks: Sequence[int | None] = TOPKS, refactored: bool = False, device=None,
-        dtype=None) -> nn.Module:
-    """Routed attention, or attention to the whole map.
-
-    Args:
-        ctx: The block, see :class:`BlockContext`.
-        n_win: Regions along each side of the map.
-        topks: Regions that each region attends to, by stage; None for the whole map.
-        refactored: As in the authors' refactored code: padding behind the projection, convolved values everywhere.
-    """
-    dd = dict(device=device, dtype=dtype)
-    if topks[ctx.stage] is None:
-        return EnhancedAttention.from_context(ctx, of_values=refactored, **dd)
-    return RoutedAttention.from_context(ctx, n_win, topks[ctx.stage], pad_projected=refactored, **dd)
+MIXERS = MixerTable(('routing', 'routing', 'routing', 'enhanced'), dict(topk=(1, 4, 16)))
+REFACTORED = MixerTable(MIXERS.mixers, dict(MIXERS.options, pad_projected=True, of_values=True))
 
 
 class BiFormerBlock(TransformerBlock):
@@ -73,11 +56,11 @@ class BiFormerBlock(TransformerBlock):
             device=None, dtype=None):
         dd = dict(device=device, dtype=dtype)
         super().__init__(dim, mixer, mlp, drop_path, eps=1e-6, **dd)
-        self.pos = DepthwiseConv2d(dim, 3, **dd) if position else None
+        self.pos = depthwise_conv2d(dim, 3, **dd) if position else None
 
     def forward(self, x: Tensor) -> Tensor:
         if self.pos is not None:
-            x = self.pos(x, residual=x)
+            x = conv_epilogue(self.pos, x, residual=x)
         return super().forward(x)
 
 
@@ -101,7 +84,7 @@ class BiFormer(Backbone):
     """
 
     def __init__(
-            self, mixer: MixerFactory = biformer_mixer, img_size: int | Sequence[int] = 224,
+            self, mixer: MixerFactory = MIXERS, img_size: int | Sequence[int] = 224,
             dims: Sequence[int] = (64, 128, 256, 512), depths: Sequence[int] = (2, 2, 8, 2),
             num_heads: Sequence[int] = (2, 4, 8, 8), mlp_ratio: int = 3, swin_layout: bool = False,
             linear_init: str = 'trunc_normal', feature_norms: bool = False, drop_path_rate: float = 0.,
@@ -120,12 +103,8 @@ class BiFormer(Backbone):
         super().__init__(
             self._stem(in_chans, dims[0], **dd), stages, dims, strides=(4, 8, 16, 32), in_chans=in_chans,
             norm=BatchNormNHWC(dims[-1], **dd),
-            feature_norms=[nn.LayerNorm(dim, eps=1e-6, **dd) for dim in dims] if feature_norms else None, **dd,
-            **backbone)
-        if linear_init == 'default':
-            for module in self.stages.modules():
-                if isinstance(module, nn.Linear):
-                    module.reset_parameters()
+            feature_norms=[nn.LayerNorm(dim, eps=1e-6, **dd) for dim in dims] if feature_norms else None,
+            linear_init=linear_init, **dd, **backbone)
 
     def _stem(self, in_chans: int, dim: int, **dd: Any) -> nn.Module:
         if self.swin_layout:
@@ -160,7 +139,7 @@ VARIANTS = (
     Variant('biformer_stl', SWIN, drop_path=0.1, cfgs=SWIN_CFGS, linear=False),
     Variant(
         'biformer_stl_nchw',
-        dict(SWIN, mixer=functools.partial(biformer_mixer, refactored=True), linear_init='default'),  # 1x1 convolutions
+        dict(SWIN, mixers=REFACTORED, linear_init='default'),  # 1x1 convolutions
         drop_path=0.1, cfgs=SWIN_CFGS, linear=False),
 )
 
@@ -201,4 +180,4 @@ def biformer_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tenso
     return state
 
 
-register_family(__name__, BiFormer, biformer_mixer, VARIANTS, biformer_keys, CFG)
+register_family(__name__, BiFormer, MIXERS, VARIANTS, biformer_keys, CFG)

@@ -26,10 +26,10 @@ from torch import Tensor, nn
 from zoo_kernels import linear_attention
 
 from ..backbone import Backbone, Stage, to_pair
-from ..blocks.depthwise import DepthwiseConv2d
+from ..blocks.conv import depthwise_conv2d
+from ..blocks.fusion import in_chunks, linear_gelu
 from ..blocks.layout import to_nchw, to_nhwc
-from ..blocks.mixers import BlockContext, GlobalMixer, MixerFactory
-from ..blocks.mlp import gelu, in_chunks
+from ..blocks.mixers import BlockContext, MixerFactory, MixerTable, TokenMixer, register_mixer
 from ..blocks.norm import batch_norm
 from ..blocks.patch import NormConv2d
 from ..registry import Variant, register_family
@@ -38,11 +38,11 @@ from ..weights.convert import rename
 
 __all__ = []  # the entrypoints: filled by the registration
 
-ATTENTION_STAGE = 2  # the first stage with attention
 CHUNK_BYTES = 2 ** 20  # four passes over hidden activations between narrow layers: pieces for a core's own cache pay
 
 
-class RawValueAttention(GlobalMixer):
+@register_mixer('raw_value')
+class RawValueAttention(TokenMixer):
     """Linear attention (ELU + 1) whose values are its input; no projection but that of queries and keys."""
 
     def __init__(self, dim: int, num_heads: int, device=None, dtype=None):
@@ -50,13 +50,19 @@ class RawValueAttention(GlobalMixer):
         self.num_heads = num_heads
         self.qk = nn.Linear(dim, 2 * dim, device=device, dtype=dtype)
 
+    @classmethod
+    def from_context(cls, ctx: BlockContext, device=None, dtype=None) -> 'RawValueAttention':
+        """Build for a block of a host."""
+        return cls(ctx.dim, ctx.num_heads, device=device, dtype=dtype)
+
     def forward_tokens(self, x: Tensor, grid: tuple[int, int], num_prefix_tokens: int = 0) -> Tensor:
         q, k = self.qk(x).chunk(2, dim=-1)
         heads = (t.unflatten(-1, (self.num_heads, -1)) for t in (q, k, x.to(q.dtype)))
         return linear_attention(*heads, feature='elu', eps=1e-6).flatten(2)
 
 
-class CrossConv(nn.Module):
+@register_mixer('cross_conv')
+class CrossConv(TokenMixer):
     """Sum of a depthwise column and a depthwise row convolution, on ``[B, H, W, C]``."""
 
     def __init__(self, dim: int, kernel_size: int = 11, device=None, dtype=None):
@@ -71,11 +77,7 @@ class CrossConv(nn.Module):
         return to_nhwc(self.column(x) + self.row(x))
 
 
-def care_mixer(ctx: BlockContext, device=None, dtype=None) -> nn.Module:
-    """Attention from stage 3 on, a cross of convolutions before."""
-    if ctx.stage >= ATTENTION_STAGE:
-        return RawValueAttention(ctx.dim, ctx.num_heads, device=device, dtype=dtype)
-    return CrossConv(ctx.dim, device=device, dtype=dtype)
+MIXERS = MixerTable(('cross_conv', 'cross_conv', 'raw_value', 'raw_value'))
 
 
 class Interaction(nn.Module):
@@ -90,18 +92,19 @@ class Interaction(nn.Module):
     def __init__(self, dim: int, hidden: int, project: bool = True, device=None, dtype=None):
         super().__init__()
         dd = dict(device=device, dtype=dtype)
+        self.hidden = hidden
         self.norm = nn.BatchNorm2d(dim, **dd)
         self.fc1 = nn.Linear(dim, hidden, **dd)
-        self.conv = DepthwiseConv2d(hidden, 3, **dd)
+        self.conv = depthwise_conv2d(hidden, 3, **dd)
         self.fc2 = nn.Linear(hidden, dim, **dd) if project else None
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = self.fc1.out_features * x.shape[1] * x.shape[2]
-        y = in_chunks(self._maps, batch_norm(self.norm, x), hidden, chunk_bytes=CHUNK_BYTES)
+        hidden = self.hidden * x.shape[1] * x.shape[2]
+        y = in_chunks(self, self._maps, batch_norm(self.norm, x), hidden, chunk_bytes=CHUNK_BYTES)
         return y if self.fc2 is None else x + y
 
     def _maps(self, x: Tensor) -> Tensor:
-        x = self.conv(gelu(self.fc1(x)))
+        x = self.conv(linear_gelu(self.fc1, x))
         return x if self.fc2 is None else self.fc2(x)
 
 
@@ -124,8 +127,8 @@ class CAREBlock(nn.Module):
         dd = dict(device=device, dtype=dtype)
         self.widths = dim - 3 * width, width, width, width
         self.mixer = mixer
-        self.conv3 = DepthwiseConv2d(width, 3, **dd)
-        self.conv7 = DepthwiseConv2d(width, 7, **dd)
+        self.conv3 = depthwise_conv2d(width, 3, **dd)
+        self.conv7 = depthwise_conv2d(width, 7, **dd)
         self.inter1 = Interaction(3 * width, ratios[0] * 3 * width, **dd)
         self.inter2 = Interaction(dim, ratios[1] * dim, project=not last, **dd)
         self.gamma = None if last else nn.Parameter(torch.full((dim,), 1e-6, **dd))
@@ -210,7 +213,7 @@ class CARE(Backbone):
     distilled_training = False
 
     def __init__(
-            self, mixer: MixerFactory = care_mixer, img_size: int | Sequence[int] = 224,
+            self, mixer: MixerFactory = MIXERS, img_size: int | Sequence[int] = 224,
             dims: Sequence[int] = (32, 64, 128, 256), widths: Sequence[int] = (8, 16, 32, 64),
             depths: Sequence[int] = (2, 4, 8, 4), num_heads: Sequence[int] = (1, 1, 2, 2),
             ratios: Sequence[tuple[int, int]] = ((2, 2), (2, 4), (4, 4), (4, 4)), drop_path_rate: float = 0.,
@@ -302,4 +305,4 @@ def care_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
         for key, value in state.items()}
 
 
-register_family(__name__, CARE, care_mixer, VARIANTS, care_keys, CFG)
+register_family(__name__, CARE, MIXERS, VARIANTS, care_keys, CFG)

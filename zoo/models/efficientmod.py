@@ -13,7 +13,6 @@ prediction are not normed.
 ``efficientmod_xxs``, ``_xs`` and ``_s`` learned from a teacher too (RegNetY-160), ``efficientmod_s_conv`` from labels
 alone: the accuracies of the repository's README are with that. The released weights lie in Google Drive folders.
 """
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 
 from ..backbone import Backbone, Stage, pyramid_grids, to_pair
 from ..blocks.layout import ceil_div
-from ..blocks.mixers import BlockContext, EfficientModulation, MixerFactory, SoftmaxAttention
+from ..blocks.mixers import BlockContext, EfficientModulation, MixerFactory, MixerTable, SoftmaxAttention
 from ..blocks.mlp import Mlp
 from ..blocks.patch import PatchConv
 from ..blocks.transformer import TransformerBlock
@@ -32,6 +31,7 @@ from ..weights.convert import rename
 
 __all__ = []  # the entrypoints: filled by the registration
 
+MIXERS = 'modulation', 'modulation', 'modulation', 'modulation'
 NUM_HEADS = 8
 MIN_HEAD = 32  # channels
 
@@ -113,7 +113,7 @@ VARIANTS = (
     Variant('efficientmod_xxs', {}, linear=False),
     Variant(
         'efficientmod_xs', dict(
-            mixer=functools.partial(EfficientModulation.from_context, ratio=4), dims=(32, 64, 144, 288),
+            mixers=MixerTable(MIXERS, dict(ratio=4)), dims=(32, 64, 144, 288),
             depths=(3, 3, 4, 2), attention_depths=(0, 0, 3, 3)), linear=False),
     Variant(
         'efficientmod_s', dict(
@@ -148,4 +148,4 @@ def efficientmod_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, T
     return rename(state, RULES)
 
 
-register_family(__name__, EfficientMod, EfficientModulation.from_context, VARIANTS, efficientmod_keys, CFG)
+register_family(__name__, EfficientMod, MIXERS, VARIANTS, efficientmod_keys, CFG)

@@ -13,7 +13,6 @@ Before the first stage it is the stem's map. No weights were released.
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import torch
 from timm.models._features import feature_take_indices
 from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
@@ -36,28 +35,54 @@ RECALL = dict(
 
 
 class RecallingBasicBlock(BasicBlock):
-    """A block of two 3x3 convolutions with an :class:`EMCA` gate, which takes earlier means and gives its own."""
+    """A block of two 3x3 convolutions with an :class:`EMCA` gate; takes earlier means, adds its own to ``means``."""
 
-    def forward(self, x: Tensor, earlier: Sequence[Tensor] = ()) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, means: list[Tensor], earlier: Sequence[Tensor] = ()) -> Tensor:
         y = self.act1(self.bn1(self.conv1(x)))
-        return _close(self, x, self.bn2(self.conv2(y)), self.act2, earlier)
+        return _close(self, x, self.bn2(self.conv2(y)), self.act2, means, earlier)
 
 
 class RecallingBottleneck(Bottleneck):
-    """A bottleneck block with an :class:`EMCA` gate, which takes earlier means and gives its own."""
+    """A bottleneck block with an :class:`EMCA` gate; takes earlier means, adds its own to ``means``."""
 
-    def forward(self, x: Tensor, earlier: Sequence[Tensor] = ()) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, means: list[Tensor], earlier: Sequence[Tensor] = ()) -> Tensor:
         y = self.act1(self.bn1(self.conv1(x)))
         y = self.act2(self.bn2(self.conv2(y)))
-        return _close(self, x, self.bn3(self.conv3(y)), self.act3, earlier)
+        return _close(self, x, self.bn3(self.conv3(y)), self.act3, means, earlier)
 
 
 def _close(
-        block: nn.Module, x: Tensor, y: Tensor, act: nn.Module, earlier: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    y, mean = block.se(y, earlier)
+        block: nn.Module, x: Tensor, y: Tensor, act: nn.Module, means: list[Tensor],
+        earlier: Sequence[Tensor]) -> Tensor:
+    mean = y.mean((2, 3))
+    means.append(mean)
+    y = block.se(y, mean, earlier)
     if block.drop_path is not None:
         y = block.drop_path(y)
-    return act(y + (x if block.downsample is None else block.downsample(x))), mean
+    return act(y + (x if block.downsample is None else block.downsample(x)))
+
+
+class RecallingStage(nn.Sequential):
+    """Blocks of a stage; all but the first recall what earlier stages saw."""
+
+    def forward(
+            self, x: Tensor, history: list[list[Tensor]], recall: str, recompute: bool = False) -> Tensor:
+        """Run the stage.
+
+        Args:
+            x: ``[B, C, H, W]``.
+            history: Means of the blocks of earlier stages, to which those of this stage are added.
+            recall: Which of them count, a name from ``RECALL``.
+            recompute: Keep no activations of blocks for the backward pass.
+        """
+        means: list[Tensor] = []
+        earlier = RECALL[recall](history)
+        for i, block in enumerate(self):
+            args = x, [], earlier if i else ()
+            x = checkpoint(block, *args, use_reentrant=False) if recompute else block(*args)
+            means.append(args[1][0])
+        history.append(means)
+        return x
 
 
 class EMCAResNet(GatedResNet):
@@ -74,6 +99,8 @@ class EMCAResNet(GatedResNet):
         recalling = RecallingBasicBlock if block is BasicBlock else RecallingBottleneck
         super().__init__(block=recalling, device=device, dtype=dtype, **resnet)
         self.recall = recall
+        for i in range(1, 5):
+            setattr(self, f'layer{i}', RecallingStage(*getattr(self, f'layer{i}')))
         history = [[None]]
         for stage in self._layers():
             sources = len(RECALL[recall](history))
@@ -92,16 +119,8 @@ class EMCAResNet(GatedResNet):
         x = self.maxpool(x)
         history = [[x.mean((2, 3))]]
         for stage in self._layers():
-            means = []
-            earlier = RECALL[self.recall](history) if len(stage) else ()  # a stage that was pruned is empty
-            for block in stage:
-                args = (x, earlier if means else ())
-                if self.grad_checkpointing and not torch.jit.is_scripting():
-                    x, mean = checkpoint(block, *args, use_reentrant=False)
-                else:
-                    x, mean = block(*args)
-                means.append(mean)
-            history.append(means)
+            if len(stage):  # one that was pruned is an empty container of timm's
+                x = stage(x, history, self.recall, self.grad_checkpointing)
             yield x
 
     def forward_features(self, x: Tensor) -> Tensor:

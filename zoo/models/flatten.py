@@ -13,9 +13,6 @@ divided by a learned softplus(scale) per channel; norms run over all channels, n
 are shared by the heads. PVT has a ``norm`` that no forward pass uses: it is dropped here. PVTv2-b5 is in the code
 without a recipe.
 """
-import functools
-
-from ..blocks.mixers import FocusedLinearAttention, StripeAttention, WindowAttention, leading
 from ..hosts import PVT, CSwin, PVTv2, Swin, cswin, pvt, pvt_v2, swin
 from ..registry import Variant, register_family
 from ..weights import leaplab
@@ -23,9 +20,9 @@ from ..weights.leaplab import FIXED, cswin_keys, pvt_keys, swin_keys
 
 __all__ = []  # the entrypoints: filled by the registration
 
-FOCUSED = FocusedLinearAttention.from_context
-SWIN = functools.partial(leading, first=FOCUSED, other=WindowAttention.from_context, blocks=(None, None, 0, 0))
-CSWIN = functools.partial(leading, first=FOCUSED, other=StripeAttention.from_context, blocks=(None, None, 0, 0))
+PVT_MIXERS = 'focused', 'focused', 'focused', 'focused'
+SWIN_MIXERS = 'focused', 'focused', 'window', 'window'
+CSWIN_MIXERS = 'focused', 'focused', 'stripe', 'stripe'
 
 
 # --- variants: smallest first
@@ -62,7 +59,7 @@ CSWIN_VARIANTS = (
     Variant('flatten_cswin_base', cswin.SIZES['base'], drop_path=0.5, cfgs=dict(in1k_384=FIXED), linear=False),
 )
 
-register_family(__name__, PVT, FOCUSED, PVT_VARIANTS, pvt_keys, CFG)
-register_family(__name__, PVTv2, FOCUSED, PVT_V2_VARIANTS, pvt_keys, CFG)
-register_family(__name__, Swin, SWIN, SWIN_VARIANTS, swin_keys, CFG)
-register_family(__name__, CSwin, CSWIN, CSWIN_VARIANTS, cswin_keys, CFG)
+register_family(__name__, PVT, PVT_MIXERS, PVT_VARIANTS, pvt_keys, CFG)
+register_family(__name__, PVTv2, PVT_MIXERS, PVT_V2_VARIANTS, pvt_keys, CFG)
+register_family(__name__, Swin, SWIN_MIXERS, SWIN_VARIANTS, swin_keys, CFG)
+register_family(__name__, CSwin, CSWIN_MIXERS, CSWIN_VARIANTS, cswin_keys, CFG)

@@ -1,13 +1,12 @@
 """Any mixer in any host: fair comparisons, and models that no paper has.
 
 ``zoo_hybrid`` is a model like any other, so every tool takes it:
-``--model zoo_hybrid --model-kwargs host=swin_tiny mixer=rala``. All of the mixers in
-:data:`zoo.blocks.mixers.GLOBAL_MIXERS` run in all of the hosts in :data:`HOSTS`, with gradients, at every image size;
-those in :data:`zoo.blocks.mixers.MAP_MIXERS` in the hosts ``pvt``, ``pvt_v2`` and ``pyramid``.
+``--model zoo_hybrid --model-kwargs host=swin_tiny mixer=rala``. The mixers that
+:func:`zoo.blocks.mixers.list_mixers` names run in all of the hosts in :data:`HOSTS`, with gradients, at every image
+size; those that take maps alone in all but ``vit``.
 In the host of its own family, in the stages where the family has it, a mixer makes the family's model:
 ``host='pvt_tiny', mixer='focused'`` is ``flatten_pvt_tiny``.
 """
-import functools
 import inspect
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +16,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 
 from ..backbone import Backbone
-from ..blocks.mixers import GLOBAL_MIXERS, MixerFactory, leading, mixer_factory
+from ..blocks.mixers import MixerFactory, MixerTable, mixer_factory
 from ..hosts import PVT, CSwin, PVTv2, Pyramid, Swin, ViT, cswin, pvt, pvt_v2, pyramid, swin, vit
 from ..registry import Variant, register_variants
 from ..utils.errors import ZooError
@@ -42,7 +41,7 @@ def build(
     """A host with a mixer in some of its stages, and the host's own mixer in the others.
 
     Args:
-        mixer: A name from ``GLOBAL_MIXERS`` or ``MAP_MIXERS``, or a factory.
+        mixer: A name of :func:`~zoo.blocks.mixers.list_mixers`, a factory, or a table of them by stage.
         host: A name from ``HOSTS``.
         stages: Stages that take ``mixer``, from 0; all when None. ViT hosts have one.
         **kwargs: Of the host: img_size, depths, num_classes, drop_path_rate, ...
@@ -56,13 +55,7 @@ def build(
     chosen = mixer_factory(mixer)
     if stages is not None:
         chosen = _in_stages(chosen, cls, stages)
-    model = cls(mixer=chosen, **{**args, **kwargs})
-    wrong = {type(m.mixer).__name__ for m in model.modules() if isinstance(m, vit.TokenBlock)
-             and not hasattr(m.mixer, 'forward_tokens')}
-    if wrong:
-        raise ZooError(f'{", ".join(wrong)} mixes maps alone and host {host!r} has a class token; use one of '
-                         f'{", ".join(GLOBAL_MIXERS)}, or another host')
-    return model
+    return cls(mixer=chosen, **{**args, **kwargs})
 
 
 def _in_stages(chosen: MixerFactory, cls: type[Backbone], stages: Sequence[int]) -> MixerFactory:
@@ -71,8 +64,7 @@ def _in_stages(chosen: MixerFactory, cls: type[Backbone], stages: Sequence[int])
     count = 1 if cls is ViT else 4
     if not set(stages) <= set(range(count)):
         raise ZooError(f'stages {list(stages)}: {cls.__name__} has stages 0 to {count - 1}')
-    blocks = [None if stage in stages else 0 for stage in range(count)]
-    return functools.partial(leading, first=chosen, other=own, blocks=blocks)
+    return MixerTable([chosen if stage in stages else own for stage in range(count)])
 
 
 def create_hybrid(host: str, mixer: str | MixerFactory, **kwargs: Any) -> nn.Module:
@@ -80,8 +72,7 @@ def create_hybrid(host: str, mixer: str | MixerFactory, **kwargs: Any) -> nn.Mod
 
     Args:
         host: A name from :data:`HOSTS`, e.g. ``'swin_tiny'``.
-        mixer: A name from ``GLOBAL_MIXERS`` or ``MAP_MIXERS`` of :mod:`zoo.blocks.mixers`, e.g. ``'rala'``, or a
-            factory.
+        mixer: A name of :func:`zoo.blocks.mixers.list_mixers`, e.g. ``'rala'``, a factory, or a table by stage.
         **kwargs: ``stages`` and ``mixer_kwargs``, and all that ``timm.create_model`` takes.
 
     Raises:
@@ -91,4 +82,4 @@ def create_hybrid(host: str, mixer: str | MixerFactory, **kwargs: Any) -> nn.Mod
 
 
 register_variants(
-    __name__, build, mixer_factory('linear'), [Variant('zoo_hybrid', dict(host='pvt_v2_b0'))], None, CFG)
+    __name__, build, ('linear',) * 4, [Variant('zoo_hybrid', dict(host='pvt_v2_b0'))], None, CFG)

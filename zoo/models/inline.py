@@ -17,9 +17,6 @@ heads as usual, DeiT-S and -B are narrower than DeiT's and published at 288 and 
 Only position tables and softmax windows depend on the image size. PVT's tables are resampled bilinearly as in its
 forward pass; the reference resamples them bicubically when it loads a checkpoint for another size.
 """
-import functools
-
-from ..blocks.mixers import InLineAttention, StripeAttention, WindowAttention, leading
 from ..hosts import PVT, CSwin, Swin, ViT, cswin, pvt, swin
 from ..registry import Variant, register_family
 from ..weights import leaplab
@@ -27,9 +24,10 @@ from ..weights.leaplab import FIXED, cswin_keys, deit_keys, pvt_keys, swin_keys
 
 __all__ = []  # the entrypoints: filled by the registration
 
-EVERYWHERE = InLineAttention.from_context
-SWIN = functools.partial(leading, first=EVERYWHERE, other=WindowAttention.from_context, blocks=(None, None, 0, 0))
-CSWIN = functools.partial(leading, first=EVERYWHERE, other=StripeAttention.from_context, blocks=(None, None, 0, 0))
+DEIT_MIXERS = 'inline',
+PVT_MIXERS = 'inline', 'inline', 'inline', 'inline'
+SWIN_MIXERS = 'inline', 'inline', 'window', 'window'
+CSWIN_MIXERS = 'inline', 'inline', 'stripe', 'stripe'
 
 
 # --- variants: smallest first
@@ -57,12 +55,12 @@ WINDOWS = dict(window_size=swin.shared_window)
 SWIN_VARIANTS = (
     Variant(
         'inline_swin_tiny',
-        dict(swin.SIZES['tiny'], **WINDOWS, mixer=functools.partial(SWIN, blocks=(None, None, None, 0))),
+        dict(swin.SIZES['tiny'], **WINDOWS, mixers=('inline', 'inline', 'inline', 'window')),
         drop_path=0.2),
     Variant('inline_swin_small', dict(swin.SIZES['small'], **WINDOWS), drop_path=0.3),
     Variant(
         'inline_swin_base',
-        dict(swin.SIZES['base'], **WINDOWS, mixer=functools.partial(SWIN, blocks=(None, None, 2, 0))),
+        dict(swin.SIZES['base'], **WINDOWS, mixers=('inline', 'inline', ('inline', 'inline', 'window', ...), 'window')),
         drop_path=0.5, cfgs=dict(in1k_384=FIXED)),
 )
 
@@ -73,7 +71,7 @@ CSWIN_VARIANTS = (
     Variant('inline_cswin_base', cswin.SIZES['base'], drop_path=0.5, cfgs=dict(in1k_384=FIXED), linear=False),
 )
 
-register_family(__name__, ViT, EVERYWHERE, DEIT_VARIANTS, deit_keys, DEIT_CFG)
-register_family(__name__, PVT, EVERYWHERE, PVT_VARIANTS, pvt_keys, CFG)
-register_family(__name__, Swin, SWIN, SWIN_VARIANTS, swin_keys, CFG)
-register_family(__name__, CSwin, CSWIN, CSWIN_VARIANTS, cswin_keys, CFG)
+register_family(__name__, ViT, DEIT_MIXERS, DEIT_VARIANTS, deit_keys, DEIT_CFG)
+register_family(__name__, PVT, PVT_MIXERS, PVT_VARIANTS, pvt_keys, CFG)
+register_family(__name__, Swin, SWIN_MIXERS, SWIN_VARIANTS, swin_keys, CFG)
+register_family(__name__, CSwin, CSWIN_MIXERS, CSWIN_VARIANTS, cswin_keys, CFG)

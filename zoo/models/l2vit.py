@@ -23,9 +23,9 @@ from timm.layers import DropPath, calculate_drop_path_rates
 from torch import Tensor, nn
 
 from ..backbone import Backbone, Stage, pyramid_grids, to_pair
-from ..blocks.depthwise import DepthwiseConv2d
+from ..blocks.conv import conv_epilogue, depthwise_conv2d
 from ..blocks.layout import ceil_div, pad_map, to_nchw, to_nhwc
-from ..blocks.mixers import BlockContext, ClampedLinearAttention, MixerFactory, WindowAttention
+from ..blocks.mixers import BlockContext, MixerFactory, MixerTable
 from ..blocks.mlp import Mlp
 from ..blocks.norm import batch_norm
 from ..blocks.patch import Conv2dNorm
@@ -36,11 +36,7 @@ from ..weights.convert import rename
 __all__ = []  # the entrypoints: filled by the registration
 
 
-def l2vit_mixer(ctx: BlockContext, **dd: Any) -> nn.Module:
-    """Windows in even blocks, the whole map in odd ones."""
-    if ctx.index % 2:
-        return ClampedLinearAttention.from_context(ctx, **dd)
-    return WindowAttention.from_context(ctx, rel_pos=False, **dd)
+MIXERS = MixerTable([('window', 'clamped')] * 4, dict(rel_pos=False))
 
 
 class L2ViTStem(nn.Module):
@@ -77,12 +73,12 @@ class LocalConcentration(nn.Module):
     def __init__(self, dim: int, device=None, dtype=None):
         super().__init__()
         dd = dict(device=device, dtype=dtype)
-        self.conv1 = DepthwiseConv2d(dim, 7, **dd)
+        self.conv1 = depthwise_conv2d(dim, 7, **dd)
         self.bn = nn.BatchNorm2d(dim, **dd)
-        self.conv2 = DepthwiseConv2d(dim, 7, **dd)
+        self.conv2 = depthwise_conv2d(dim, 7, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv2(batch_norm(self.bn, self.conv1(x, activation='gelu')))
+        return self.conv2(batch_norm(self.bn, conv_epilogue(self.conv1, x, activation='gelu')))
 
 
 class LocalBlock(TransformerBlock):
@@ -91,13 +87,13 @@ class LocalBlock(TransformerBlock):
     def __init__(self, dim: int, mixer: nn.Module, mlp: nn.Module, drop_path: float = 0., device=None, dtype=None):
         dd = dict(device=device, dtype=dtype)
         super().__init__(dim, mixer, mlp, drop_path, **dd)
-        self.cpe1 = DepthwiseConv2d(dim, 3, **dd)
-        self.cpe2 = DepthwiseConv2d(dim, 3, **dd)
+        self.cpe1 = depthwise_conv2d(dim, 3, **dd)
+        self.cpe2 = depthwise_conv2d(dim, 3, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.cpe1(x, residual=x)
-        x = x + self.drop_path1(self.mixer(self.norm1(x)))
-        x = self.cpe2(x, residual=x)
+        x = conv_epilogue(self.cpe1, x, residual=x)
+        x = x + self.drop_path1(self.mix(self.norm1(x), x))
+        x = conv_epilogue(self.cpe2, x, residual=x)
         return x + self.drop_path2(self.mlp(self.norm2(x)))
 
 
@@ -107,14 +103,14 @@ class GlobalBlock(TransformerBlock):
     def __init__(self, dim: int, mixer: nn.Module, mlp: nn.Module, drop_path: float = 0., device=None, dtype=None):
         dd = dict(device=device, dtype=dtype)
         super().__init__(dim, mixer, mlp, drop_path, **dd)
-        self.cpe1 = DepthwiseConv2d(dim, 3, **dd)
+        self.cpe1 = depthwise_conv2d(dim, 3, **dd)
         self.norm3 = nn.LayerNorm(dim, **dd)
         self.lcm = LocalConcentration(dim, **dd)
         self.drop_path3 = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.cpe1(x, residual=x)
-        x = x + self.drop_path1(self.mixer(self.norm1(x)))
+        x = conv_epilogue(self.cpe1, x, residual=x)
+        x = x + self.drop_path1(self.mix(self.norm1(x), x))
         x = x + self.drop_path3(self.lcm(self.norm3(x)))
         return x + self.drop_path2(self.mlp(self.norm2(x)))
 
@@ -137,7 +133,7 @@ class L2ViT(Backbone):
     """
 
     def __init__(
-            self, mixer: MixerFactory = l2vit_mixer, img_size: int | Sequence[int] = 224,
+            self, mixer: MixerFactory = MIXERS, img_size: int | Sequence[int] = 224,
             dims: Sequence[int] = (96, 192, 384, 768), depths: Sequence[int] = (2, 2, 6, 2),
             num_heads: Sequence[int] = (3, 6, 12, 24), window_size: int = 7, feature_norms: bool = False,
             drop_path_rate: float = 0., in_chans: int = 3, device=None, dtype=None, **backbone: Any):
@@ -198,4 +194,4 @@ def l2vit_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     return rename(state, RULES)
 
 
-register_family(__name__, L2ViT, l2vit_mixer, VARIANTS, l2vit_keys, CFG)
+register_family(__name__, L2ViT, MIXERS, VARIANTS, l2vit_keys, CFG)

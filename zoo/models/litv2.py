@@ -21,7 +21,6 @@ are of 2 or 4 tokens::
 The weights of the repository's releases v1.0 and, for other shares, v1.1 are those of the tags below. The latter has
 weights for a share of 0.9 again (82.03 %), which fit ``litv2_s``.
 """
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,10 +32,11 @@ from torchvision.ops import deform_conv2d
 
 from zoo_kernels.dispatch import can_overwrite_inputs
 
-from ..backbone import Backbone, Stage, init_weights, to_pair
-from ..blocks.depthwise import DepthwiseConv2d
+from ..backbone import Backbone, Stage, init_layer, to_pair
+from ..blocks.conv import Conv2dNHWC
+from ..blocks.fusion import can_fuse
 from ..blocks.layout import ceil_div, contiguous_for_export, to_nchw, to_nhwc
-from ..blocks.mixers import BlockContext, HiLoAttention, MixerFactory
+from ..blocks.mixers import BlockContext, MixerFactory, MixerTable
 from ..blocks.mlp import ConvMlp
 from ..blocks.norm import batch_norm, scale_and_shift
 from ..blocks.patch import PatchConv
@@ -45,6 +45,8 @@ from ..registry import Variant, register_family
 from ..weights.convert import rename
 
 __all__ = []  # the entrypoints: filled by the registration
+
+MIXERS = MixerTable((None, None, 'hilo', 'hilo'))
 
 
 class ConvBlock(nn.Module):
@@ -60,17 +62,34 @@ class ConvBlock(nn.Module):
         return x + self.drop_path(self.mlp(self.norm(x)))
 
 
-class DeformableMerging(nn.Module):
-    """Deformable 2x2 convolution of stride 2, batch norm, GELU; ``[B, H, W, C]`` -> half the size, rounded down.
+class DeformableConv(nn.Module):
+    """Deformable 2x2 convolution of stride 2, initialised as ``nn.Conv2d``.
 
-    Taps move by what ``conv_offset`` says, row and column of each, and are read bilinearly, zero outside of the map.
     Positions need more than 16 bits, and torchvision has no bfloat16 on CPUs: it is computed in float32 for such maps.
     """
 
     def __init__(self, in_dim: int, dim: int, device=None, dtype=None):
         super().__init__()
+        plain = nn.Conv2d(in_dim, dim, 2, device=device, dtype=dtype)
+        self.weight, self.bias = plain.weight, plain.bias
+
+    def forward(self, x: Tensor, offset: Tensor) -> Tensor:
+        """``[B, C, H, W]`` -> ``[B, dim, H / 2, W / 2]``; ``offset``, ``[B, 8, H / 2, W / 2]``, moves the four taps."""
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        wide = (t.to(dtype) for t in (x, offset, self.weight, self.bias))
+        return deform_conv2d(*wide, stride=2).to(offset.dtype)
+
+
+class DeformableMerging(nn.Module):
+    """Deformable 2x2 convolution of stride 2, batch norm, GELU; ``[B, H, W, C]`` -> half the size, rounded down.
+
+    Taps move by what ``conv_offset`` says, row and column of each, and are read bilinearly, zero outside of the map.
+    """
+
+    def __init__(self, in_dim: int, dim: int, device=None, dtype=None):
+        super().__init__()
         dd = dict(device=device, dtype=dtype)
-        self.conv = nn.Conv2d(in_dim, dim, 2, stride=2, **dd)
+        self.conv = DeformableConv(in_dim, dim, **dd)
         self.conv_offset = nn.Conv2d(in_dim, 2 * 2 * 2, 2, stride=2, **dd)
         self.norm = nn.BatchNorm2d(dim, **dd)
         nn.init.zeros_(self.conv_offset.weight)
@@ -78,12 +97,12 @@ class DeformableMerging(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         offset = self.conv_offset(to_nchw(x))
+        plain = can_overwrite_inputs() and x.device.type == 'cpu' and not self.norm.training
+        if not plain or not can_fuse(self.conv, self.norm):
+            return F.gelu(batch_norm(self.norm, contiguous_for_export(to_nhwc(self.conv(to_nchw(x), offset)))))
+        # inference on a CPU: torchvision reads channel by channel, which takes twice as long as all of this
         out_dtype, dtype = offset.dtype, torch.promote_types(x.dtype, torch.float32)
         x, offset, weight, bias = (t.to(dtype) for t in (x, offset, self.conv.weight, self.conv.bias))
-        if not can_overwrite_inputs() or x.device.type != 'cpu' or self.norm.training:
-            y = deform_conv2d(to_nchw(x), offset, weight, bias, stride=2)
-            return F.gelu(batch_norm(self.norm, contiguous_for_export(to_nhwc(y.to(out_dtype)))))
-        # inference on a CPU: torchvision reads channel by channel, which takes twice as long as all of this
         scale, shift = (t.to(dtype) for t in scale_and_shift(self.norm))
         weight = weight.permute(0, 2, 3, 1).flatten(1) * scale[:, None]
         with torch.autocast('cpu', enabled=False):
@@ -136,7 +155,7 @@ class LITv2(Backbone):
     """
 
     def __init__(
-            self, mixer: MixerFactory = HiLoAttention.from_context, img_size: int | Sequence[int] = 224,
+            self, mixer: MixerFactory = MIXERS, img_size: int | Sequence[int] = 224,
             embed_dim: int = 96, depths: Sequence[int] = (2, 2, 6, 2), num_heads: Sequence[int] = (3, 6, 12, 24),
             window_sizes: Sequence[int | None] = (None, None, 2, 1), feature_norms: bool = False,
             drop_path_rate: float = 0., in_chans: int = 3, device=None, dtype=None, **backbone: Any):
@@ -156,9 +175,12 @@ class LITv2(Backbone):
             PatchConv(in_chans, embed_dim, 4, 4, pad_to_stride=True, **dd), stages, dims, strides=(4, 8, 16, 32),
             in_chans=in_chans, norm=nn.LayerNorm(dims[-1], **dd), feature_norms=norms if feature_norms else None, **dd,
             **backbone)
+
+    def init_layers(self, linear_init: str, conv_init: str) -> None:
+        super().init_layers(linear_init, conv_init)
         for module in self.stages.modules():  # the other convolutions are initialised as torch does it
-            if isinstance(module, DepthwiseConv2d):
-                init_weights(module, 'fan_out')
+            if isinstance(module, Conv2dNHWC):
+                init_layer(module, conv_init='fan_out')
 
     def grids(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
         height, width = (ceil_div(side, 4) for side in img_size)
@@ -176,7 +198,7 @@ CFG = dict(
 def small(alpha: float) -> Variant:
     """Small with another share of Lo-Fi heads: figure 4 of the paper."""
     return Variant(
-        f'litv2_s_alpha{10 * alpha:02.0f}', dict(mixer=functools.partial(HiLoAttention.from_context, alpha=alpha)),
+        f'litv2_s_alpha{10 * alpha:02.0f}', dict(mixers=MixerTable(MIXERS.mixers, dict(alpha=alpha))),
         drop_path=0.2, linear=False)
 
 
@@ -213,4 +235,4 @@ def litv2_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     return rename(state, RULES)
 
 
-register_family(__name__, LITv2, HiLoAttention.from_context, VARIANTS, litv2_keys, CFG)
+register_family(__name__, LITv2, MIXERS, VARIANTS, litv2_keys, CFG)

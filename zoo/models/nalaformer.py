@@ -12,10 +12,8 @@ pixels. Rotary positions turn the numerator only. Linear layers keep torch's ini
 0.65 GMACs where the README says 8 M and 1.0. ``--drop-path`` of the training script has no effect: the rates below are
 those of the model functions.
 """
-import functools
 from typing import Any
 
-from ..blocks.mixers import NormAwareLinearAttention, RotaryAttention, leading
 from ..hosts import Pyramid
 from ..hosts.pyramid import SIZES
 from ..registry import Variant, register_family
@@ -24,8 +22,7 @@ from ..weights.pyramid import pyramid_keys
 __all__ = []  # the entrypoints: filled by the registration
 
 # linear attention in stages 1 and 2, softmax in the same frame after
-MIXER = functools.partial(
-    leading, first=NormAwareLinearAttention.from_context, other=RotaryAttention.from_context, blocks=(None, None, 0, 0))
+MIXERS = 'norm_aware', 'norm_aware', 'rope_softmax', 'rope_softmax'
 
 CFG = dict(
     first_conv='stem.0.conv', classifier='head.fc',
@@ -48,4 +45,4 @@ VARIANTS = (
     _variant('nalaformer_l', SIZES['l'], 0.55),
 )
 
-register_family(__name__, Pyramid, MIXER, VARIANTS, pyramid_keys, CFG)
+register_family(__name__, Pyramid, MIXERS, VARIANTS, pyramid_keys, CFG)

@@ -19,7 +19,6 @@ norms each stage's map::
 
     timm.create_model('patnet_s', features_only=True, feature_norms=True, embed_dim=128, depths=(1, 2, 13, 2))
 """
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,9 +27,9 @@ from timm.layers import DropPath, SelectAdaptivePool2d, calculate_drop_path_rate
 from torch import Tensor, nn
 
 from ..backbone import Backbone, Stage, to_pair
-from ..blocks.mixers import BlockContext, MixerFactory, PartialChannelAttention, PartialSelfAttention
+from ..blocks.fusion import can_fuse, in_chunks
+from ..blocks.mixers import BlockContext, MixerFactory, MixerTable
 from ..blocks.mixers.partial import PartialSpatialAttention, cpu_inference
-from ..blocks.mlp import in_chunks
 from ..blocks.norm import BatchNormNHWC, batch_norm, scale_and_shift
 from ..blocks.patch import Conv2dNorm
 from ..registry import Variant, register_family
@@ -39,18 +38,11 @@ from ..weights.convert import rename
 
 __all__ = []  # the entrypoints: filled by the registration
 
+MIXERS = MixerTable(('partial', 'partial', 'partial', 'partial_attention'))
 HEADS = 4
 CHUNK_BYTES = 2 ** 20  # of hidden activations: what a block has at a time then lies in memory that it had before
 HIDDEN = 1280  # channels between pooling and classifier
 ACTIVATIONS = dict(gelu=nn.GELU, relu=nn.ReLU)
-
-
-def patnet_mixer(ctx: BlockContext, num_heads: int = HEADS, device=None, dtype=None) -> nn.Module:
-    """PAT_ch in the first three stages, PAT_sf in the last."""
-    dd = dict(device=device, dtype=dtype)
-    if ctx.stage < 3:
-        return PartialChannelAttention.from_context(ctx, **dd)
-    return PartialSelfAttention.from_context(ctx, num_heads, **dd)
 
 
 class PATBlock(nn.Module):
@@ -82,9 +74,7 @@ class PATBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training:  # the statistics are those of the batch
-            return self._maps(x)
-        return in_chunks(self._maps, x, self.fc1.out_features * x.shape[1] * x.shape[2], chunk_bytes=CHUNK_BYTES)
+        return in_chunks(self, self._maps, x, 2 * x.shape[1:].numel(), chunk_bytes=CHUNK_BYTES)
 
     def _maps(self, x: Tensor) -> Tensor:
         y = self.mixer(x)
@@ -93,7 +83,7 @@ class PATBlock(nn.Module):
         return x + self.drop_path(self.spatial(self.fc2(self.act(self._expand(y)))))
 
     def _expand(self, x: Tensor) -> Tensor:
-        if not cpu_inference(x) or self.norm.training:
+        if not cpu_inference(x) or self.norm.training or not can_fuse(self.fc1, self.norm):
             return batch_norm(self.norm, self.fc1(x))
         scale, shift = scale_and_shift(self.norm)
         return F.linear(x, self.fc1.weight * scale[:, None], shift)
@@ -154,7 +144,7 @@ class PATNet(Backbone):
     """
 
     def __init__(
-            self, mixer: MixerFactory = patnet_mixer, img_size: int | Sequence[int] = 224, embed_dim: int = 32,
+            self, mixer: MixerFactory = MIXERS, img_size: int | Sequence[int] = 224, embed_dim: int = 32,
             depths: Sequence[int] = (1, 2, 8, 2), activation: str = 'gelu', spatial: bool = False,
             feature_norms: bool = False, drop_path_rate: float = 0., in_chans: int = 3, device=None, dtype=None,
             **backbone: Any):
@@ -206,7 +196,7 @@ SIZES = dict(  # constructor arguments, stochastic depth
     m=(dict(embed_dim=128, depths=(2, 3, 16, 4), activation='relu'), 0.2),
     l=(dict(embed_dim=160, depths=(2, 3, 20, 4), activation='relu'), 0.3),
 )
-FORMS = dict(sp=dict(spatial=True), sp_h6=dict(spatial=True, mixer=functools.partial(patnet_mixer, num_heads=6)))
+FORMS = dict(sp=dict(spatial=True), sp_h6=dict(spatial=True, mixers=MixerTable(MIXERS.mixers, dict(num_heads=6))))
 
 
 def _variant(name: str) -> Variant:
@@ -261,4 +251,4 @@ def patnet_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]
     return state
 
 
-register_family(__name__, PATNet, patnet_mixer, VARIANTS, patnet_keys, CFG)
+register_family(__name__, PATNet, MIXERS, VARIANTS, patnet_keys, CFG)

@@ -14,9 +14,6 @@ the projection and norms each stage's map::
 
     timm.create_model('ravlt_t', features_only=True, feature_norms=True)
 """
-import functools
-
-from ..blocks.mixers import RankAugmentedLinearAttention, RotaryAttention, leading
 from ..hosts import Pyramid
 from ..hosts.pyramid import SIZES
 from ..registry import Variant, register_family
@@ -25,9 +22,7 @@ from ..weights.pyramid import pyramid_keys
 __all__ = []  # the entrypoints: filled by the registration
 
 # linear attention in stages 1 and 2, softmax in the same frame after
-MIXER = functools.partial(
-    leading, first=RankAugmentedLinearAttention.from_context, other=RotaryAttention.from_context,
-    blocks=(None, None, 0, 0))
+MIXERS = 'rala', 'rala', 'rope_softmax', 'rope_softmax'
 
 CFG = dict(
     first_conv='stem.0.conv', classifier='head.fc',
@@ -42,4 +37,4 @@ VARIANTS = (
     Variant('ravlt_l', SIZES['l'], drop_path=0.55, linear=False),
 )
 
-register_family(__name__, Pyramid, MIXER, VARIANTS, pyramid_keys, CFG)
+register_family(__name__, Pyramid, MIXERS, VARIANTS, pyramid_keys, CFG)

@@ -14,7 +14,6 @@ Departures of the released code from the paper: every configuration of Large and
 
 The weights of the repository's release v1.0.0 are those of the tags below.
 """
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,12 +22,12 @@ import torch.nn.functional as F
 from timm.layers import calculate_drop_path_rates
 from torch import Tensor, nn
 
-from zoo_kernels import depthwise_conv
-
 from ..backbone import Backbone, Stage, pyramid_grids, to_pair
+from ..blocks.conv import fused_epilogue
+from ..blocks.fusion import can_fuse, in_chunks
 from ..blocks.layout import ceil_div
-from ..blocks.mixers import BlockContext, MixerFactory, ScaleAwareModulation, SoftmaxAttention
-from ..blocks.mlp import ConvMlp, in_chunks
+from ..blocks.mixers import BlockContext, MixerFactory, MixerTable
+from ..blocks.mlp import ConvMlp
 from ..blocks.patch import Conv2dNorm, PatchConv
 from ..blocks.transformer import TransformerBlock, build_blocks
 from ..registry import Variant, register_family
@@ -37,11 +36,7 @@ from ..weights.convert import concatenate, rename
 __all__ = []  # the entrypoints: filled by the registration
 
 
-def smt_mixer(ctx: BlockContext, **dd: Any) -> nn.Module:
-    """Modulation in stages 1 and 2 and in even blocks of stage 3, softmax attention after."""
-    if ctx.stage < 2 or (ctx.stage == 2 and ctx.index % 2 == 0):
-        return ScaleAwareModulation.from_context(ctx, **dd)
-    return SoftmaxAttention.from_context(ctx, **dd)
+MIXERS = MixerTable(('scale_aware', 'scale_aware', ('scale_aware', 'softmax'), 'softmax'))
 
 
 class SMTStem(nn.Module):
@@ -50,13 +45,12 @@ class SMTStem(nn.Module):
     def __init__(self, in_chans: int, dim: int, kernel_size: int, device=None, dtype=None):
         super().__init__()
         dd = dict(device=device, dtype=dtype)
+        self.dim = dim
         self.conv1 = Conv2dNorm(in_chans, dim, 2, kernel_size=kernel_size, bias=False, **dd)
         self.conv2 = PatchConv(dim, dim, 2, 2, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training:  # the statistics are those of the batch
-            return self._maps(x)
-        return in_chunks(self._maps, x, self.conv1.conv.out_channels * x.shape[1] * x.shape[2] // 4)
+        return in_chunks(self, self._maps, x, self.dim * x.shape[1] * x.shape[2] // 4)
 
     def _maps(self, x: Tensor) -> Tensor:
         return self.conv2(F.relu(self.conv1(x)))
@@ -66,9 +60,11 @@ class LocalMlp(ConvMlp):
     """Expand, add a depthwise 3x3 of that, GELU, project; on ``[B, H, W, C]`` maps."""
 
     def _maps(self, x: Tensor) -> Tensor:
-        weight, bias = self.dwconv.kernel()
-        centre = F.pad(weight.new_ones(1, 1, 1, 1), (1, 1, 1, 1))  # what is added is a convolution too: one pass
-        return self.fc2(depthwise_conv(self.fc1(x), weight + centre, bias, activation='gelu'))
+        x, conv = self.fc1(x), self.dwconv
+        if not can_fuse(conv):
+            return self.fc2(F.gelu(x + conv(x)))
+        centre = F.pad(conv.weight.new_ones(1, 1, 1, 1), (1, 1, 1, 1))  # what is added is a convolution too: one pass
+        return self.fc2(fused_epilogue(x, conv.weight + centre, conv.bias, activation='gelu'))
 
 
 class ScaledBlock(TransformerBlock):
@@ -82,7 +78,7 @@ class ScaledBlock(TransformerBlock):
         self.gamma2 = nn.Parameter(torch.full((dim,), 1e-4, device=device, dtype=dtype))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = torch.addcmul(x, self.gamma1, self.drop_path1(self.mixer(self.norm1(x))))
+        x = torch.addcmul(x, self.gamma1, self.drop_path1(self.mix(self.norm1(x), x)))
         return torch.addcmul(x, self.gamma2, self.drop_path2(self.mlp(self.norm2(x))))
 
 
@@ -105,7 +101,7 @@ class SMT(Backbone):
     """
 
     def __init__(
-            self, mixer: MixerFactory = smt_mixer, img_size: int | Sequence[int] = 224,
+            self, mixer: MixerFactory = MIXERS, img_size: int | Sequence[int] = 224,
             dims: Sequence[int] = (64, 128, 256, 512), depths: Sequence[int] = (2, 2, 8, 1),
             num_heads: Sequence[int] = (2, 4, 8, 16), mlp_ratios: Sequence[int] = (4, 4, 4, 2), stem_kernel: int = 3,
             layer_scale: bool = False, drop_path_rate: float = 0., in_chans: int = 3, device=None, dtype=None,
@@ -123,9 +119,6 @@ class SMT(Backbone):
         super().__init__(
             SMTStem(in_chans, dims[0], stem_kernel, **dd), stages, dims, strides=(4, 8, 16, 32), in_chans=in_chans,
             conv_init='fan_out', **dd, **backbone)
-        for module in self.stages.modules():
-            if isinstance(module, ScaleAwareModulation):  # a 1x1 convolution in the reference
-                nn.init.normal_(module.fc.weight, std=math.sqrt(2 / module.fc.out_features))
 
     def grids(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
         return pyramid_grids((ceil_div(img_size[0], 2) // 2, ceil_div(img_size[1], 2) // 2), 4)
@@ -188,4 +181,4 @@ def _by_run(x: Tensor, runs: int = 8) -> Tensor:
     return x.unflatten(-1, (-1, runs)).mT.flatten(-2).contiguous()
 
 
-register_family(__name__, SMT, smt_mixer, VARIANTS, smt_keys, CFG)
+register_family(__name__, SMT, MIXERS, VARIANTS, smt_keys, CFG)

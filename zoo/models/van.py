@@ -37,6 +37,8 @@ from ..weights.convert import rename
 
 __all__ = []  # the entrypoints: filled by the registration
 
+MIXERS = 'large_kernel', 'large_kernel', 'large_kernel', 'large_kernel'
+
 
 class VANBlock(nn.Module):
     """``x + gamma1 mixer(norm1(x))``, then ``x + gamma2 mlp(norm2(x))`` with batch norms, on ``[B, H, W, C]`` maps.
@@ -98,9 +100,12 @@ class VAN(Backbone):
         super().__init__(
             Conv2dNorm(in_chans, dims[0], 4, kernel_size=7, **dd), stages, dims, strides=(4, 8, 16, 32),
             in_chans=in_chans, conv_init='fan_out', **dd, **backbone)
-        for module in self.stages.modules():  # 1x1 convolutions in the reference
-            if isinstance(module, (LargeKernelAttention, ConvMlp)):
-                for layer in filter(lambda child: isinstance(child, nn.Linear), module.children()):
+
+    def init_layers(self, linear_init: str, conv_init: str) -> None:
+        super().init_layers(linear_init, conv_init)
+        for module in self.stages.modules():
+            if isinstance(module, ConvMlp):  # 1x1 convolutions in the reference
+                for layer in (module.fc1, module.fc2):
                     nn.init.normal_(layer.weight, std=math.sqrt(2 / layer.out_features))
 
     def grids(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
@@ -151,4 +156,4 @@ def van_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
         for key, value in rename(state, RULES).items()}
 
 
-register_family(__name__, VAN, LargeKernelAttention.from_context, VARIANTS, van_keys, CFG)
+register_family(__name__, VAN, MIXERS, VARIANTS, van_keys, CFG)

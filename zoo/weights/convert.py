@@ -45,10 +45,11 @@ def fit_state_dict(state: dict[str, Tensor], model: nn.Module, key_map: KeyMap |
     else:
         state = dict(state)
     for name, module in model.named_modules():
-        if hasattr(module, 'resample'):
-            for key, _ in module.named_parameters(prefix=name):
+        if hasattr(module, 'resample_table'):
+            for own, _ in module.named_parameters(recurse=False):
+                key = f'{name}.{own}'
                 if key in state:
-                    state[key] = module.resample(state[key])
+                    state[key] = module.resample_table(own, state[key])
     if new and not new & set(state):
         state = {key: value for key, value in state.items() if key[:5] != 'norm.'} | {key: target[key] for key in new}
     if not model.num_classes:  # a head without classifier has fewer parts

@@ -1,7 +1,8 @@
 """Agent attention as two calls of torch's own attention; the second is written out where that is faster."""
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from ..sdpa import scaled_dot_product_attention
 
 FEW = 16  # agents, below which torch's attention on a CPU loses time on its short rows of weights
 
@@ -19,7 +20,7 @@ def agent_attention(
 def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float | None) -> Tensor:
     # a bias of the dtype of q, [1, H, N, M], is broadcast over the batch inside of the attention
     bias = None if bias is None else bias.to(q.dtype)[None]
-    return F.scaled_dot_product_attention(q, k, v, bias, scale=scale)
+    return scaled_dot_product_attention(q, k, v, bias, scale=scale)
 
 
 def _are_few(q: Tensor, agents: Tensor) -> bool:

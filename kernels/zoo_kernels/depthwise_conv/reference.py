@@ -37,7 +37,7 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int = 1)
     y = F.conv2d(
         x.permute(0, 3, 1, 2), weight, bias, padding=dilation * (weight.shape[-1] // 2), dilation=dilation,
         groups=weight.shape[0])
-    return y.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
+    return y.permute(0, 2, 3, 1).contiguous()
 
 
 def _convolve_phases(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:

@@ -1,11 +1,11 @@
 """Routed attention in decomposed torch: the definition, the CPU and export path, and the oracle of the kernels."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..dispatch import can_overwrite_inputs
 from ..linear_attention.reference import statistics_dtype
+from ..sdpa import scaled_dot_product_attention
 
 
 def _autocast_off(x: Tensor) -> torch.autocast:
@@ -70,7 +70,7 @@ def _by_head(
     for head in range(q.shape[3]):
         qr, kr, vr = (_partition(x[:, :, :, head:head + 1].to(dtype), regions).squeeze(0) for x in (q, k, v))
         kr, vr = (x.index_select(0, chosen).unflatten(0, (len(qr), topk)).flatten(1, 2) for x in (kr, vr))
-        y = F.scaled_dot_product_attention(qr[:, None], kr[:, None], vr[:, None], scale=scale)
+        y = scaled_dot_product_attention(qr[:, None], kr[:, None], vr[:, None], scale=scale)
         parts[head].copy_(y.reshape(parts.shape[1:]))
     return out
 

@@ -17,6 +17,7 @@ from .efficient import EfficientAttention
 from .ela import ELA
 from .emca import EMCA
 from .fca import FCA
+from .gate import Gate, init_gates, undecayed_by_gates
 from .gate_context import GateContext, GateFactory
 from .gaussian import GaussianAttention, GaussianBlock
 from .insert import Where, insert_gates
@@ -78,7 +79,7 @@ def add_gates(model: nn.Module, gate: str | GateFactory, where: Where = None, **
 
 
 __all__ = [
-    'BAM', 'CBAM', 'ECA', 'ELA', 'EMCA', 'FCA', 'GATES', 'EfficientAttention', 'GateFactory', 'GateContext',
+    'BAM', 'CBAM', 'ECA', 'ELA', 'EMCA', 'FCA', 'GATES', 'EfficientAttention', 'Gate', 'GateFactory', 'GateContext',
     'GaussianAttention', 'GaussianBlock', 'MSAConv', 'TripletAttention', 'ULSAM', 'Where', 'add_gates', 'gate_factory',
-    'insert_gates',
+    'init_gates', 'insert_gates', 'undecayed_by_gates',
 ]

@@ -2,10 +2,10 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .gate_context import GateContext
+from .gate import Gate
 
 
-class BAM(nn.Module):
+class BAM(Gate):
     """``x * (1 + sigmoid(channels(mean x) * places(x)))``, once between two stages.
 
     ``channels`` is an MLP with batch norm, ``places`` a 1x1 convolution, two 3x3 with gaps of 4 and a 1x1 to one
@@ -36,11 +36,6 @@ class BAM(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode='fan_out')
             if isinstance(module, (nn.Conv2d, nn.Linear)):
                 nn.init.zeros_(module.bias)
-
-    @classmethod
-    def from_context(cls, ctx: GateContext, device=None, dtype=None) -> 'BAM':
-        """Build for a host."""
-        return cls(ctx.channels, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, H, W]`` -> the same."""

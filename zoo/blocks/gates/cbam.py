@@ -3,11 +3,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .gate_context import GateContext
+from ..fusion import can_fuse
+from .gate import Gate
 from .layout_ops import multiply
 
 
-class CBAM(nn.Module):
+class CBAM(Gate):
     """``y = x * sigmoid(mlp(mean x) + mlp(max x))``, then ``y * sigmoid(norm(conv7([max_c y, mean_c y])))``.
 
     The norm of the second gate has a momentum of 0.01 and starts with a weight of zero, so all places begin at 1 / 2.
@@ -31,15 +32,14 @@ class CBAM(nn.Module):
         nn.init.zeros_(self.fc1.bias)
         nn.init.zeros_(self.fc2.bias)
 
-    @classmethod
-    def from_context(cls, ctx: GateContext, device=None, dtype=None) -> 'CBAM':
-        """Build for a block of a host."""
-        return cls(ctx.channels, device=device, dtype=dtype)
-
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, H, W]`` -> the same."""
         pooled = torch.stack([x.mean((2, 3)), x.amax((2, 3))])
-        hidden = F.relu(self.fc1(pooled)).sum(0)
-        x = x * (F.linear(hidden, self.fc2.weight) + 2 * self.fc2.bias).sigmoid()[:, :, None, None]
+        hidden = F.relu(self.fc1(pooled))
+        if can_fuse(self.fc2):  # half of the work
+            logits = F.linear(hidden.sum(0), self.fc2.weight) + 2 * self.fc2.bias
+        else:
+            logits = self.fc2(hidden).sum(0)
+        x = x * logits.sigmoid()[:, :, None, None]
         places = torch.cat([x.amax(1, keepdim=True), x.mean(1, keepdim=True)], dim=1)
         return multiply(x, self.norm(self.conv(places)).sigmoid())

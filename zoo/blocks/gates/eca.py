@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from .gate import Gate
 from .gate_context import GateContext, GateFactory
 
 
@@ -14,7 +15,7 @@ def adaptive_size(channels: int, gamma: int = 2, beta: int = 1) -> int:
     return size if size % 2 else size + 1
 
 
-class ECA(nn.Module):
+class ECA(Gate):
     """``x * sigmoid(conv1d(mean x))``, a convolution along the channels; zeros behind the first and the last.
 
     Args:
@@ -28,11 +29,6 @@ class ECA(nn.Module):
         super().__init__()
         size = adaptive_size(channels) if kernel_size is None else kernel_size
         self.conv = nn.Conv1d(1, 1, size, padding=size // 2, bias=False, device=device, dtype=dtype)
-
-    @classmethod
-    def from_context(cls, ctx: GateContext, device=None, dtype=None, **options) -> 'ECA':
-        """Build for a block of a host."""
-        return cls(ctx.channels, **options, device=device, dtype=dtype)
 
     @classmethod
     def with_sizes(cls, sizes: Sequence[int]) -> GateFactory:

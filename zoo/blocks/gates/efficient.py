@@ -3,10 +3,10 @@ from torch import Tensor, nn
 
 from ...utils.errors import ZooError
 from ..layout import to_nchw, to_nhwc
-from .gate_context import GateContext
+from .gate import Gate
 
 
-class EfficientAttention(nn.Module):
+class EfficientAttention(Gate):
     """``x + out(softmax over channels(q) (softmax over places(k)^T v))`` per head, projections with biases, no scale.
 
     Args:
@@ -30,11 +30,6 @@ class EfficientAttention(nn.Module):
         self.widths = keys, keys, values
         self.qkv = nn.Linear(channels, sum(self.widths), **dd)
         self.proj = nn.Linear(values, channels, **dd)
-
-    @classmethod
-    def from_context(cls, ctx: GateContext, device=None, dtype=None, **options) -> 'EfficientAttention':
-        """Build for a block of a host."""
-        return cls(ctx.channels, **options, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, H, W]`` -> the same."""

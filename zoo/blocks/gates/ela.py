@@ -2,14 +2,14 @@
 from torch import Tensor, nn
 
 from ...utils.errors import ZooError
-from .gate_context import GateContext
+from .gate import Gate
 from .layout_ops import multiply, reduce_axis
 
 # size of the convolution's kernel, channels of its groups, groups of the norm
 VARIANTS = dict(tiny=(5, 1, 32), base=(7, 1, 16), small=(5, 8, 16), large=(7, 8, 16))
 
 
-class ELA(nn.Module):
+class ELA(Gate):
     """``x * a(mean over columns) * a(mean over rows)`` with ``a = sigmoid(group norm(conv1d))``, the same for both.
 
     There is no code of the authors: this is what the many copies of one community version agree on.
@@ -35,11 +35,6 @@ class ELA(nn.Module):
         self.conv = nn.Conv1d(
             channels, channels, size, padding=size // 2, groups=channels // width, bias=False, **dd)
         self.norm = nn.GroupNorm(groups, channels, **dd)
-
-    @classmethod
-    def from_context(cls, ctx: GateContext, device=None, dtype=None, **options) -> 'ELA':
-        """Build for a block of a host."""
-        return cls(ctx.channels, **options, device=device, dtype=dtype)
 
     def _gate(self, means: Tensor) -> Tensor:
         return self.norm(self.conv(means)).sigmoid()

@@ -7,9 +7,10 @@ from torch import Tensor, nn
 
 from ...utils.errors import ZooError
 from .eca import adaptive_size
+from .gate import Gate
 
 
-class EMCA(nn.Module):
+class EMCA(Gate):
     """``x * (1 + s)``: s from the means of the channels of x and, fused with them, of earlier maps.
 
     Without earlier maps ``s = sigmoid(conv(mean x))``, a convolution along the channels as in ECA. With S of them the
@@ -34,26 +35,27 @@ class EMCA(nn.Module):
             self.recalled = nn.Conv1d(1, 1, size, padding=size // 2, bias=False, **dd)
             self.fuse_out = nn.Conv1d(1, 1, 2, stride=2, bias=False, **dd)
 
-    def forward(self, x: Tensor, earlier: Sequence[Tensor] = ()) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, mean: Tensor | None = None, earlier: Sequence[Tensor] = ()) -> Tensor:
         """Gate a map.
 
         Args:
             x: ``[B, C, H, W]``.
+            mean: ``[B, C]``, means of the channels of x; computed if not given.
             earlier: S means ``[B, C']`` of earlier maps, C' a divisor of C.
 
         Returns:
-            The gated map, and the means ``[B, C]`` of the channels of x, for later gates.
+            ``[B, C, H, W]``.
 
         Raises:
             ZooError: not S earlier maps.
         """
         if len(earlier) != self.sources:
             raise ZooError(f'{len(earlier)} earlier maps; this gate was built for {self.sources}')
-        mean = x.mean((2, 3))
+        mean = x.mean((2, 3)) if mean is None else mean
         gate = self.local(mean[:, None]).sigmoid()
         if self.sources:
             tiled = [t.repeat(1, x.shape[1] // t.shape[1]) for t in (*earlier, mean)]
             recalled = F.relu(self.fuse_in(torch.stack(tiled, dim=2).flatten(1)[:, None]))
             recalled = self.recalled(recalled).sigmoid()
             gate = self.fuse_out(torch.stack([gate, recalled], dim=3).flatten(2)).sigmoid()
-        return x * (1 + gate[:, 0, :, None, None]), mean
+        return x * (1 + gate[:, 0, :, None, None])

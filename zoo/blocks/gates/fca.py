@@ -11,6 +11,7 @@ from ...utils.errors import ZooError
 from ..layout import exporting
 from ..resize import adaptive_pool_matrix
 from ..tables import cached_table
+from .gate import Gate
 from .gate_context import GateContext
 
 GRID = 7  # places per side that frequencies are counted on
@@ -44,7 +45,7 @@ def basis(side: int, height: int, width: int, dtype: torch.dtype, device: torch.
     return rows.t() @ (table @ columns)
 
 
-class FCA(nn.Module):
+class FCA(Gate):
     """``x * sigmoid(fc2(relu(fc1(z))))``: z are the channels' coefficients of cosines, 16 groups with one each.
 
     Args:

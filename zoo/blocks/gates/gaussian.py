@@ -5,10 +5,11 @@ import torch
 from torch import Tensor, nn
 
 from ...utils.errors import ZooError
+from .gate import Gate
 from .gate_context import GateContext
 
 
-class GaussianAttention(nn.Module):
+class GaussianAttention(Gate):
     """``x * w / sum w`` with ``w`` a product of Gaussians of x, along one direction; heads split that direction.
 
     Gaussian i of a head has the mean of the head's slice plus an offset, and the slice's standard deviation times a

@@ -3,14 +3,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zoo_kernels.dispatch import can_overwrite_inputs
+from zoo_kernels.dispatch import can_overwrite_inputs, transforming
 
 from ..layout import exporting, to_nhwc
 
 
 def reduce_axis(reduce: str, x: Tensor, dim: int) -> Tensor:
     """Mean or maximum (``'mean'``, ``'amax'``) over the rows (dim 2) or columns (dim 3): ``[B, C, H or W]``."""
-    if not exporting() and x.is_contiguous(memory_format=torch.channels_last):
+    if not exporting() and not transforming() and x.is_contiguous(memory_format=torch.channels_last):
         # what torch hands out for such a map is laid out otherwise, which takes it ten times as long
         return getattr(to_nhwc(x), reduce)(dim - 1).transpose(1, 2)
     return getattr(x, reduce)(dim)

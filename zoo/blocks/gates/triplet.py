@@ -4,6 +4,7 @@ import functools
 import torch
 from torch import Tensor, nn
 
+from .gate import Gate
 from .gate_context import GateContext, GateFactory
 from .layout_ops import reduce_axis
 
@@ -27,7 +28,7 @@ class PlaneGate(nn.Module):
         return self.norm(self.conv(torch.stack([greatest, mean], dim=1))).sigmoid()[:, 0]
 
 
-class TripletAttention(nn.Module):
+class TripletAttention(Gate):
     """``x`` times the mean of three gates, over channels and columns, rows and channels, rows and columns.
 
     Each gate sees the maximum and the mean over the third direction. The norm of the last gate starts with a weight of

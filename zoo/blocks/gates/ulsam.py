@@ -6,12 +6,13 @@ from torch import Tensor, nn
 from zoo_kernels.dispatch import can_overwrite_inputs
 
 from ...utils.errors import ZooError
+from ..fusion import can_fuse
 from ..norm import scale_and_shift
-from .gate_context import GateContext
+from .gate import Gate
 from .layout_ops import max_around
 
 
-class ULSAM(nn.Module):
+class ULSAM(Gate):
     """``x + x * softmax over places(relu(norm(w . maxpool3(relu(norm(s * x))))))``, each group of channels on its own.
 
     A group has a scale and an offset for each channel and one weight for each; the norms have a momentum of 0.9.
@@ -38,26 +39,30 @@ class ULSAM(nn.Module):
         self.point = nn.Conv2d(channels, groups, 1, groups=groups, **dd)
         self.point_norm = nn.BatchNorm2d(groups, momentum=0.9, **dd)
 
-    @classmethod
-    def from_context(cls, ctx: GateContext, device=None, dtype=None, **options) -> 'ULSAM':
-        """Build for a block of a host."""
-        return cls(ctx.channels, **options, device=device, dtype=dtype)
-
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, H, W]`` -> the same."""
-        y = max_around(F.relu(self._scale(x), inplace=can_overwrite_inputs()))
-        # one dense convolution, zeros between the groups: libraries take several times as long for a grouped one
-        weight = torch.block_diag(*self.point.weight.flatten(1).split(1))
-        y = F.relu(self.point_norm(F.conv2d(y, weight[..., None, None], self.point.bias)))
+        y = self._point(max_around(self._scale(x)))
+        y = F.relu(self.point_norm(y))
         weight = y.flatten(2).softmax(-1).view(y.shape).unsqueeze(2)
         return (x.unflatten(1, (self.groups, -1)) * (1 + weight)).flatten(1, 2)
 
+    def _point(self, x: Tensor) -> Tensor:
+        """The weighted sum of each group: ``[B, C, H, W]`` -> ``[B, groups, H, W]``."""
+        if not can_fuse(self.point):
+            return self.point(x)
+        # one dense convolution, zeros between the groups: libraries take several times as long for a grouped one
+        weight = torch.block_diag(*self.point.weight.flatten(1).split(1))
+        return F.conv2d(x, weight[..., None, None], self.point.bias)
+
     def _scale(self, x: Tensor) -> Tensor:
-        """Scale, offset and norm of each channel."""
+        """Scale, offset, norm and ReLU of each channel."""
+        if not can_fuse(self.scale, self.scale_norm):
+            return F.relu(self.scale_norm(self.scale(x)))
         weight, bias = self.scale.weight.flatten(), self.scale.bias
-        if not self.training:  # in one pass
+        training = self.scale_norm.training
+        if not training:  # in one pass
             scale, shift = scale_and_shift(self.scale_norm)
             weight, bias = weight * scale, torch.addcmul(shift, bias, scale)
         weight, bias = (t.to(x.dtype)[:, None, None] for t in (weight, bias))
         y = torch.addcmul(bias, x, weight)
-        return self.scale_norm(y) if self.training else y
+        return F.relu(self.scale_norm(y)) if training else F.relu(y, inplace=can_overwrite_inputs())

@@ -8,17 +8,20 @@ from torch import Tensor, nn
 
 from zoo_kernels import agent_attention
 
-from ..depthwise import DepthwiseConv2d
+from ..conv import depthwise_conv2d
 from ..layout import contiguous_for_export, exporting
 from ..resize import adaptive_pool_matrix, pool_map
 from .block_context import BlockContext
-from .sequence import GlobalMixer, add_local
+from .registry import register_mixer
+from .sequence import add_local
+from .token_mixer import TokenMixer
 
 SQUARE = 7  # side of the coarse bias maps, at every image size
 STORED = (3, 4, 7, 7)  # side of the grid of agents in stages of stride 4, 8, 16, 32: 9, 16, 49 and 49 agents
 
 
-class AgentAttention(GlobalMixer):
+@register_mixer('agent')
+class AgentAttention(TokenMixer):
     """Attention through a few agents, which are the queries pooled over a grid; linear in the number of tokens.
 
     ``out = proj(softmax(q a^T / sqrt(d) + query_bias) softmax(a k^T / sqrt(d) + agent_bias) v + dwc(v))`` per head,
@@ -52,7 +55,7 @@ class AgentAttention(GlobalMixer):
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias, **dd)
         self.agent_bias = AgentBias(num_heads, stored, grid, num_prefix_tokens, **dd)
         self.query_bias = AgentBias(num_heads, stored, grid, num_prefix_tokens, **dd)
-        self.dwc = DepthwiseConv2d(dim, 3, **dd)
+        self.dwc = depthwise_conv2d(dim, 3, **dd)
         self.proj = nn.Linear(dim, dim, **dd)
 
     @classmethod
@@ -69,7 +72,7 @@ class AgentAttention(GlobalMixer):
         if stored is None:
             stored = STORED[-1] if ctx.num_prefix_tokens else STORED  # a plain host has one stride, 16
         return cls(
-            ctx.dim, ctx.num_heads, ctx.grid, _of_stage(stored, ctx), _of_stage(agents, ctx), ctx.num_prefix_tokens,
+            ctx.dim, ctx.num_heads, ctx.grid, ctx.of_stage(stored), ctx.of_stage(agents), ctx.num_prefix_tokens,
             ctx.qkv_bias, device=device, dtype=dtype)
 
     def forward_tokens(self, x: Tensor, grid: tuple[int, int], num_prefix_tokens: int = 0) -> Tensor:
@@ -79,7 +82,7 @@ class AgentAttention(GlobalMixer):
         agent_bias = self.agent_bias(grid, self.agents)
         query_bias = contiguous_for_export(self.query_bias(grid, self.agents).transpose(1, 2))
         mixed = contiguous_for_export(agent_attention(*heads, agent_bias, query_bias)).flatten(2)
-        return self.proj(add_local(mixed, v, self.dwc.weight, self.dwc.bias, grid, num_prefix_tokens))
+        return self.proj(add_local(mixed, v, self.dwc, grid, num_prefix_tokens))
 
 
 class AgentBias(nn.Module):
@@ -151,17 +154,17 @@ class AxisBias(nn.Module):
             return self.weight
         return _resample(self.weight, length)
 
-    def resample(self, table: Tensor) -> Tensor:
+    def resample_table(self, name: str, table: Tensor) -> Tensor:
         """Bring a checkpoint's table ``[num_heads, agents, any length]`` to this module's length."""
         if table.shape == self.weight.shape or table.shape[:2] != self.weight.shape[:2]:
             return table
         return _resample(table, self.weight.shape[2])
 
     @torch.no_grad()
-    def set_grid(self, grid: tuple[int, int]) -> None:
+    def set_grid_size(self, grid_size: tuple[int, int]) -> None:
         """Store the table for another size of the map from now on."""
-        if grid[self.axis] != self.weight.shape[2]:
-            weight = _resample(self.weight, grid[self.axis])
+        if grid_size[self.axis] != self.weight.shape[2]:
+            weight = _resample(self.weight, grid_size[self.axis])
             self.weight = nn.Parameter(weight, requires_grad=self.weight.requires_grad)
 
 
@@ -185,8 +188,3 @@ def pool_to_grid(x: Tensor, side: int) -> Tensor:
 
 def _resample(table: Tensor, length: int) -> Tensor:
     return F.interpolate(table, size=length, mode='linear', align_corners=False)
-
-
-def _of_stage(value: int | Sequence[int] | None, ctx: BlockContext) -> int | None:
-    """An argument that is given for all stages or for each."""
-    return value if value is None or isinstance(value, int) else value[ctx.stage]

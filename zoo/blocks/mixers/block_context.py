@@ -1,6 +1,7 @@
 """What a host tells a mixer about its block."""
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -38,6 +39,10 @@ class BlockContext:
     num_prefix_tokens: int = 0
     gate_norm: bool = False
     context: int = 0
+
+    def of_stage(self, value: Any) -> Any:
+        """An argument that is given for all stages or, as a sequence, for each."""
+        return value[self.stage] if isinstance(value, Sequence) else value
 
 
 MixerFactory = Callable[..., nn.Module]  # factory(ctx, device=..., dtype=...) -> mixer

@@ -5,12 +5,14 @@ from torch import Tensor, nn
 from zoo_kernels import linear_attention
 
 from .block_context import BlockContext
-from .sequence import GlobalMixer
+from .registry import register_mixer
+from .token_mixer import TokenMixer
 
 FLOOR = 100.  # of a sum over all keys, whatever their number: it is felt more the smaller the map is
 
 
-class ClampedLinearAttention(GlobalMixer):
+@register_mixer('clamped')
+class ClampedLinearAttention(TokenMixer):
     """Linear attention of rectified queries and keys whose normaliser never falls below 100.
 
     ``out = proj(t relu(q) (relu(k)^T v) / max(relu(q) . sum relu(k), 100))`` with a learned temperature t per head,

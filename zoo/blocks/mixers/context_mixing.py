@@ -2,11 +2,14 @@
 import torch
 from torch import Tensor, nn
 
+from ..fusion import can_fuse
 from ..layout import exporting
 from ..neighborhood import NeighborhoodBias, neighborhood_sum
 from ..norm import batch_norm
 from ..resize import interpolate_map, pool_map
 from .block_context import BlockContext
+from .registry import register_mixer
+from .token_mixer import TokenMixer
 
 REGIONS = 7  # side of the grid of regions that keys are means of
 SMALL = 5  # side of the small kernels
@@ -24,14 +27,15 @@ class LinearNorm(nn.Module):
         return batch_norm(self.norm, self.fc(x))
 
 
-class ContextMixing(nn.Module):
+@register_mixer('context_mixing')
+class ContextMixing(TokenMixer):
     """Convolution with kernels that every pixel makes for itself from the whole map; linear in the number of tokens.
 
     The agreement of a pixel's query with the keys of 7 x 7 regions of a context, ``a = q K^T / sqrt(d)``, is mapped to
     two kernels by a linear layer that all heads share, ``softmax(W a + b + relative bias)``: 5 x 5 for one half of the
-    channels, k x k for the other. Kernels never leave the map (``blocks.neighborhood``). The linear layer is applied
-    to the keys, of which there are few, not to the agreements. A map smaller than k is interpolated to k and its result
-    pooled back.
+    channels, k x k for the other. Kernels never leave the map (``blocks.neighborhood``). Where nobody can see it, the
+    linear layer is applied to the keys, of which there are few, not to the agreements. A map smaller than k is
+    interpolated to k and its result pooled back.
 
     Args:
         dim: Channels C.
@@ -84,17 +88,34 @@ class ContextMixing(nn.Module):
         queries = self.query(guide[..., :dim]).flatten(1, 2).unflatten(-1, (heads, -1)).transpose(1, 2)
         context = guide[..., dim:] if self.needs_guide else guide
         keys = self.key(pool_map(context, (REGIONS, REGIONS))).flatten(1, 2)
-        taps = self.kernels.weight @ keys * (dim // heads) ** -0.5
-        taps = taps.unflatten(-1, (heads, -1)).permute(0, 2, 3, 1)  # [B, heads, D, small and large]
+        logits = self._logits(queries, keys * (dim // heads) ** -0.5, height, width)
         parts = []
-        for bias, start, stop, values in zip(
-                (self.small_bias, self.large_bias), (0, SMALL ** 2), (SMALL ** 2, taps.shape[-1]),
-                x.unflatten(-1, (2, heads, -1)).permute(3, 0, 4, 1, 2, 5)):
-            weights = queries @ taps[..., start:stop]
-            weights = weights + (bias(height, width) + self.kernels.bias[start:stop]).to(weights.dtype)
+        for weights, values, bias in zip(
+                logits, x.unflatten(-1, (2, heads, -1)).permute(3, 0, 4, 1, 2, 5), (self.small_bias, self.large_bias)):
             weights = weights.softmax(-1).to(values.dtype).unflatten(2, (height, width))
             parts.append(neighborhood_sum(weights, values, bias.window))
         return torch.stack(parts, dim=1).permute(0, 3, 4, 1, 2, 5).flatten(3)
+
+    def _logits(self, queries: Tensor, keys: Tensor, height: int, width: int) -> list[Tensor]:
+        """Of the small and the large kernels of each pixel, ``[B, heads, H * W, k * k]``.
+
+        Args:
+            queries: ``[B, heads, H * W, D]``.
+            keys: ``[B, regions, heads * D]``, scaled.
+            height: Of the map.
+            width: Of the map.
+        """
+        biases = [bias(height, width) for bias in (self.small_bias, self.large_bias)]
+        sizes = [bias.window ** 2 for bias in (self.small_bias, self.large_bias)]
+        heads = self.num_heads
+        if not can_fuse(self.kernels):
+            keys = keys.unflatten(-1, (heads, -1)).permute(0, 2, 3, 1)
+            logits = self.kernels(queries @ keys).split(sizes, -1)
+            return [x + bias.to(x.dtype) for x, bias in zip(logits, biases)]
+        taps = (self.kernels.weight @ keys).unflatten(-1, (heads, -1)).permute(0, 2, 3, 1)  # [B, heads, D, all kernels]
+        logits = [queries @ part for part in taps.split(sizes, -1)]
+        offsets = self.kernels.bias.split(sizes)
+        return [x + (bias + offset).to(x.dtype) for x, bias, offset in zip(logits, biases, offsets)]
 
 
 def _working_size(height: int, width: int, least: int) -> tuple[int, int] | None:

@@ -6,13 +6,17 @@ from torch import Tensor, nn
 
 from zoo_kernels import linear_attention
 
-from ..depthwise import DepthwiseConv2d
+from ..conv import depthwise_conv2d, fused_epilogue
+from ..fusion import can_fuse
 from ..position import PositionMap
 from .block_context import BlockContext
-from .sequence import GlobalMixer, add_local
+from .registry import register_mixer
+from .sequence import add_local
+from .token_mixer import TokenMixer
 
 
-class FocusedLinearAttention(GlobalMixer):
+@register_mixer('focused')
+class FocusedLinearAttention(TokenMixer):
     """Linear attention over the whole map with a focusing feature map and a depthwise convolution of the values.
 
     ``out = proj(phi(q) (phi(k + p)^T v) / (phi(q) . sum phi(k + p)) + dwc(v))``: ``phi`` sharpens the direction of
@@ -42,8 +46,8 @@ class FocusedLinearAttention(GlobalMixer):
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias, **dd)
         self.scale = nn.Parameter(torch.zeros(1, 1, dim, **dd))  # 3-d as the paper's, so that weight decay applies
         self.positional_encoding = PositionMap(grid, dim, mode='bicubic', **dd)
-        self.dwc = DepthwiseConv2d(dim // num_heads, kernel_size, heads=num_heads, **dd)
-        self.lepe = DepthwiseConv2d(dim, 3, **dd) if lepe else None
+        self.dwc = depthwise_conv2d(dim // num_heads, kernel_size, **dd)
+        self.lepe = depthwise_conv2d(dim, 3, **dd) if lepe else None
         self.proj = nn.Linear(dim, dim, **dd)
 
     @classmethod
@@ -51,9 +55,17 @@ class FocusedLinearAttention(GlobalMixer):
         """Build for a block of a host."""
         return cls(ctx.dim, ctx.num_heads, ctx.grid, ctx.qkv_bias, ctx.lepe, device=device, dtype=dtype)
 
+    def convolve(self, x: Tensor, residual: Tensor, gate: None = None) -> Tensor:
+        """``residual`` plus the depthwise convolution(s) of a map ``[B, H, W, C]`` of values."""
+        if can_fuse(*filter(None, (self.dwc, self.lepe))):
+            return fused_epilogue(x, *self.local_kernel(), residual=residual)
+        heads = x.unflatten(-1, (self.num_heads, -1)).permute(0, 3, 1, 2, 4)
+        y = self.dwc(heads.flatten(0, 1)).unflatten(0, heads.shape[:2]).permute(0, 2, 3, 1, 4).flatten(3)
+        return residual + (y if self.lepe is None else y + self.lepe(x))
+
     def local_kernel(self) -> tuple[Tensor, Tensor]:
-        """Weight and bias of the depthwise convolution(s) of the values."""
-        weight, bias = self.dwc.kernel()
+        """Weight ``[C, 1, k, k]`` and bias ``[C]`` of the depthwise convolution(s) of the values, as one."""
+        weight, bias = self.dwc.weight.repeat(self.num_heads, 1, 1, 1), self.dwc.bias.repeat(self.num_heads)
         if self.lepe is not None:  # a 3x3 is a 5x5 with a zero rim: one pass over the map instead of two
             rim = (weight.shape[-1] - 3) // 2
             weight = weight + F.pad(self.lepe.weight, (rim, rim, rim, rim))
@@ -70,4 +82,4 @@ class FocusedLinearAttention(GlobalMixer):
         scale = F.softplus(self.scale.to(torch.promote_types(self.scale.dtype, torch.float32))).flatten()
         heads = (t.unflatten(-1, (self.num_heads, -1)) for t in (q, k, v))
         mixed = linear_attention(*heads, feature='focus', focus_scale=scale, power=self.power)
-        return self.proj(add_local(mixed.flatten(2), v, *self.local_kernel(), grid, num_prefix_tokens))
+        return self.proj(add_local(mixed.flatten(2), v, self.convolve, grid, num_prefix_tokens))

@@ -3,14 +3,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo_kernels.sdpa import scaled_dot_product_attention
+
 from ...utils.errors import ZooError
 from ..layout import contiguous_for_export, crop_map, merge, pad_map, to_nchw, to_nhwc, window_count
 from .block_context import BlockContext
+from .registry import register_mixer
+from .token_mixer import TokenMixer
 
 WINDOW = 2  # the paper's
 
 
-class HiLoAttention(nn.Module):
+@register_mixer('hilo')
+class HiLoAttention(TokenMixer):
     """Some heads attend inside small windows (Hi-Fi), the others to the means of all windows (Lo-Fi).
 
     ``out = [proj_h(attend_window(q_h, k_h, v_h)), proj_l(attend(q_l, k_l(mean), v_l(mean)))]``, channels side by side.
@@ -74,7 +79,7 @@ class HiLoAttention(nn.Module):
         (rows, columns), side = counts, self.window
         qkv = self.high_qkv(x).reshape(-1, rows, side, columns, side, 3, self.high_dim // self.head_dim, self.head_dim)
         q, k, v = qkv.permute(5, 0, 1, 3, 6, 2, 4, 7).flatten(5, 6).flatten(1, 3).unbind(0)
-        y = F.scaled_dot_product_attention(q, k, v)
+        y = scaled_dot_product_attention(q, k, v)
         return merge(contiguous_for_export(y.transpose(1, 2)).view(-1, side, side, self.high_dim), counts, side)
 
     def _attend_to_means(self, x: Tensor, padded: Tensor) -> Tensor:
@@ -85,5 +90,5 @@ class HiLoAttention(nn.Module):
         q = self.low_q(x).flatten(1, 2).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
         kv = self.low_kv(source).flatten(1, 2).unflatten(-1, (2, -1, self.head_dim))
         k, v = kv.permute(2, 0, 3, 1, 4).unbind(0)
-        y = F.scaled_dot_product_attention(q, k, v)
+        y = scaled_dot_product_attention(q, k, v)
         return contiguous_for_export(y.transpose(1, 2)).flatten(2).unflatten(1, x.shape[1:3])

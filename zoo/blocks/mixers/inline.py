@@ -5,16 +5,20 @@ from torch import Tensor, nn
 from zoo_kernels import depthwise_conv, linear_attention
 from zoo_kernels.dispatch import can_overwrite_inputs
 
-from ..depthwise import DepthwiseConv2d
+from ..conv import depthwise_conv2d
+from ..fusion import can_fuse
 from ..layout import exporting, pad_map
 from .block_context import BlockContext
-from .sequence import GlobalMixer
+from .registry import register_mixer
+from .sequence import add_local
+from .token_mixer import TokenMixer
 
 SIZE = 3  # of the predicted kernels
 CHUNK_BYTES = 2 ** 20  # of values that are convolved at a time: with the result they stay in the cache of a CPU core
 
 
-class InLineAttention(GlobalMixer):
+@register_mixer('inline')
+class InLineAttention(TokenMixer):
     """Linear attention whose weights sum to 1 by a subtraction, and a depthwise 3x3 that is predicted for each image.
 
     ``out = proj(q S / sqrt(d) + (1 - q . mean(k) / sqrt(d)) mean(v) + conv(v))`` per head with ``S = k^T v / N``:
@@ -22,7 +26,7 @@ class InLineAttention(GlobalMixer):
     ``conv``, one per channel, come from the mean of the tokens through two linear layers in each head.
 
     In CSwin hosts the LePE is added too, and the mean is that of the block's input before its norm, as in the released
-    code: ``needs_block_input`` asks the block for it.
+    code: ``needs_block_input`` asks for that.
 
     Args:
         dim: Channels C.
@@ -43,7 +47,7 @@ class InLineAttention(GlobalMixer):
         self.residual = nn.Sequential(  # the paper's modules: keys, shapes and initialisation
             nn.Conv1d(dim, dim, 1, groups=num_heads, **dd), nn.GELU(),
             nn.Conv1d(dim, SIZE ** 2 * dim, 1, groups=num_heads, **dd))
-        self.lepe = DepthwiseConv2d(dim, SIZE, **dd) if lepe else None
+        self.lepe = depthwise_conv2d(dim, SIZE, **dd) if lepe else None
         self.proj = nn.Linear(dim, dim, **dd)
 
     @classmethod
@@ -51,32 +55,30 @@ class InLineAttention(GlobalMixer):
         """Build for a block of a host."""
         return cls(ctx.dim, ctx.num_heads, ctx.qkv_bias, ctx.lepe, device=device, dtype=dtype)
 
-    def local_kernel(self, pooled: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Weight ``[B, C, 1, 3, 3]`` and bias ``[C]`` of the convolution(s) of the values.
-
-        Args:
-            pooled: ``[B, C]``, mean of the tokens.
-        """
-        weight = grouped(self.residual[2], self.residual[1](grouped(self.residual[0], pooled)))
-        weight = weight.view(*pooled.shape, 1, SIZE, SIZE)
-        if self.lepe is None:
-            return weight, None
-        return weight + self.lepe.weight, self.lepe.bias  # one pass over the map instead of two
+    def predict(self, pooled: Tensor) -> Tensor:
+        """Kernels ``[B, C, 1, 3, 3]`` for the mean of the tokens, ``[B, C]``."""
+        layers = self.residual
+        if can_fuse(layers, *layers):
+            weight = grouped(layers[2], layers[1](grouped(layers[0], pooled)))
+        else:
+            weight = layers(pooled.unsqueeze(-1))
+        return weight.view(*pooled.shape, 1, SIZE, SIZE)
 
     def forward_tokens(
-            self, x: Tensor, grid: tuple[int, int], num_prefix_tokens: int = 0, source: Tensor | None = None) -> Tensor:
-        """As :meth:`GlobalMixer.forward_tokens`; ``source`` is what kernels are predicted from, x by default."""
+            self, x: Tensor, grid: tuple[int, int], num_prefix_tokens: int = 0,
+            block_input: Tensor | None = None) -> Tensor:
+        """As of every mixer; ``block_input`` is what kernels are predicted from, x by default."""
         q, k, v = self.qkv(x).chunk(3, dim=-1)
         heads = (t.unflatten(-1, (self.num_heads, -1)) for t in (q, k, v))
         scale = (x.shape[-1] // self.num_heads) ** -0.5
         mixed = linear_attention(*heads, output='inline', scale=scale).flatten(2)
-        kernel = self.local_kernel((x if source is None else source).mean(1))
-        return self.proj(add_own_local(mixed, v, *kernel, grid, num_prefix_tokens))
-
-    def forward(self, x: Tensor, source: Tensor | None = None) -> Tensor:
-        """``[B, H, W, C]`` -> ``[B, H, W, C]``; ``source`` is the block's input before its norm."""
-        source = None if source is None else source.flatten(1, 2)
-        return self.forward_tokens(x.flatten(1, 2), x.shape[1:3], source=source).view(x.shape)
+        kernel, bias = self.predict((x if block_input is None else block_input).mean(1)), None
+        if self.lepe is not None and can_fuse(self.lepe):  # one pass over the map instead of two
+            kernel, bias = kernel + self.lepe.weight, self.lepe.bias
+        y = add_own_local(mixed, v, kernel, bias, grid, num_prefix_tokens)
+        if self.lepe is not None and bias is None:
+            y = add_local(y, v, self.lepe, grid, num_prefix_tokens)
+        return self.proj(y)
 
 
 def grouped(layer: nn.Conv1d, x: Tensor) -> Tensor:

@@ -1,12 +1,16 @@
 """Large-kernel attention (VAN)."""
+import math
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..depthwise import DepthwiseConv2d
-from .block_context import BlockContext
+from ..conv import depthwise_conv2d
+from .registry import register_mixer
+from .token_mixer import TokenMixer
 
 
-class LargeKernelAttention(nn.Module):
+@register_mixer('large_kernel')
+class LargeKernelAttention(TokenMixer):
     """A map times what convolutions of 23 x 23 pixels see around it; linear in the number of tokens.
 
     ``u = gelu(proj1(x))``, ``out = proj2(u * fc(dilated(conv(u)))) + x``: a depthwise 5 x 5, a depthwise 7 x 7 of every
@@ -23,15 +27,15 @@ class LargeKernelAttention(nn.Module):
         super().__init__()
         dd = dict(device=device, dtype=dtype)
         self.proj1 = nn.Linear(dim, dim, **dd)
-        self.conv = DepthwiseConv2d(dim, 5, **dd)
-        self.dilated = DepthwiseConv2d(dim, 7, dilation=3, **dd)
+        self.conv = depthwise_conv2d(dim, 5, **dd)
+        self.dilated = depthwise_conv2d(dim, 7, dilation=3, **dd)
         self.fc = nn.Linear(dim, dim, **dd)
         self.proj2 = nn.Linear(dim, dim, **dd)
 
-    @classmethod
-    def from_context(cls, ctx: BlockContext, device=None, dtype=None) -> 'LargeKernelAttention':
-        """Build for a block of a host."""
-        return cls(ctx.dim, device=device, dtype=dtype)
+    def init_weights(self) -> None:
+        """Linear layers as the 1x1 convolutions that they are in the reference."""
+        for layer in (self.proj1, self.fc, self.proj2):
+            nn.init.normal_(layer.weight, std=math.sqrt(2 / layer.out_features))
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, H, W, C]`` -> ``[B, H, W, C]``."""

@@ -3,9 +3,11 @@ from torch import Tensor
 
 from zoo_kernels import linear_attention
 
+from .registry import register_mixer
 from .sequence import QKVMixer
 
 
+@register_mixer('linear')
 class LinearAttention(QKVMixer):
     """Normalised linear attention over all tokens: ``phi(q) (phi(k)^T v) / (phi(q) . sum phi(k))``, ``phi = ELU + 1``.
 

@@ -3,9 +3,11 @@ from torch import Tensor
 
 from zoo_kernels import linear_attention
 
+from .registry import register_mixer
 from .rotary import GatedMixer
 
 
+@register_mixer('mala')
 class MagnitudeAwareLinearAttention(GatedMixer):
     """Linear attention whose scores are scaled and shifted, not divided, so that a query's length counts.
 

@@ -2,14 +2,17 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..depthwise import DepthwiseConv2d
-from ..mlp import in_chunks
+from ..conv import conv_epilogue, depthwise_conv2d
+from ..fusion import in_chunks
 from .block_context import BlockContext
+from .registry import register_mixer
+from .token_mixer import TokenMixer
 
 CHUNK_BYTES = 2 ** 20  # three passes over hidden activations: smaller pieces than those of other layers pay
 
 
-class EfficientModulation(nn.Module):
+@register_mixer('modulation')
+class EfficientModulation(TokenMixer):
     """A feed-forward layer whose hidden activations are multiplied by a convolution of the map; linear in tokens.
 
     ``out = fc2(act(fc1(x)) * c)``, where each of the ``ratio`` groups of C hidden channels is multiplied by the context
@@ -28,8 +31,9 @@ class EfficientModulation(nn.Module):
         super().__init__()
         dd = dict(device=device, dtype=dtype)
         self.ratio = ratio
+        self.hidden = ratio * dim
         self.f = nn.Linear(dim, dim, **dd)
-        self.conv = DepthwiseConv2d(dim, 7, **dd)
+        self.conv = depthwise_conv2d(dim, 7, **dd)
         self.g = nn.Linear(dim, dim, **dd)
         self.fc1 = nn.Linear(dim, ratio * dim, **dd)
         self.fc2 = nn.Linear(ratio * dim, dim, **dd)
@@ -41,9 +45,9 @@ class EfficientModulation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, H, W, C]`` -> ``[B, H, W, C]``."""
-        context = self.g(self.conv(self.f(x), activation='gelu'))
+        context = self.g(conv_epilogue(self.conv, self.f(x), activation='gelu'))
         rows = in_chunks(
-            self._rows, x.flatten(0, -2), self.fc1.out_features, CHUNK_BYTES, beside=context.flatten(0, -2))
+            self, self._rows, x.flatten(0, -2), self.hidden, CHUNK_BYTES, beside=context.flatten(0, -2))
         return rows.view(x.shape)
 
     def _rows(self, x: Tensor, context: Tensor) -> Tensor:

@@ -3,9 +3,11 @@ from torch import Tensor
 
 from zoo_kernels import linear_attention
 
+from .registry import register_mixer
 from .rotary import GatedMixer
 
 
+@register_mixer('norm_aware')
 class NormAwareLinearAttention(GatedMixer):
     """Linear attention whose feature map sharpens a query by its length and keeps the signs of all channels.
 

@@ -6,10 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo_kernels.sdpa import scaled_dot_product_attention
+
 from ...utils.errors import ZooError
+from ..fusion import can_fuse
 from ..layout import contiguous_for_export, sym_max, to_nchw, to_nhwc, tracing_or_fake
 from ..norm import batch_norm, scale_and_shift
 from .block_context import BlockContext
+from .registry import register_mixer
+from .token_mixer import TokenMixer
 
 DIVISOR = 4  # channels over convolved channels
 NEAR, FAR, RATIO = 20, 40, 8  # distances with a bucket each, the last bucket, and how much farther that reaches
@@ -18,7 +23,7 @@ DROPOUT = 0.1  # of attention weights and of the attention's output, in training
 KEPT = 8  # bucket tables, one per size
 
 
-class PartialMixer(nn.Module):
+class PartialMixer(TokenMixer):
     """A dense 3x3 convolution, without bias, of the first quarter of the channels beside attention of the others.
 
     Args:
@@ -50,6 +55,7 @@ class PartialMixer(nn.Module):
         return torch.cat([self.convolve(x), self.attend(x[..., self.widths[0]:])], dim=-1)
 
 
+@register_mixer('partial')
 class PartialChannelAttention(PartialMixer):
     """PAT_ch: the other channels are weighted by what their means and standard deviations say, then batch norm.
 
@@ -65,11 +71,6 @@ class PartialChannelAttention(PartialMixer):
         self.gate_norm = nn.BatchNorm1d(width, **dd)
         self.norm = nn.BatchNorm2d(width, **dd)
 
-    @classmethod
-    def from_context(cls, ctx: BlockContext, device=None, dtype=None) -> 'PartialChannelAttention':
-        """Build for a block of a host."""
-        return cls(ctx.dim, device=device, dtype=dtype)
-
     def weigh(self, x: Tensor) -> Tensor:
         """Weights of the channels of ``[B, H, W, D]`` maps: ``[B, 1, 1, D]``."""
         z = self.gate(style(x).to(x.dtype))
@@ -79,7 +80,7 @@ class PartialChannelAttention(PartialMixer):
         return batch_norm(self.norm, x * self.weigh(x))
 
     def forward(self, x: Tensor) -> Tensor:
-        if not cpu_inference(x) or self.training:
+        if not cpu_inference(x) or self.norm.training or not can_fuse(self.norm):
             return super().forward(x)
         # inference on a CPU: one pass over the map, no copy of parts
         scale, shift = scale_and_shift(self.norm)
@@ -89,6 +90,7 @@ class PartialChannelAttention(PartialMixer):
         return y
 
 
+@register_mixer('partial_attention')
 class PartialSelfAttention(PartialMixer):
     """PAT_sf: the other channels attend to all tokens, after a LayerNorm, with a bias by the distance of two tokens.
 
@@ -125,7 +127,7 @@ class PartialSelfAttention(PartialMixer):
         q, k, v = qkv.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         bias = self.distance_bias[:, distance_buckets(x.shape[1:3], x)].to(q.dtype)
         dropout = DROPOUT if self.training else 0.
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None], dropout_p=dropout)
+        y = scaled_dot_product_attention(q, k, v, attn_mask=bias[None], dropout_p=dropout)
         y = self.proj(contiguous_for_export(y.transpose(1, 2)).flatten(2)).view(x.shape)
         # a product instead of F.dropout: traced, that takes its gradient for contiguous, which this one need not be
         return y * y.new_empty(y.shape).bernoulli_(1 - DROPOUT).div_(1 - DROPOUT) if self.training else y
@@ -152,7 +154,8 @@ class PartialSpatialAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``[B, H, W, C]`` -> ``[B, H, W, C]``."""
         first, second = x.split(self.widths, dim=-1)
-        if cpu_inference(x) and not self.training:
+        norms = self.norm1, self.norm2
+        if cpu_inference(x) and not any(norm.training for norm in norms) and can_fuse(*norms, self.proj):
             scale1, shift1 = scale_and_shift(self.norm1)
             scale2, shift2 = scale_and_shift(self.norm2)
             y = torch.empty_like(x)

@@ -1,12 +1,15 @@
 """Average pooling as a token mixer (PoolFormer): the plain one that others have to beat."""
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..layout import to_nchw, to_nhwc
 from .block_context import BlockContext
+from .registry import register_mixer
+from .token_mixer import TokenMixer
 
 
-class AveragePooling(nn.Module):
+@register_mixer('pooling')
+class AveragePooling(TokenMixer):
     """The mean of the 3 x 3 neighbours of a token, less the token; it has no parameters and is linear in tokens.
 
     The mean is over those neighbours that lie inside the map. Subtracting the token leaves what the residual

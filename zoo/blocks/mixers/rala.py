@@ -5,9 +5,11 @@ from torch import Tensor
 from zoo_kernels import linear_attention
 from zoo_kernels.linear_attention.reference import positive
 
+from .registry import register_mixer
 from .rotary import GatedMixer
 
 
+@register_mixer('rala')
 class RankAugmentedLinearAttention(GatedMixer):
     """Linear attention whose keys are weighted by how much the mean query wants them, and whose output is gated.
 

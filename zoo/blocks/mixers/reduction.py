@@ -1,12 +1,16 @@
 """Softmax attention with spatially reduced keys and values (PVT, PVTv2)."""
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from zoo_kernels.sdpa import scaled_dot_product_attention
 
 from ..layout import contiguous_for_export, to_nchw, to_nhwc
 from .block_context import BlockContext
+from .registry import register_mixer
+from .token_mixer import TokenMixer
 
 
-class SpatialReductionAttention(nn.Module):
+@register_mixer('reduction')
+class SpatialReductionAttention(TokenMixer):
     """Softmax attention whose keys and values come from a map ``sr_ratio`` times smaller on each side.
 
     Args:
@@ -38,5 +42,5 @@ class SpatialReductionAttention(nn.Module):
         source = x if self.sr is None else self.norm(to_nhwc(self.sr(to_nchw(x))))
         q = self.q(x).flatten(1, 2).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
         k, v = self.kv(source).flatten(1, 2).unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        y = F.scaled_dot_product_attention(q, k, v)
+        y = scaled_dot_product_attention(q, k, v)
         return self.proj(contiguous_for_export(y.transpose(1, 2)).view(batch, height, width, dim))

@@ -4,13 +4,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo_kernels.linear_attention.reference import rotate
+from zoo_kernels.sdpa import scaled_dot_product_attention
 
 from ...utils.errors import ZooError
-from ..depthwise import DepthwiseConv2d
+from ..conv import depthwise_conv2d
 from ..layout import contiguous_for_export
 from ..tables import cached_table
 from .block_context import BlockContext
-from .sequence import GlobalMixer, add_local
+from .registry import register_mixer
+from .sequence import add_local
+from .token_mixer import TokenMixer
 
 BASE = 10000.
 
@@ -48,7 +51,7 @@ def _table(
     return torch.stack([angles.cos(), angles.sin()])
 
 
-class GatedMixer(GlobalMixer):
+class GatedMixer(TokenMixer):
     """Attention of some kind with rotary positions, a depthwise 5x5 of the values, and a gate.
 
     ``proj((attend(q, k, v) + dwc(v)) * g)`` with q, k, v and g from one projection. The 5x5 does what the 3x3 of
@@ -77,7 +80,7 @@ class GatedMixer(GlobalMixer):
         self.num_heads = num_heads
         self.head_dim = dim // num_heads
         self.qkvg = nn.Linear(dim, 4 * dim, bias=qkv_bias, **dd)
-        self.lepe = DepthwiseConv2d(dim, 5, **dd)
+        self.lepe = depthwise_conv2d(dim, 5, **dd)
         self.norm = nn.LayerNorm(dim, **dd) if gate_norm or self.always_gate_norm else None
         self.proj = nn.Linear(dim, dim, **dd)
 
@@ -105,11 +108,12 @@ class GatedMixer(GlobalMixer):
         rope = rotary_table(grid, self.head_dim, q, num_prefix_tokens)
         mixed = self.attend(*(t.unflatten(-1, (self.num_heads, -1)) for t in (q, k, v)), rope).flatten(2)
         if self.norm is None:
-            return self.proj(add_local(mixed, v, *self.lepe.kernel(), grid, num_prefix_tokens, gate))
-        mixed = add_local(mixed, v, *self.lepe.kernel(), grid, num_prefix_tokens)
+            return self.proj(add_local(mixed, v, self.lepe, grid, num_prefix_tokens, gate))
+        mixed = add_local(mixed, v, self.lepe, grid, num_prefix_tokens)
         return self.proj(self.norm(mixed) * F.silu(gate))
 
 
+@register_mixer('rope_softmax')
 class RotaryAttention(GatedMixer):
     """Softmax attention in the frame of :class:`GatedMixer`; quadratic in the number of tokens.
 
@@ -119,5 +123,5 @@ class RotaryAttention(GatedMixer):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, rope: Tensor) -> Tensor:
         q, k = (rotate(t.flatten(2).to(rope.dtype), rope).view(t.shape).to(v.dtype) for t in (q, k))
-        y = F.scaled_dot_product_attention(*(t.transpose(1, 2) for t in (q, k, v)))
+        y = scaled_dot_product_attention(*(t.transpose(1, 2) for t in (q, k, v)))
         return contiguous_for_export(y.transpose(1, 2))

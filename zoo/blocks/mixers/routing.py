@@ -1,18 +1,22 @@
 """Bi-level routing attention (BiFormer), and the softmax attention that closes its models."""
+from collections.abc import Sequence
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo_kernels import route, routed_attention
+from zoo_kernels.sdpa import scaled_dot_product_attention
 
 from ...utils.errors import ZooError
-from ..depthwise import DepthwiseConv2d
+from ..conv import conv_epilogue, depthwise_conv2d
 from ..layout import contiguous_for_export, crop_map, exporting, pad_map, sym_max, window_count
 from .block_context import BlockContext
-from .sequence import GlobalMixer, add_local
+from .registry import register_mixer
+from .sequence import add_local
+from .token_mixer import TokenMixer
 
 
-class RoutedAttention(nn.Module):
+@register_mixer('routing')
+class RoutedAttention(TokenMixer):
     """Attention of each region of the map to the few regions whose mean keys agree best with its mean query.
 
     ``out = proj(softmax(q k_R^T / sqrt(C)) v_R + lepe(v))``, head by head, where R are the ``topk`` regions that the
@@ -54,16 +58,16 @@ class RoutedAttention(nn.Module):
         self.topk = topk
         self.pad_projected = pad_projected
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias, **dd)
-        self.lepe = DepthwiseConv2d(dim, kernel_size, **dd)
+        self.lepe = depthwise_conv2d(dim, kernel_size, **dd)
         self.proj = nn.Linear(dim, dim, **dd)
 
     @classmethod
     def from_context(
-            cls, ctx: BlockContext, n_win: int = 7, topk: int = 4, pad_projected: bool = False, device=None,
-            dtype=None) -> 'RoutedAttention':
-        """Build for a block of a host."""
+            cls, ctx: BlockContext, n_win: int = 7, topk: int | Sequence[int] = 4, pad_projected: bool = False,
+            device=None, dtype=None) -> 'RoutedAttention':
+        """Build for a block of a host; ``topk`` is one for all stages or one per stage."""
         return cls(
-            ctx.dim, ctx.num_heads, n_win, topk, ctx.qkv_bias, pad_projected=pad_projected, device=device,
+            ctx.dim, ctx.num_heads, n_win, ctx.of_stage(topk), ctx.qkv_bias, pad_projected=pad_projected, device=device,
             dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -77,7 +81,7 @@ class RoutedAttention(nn.Module):
         # a recorded graph has regions enough: it is for maps of 4 x 4 tokens at least
         topk = min(self.topk, rows * columns) if self.pad_projected and not exporting() else self.topk
         routes = route(qh, kh, (rows, columns), topk, size=(height, width) if self.pad_projected else None)
-        y = self.lepe(v, residual=routed_attention(qh, kh, vh, routes, (rows, columns)).flatten(3))
+        y = conv_epilogue(self.lepe, v, residual=routed_attention(qh, kh, vh, routes, (rows, columns)).flatten(3))
         return self.proj(crop_map(y, 0, height, 0, width))
 
     def _divide(self, side: int) -> tuple[int, int]:
@@ -88,7 +92,8 @@ class RoutedAttention(nn.Module):
         return window_count(side, tokens), tokens
 
 
-class EnhancedAttention(GlobalMixer):
+@register_mixer('enhanced')
+class EnhancedAttention(TokenMixer):
     """Softmax attention over the whole map, plus a depthwise convolution of the map or of the values.
 
     Args:
@@ -109,7 +114,7 @@ class EnhancedAttention(GlobalMixer):
         self.num_heads = num_heads
         self.of_values = of_values
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias, **dd)
-        self.lepe = DepthwiseConv2d(dim, kernel_size, **dd)
+        self.lepe = depthwise_conv2d(dim, kernel_size, **dd)
         self.proj = nn.Linear(dim, dim, **dd)
 
     @classmethod
@@ -120,6 +125,6 @@ class EnhancedAttention(GlobalMixer):
     def forward_tokens(self, x: Tensor, grid: tuple[int, int], num_prefix_tokens: int = 0) -> Tensor:
         qkv = self.qkv(x)
         q, k, v = qkv.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        y = contiguous_for_export(F.scaled_dot_product_attention(q, k, v).transpose(1, 2)).flatten(2)
+        y = contiguous_for_export(scaled_dot_product_attention(q, k, v).transpose(1, 2)).flatten(2)
         local = qkv.chunk(3, dim=-1)[2] if self.of_values else contiguous_for_export(x)
-        return self.proj(add_local(y, local, self.lepe.weight, self.lepe.bias, grid, num_prefix_tokens))
+        return self.proj(add_local(y, local, self.lepe, grid, num_prefix_tokens))

@@ -2,21 +2,25 @@
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo_kernels.dispatch import can_overwrite_inputs
 
 from ...utils.errors import ZooError
-from ..depthwise import DepthwiseConv2d
-from ..mlp import gelu
+from ..conv import depthwise_conv2d
+from ..fusion import can_fuse
 from ..norm import batch_norm, scale_and_shift
 from .block_context import BlockContext
+from .registry import register_mixer
+from .token_mixer import TokenMixer
 
 HEADS = 4  # depthwise kernels of 3, 5, 7 and 9
 EXPANSION = 2  # aggregated channels over channels
 
 
-class ScaleAwareModulation(nn.Module):
+@register_mixer('scale_aware')
+class ScaleAwareModulation(TokenMixer):
     """Modulation of the values by context of several scales.
 
     ``out = proj(v * fc(gelu(BN(aggregate(conv_3(s_1), conv_5(s_2), conv_7(s_3), conv_9(s_4))))))``: ``s`` is split
@@ -40,7 +44,7 @@ class ScaleAwareModulation(nn.Module):
         dd = dict(device=device, dtype=dtype)
         self.v = nn.Linear(dim, dim, bias=bias, **dd)
         self.s = nn.Linear(dim, dim, bias=bias, **dd)
-        self.convs = nn.ModuleList([DepthwiseConv2d(dim // HEADS, 3 + 2 * i, **dd) for i in range(HEADS)])
+        self.convs = nn.ModuleList([depthwise_conv2d(dim // HEADS, 3 + 2 * i, **dd) for i in range(HEADS)])
         self.aggregate = ScaleAggregation(dim, **dd)
         self.fc = nn.Linear(EXPANSION * dim, dim, **dd)
         self.proj = nn.Linear(dim, dim, **dd)
@@ -49,6 +53,10 @@ class ScaleAwareModulation(nn.Module):
     def from_context(cls, ctx: BlockContext, device=None, dtype=None) -> 'ScaleAwareModulation':
         """Build for a block of a host."""
         return cls(ctx.dim, ctx.qkv_bias, device=device, dtype=dtype)
+
+    def init_weights(self) -> None:
+        """``fc`` as the 1x1 convolution that it is in the reference."""
+        nn.init.normal_(self.fc.weight, std=math.sqrt(2 / self.fc.out_features))
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, H, W, C]`` -> ``[B, H, W, C]``."""
@@ -78,7 +86,8 @@ class ScaleAggregation(nn.Module):
     def forward(self, heads: list[Tensor]) -> Tensor:
         """Four ``[B, H, W, C / 4]`` -> ``[B, H, W, 2 C]``."""
         weight, bias = self.weight, self.bias
-        if not self.norm.training:  # the norm costs no pass of its own
+        fused = not self.norm.training and can_fuse(self.norm)
+        if fused:  # the norm costs no pass of its own
             scale, shift = scale_and_shift(self.norm)
             weight, bias = weight * scale, torch.addcmul(shift, bias, scale)
         # autocast would widen the sums
@@ -89,6 +98,6 @@ class ScaleAggregation(nn.Module):
             head = head.unsqueeze(-2)
             y = y.addcmul_(head, factor) if owned and y.ndim == head.ndim else torch.addcmul(y, head, factor)
         y = y.flatten(-2)
-        if self.norm.training:
-            y = batch_norm(self.norm, y)
-        return gelu(y)
+        if not fused:
+            return F.gelu(batch_norm(self.norm, y))
+        return torch.ops.aten.gelu_(y) if owned else F.gelu(y)

@@ -1,40 +1,16 @@
-"""What the mixers that see a whole map at once have in common."""
+"""The frame of attention with nothing added, and what mixers of sequences add to it."""
+import functools
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
-from zoo_kernels import depthwise_conv
-
-from ..depthwise import DepthwiseConv2d
+from ..conv import conv_epilogue, depthwise_conv2d
 from .block_context import BlockContext
+from .token_mixer import TokenMixer
 
 
-class GlobalMixer(nn.Module):
-    """A token mixer over all tokens of an image: those of a map, row by row, behind tokens that are not pixels.
-
-    A subclass defines :meth:`forward_tokens`. Hosts of maps call the mixer with ``[B, H, W, C]``; hosts with a class
-    token call ``forward_tokens`` with the whole sequence.
-    """
-
-    def forward_tokens(self, x: Tensor, grid: tuple[int, int], num_prefix_tokens: int = 0) -> Tensor:
-        """Mix a sequence.
-
-        Args:
-            x: ``[B, num_prefix_tokens + H * W, C]``.
-            grid: (H, W).
-            num_prefix_tokens: Tokens before those of the map; they take part in the attention, not in the local
-                convolution.
-
-        Returns:
-            The same shape.
-        """
-        raise NotImplementedError
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[B, H, W, C]`` -> ``[B, H, W, C]``."""
-        return self.forward_tokens(x.flatten(1, 2), x.shape[1:3]).view(x.shape)
-
-
-class QKVMixer(GlobalMixer):
+class QKVMixer(TokenMixer):
     """The frame of attention with nothing added: one projection to q, k and v, one back; LePE in CSwin hosts.
 
     Args:
@@ -53,7 +29,7 @@ class QKVMixer(GlobalMixer):
         width = dim if head_dim is None else num_heads * head_dim
         self.num_heads = num_heads
         self.qkv = nn.Linear(dim, 3 * width, bias=qkv_bias, **dd)
-        self.lepe = DepthwiseConv2d(width, 3, **dd) if lepe else None
+        self.lepe = depthwise_conv2d(width, 3, **dd) if lepe else None
         self.proj = nn.Linear(width, dim, **dd)
 
     @classmethod
@@ -69,26 +45,26 @@ class QKVMixer(GlobalMixer):
         q, k, v = self.qkv(x).chunk(3, dim=-1)
         y = self.attend(*(t.unflatten(-1, (self.num_heads, -1)) for t in (q, k, v))).flatten(2)
         if self.lepe is not None:
-            y = add_local(y, v, self.lepe.weight, self.lepe.bias, grid, num_prefix_tokens)
+            y = add_local(y, v, self.lepe, grid, num_prefix_tokens)
         return self.proj(y)
 
 
 def add_local(
-        mixed: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, grid: tuple[int, int],
+        mixed: Tensor, v: Tensor, conv: nn.Module | Callable[..., Tensor], grid: tuple[int, int],
         num_prefix_tokens: int = 0, gate: Tensor | None = None) -> Tensor:
     """``mixed`` plus a depthwise convolution of the values, and that times a gate; all but pixels get no convolution.
 
     Args:
         mixed: ``[B, num_prefix_tokens + H * W, C]``, contiguous.
         v: Same shape, any strides with neighbouring channels.
-        weight: ``[C, 1, k, k]``.
-        bias: ``[C]`` or None.
+        conv: The convolution, or a function of a map ``[B, H, W, C]``, ``residual`` and ``gate`` that computes all.
         grid: (H, W).
         num_prefix_tokens: Tokens before those of the map.
         gate: Shaped like v, or None.
     """
+    convolve = functools.partial(conv_epilogue, conv) if isinstance(conv, nn.Module) else conv
     x, residual, factor = (None if t is None else t[:, num_prefix_tokens:].unflatten(1, grid) for t in (v, mixed, gate))
-    local = depthwise_conv(x, weight, bias, residual=residual, gate=factor).flatten(1, 2)
+    local = convolve(x, residual=residual, gate=factor).flatten(1, 2)
     if not num_prefix_tokens:
         return local
     others = mixed[:, :num_prefix_tokens]

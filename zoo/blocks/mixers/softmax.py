@@ -1,11 +1,14 @@
 """Softmax attention over the whole map."""
-import torch.nn.functional as F
 from torch import Tensor
 
+from zoo_kernels.sdpa import scaled_dot_product_attention
+
 from ..layout import contiguous_for_export
+from .registry import register_mixer
 from .sequence import QKVMixer
 
 
+@register_mixer('softmax')
 class SoftmaxAttention(QKVMixer):
     """Multi-head softmax attention of every token with every token; quadratic in their number.
 
@@ -13,5 +16,5 @@ class SoftmaxAttention(QKVMixer):
     """
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        y = F.scaled_dot_product_attention(*(t.transpose(1, 2) for t in (q, k, v)))
+        y = scaled_dot_product_attention(*(t.transpose(1, 2) for t in (q, k, v)))
         return contiguous_for_export(y.transpose(1, 2))

@@ -1,17 +1,20 @@
 """Cross-shaped window attention with locally enhanced positional encoding (CSwin)."""
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo_kernels import depthwise_conv
+from zoo_kernels.sdpa import scaled_dot_product_attention
 
-from ..depthwise import DepthwiseConv2d
+from ..conv import depthwise_conv2d
+from ..fusion import can_fuse
 from ..layout import contiguous_for_export, crop_map, pad_map, window_count
 from .block_context import BlockContext
+from .registry import register_mixer
+from .token_mixer import TokenMixer
 
 
-class StripeAttention(nn.Module):
+@register_mixer('stripe')
+class StripeAttention(TokenMixer):
     """Softmax attention in vertical stripes for the first half of the heads, in horizontal ones for the second.
 
     A depthwise 3x3 convolution of the values (LePE), cut at the stripes' borders, is added. A map that is not a
@@ -34,7 +37,7 @@ class StripeAttention(nn.Module):
         self.num_heads = num_heads
         self.stripe = stripe
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias, **dd)
-        self.lepe = DepthwiseConv2d(dim, 3, **dd)
+        self.lepe = depthwise_conv2d(dim, 3, **dd)
         self.proj = nn.Linear(dim, dim, **dd)
 
     @classmethod
@@ -42,36 +45,63 @@ class StripeAttention(nn.Module):
         """Build for a block of a host with stripes."""
         return cls(ctx.dim, ctx.num_heads, ctx.window, ctx.qkv_bias, device=device, dtype=dtype)
 
-    def set_window(self, stripe: int | None) -> None:
+    def set_window_size(self, window_size: int | None) -> None:
         """Use stripes of another width from now on."""
-        self.stripe = stripe
+        self.stripe = window_size
 
     def forward(self, x: Tensor) -> Tensor:
+        """``[B, H, W, C]`` -> ``[B, H, W, C]``."""
         qkv = self.qkv(x)
-        weight, bias = self.lepe.weight, self.lepe.bias
+        fused = can_fuse(self.lepe)
         if self.stripe is None:
-            return self.proj(self._attend(qkv, self.num_heads, weight, bias))
-        vertical, horizontal = qkv.unflatten(-1, (3, 2, -1)).unbind(-2)
+            y = self._attend(qkv, self.num_heads, *((self.lepe.weight, self.lepe.bias) if fused else ()))
+            return self.proj(y if fused else y + self.lepe(qkv.chunk(3, dim=-1)[2]))
+        vertical, horizontal = (t.flatten(3) for t in qkv.unflatten(-1, (3, 2, -1)).unbind(-2))
         heads = self.num_heads // 2
-        weights, biases = weight.chunk(2), bias.chunk(2)
+        first, second = (), ()
+        if fused:
+            weights, biases = self.lepe.weight.chunk(2), self.lepe.bias.chunk(2)
+            first, second = (weights[0].transpose(2, 3), biases[0]), (weights[1], biases[1])
         # vertical stripes are horizontal ones of the transposed map
-        vertical = self._rows(vertical.flatten(3).transpose(1, 2), heads, weights[0].transpose(2, 3), biases[0])
-        horizontal = self._rows(horizontal.flatten(3), heads, weights[1], biases[1])
-        return self.proj(torch.cat([vertical.transpose(1, 2), horizontal], dim=-1))
+        vertical = self._rows(vertical.transpose(1, 2), heads, *first)
+        y = torch.cat([vertical.transpose(1, 2), self._rows(horizontal, heads, *second)], dim=-1)
+        return self.proj(y if fused else y + self._lepe_in_stripes(qkv.chunk(3, dim=-1)[2]))
 
-    def _rows(self, qkv: Tensor, heads: int, weight: Tensor, bias: Tensor) -> Tensor:
+    def _lepe_in_stripes(self, v: Tensor) -> Tensor:
+        """LePE of both halves of the values by one call of the convolution, ``[B, H, W, C]`` -> the same.
+
+        Zeros between the stripes keep them apart: columns for the first half, rows for the second.
+        """
+        height, width = v.shape[1:3]
+        (rows, below), (columns, behind) = (_apart(size, self.stripe, v.device) for size in (height, width))
+        first, second = (v.new_zeros(v.shape[0], below, behind, v.shape[-1] // 2) for _ in range(2))
+        first[:, :height, columns], second[:, rows, :width] = v.chunk(2, dim=-1)
+        first, second = self.lepe(torch.cat([first, second], dim=-1)).chunk(2, dim=-1)
+        return torch.cat([first[:, :height, columns], second[:, rows, :width]], dim=-1)
+
+    def _rows(self, qkv: Tensor, heads: int, *lepe: Tensor) -> Tensor:
         """Attention in stripes of ``self.stripe`` rows; ``[B, H, W, 3 * c]`` -> ``[B, H, W, c]``."""
         height, width, dim = qkv.shape[1:]
         rows = window_count(height, self.stripe) * self.stripe
         top = (rows - height) // 2
         qkv = pad_map(qkv, top, rows - height - top, 0, 0).reshape(-1, self.stripe, width, dim)
-        y = self._attend(qkv, heads, weight, bias).reshape(-1, rows, width, dim // 3)
+        y = self._attend(qkv, heads, *lepe).reshape(-1, rows, width, dim // 3)
         return crop_map(y, top, height, 0, width)
 
-    def _attend(self, qkv: Tensor, heads: int, weight: Tensor, bias: Tensor) -> Tensor:
-        """Attention over each whole map plus LePE; ``[B, H, W, 3 * c]`` -> ``[B, H, W, c]``."""
+    def _attend(self, qkv: Tensor, heads: int, *lepe: Tensor) -> Tensor:
+        """Attention over each whole map, plus LePE if its weight and bias are given; ``[B, H, W, 3 * c]`` -> ``c``."""
         height, width, dim = qkv.shape[1:]
         q, k, v = qkv.flatten(1, 2).unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         y = contiguous_for_export(
-            F.scaled_dot_product_attention(q, k, v).transpose(1, 2)).view(-1, height, width, dim // 3)
-        return y + depthwise_conv(qkv.chunk(3, dim=-1)[2], weight, bias)
+            scaled_dot_product_attention(q, k, v).transpose(1, 2)).view(-1, height, width, dim // 3)
+        return y + depthwise_conv(qkv.chunk(3, dim=-1)[2], *lepe) if lepe else y
+
+
+def _apart(size: int, stripe: int, device: torch.device) -> tuple[Tensor, int]:
+    """Where ``size`` rows (or columns) go, so that there is a gap of one behind each stripe, and their number then.
+
+    A map that is not a multiple of the stripe is padded by half on each side, so the first stripe may be narrower.
+    """
+    top = (-size % stripe) // 2
+    places = torch.arange(size, device=device)
+    return places + (places + top) // stripe, size + (size - 1 + top) // stripe

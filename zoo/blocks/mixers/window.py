@@ -1,15 +1,20 @@
 """Shifted-window attention (Swin)."""
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from zoo_kernels.sdpa import scaled_dot_product_attention
 
 from ..layout import contiguous_for_export, crop_map, exporting, merge, pad_map, partition, window_count
 from ..position import RelativePositionBias
 from .block_context import BlockContext
+from .registry import register_mixer
+from .token_mixer import TokenMixer
+
+WINDOW = 7  # where the host has none
 
 
-class WindowAttention(nn.Module):
+@register_mixer('window')
+class WindowAttention(TokenMixer):
     """Softmax attention inside square windows, with a relative position bias and shifted as far as asked for.
 
     A map that is not a multiple of the window is zero-padded right and bottom, and the padding takes part in the
@@ -40,15 +45,18 @@ class WindowAttention(nn.Module):
 
     @classmethod
     def from_context(cls, ctx: BlockContext, rel_pos: bool = True, device=None, dtype=None) -> 'WindowAttention':
-        """Build for a block of a host with windows."""
+        """Build for a block of a host."""
         return cls(
-            ctx.dim, ctx.num_heads, ctx.window, ctx.shift, ctx.qkv_bias, rel_pos, device=device, dtype=dtype)
+            ctx.dim, ctx.num_heads, ctx.window or WINDOW, ctx.shift, ctx.qkv_bias, rel_pos, device=device, dtype=dtype)
 
-    def set_window(self, window: int) -> None:
+    def no_weight_decay(self) -> set[str]:
+        return set() if self.rel_pos is None else {'rel_pos.table'}
+
+    def set_window_size(self, window_size: int | None) -> None:
         """Use windows of another side from now on; the bias table is resampled."""
+        self.window = window_size or self.window
         if self.rel_pos is not None:
-            self.rel_pos.set_window(window)
-        self.window = window
+            self.rel_pos.set_window_size(self.window)
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[1:3]
@@ -99,7 +107,7 @@ class WindowAttention(nn.Module):
         qkv = self.qkv(partition(x, counts, self.window))
         qkv = qkv.view(-1, folds, self.window ** 2, 3, self.num_heads, dim // self.num_heads)
         q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).flatten(2, 3).unbind(0)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=None if bias is None else bias[None].to(q.dtype))
+        y = scaled_dot_product_attention(q, k, v, attn_mask=None if bias is None else bias[None].to(q.dtype))
         y = contiguous_for_export(
             y.unflatten(1, (folds, self.num_heads)).transpose(2, 3)).view(-1, self.window, self.window, dim)
         return merge(self.proj(y), counts, self.window)

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from timm.layers import DropPath, SEModule
 from torch import Tensor, nn
 
-from ...blocks.depthwise import DepthwiseConv2d
+from ...blocks.conv import conv_epilogue, depthwise_conv2d
 from ...blocks.layout import to_nchw, to_nhwc
 from ...blocks.mixers.context_mixing import LinearNorm
 from ...blocks.norm import batch_norm
@@ -56,7 +56,7 @@ class OverviewBlock(nn.Module):
             reparameterized: bool = False, device=None, dtype=None):
         super().__init__()
         dd = dict(device=device, dtype=dtype)
-        self.conv = DepthwiseConv2d(dim, 3, **dd)
+        self.conv = depthwise_conv2d(dim, 3, **dd)
         self.norm = nn.LayerNorm(dim, eps=1e-6, **dd)
         self.large = DilatedConv(dim, kernel_size, reparameterized, **dd)
         self.squeeze = Squeeze(dim, **dd)
@@ -65,7 +65,7 @@ class OverviewBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv(x, residual=x)
+        x = conv_epilogue(self.conv, x, residual=x)
         y = self.mlp(self.squeeze(self.large(self.norm(x))))
         return self.affine(x) + self.drop_path(y)
 
@@ -76,7 +76,7 @@ class Fusion(nn.Module):
     def __init__(self, in_dim: int, dim: int, device=None, dtype=None):
         super().__init__()
         dd = dict(device=device, dtype=dtype)
-        self.conv = DepthwiseConv2d(in_dim, 3, **dd)
+        self.conv = depthwise_conv2d(in_dim, 3, **dd)
         self.norm = nn.BatchNorm2d(in_dim, **dd)
         self.fc = nn.Linear(in_dim, dim, **dd)
         self.response = GlobalResponseNorm(dim, **dd)
@@ -111,7 +111,7 @@ class FocusBlock(nn.Module):
         self.dims = dim, context
         self.context_scale = None if first else ChannelAffine(context, **dd)
         self.overview_scale = None if first else ChannelAffine(context, **dd)
-        self.conv1 = DepthwiseConv2d(width, 3, **dd)
+        self.conv1 = depthwise_conv2d(width, 3, **dd)
         self.norm1 = nn.LayerNorm(width, eps=1e-6, **dd)
         self.fusion = Fusion(width, dim, **dd)
         self.gate = LinearNorm(dim, dim, **dd)
@@ -121,7 +121,7 @@ class FocusBlock(nn.Module):
         self.proj_norm = nn.BatchNorm2d(dim, **dd)
         self.proj = nn.Linear(dim, width, **dd)
         self.affine1 = ChannelAffine(width, **dd)
-        self.conv2 = DepthwiseConv2d(width, 3, **dd)
+        self.conv2 = depthwise_conv2d(width, 3, **dd)
         self.norm2 = nn.LayerNorm(width, eps=1e-6, **dd)
         self.mlp = ResponseMlp(width, int(dim * mlp_ratio), **dd)
         self.affine2 = ChannelAffine(width, **dd)
@@ -132,13 +132,14 @@ class FocusBlock(nn.Module):
         if self.context_scale is not None:
             x, context = x.split(self.dims, dim=-1)
             x = torch.cat([x, self.context_scale(context) + self.overview_scale(overview)], dim=-1)
-        x = self.conv1(x, residual=x)
+        x = conv_epilogue(self.conv1, x, residual=x)
         x = self.affine1(x) + self.drop_path(self._mix(self.norm1(x)))
-        x = self.conv2(x, residual=x)
+        x = conv_epilogue(self.conv2, x, residual=x)
         return self.affine2(x) + self.drop_path(self.mlp(self.norm2(x)))
 
     def _mix(self, guide: Tensor) -> Tensor:
         x = self.fusion(guide)
-        mixed = self.mixer(x, guide) if getattr(self.mixer, 'needs_guide', False) else self.mixer(x)
+        given = dict(guide=guide) if getattr(self.mixer, 'needs_guide', False) else {}
+        mixed = self.mixer(x, **given)
         mixed = self.squeeze(mixed + self.large(x)) * F.silu(self.gate(x))
         return self.proj(batch_norm(self.proj_norm, mixed))

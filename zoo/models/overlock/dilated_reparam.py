@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from zoo_kernels import depthwise_conv
 
-from ...blocks.depthwise import DepthwiseConv2d
+from ...blocks.conv import depthwise_conv2d
+from ...blocks.fusion import can_fuse_parts
 from ...blocks.norm import batch_norm, scale_and_shift
 from ...utils.errors import ZooError
 
@@ -27,7 +28,7 @@ class DilatedConv(nn.Module):
 
     In training the large kernel and several smaller, dilated ones are convolved and normed each by itself, summed and
     normed once more. With the statistics of the norms fixed that is one convolution, and is computed as one in eval
-    mode, gradients included. :meth:`reparameterize` makes it one for good.
+    mode, gradients included, where nobody listens to the layers. :meth:`reparameterize` makes it one for good.
 
     Args:
         dim: Channels C.
@@ -45,7 +46,7 @@ class DilatedConv(nn.Module):
         if kernel_size not in BRANCHES:
             raise ZooError(f'kernel_size {kernel_size}: use one of {", ".join(map(str, sorted(BRANCHES)))}')
         dd = dict(device=device, dtype=dtype)
-        self.conv = DepthwiseConv2d(dim, kernel_size, bias=reparameterized, **dd)
+        self.conv = depthwise_conv2d(dim, kernel_size, bias=reparameterized, **dd)
         self.conv_norm, self.branches = None, None
         if not reparameterized:
             self.conv_norm = nn.BatchNorm2d(dim, **dd)
@@ -53,7 +54,7 @@ class DilatedConv(nn.Module):
         self.norm = nn.BatchNorm2d(dim, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training:
+        if not can_fuse_parts(self):
             return batch_norm(self.norm, self._sum(x))
         weight, bias = self.kernel()
         scale, shift = scale_and_shift(self.norm)
@@ -91,7 +92,7 @@ class DilatedConv(nn.Module):
         if self.branches is None:
             return
         weight, bias = copy.deepcopy(self).double().kernel()
-        conv = DepthwiseConv2d(len(weight), weight.shape[-1], device='meta', dtype=self.conv.weight.dtype)
+        conv = depthwise_conv2d(len(weight), weight.shape[-1], device='meta', dtype=self.conv.weight.dtype)
         conv.weight, conv.bias = (
             nn.Parameter(value.to(self.conv.weight), requires_grad=self.conv.weight.requires_grad)
             for value in (weight, bias))
@@ -103,7 +104,7 @@ class _Branch(nn.Module):
 
     def __init__(self, dim: int, kernel_size: int, dilation: int, device=None, dtype=None):
         super().__init__()
-        self.conv = DepthwiseConv2d(dim, kernel_size, bias=False, dilation=dilation, device=device, dtype=dtype)
+        self.conv = depthwise_conv2d(dim, kernel_size, bias=False, dilation=dilation, device=device, dtype=dtype)
         self.norm = nn.BatchNorm2d(dim, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,15 +1,16 @@
 """The model: base net, overview net and focus net, and the table of variants."""
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from timm.layers import calculate_drop_path_rates
 from torch import Tensor, nn
 
-from ...backbone import Backbone, Stage, init_weights, pyramid_grids, to_pair
+from ...backbone import Backbone, Stage, init_layer, pyramid_grids, to_pair
+from ...blocks.fusion import in_chunks
 from ...blocks.layout import ceil_div
 from ...blocks.mixers import BlockContext, ContextMixing, MixerFactory
-from ...blocks.mlp import in_chunks
 from ...blocks.norm import batch_norm
 from ...blocks.patch import Conv2dNorm, ProjNormAct
 from ...blocks.resize import interpolate_map
@@ -17,17 +18,18 @@ from ...registry import Variant, register_family
 from .context_blocks import ChannelAffine, FocusBlock, OverviewBlock
 from .key_map import overlock_keys
 
+MIXERS = None, None, 'context_mixing', 'context_mixing'
 KERNELS = (17, 15, 13, 7)  # of the stages
 MLP_RATIO, FOCUS_MLP_RATIO = 4, 3
 HIDDEN = 1024  # channels ahead of the classifier
 
 
-class FocusState(NamedTuple):
-    """What the focus net hands on."""
+@dataclass
+class Overview:
+    """What the overview net of one forward pass has found: filled by the third stage, read by what comes after it."""
 
-    x: Tensor  # map and context, [B, H, W, C + context]
-    overview: Tensor  # last map of the overview net
-    context: Tensor  # the same, projected
+    overview: Tensor | None = None  # its last map, [B, H, W, C]
+    context: Tensor | None = None  # the same, projected
 
 
 class OverLoCKStem(nn.Sequential):
@@ -39,12 +41,11 @@ class OverLoCKStem(nn.Sequential):
             Conv2dNorm(in_chans, half, 2, activation=True, **options),
             Conv2dNorm(half, half, 1, activation=True, **options),
             Conv2dNorm(half, dim, 2, activation=True, **options), Conv2dNorm(dim, dim, 1, **options))
+        self.half = half
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, H, W, in_chans]`` -> ``[B, ceil(H / 4), ceil(W / 4), dim]``."""
-        if self.training:  # the statistics are those of the batch
-            return super().forward(x)
-        return in_chunks(super().forward, x, self[0].conv.out_channels * x.shape[1] * x.shape[2] // 4)
+        return in_chunks(self, super().forward, x, self.half * x.shape[1] * x.shape[2] // 4)
 
 
 class OverviewStage(Stage):
@@ -66,7 +67,8 @@ class OverviewStage(Stage):
         self.overview_downsample = overview_downsample
         self.context = context
 
-    def forward(self, x: Tensor) -> FocusState:
+    def forward(self, x: Tensor, found: Overview) -> Tensor:
+        """Map ``[B, H, W, C]`` to map and context, ``[B, H / 2, W / 2, C' + context]``."""
         base, looking, _ = self.counts
         x = self.downsample(x)
         for block in self.blocks[:base]:
@@ -79,17 +81,16 @@ class OverviewStage(Stage):
         x = torch.cat([x, near], dim=-1)
         for block in self.blocks[base + looking:]:
             x = self.run(block, x, near)
-        return FocusState(x, overview, context)
+        found.overview, found.context = overview, context
+        return x
 
 
 class FocusStage(Stage):
     """Last stage: the focus net at the overview's stride."""
 
-    def forward(self, seen: FocusState) -> FocusState:
-        x = self.downsample(seen.x)
-        for block in self.blocks:
-            x = self.run(block, x, seen.context)
-        return seen._replace(x=x)
+    def forward(self, x: Tensor, found: Overview) -> Tensor:
+        """Map and context to those of half the size."""
+        return super().forward(x, found.context)
 
 
 class SplitDownsample(nn.Module):
@@ -108,7 +109,7 @@ class SplitDownsample(nn.Module):
 
 
 class FocusNorm(nn.Module):
-    """What dense prediction gets of the last stage: ``norm(x) + scale(proj(norm(overview)))``."""
+    """What dense prediction gets of the last stage: ``norm(x) + scale(proj(norm(overview)))``, on ``[B, H, W, C]``."""
 
     def __init__(self, dim: int, overview: int, device=None, dtype=None):
         super().__init__()
@@ -118,8 +119,8 @@ class FocusNorm(nn.Module):
         self.proj = nn.Linear(overview, dim, **dd)
         self.scale = ChannelAffine(dim, init=1e-5, **dd)
 
-    def forward(self, seen: FocusState) -> Tensor:
-        return self.norm(seen.x) + self.scale(self.proj(self.overview_norm(seen.overview)))
+    def forward(self, x: Tensor, overview: Tensor) -> Tensor:
+        return self.norm(x) + self.scale(self.proj(self.overview_norm(overview)))
 
 
 class AuxiliaryHead(nn.Module):
@@ -219,7 +220,7 @@ class OverLoCK(Backbone):
             return None
         head = AuxiliaryHead(self.overview_dim, self.num_classes, device=device, dtype=dtype)
         for module in head.modules():
-            init_weights(module, 'default')
+            init_layer(module)
         return head
 
     def set_auxiliary_training(self, enable: bool = True) -> None:
@@ -245,25 +246,27 @@ class OverLoCK(Backbone):
         """Images to logits ``[B, num_classes]``; in training to a tuple of two, the overview's last."""
         if self.aux_head is None or not (self.training and self.auxiliary_training):
             return super().forward(x)
-        seen = self._forward_stem(x)
+        beside = found, = self._beside(x)
+        x = self._forward_stem(x)
         for stage in range(4):
-            seen = self._forward_stage(seen, stage)
-        return self.forward_head(self._format_output(self._final_norm(seen, 3))), self.aux_head(seen.overview)
+            x = self._forward_stage(x, stage, beside)
+        x = self._format_output(self._final_norm(x, 3, beside), beside)
+        return self.forward_head(x), self.aux_head(found.overview)
 
     # --- maps that come with an overview
 
-    def _forward_stage(self, x: Tensor | FocusState, stage: int) -> Tensor | FocusState:
+    def _beside(self, images: Tensor) -> tuple[Overview]:
+        return Overview(),
+
+    def _forward_stage(self, x: Tensor, stage: int, beside: tuple[Overview]) -> Tensor:
         if self.feature_norms is not None and stage == 2:  # the released detection code goes on with the normed map
             x = self.feature_norms[1](x)
-        return super()._forward_stage(x, stage)
+        return super()._forward_stage(x, stage, beside if stage > 1 else ())
 
-    def _final_norm(self, x: Tensor | FocusState, stage: int) -> Tensor:
+    def _final_norm(self, x: Tensor, stage: int, beside: tuple[Overview]) -> Tensor:
         if self.feature_norms is not None and stage == 3:
-            return self.feature_norms[3](x)
-        return super()._final_norm(_map_of(x), stage)
-
-    def _format_output(self, x: Tensor | FocusState, output_fmt: str | None = None) -> Tensor:
-        return super()._format_output(_map_of(x), output_fmt)
+            return self.feature_norms[3](x, beside[0].overview)
+        return super()._final_norm(x, stage, beside)
 
     # --- structure
 
@@ -295,10 +298,6 @@ class OverLoCK(Backbone):
         return matcher
 
 
-def _map_of(x: Tensor | FocusState) -> Tensor:
-    return x.x if isinstance(x, FocusState) else x
-
-
 # --- variants: smallest first
 
 CFG = dict(
@@ -319,4 +318,4 @@ VARIANTS = tuple(
     for form, more in (('', {}), ('_reparam', dict(reparameterized=True))))
 
 
-register_family(__package__, OverLoCK, ContextMixing.from_context, VARIANTS, overlock_keys, CFG)
+register_family(__package__, OverLoCK, MIXERS, VARIANTS, overlock_keys, CFG)

@@ -4,7 +4,9 @@ from torch import Tensor, nn
 
 from zoo_kernels.dispatch import can_overwrite_inputs
 
-from ...blocks.mlp import ResidualConvMlp, gelu
+from ...blocks.conv import conv_epilogue
+from ...blocks.fusion import can_fuse, linear_gelu
+from ...blocks.mlp import ResidualConvMlp
 
 
 class GlobalResponseNorm(nn.Module):
@@ -48,5 +50,6 @@ class ResponseMlp(ResidualConvMlp):
         self.response = GlobalResponseNorm(hidden, device=device, dtype=dtype)
 
     def _maps(self, x: Tensor) -> Tensor:
-        x = gelu(self.fc1(x))
-        return self.fc2(self.response(self.dwconv(x, residual=x), owned=can_overwrite_inputs()))
+        x = linear_gelu(self.fc1, x)
+        owned = can_overwrite_inputs() and can_fuse(self.response)  # the sum is no layer's result
+        return self.fc2(self.response(conv_epilogue(self.dwconv, x, residual=x), owned=owned))

@@ -1,0 +1,88 @@
+"""Mixers by name: ours, and those of other packages."""
+import warnings
+from collections.abc import Callable
+from importlib.metadata import EntryPoint, entry_points
+
+from ...utils.errors import ZooError, did_you_mean
+from .token_mixer import TokenMixer
+
+GROUP = 'zoo.mixers'  # of entry points
+_MIXERS: dict[str, type[TokenMixer]] = {}
+_loaded = False
+
+
+def register_mixer(name: str) -> Callable[[type[TokenMixer]], type[TokenMixer]]:
+    """Make a mixer available by name to every tool: ``zoo_hybrid``, the arena, benchmarks.
+
+    >>> @register_mixer('fourier')
+    ... class FourierMixer(TokenMixer):
+    ...     ...
+
+    A package makes its mixers known to those who have installed it by an entry point:
+
+    .. code-block:: toml
+
+        [project.entry-points.'zoo.mixers']
+        fourier = 'my_package:FourierMixer'
+
+    Raises:
+        ZooError: The name is taken, or the class is no :class:`TokenMixer`.
+    """
+    def register(cls: type[TokenMixer]) -> type[TokenMixer]:
+        if not (isinstance(cls, type) and issubclass(cls, TokenMixer)):
+            raise ZooError(f'mixer {name!r}: {cls!r} is not a TokenMixer; derive it from zoo.blocks.mixers.TokenMixer')
+        if _MIXERS.get(name, cls) is not cls:
+            raise ZooError(f'mixer {name!r} is taken by {_MIXERS[name].__name__}; choose another name')
+        _MIXERS[name] = cls
+        return cls
+    return register
+
+
+def list_mixers(class_token: bool | None = None) -> list[str]:
+    """Names of all mixers, sorted.
+
+    Args:
+        class_token: True for those that run in every host, beside a class token too; False for those of maps alone.
+    """
+    _load_plugins()
+    return sorted(
+        name for name, cls in _MIXERS.items() if class_token is None or cls.takes_sequences() == class_token)
+
+
+def mixer_class(name: str) -> type[TokenMixer]:
+    """The mixer of a name.
+
+    Raises:
+        ZooError: An unknown name.
+    """
+    if name not in _MIXERS:
+        _load_plugins()
+    if name not in _MIXERS:
+        raise ZooError(f'mixer {name!r}: use one of {", ".join(sorted(_MIXERS))}{did_you_mean(name, _MIXERS)}')
+    return _MIXERS[name]
+
+
+def _load_plugins() -> None:
+    """Import the mixers of other packages, once; one that fails costs a warning."""
+    global _loaded
+    if _loaded:
+        return
+    _loaded = True
+    for entry in entry_points(group=GROUP):
+        before = dict(_MIXERS)
+        try:
+            _load(entry)
+        except Exception as e:  # whatever a package of others does
+            _MIXERS.clear()
+            _MIXERS.update(before)
+            package = entry.dist.name if entry.dist else entry.value
+            warnings.warn(f'the mixer {entry.name!r} of the package {package} is left out: {e}', stacklevel=3)
+
+
+def _load(entry: EntryPoint) -> None:
+    taken = _MIXERS.get(entry.name)
+    found = entry.load()
+    if isinstance(found, type) and found not in _MIXERS.values():
+        register_mixer(entry.name)(found)
+    elif taken is not None and found is not taken:
+        raise ZooError(f'mixer {entry.name!r} is taken by {taken.__name__}; choose another name')

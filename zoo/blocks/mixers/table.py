@@ -1,0 +1,93 @@
+"""Which mixer stands in which block: a name for all, or a table of names."""
+import functools
+import inspect
+from collections.abc import Mapping, Sequence
+from types import EllipsisType
+from typing import Any
+
+from torch import nn
+
+from ...utils.errors import ZooError
+from .block_context import BlockContext, MixerFactory
+from .registry import mixer_class
+
+Entry = str | MixerFactory
+Row = Entry | Sequence[Entry | EllipsisType] | None
+Mixers = Sequence[Row]  # by stage
+
+
+class MixerTable:
+    """A factory that takes the mixer of each block from a table.
+
+    >>> MixerTable(('rala', 'rala', 'rope_softmax', 'rope_softmax'))  # by stage
+    >>> MixerTable(('scale_aware', 'scale_aware', ('scale_aware', 'softmax'), 'softmax'))  # by turns in the third
+    >>> MixerTable(('agent', 'agent', ('agent', 'agent', 'window', ...), 'window'))  # two agents, then windows
+
+    Args:
+        mixers: One entry for each stage: a name or a factory; several, which the blocks have by turns, or, with ``...``
+            behind them, one after the other, the last one in all further blocks; None for a stage without mixers.
+        options: Keyword arguments; each goes to the mixers that take it.
+
+    Raises:
+        ZooError: An unknown name, or an option that no mixer of the table takes; when called, a stage that the table
+            does not have.
+    """
+
+    def __init__(self, mixers: Mixers, options: Mapping[str, Any] | None = None):
+        self.mixers = tuple(row if _is_one(row) else tuple(row) for row in mixers)
+        self.options = dict(options or {})
+        bound = {
+            entry: _bind(entry, self.options) for row in self.mixers for entry in _entries(row) if entry is not ...}
+        self._rows = [[bound.get(entry, ...) for entry in _entries(row)] for row in self.mixers]
+        unused = set(self.options).difference(*(_options_of(entry) for entry in bound))
+        if unused:
+            raise ZooError(f'no mixer of {self.mixers} has an argument {", ".join(sorted(unused))}')
+
+    def __call__(self, ctx: BlockContext, device=None, dtype=None) -> nn.Module:
+        row = self._rows[ctx.stage] if ctx.stage < len(self._rows) else ()
+        if not row:
+            raise ZooError(f'the table of mixers {self.mixers} has none for stage {ctx.stage}, from 0')
+        last = len(row) - 2
+        index = min(ctx.index, last) if row[-1] is ... else ctx.index % len(row)
+        return row[index](ctx, device=device, dtype=dtype)
+
+    def __repr__(self) -> str:
+        return f'{self.mixers}' + (f' with {self.options}' if self.options else '')
+
+
+def mixer_factory(mixer: Entry | Mixers, options: Mapping[str, Any] | None = None) -> MixerFactory:
+    """The factory of a mixer.
+
+    Args:
+        mixer: A name of :func:`list_mixers`, a factory, or a table of them as :class:`MixerTable` has it.
+        options: More keyword arguments for it.
+
+    Raises:
+        ZooError: An unknown name.
+    """
+    if isinstance(mixer, str):
+        mixer = mixer_class(mixer).from_context
+    elif isinstance(mixer, MixerTable):
+        return MixerTable(mixer.mixers, {**mixer.options, **options}) if options else mixer
+    elif isinstance(mixer, Sequence):
+        return MixerTable(mixer, options)
+    return functools.partial(mixer, **options) if options else mixer
+
+
+def _is_one(row: Row) -> bool:
+    return row is None or isinstance(row, str) or callable(row)
+
+
+def _entries(row: Row) -> Sequence[Entry | EllipsisType]:
+    return () if row is None else (row,) if _is_one(row) else row
+
+
+def _bind(entry: Entry, options: Mapping[str, Any]) -> MixerFactory:
+    known = _options_of(entry)
+    return mixer_factory(entry, {name: value for name, value in options.items() if name in known})
+
+
+def _options_of(entry: Entry) -> set[str]:
+    """Keyword arguments of a mixer's factory beside those of every factory."""
+    parameters = inspect.signature(mixer_factory(entry)).parameters
+    return set(parameters) - {'ctx', 'device', 'dtype'}
