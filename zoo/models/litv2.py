@@ -30,7 +30,7 @@ from timm.layers import DropPath, calculate_drop_path_rates
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
-from zoo_kernels.dispatch import can_overwrite_inputs
+from zoo_kernels.dispatch import can_overwrite_inputs, transforming
 
 from ..backbone import Backbone, Stage, init_layer, to_pair
 from ..blocks.conv import Conv2dNHWC
@@ -75,9 +75,14 @@ class DeformableConv(nn.Module):
 
     def forward(self, x: Tensor, offset: Tensor) -> Tensor:
         """``[B, C, H, W]`` -> ``[B, dim, H / 2, W / 2]``; ``offset``, ``[B, 8, H / 2, W / 2]``, moves the four taps."""
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        wide = (t.to(dtype) for t in (x, offset, self.weight, self.bias))
-        return deform_conv2d(*wide, stride=2).to(offset.dtype)
+        out_dtype, dtype = offset.dtype, torch.promote_types(x.dtype, torch.float32)
+        x, offset, weight, bias = (t.to(dtype) for t in (x, offset, self.weight, self.bias))
+        if not transforming():
+            return deform_conv2d(x, offset, weight, bias, stride=2).to(out_dtype)
+        places, shares = tap_corners(to_nhwc(x).shape, to_nhwc(offset))  # torchvision's has no rules for transforms
+        corners = to_nhwc(x).flatten(0, 2)[places.flatten()].unflatten(0, places.shape)
+        taps = (corners * shares.unsqueeze(-1)).sum(1).view(*offset.shape[:1], *offset.shape[2:], -1)
+        return to_nchw(F.linear(taps, weight.permute(0, 2, 3, 1).flatten(1), bias)).to(out_dtype)
 
 
 class DeformableMerging(nn.Module):
@@ -120,21 +125,35 @@ def read_taps(x: Tensor, offset: Tensor) -> Tensor:
     Returns:
         ``[B, H // 2, W // 2, 4 * C]``.
     """
-    (batch, height, width, dim), side = x.shape, torch.arange(2, device=x.device)
+    places, shares = tap_corners(x.shape, offset)
+    taps = F.embedding_bag(places, x.reshape(-1, x.shape[-1]), mode='sum', per_sample_weights=shares)
+    return taps.view(*offset.shape[:3], 4 * x.shape[-1])
+
+
+def tap_corners(shape: torch.Size, offset: Tensor) -> tuple[Tensor, Tensor]:
+    """The pixels that each tap of :func:`read_taps` lies between, and their shares.
+
+    Args:
+        shape: Of the map, ``[B, H, W, C]``.
+        offset: As there.
+
+    Returns:
+        Rows of the flat map ``[B * H * W, C]``, and shares, zero outside of the map: ``[taps, 4]`` both.
+    """
+    (batch, height, width, _), side = shape, torch.arange(2, device=offset.device)
     row, column = offset.unflatten(-1, (2, 2, 2)).unbind(-1)
-    row = row + (2 * torch.arange(height // 2, device=x.device)[:, None, None, None] + side[:, None])
-    column = column + (2 * torch.arange(width // 2, device=x.device)[:, None, None] + side)
-    image = height * width * torch.arange(batch, device=x.device)[:, None, None, None, None]
+    row = row + (2 * torch.arange(height // 2, device=offset.device)[:, None, None, None] + side[:, None])
+    column = column + (2 * torch.arange(width // 2, device=offset.device)[:, None, None] + side)
+    image = height * width * torch.arange(batch, device=offset.device)[:, None, None, None, None]
     top, left = row.floor(), column.floor()
-    places, weights = [], []
-    for y in (top, top + 1):
-        for x_ in (left, left + 1):
-            inside = (y >= 0) & (y < height) & (x_ >= 0) & (x_ < width)
-            places.append(torch.where(inside, y, 0).long() * width + torch.where(inside, x_, 0).long() + image)
-            weights.append(torch.where(inside, (1 - (row - y).abs()) * (1 - (column - x_).abs()), 0))
-    places, weights = (torch.stack(t, dim=-1).flatten(0, -2) for t in (places, weights))
-    taps = F.embedding_bag(places, x.reshape(-1, dim), mode='sum', per_sample_weights=weights)
-    return taps.view(batch, height // 2, width // 2, 4 * dim)
+    places, shares = [], []
+    for y, down in ((top, 1 - (row - top)), (top + 1, row - top)):
+        for x, across in ((left, 1 - (column - left)), (left + 1, column - left)):
+            inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+            places.append(torch.where(inside, y, 0).long() * width + torch.where(inside, x, 0).long() + image)
+            shares.append(torch.where(inside, down * across, 0))
+    places, shares = (torch.stack(t, dim=-1).flatten(0, -2) for t in (places, shares))
+    return places, shares
 
 
 class LITv2(Backbone):
