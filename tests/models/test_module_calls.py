@@ -17,12 +17,9 @@ from timm.models.resnest import ResNestBottleneck
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import Tensor, nn
 
-import zoo
+from tests.models.cases import create, every_case, images, jittered
 from tests.models.module_calls import faults_of, is_layer, modules_with_parameters, recorded
-from tests.models.test_hybrid import SMALL
-from tests.zoo_models import every_smallest_model
 from zoo.blocks.gates import ELA
-from zoo.blocks.mixers import GLOBAL_MIXERS, MAP_MIXERS
 from zoo.models.care import TwoHeads
 from zoo.models.overlock.family import OverLoCK
 from zoo.registry import smallest_models
@@ -73,25 +70,10 @@ MODES = dict(
 )
 QUICK_MODES = ('no_grad', 'training')
 
-HYBRIDS = [
-    *(('pvt_v2_b0', mixer) for mixer in (*GLOBAL_MIXERS, *MAP_MIXERS)),
-    *(('vit_tiny', mixer) for mixer in GLOBAL_MIXERS),
-]
-MODELS = [*every_smallest_model(), *(pytest.param(pair, id='-'.join(pair)) for pair in HYBRIDS)]
 
-
-def create(case: str | tuple[str, str]) -> nn.Module:
-    """A model by name, or a hybrid by host and mixer with a block or two per stage."""
-    if isinstance(case, str):
-        return timm.create_model(case, num_classes=10).eval()
-    host, mixer = case
-    return zoo.create_hybrid(host, mixer, num_classes=10, **SMALL[host]).eval()
-
-
-@pytest.fixture(scope='module', params=MODELS)
+@pytest.fixture(scope='module', params=every_case())
 def model(request):
     """Each model once, in eval mode with 10 classes."""
-    torch.manual_seed(0)
     return create(request.param)
 
 
@@ -110,11 +92,11 @@ def faults(model: nn.Module, mode: Mode, size: int = 64) -> tuple[list[str], set
     """Whatever one pass did that modules must not do, and the exceptions it made use of."""
     names = {id(module): name for name, module in modules_with_parameters(model).items() if mode.hooked(module)}
     found, used = [], set()
-    images = torch.randn(BATCH, 3, size, size)
+    x = images(BATCH, size).float()
     model.train(mode.training)
     try:
         with mode.grad(), recorded(model, mode.hooked, mode.everywhere) as calls:
-            model(images)
+            model(x)
         counts = Counter(id(call.module) for call in calls)
         seen = [(id_, 'calls', f'was called {counts[id_]} times, not once') for id_ in names if counts[id_] != 1]
         seen += [(id(call.module), *fault) for call in calls for fault in faults_of(call, BATCH)]
@@ -163,33 +145,25 @@ def test_a_hook_on_one_module(model):
     assert found == []
 
 
-def alter(module: nn.Module, args: tuple, output: Tensor, index: int) -> Tensor:
-    """A forward hook that changes the output, in its own way for each index."""
-    generator = torch.Generator().manual_seed(index)
-    return output + 0.1 * torch.randn(output.shape, generator=generator, dtype=output.dtype)
-
-
 @pytest.mark.slow
 def test_what_hooks_return_is_what_the_model_goes_on_with(model):
     """Of every layer with parameters, without gradients as with them."""
-    model = copy.deepcopy(model).double()
-    for p in model.parameters():  # some start at zero, which hides what comes before
-        p.data += 0.02 * torch.randn_like(p)
-    images = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    model, x = jittered(copy.deepcopy(model).double()), images(2)
     with torch.no_grad():
-        plain = model(images)
+        plain = model(x)
         with recorded(model):
-            torch.testing.assert_close(model(images), plain, rtol=1e-9, atol=1e-12)
+            torch.testing.assert_close(model(x), plain, rtol=1e-9, atol=1e-12)
     layers = {name: module for name, module in modules_with_parameters(model).items() if is_layer(module)}
     altered = {}
 
-    def hook(module: nn.Module, args: tuple, output: Tensor, name: str, index: int) -> Tensor:
-        altered[name] = alter(module, args, output, index)
+    def hook(module: nn.Module, args: tuple, output: Tensor, name: str, seed: int) -> Tensor:
+        noise = torch.randn(output.shape, generator=torch.Generator().manual_seed(seed), dtype=output.dtype)
+        altered[name] = output + 0.1 * noise
         return altered[name]
 
-    for index, (name, module) in enumerate(layers.items()):
-        module.register_forward_hook(functools.partial(hook, name=name, index=index))
-    logits = model(images)
+    for seed, (name, module) in enumerate(layers.items()):
+        module.register_forward_hook(functools.partial(hook, name=name, seed=seed))
+    logits = model(x)
     ignored = {name for name in layers if name not in altered and exempt(model, name, calls=0) is None}
     assert ignored == set()
     gradients = torch.autograd.grad(
@@ -197,7 +171,7 @@ def test_what_hooks_return_is_what_the_model_goes_on_with(model):
     assert {name for name, g in zip(altered, gradients) if g is None or not g.any()} == set()
     assert not torch.allclose(logits, plain, rtol=1e-3)
     with torch.no_grad():
-        torch.testing.assert_close(model(images), logits.detach(), rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(model(x), logits.detach(), rtol=1e-9, atol=1e-12)
 
 
 @functools.cache
