@@ -23,6 +23,11 @@ def every_cnn():
     return _parameters(sorted(CNNS))
 
 
+def every_smallest_model():
+    """pytest parameters for the smallest model of every family in every host, ours and timm's."""
+    return _parameters(smallest_models())
+
+
 def every_structure():
     """Of :func:`every_model`, the first of those that differ in widths and depths alone: their graphs are the same."""
     return _parameters(name for name in _structures() if name not in CNNS)

@@ -1,0 +1,55 @@
+"""The smallest models of all families and hosts, and hybrids of all mixers, for tests of what every module must do."""
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+import zoo
+from tests.models.test_hybrid import SMALL
+from tests.zoo_models import every_smallest_model
+from zoo.blocks.mixers import GLOBAL_MIXERS, MAP_MIXERS
+
+HYBRIDS = [
+    *(('pvt_v2_b0', mixer) for mixer in (*GLOBAL_MIXERS, *MAP_MIXERS)),
+    *(('vit_tiny', mixer) for mixer in GLOBAL_MIXERS),
+]
+TRAINING_ONLY = 'aux_head.'  # parameters that have no part in eval mode
+
+
+def every_case(models_are_slow: bool = False) -> list:
+    """pytest parameters for :func:`create`.
+
+    Args:
+        models_are_slow: Leave the families' models out of `make test`; hybrids, small ones, stay in.
+    """
+    models = every_smallest_model()
+    if models_are_slow:
+        models = [pytest.param(*model.values, marks=pytest.mark.slow) for model in models]
+    return [*models, *(pytest.param(pair, id='-'.join(pair)) for pair in HYBRIDS)]
+
+
+def create(case: str | tuple[str, str]) -> nn.Module:
+    """In eval mode with 10 classes: a model by name, or a hybrid by host and mixer with a block or two per stage."""
+    torch.manual_seed(0)
+    if isinstance(case, str):
+        return timm.create_model(case, num_classes=10).eval()
+    host, mixer = case
+    return zoo.create_hybrid(host, mixer, num_classes=10, **SMALL[host]).eval()
+
+
+@torch.no_grad()
+def jittered(model: nn.Module) -> nn.Module:
+    """The model with noise in its parameters: some start at zero, which would hide what comes before them."""
+    for p in model.parameters():
+        p += 0.02 * torch.randn_like(p)
+    return model
+
+
+def exact(case: str | tuple[str, str]) -> nn.Module:
+    """:func:`create` in float64, with noise in its parameters."""
+    return jittered(create(case).double())
+
+
+def images(count: int, size: int = 64) -> Tensor:
+    """Random images ``[count, 3, size, size]``, float64; from 64 pixels the last maps have several places."""
+    return torch.randn(count, 3, size, size, dtype=torch.float64)
