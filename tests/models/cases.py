@@ -7,11 +7,11 @@ from torch import Tensor, nn
 import zoo
 from tests.models.test_hybrid import SMALL
 from tests.zoo_models import every_smallest_model
-from zoo.blocks.mixers import GLOBAL_MIXERS, MAP_MIXERS
+from zoo.blocks.mixers import list_mixers
 
 HYBRIDS = [
-    *(('pvt_v2_b0', mixer) for mixer in (*GLOBAL_MIXERS, *MAP_MIXERS)),
-    *(('vit_tiny', mixer) for mixer in GLOBAL_MIXERS),
+    *(('pvt_v2_b0', mixer) for mixer in list_mixers()),
+    *(('vit_tiny', mixer) for mixer in list_mixers(class_token=True)),
 ]
 TRAINING_ONLY = 'aux_head.'  # parameters that have no part in eval mode
 

@@ -4,7 +4,10 @@ import timm
 import torch
 
 import zoo
-from zoo.blocks.mixers import GLOBAL_MIXERS, MAP_MIXERS
+from zoo.blocks.mixers import list_mixers, mixer_class
+
+GLOBAL_MIXERS = {n: mixer_class(n) for n in list_mixers(class_token=True)}
+MAP_MIXERS = {n: mixer_class(n) for n in list_mixers(class_token=False)}
 from zoo.models.hybrid import HOSTS
 
 # The smallest of each host, cut down to a block or two per stage.

@@ -163,11 +163,12 @@ def test_what_hooks_return_is_what_the_model_goes_on_with(model):
 
     for seed, (name, module) in enumerate(layers.items()):
         module.register_forward_hook(functools.partial(hook, name=name, seed=seed))
-    logits = model(x)
+    features = model.forward_features(x)  # the class token alone sees no convolution of the last block
+    logits = model.forward_head(features)
     ignored = {name for name in layers if name not in altered and exempt(model, name, calls=0) is None}
     assert ignored == set()
     gradients = torch.autograd.grad(
-        (logits * torch.randn_like(logits)).sum(), list(altered.values()), allow_unused=True)
+        [(t * torch.randn_like(t)).sum() for t in (features, logits)], list(altered.values()), allow_unused=True)
     assert {name for name, g in zip(altered, gradients) if g is None or not g.any()} == set()
     assert not torch.allclose(logits, plain, rtol=1e-3)
     with torch.no_grad():

@@ -11,6 +11,7 @@ last one (``_s1n1``), and the last ones of all stages before (``_lastblocks``, w
 Before the first stage it is the stem's map. No weights were released.
 """
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from timm.models._features import feature_take_indices
@@ -34,29 +35,34 @@ RECALL = dict(
 )
 
 
-class RecallingBasicBlock(BasicBlock):
-    """A block of two 3x3 convolutions with an :class:`EMCA` gate; takes earlier means, adds its own to ``means``."""
+@dataclass
+class Seen:
+    """What a block tells later ones: the means of the channels of its branch, ``[B, C]``."""
 
-    def forward(self, x: Tensor, means: list[Tensor], earlier: Sequence[Tensor] = ()) -> Tensor:
+    mean: Tensor | None = None
+
+
+class RecallingBasicBlock(BasicBlock):
+    """A block of two 3x3 convolutions with an :class:`EMCA` gate; takes earlier means, leaves its own in ``seen``."""
+
+    def forward(self, x: Tensor, seen: Seen, earlier: Sequence[Tensor] = ()) -> Tensor:
         y = self.act1(self.bn1(self.conv1(x)))
-        return _close(self, x, self.bn2(self.conv2(y)), self.act2, means, earlier)
+        return _close(self, x, self.bn2(self.conv2(y)), self.act2, seen, earlier)
 
 
 class RecallingBottleneck(Bottleneck):
-    """A bottleneck block with an :class:`EMCA` gate; takes earlier means, adds its own to ``means``."""
+    """A bottleneck block with an :class:`EMCA` gate; takes earlier means, leaves its own in ``seen``."""
 
-    def forward(self, x: Tensor, means: list[Tensor], earlier: Sequence[Tensor] = ()) -> Tensor:
+    def forward(self, x: Tensor, seen: Seen, earlier: Sequence[Tensor] = ()) -> Tensor:
         y = self.act1(self.bn1(self.conv1(x)))
         y = self.act2(self.bn2(self.conv2(y)))
-        return _close(self, x, self.bn3(self.conv3(y)), self.act3, means, earlier)
+        return _close(self, x, self.bn3(self.conv3(y)), self.act3, seen, earlier)
 
 
 def _close(
-        block: nn.Module, x: Tensor, y: Tensor, act: nn.Module, means: list[Tensor],
-        earlier: Sequence[Tensor]) -> Tensor:
-    mean = y.mean((2, 3))
-    means.append(mean)
-    y = block.se(y, mean, earlier)
+        block: nn.Module, x: Tensor, y: Tensor, act: nn.Module, seen: Seen, earlier: Sequence[Tensor]) -> Tensor:
+    seen.mean = y.mean((2, 3))
+    y = block.se(y, seen.mean, earlier)
     if block.drop_path is not None:
         y = block.drop_path(y)
     return act(y + (x if block.downsample is None else block.downsample(x)))
@@ -78,9 +84,10 @@ class RecallingStage(nn.Sequential):
         means: list[Tensor] = []
         earlier = RECALL[recall](history)
         for i, block in enumerate(self):
-            args = x, [], earlier if i else ()
+            seen = Seen()
+            args = x, seen, earlier if i else ()
             x = checkpoint(block, *args, use_reentrant=False) if recompute else block(*args)
-            means.append(args[1][0])
+            means.append(seen.mean)
         history.append(means)
         return x
 

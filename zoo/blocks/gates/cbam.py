@@ -34,12 +34,11 @@ class CBAM(Gate):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, H, W]`` -> the same."""
-        pooled = torch.stack([x.mean((2, 3)), x.amax((2, 3))])
-        hidden = F.relu(self.fc1(pooled))
+        hidden = F.relu(self.fc1(torch.cat([x.mean((2, 3)), x.amax((2, 3))])))
         if can_fuse(self.fc2):  # half of the work
-            logits = F.linear(hidden.sum(0), self.fc2.weight) + 2 * self.fc2.bias
+            logits = F.linear(hidden.unflatten(0, (2, -1)).sum(0), self.fc2.weight) + 2 * self.fc2.bias
         else:
-            logits = self.fc2(hidden).sum(0)
+            logits = self.fc2(hidden).unflatten(0, (2, -1)).sum(0)
         x = x * logits.sigmoid()[:, :, None, None]
         places = torch.cat([x.amax(1, keepdim=True), x.mean(1, keepdim=True)], dim=1)
         return multiply(x, self.norm(self.conv(places)).sigmoid())
