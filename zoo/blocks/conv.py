@@ -5,10 +5,11 @@ from torch import Tensor, nn
 
 from zoo_kernels import depthwise_conv
 
-from .fusion import can_fuse
+from .fusion import can_fuse, fusible
 from .layout import to_nchw, to_nhwc
 
 
+@fusible
 class Conv2dNHWC(nn.Conv2d):
     """``nn.Conv2d`` of ``[B, H, W, C]`` maps; depthwise ones that keep the size are computed by our op."""
 

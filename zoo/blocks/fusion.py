@@ -17,23 +17,31 @@ from .layout import ceil_div
 
 CHUNK_BYTES = 2 ** 22  # of hidden activations: what stays in the caches of a CPU core
 HOOKS = ('_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks')
-PLAIN = (Tensor, nn.Parameter)
+PLAIN = Tensor, nn.Parameter
+KNOWN = 'zoo.', 'torch.nn.modules.', 'timm.'  # whose modules compute each image of a batch by itself
+FUSIBLE: set[type[nn.Module]] = {
+    nn.Linear, nn.Conv1d, nn.Conv2d, nn.BatchNorm1d, nn.BatchNorm2d, nn.GELU, nn.Sequential}
+
+
+def fusible(cls: type[nn.Module]) -> type[nn.Module]:
+    """Let :func:`can_fuse` take layers of a class of ours."""
+    FUSIBLE.add(cls)
+    return cls
 
 
 def can_fuse(*layers: nn.Module) -> bool:
-    """Whether what layers compute may be computed without calling them.
+    """Whether what layers compute may be computed from their weights, without calling them.
 
-    Each is a layer of torch or of ours and not one of a derived class (an adapter, a parametrization, a quantised or
-    sharded replacement); its weights are plain tensors; there are no hooks, own or global; no transform of
-    ``torch.func`` runs.
+    Each is exactly of a class in ``FUSIBLE`` (not an adapter, a parametrization, a quantised or sharded replacement);
+    its weights are plain tensors; there are no hooks, own or global; no transform of ``torch.func`` runs.
     """
-    return not _listening() and all(_is_plain(layer) for layer in layers)
+    return not _listening() and all(type(layer) in FUSIBLE and _is_plain(layer) for layer in layers)
 
 
-def can_fuse_parts(module: nn.Module) -> bool:
-    """As :func:`can_fuse` of a module and all parts of it, none of which takes statistics from the batch.
+def can_chunk(module: nn.Module) -> bool:
+    """Whether a module and all parts of it may be called with slices of a batch, one after the other.
 
-    Then they may also be called with slices of a batch, one after the other.
+    As :func:`can_fuse`, but for any classes of torch, timm and ours; and no part takes statistics from the batch.
     """
     return not _listening() and _is_plain_tree(module)
 
@@ -51,16 +59,17 @@ def _is_plain_tree(module: nn.Module) -> bool:
 
 def _is_plain(module: nn.Module) -> bool:
     own = module.__dict__
-    if not _is_known(type(module)) or 'forward' in own or any(own[hooks] for hooks in HOOKS):
+    if 'forward' in own or any(own[hooks] for hooks in HOOKS):
         return False
     if torch.compiler.is_compiling():
-        return True
-    return all(x is None or type(x) in PLAIN for x in (*own['_parameters'].values(), *own['_buffers'].values()))
+        return type(module).__module__.startswith(KNOWN)
+    tensors = *own['_parameters'].values(), *own['_buffers'].values()
+    return _is_known(type(module)) and all(x is None or type(x) in PLAIN for x in tensors)
 
 
 @functools.cache
 def _is_known(cls: type[nn.Module]) -> bool:
-    return cls.__module__.startswith(('zoo.', 'torch.nn.modules.', 'timm.'))
+    return cls.__module__.startswith(KNOWN)
 
 
 def linear_gelu(layer: nn.Module, x: Tensor) -> Tensor:
@@ -78,7 +87,7 @@ def in_chunks(
     of PVTv2-b1 (batch 4, 224 pixels) that halves the time of the layer.
 
     Args:
-        owner: The module whose parts ``layer`` calls; see :func:`can_fuse_parts`.
+        owner: The module whose parts ``layer`` calls; see :func:`can_chunk`.
         layer: Maps slices of ``x`` independently.
         x: Input.
         hidden: Hidden activations for one entry of the first dimension.
@@ -89,7 +98,7 @@ def in_chunks(
     if x.device.type != 'cpu' or torch.is_grad_enabled() or torch.compiler.is_compiling():
         return layer(*inputs)
     pieces = ceil_div(x.shape[0] * hidden * x.element_size(), chunk_bytes or CHUNK_BYTES)
-    if pieces <= 2 or not can_fuse_parts(owner):
+    if pieces <= 2 or not can_chunk(owner):
         return layer(*inputs)
     cut = zip(*(t.split(ceil_div(x.shape[0], pieces)) for t in inputs))
     return torch.cat([layer(*piece) for piece in cut])

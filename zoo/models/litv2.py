@@ -34,7 +34,7 @@ from zoo_kernels.dispatch import can_overwrite_inputs, transforming
 
 from ..backbone import Backbone, Stage, init_layer, to_pair
 from ..blocks.conv import Conv2dNHWC
-from ..blocks.fusion import can_fuse
+from ..blocks.fusion import can_fuse, fusible
 from ..blocks.layout import ceil_div, contiguous_for_export, to_nchw, to_nhwc
 from ..blocks.mixers import BlockContext, MixerFactory, MixerTable
 from ..blocks.mlp import ConvMlp
@@ -62,6 +62,7 @@ class ConvBlock(nn.Module):
         return x + self.drop_path(self.mlp(self.norm(x)))
 
 
+@fusible
 class DeformableConv(nn.Module):
     """Deformable 2x2 convolution of stride 2, initialised as ``nn.Conv2d``.
 

@@ -1,4 +1,6 @@
 """Context-mixing dynamic convolution (ContMix, OverLoCK)."""
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
@@ -96,8 +98,8 @@ class ContextMixing(TokenMixer):
             parts.append(neighborhood_sum(weights, values, bias.window))
         return torch.stack(parts, dim=1).permute(0, 3, 4, 1, 2, 5).flatten(3)
 
-    def _logits(self, queries: Tensor, keys: Tensor, height: int, width: int) -> list[Tensor]:
-        """Of the small and the large kernels of each pixel, ``[B, heads, H * W, k * k]``.
+    def _logits(self, queries: Tensor, keys: Tensor, height: int, width: int) -> Iterator[Tensor]:
+        """Of the small and then the large kernels of each pixel, ``[B, heads, H * W, k * k]``.
 
         Args:
             queries: ``[B, heads, H * W, D]``.
@@ -105,17 +107,17 @@ class ContextMixing(TokenMixer):
             height: Of the map.
             width: Of the map.
         """
-        biases = [bias(height, width) for bias in (self.small_bias, self.large_bias)]
-        sizes = [bias.window ** 2 for bias in (self.small_bias, self.large_bias)]
-        heads = self.num_heads
+        biases = self.small_bias, self.large_bias
+        sizes = [bias.window ** 2 for bias in biases]
         if not can_fuse(self.kernels):
-            keys = keys.unflatten(-1, (heads, -1)).permute(0, 2, 3, 1)
-            logits = self.kernels(queries @ keys).split(sizes, -1)
-            return [x + bias.to(x.dtype) for x, bias in zip(logits, biases)]
-        taps = (self.kernels.weight @ keys).unflatten(-1, (heads, -1)).permute(0, 2, 3, 1)  # [B, heads, D, all kernels]
-        logits = [queries @ part for part in taps.split(sizes, -1)]
-        offsets = self.kernels.bias.split(sizes)
-        return [x + (bias + offset).to(x.dtype) for x, bias, offset in zip(logits, biases, offsets)]
+            keys = keys.unflatten(-1, (self.num_heads, -1)).permute(0, 2, 3, 1)
+            for logits, bias in zip(self.kernels(queries @ keys).split(sizes, -1), biases):
+                yield logits + bias(height, width).to(logits.dtype)
+            return
+        taps = (self.kernels.weight @ keys).unflatten(-1, (self.num_heads, -1)).permute(0, 2, 3, 1)
+        for part, offset, bias in zip(taps.split(sizes, -1), self.kernels.bias.split(sizes), biases):
+            logits = queries @ part
+            yield logits + (bias(height, width) + offset).to(logits.dtype)
 
 
 def _working_size(height: int, width: int, least: int) -> tuple[int, int] | None:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from zoo_kernels import depthwise_conv
 
 from ...blocks.conv import depthwise_conv2d
-from ...blocks.fusion import can_fuse_parts
+from ...blocks.fusion import can_chunk, can_fuse
 from ...blocks.norm import batch_norm, scale_and_shift
 from ...utils.errors import ZooError
 
@@ -54,13 +54,18 @@ class DilatedConv(nn.Module):
         self.norm = nn.BatchNorm2d(dim, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not can_fuse_parts(self):
+        if self.training or not self._fusible():
             return batch_norm(self.norm, self._sum(x))
         weight, bias = self.kernel()
         scale, shift = scale_and_shift(self.norm)
         dtype = self.conv.weight.dtype
         return depthwise_conv(
             x, (weight * scale[:, None, None, None]).to(dtype), torch.addcmul(shift, bias, scale).to(dtype))
+
+    def _fusible(self) -> bool:
+        pairs = [(branch.conv, branch.norm) for branch in self.branches or ()]
+        norms = [self.norm, *filter(None, [self.conv_norm]), *(norm for _, norm in pairs)]
+        return can_fuse(self.conv, *norms, *(conv for conv, _ in pairs)) and can_chunk(self)
 
     def _sum(self, x: Tensor) -> Tensor:
         """All kernels one by one, each with its norm."""

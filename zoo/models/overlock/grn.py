@@ -5,10 +5,11 @@ from torch import Tensor, nn
 from zoo_kernels.dispatch import can_overwrite_inputs
 
 from ...blocks.conv import conv_epilogue
-from ...blocks.fusion import can_fuse, linear_gelu
+from ...blocks.fusion import can_fuse, fusible, linear_gelu
 from ...blocks.mlp import ResidualConvMlp
 
 
+@fusible
 class GlobalResponseNorm(nn.Module):
     """``x (gamma n + 1) + beta`` with n the norm of a channel over the map, in means of all channels' norms.
 
