@@ -92,7 +92,6 @@ def test_pruning(original, model):
         torch.testing.assert_close(logits_of(model, x), logits_of(masked(original, layers), x), **EXACT)
         assert without_gradient(model, x, 'weight_orig') == set()
         step(model, 'weight_orig')
-    assert not close(logits_of(model, x), logits_of(original, x), 1e-3)
 
 
 def masked(original: nn.Module, layers: dict[str, nn.Module]) -> nn.Module:
