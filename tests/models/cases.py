@@ -16,16 +16,19 @@ HYBRIDS = [
 TRAINING_ONLY = 'aux_head.'  # parameters that have no part in eval mode
 
 
-def every_case(models_are_slow: bool = False) -> list:
+def every_case(few: bool = False) -> list:
     """pytest parameters for :func:`create`.
 
     Args:
-        models_are_slow: Leave the families' models out of `make test`; hybrids, small ones, stay in.
+        few: Have only the hybrids of one host in `make test`, and all else under the mark ``slow``.
     """
-    models = every_smallest_model()
-    if models_are_slow:
-        models = [pytest.param(*model.values, marks=pytest.mark.slow) for model in models]
-    return [*models, *(pytest.param(pair, id='-'.join(pair)) for pair in HYBRIDS)]
+    cases = [*every_smallest_model(), *(pytest.param(pair, id='-'.join(pair)) for pair in HYBRIDS)]
+    if not few:
+        return cases
+    quick = [pair for pair in HYBRIDS if pair[0] == HYBRIDS[0][0]]
+    return [
+        case if case.values[0] in quick else pytest.param(*case.values, id=case.id, marks=pytest.mark.slow)
+        for case in cases]
 
 
 def create(case: str | tuple[str, str]) -> nn.Module:

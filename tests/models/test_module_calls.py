@@ -68,7 +68,6 @@ MODES = dict(
     hooks_on_layers=Mode(hooked=is_layer),
     hooks_above_layers=Mode(hooked=lambda module: not is_layer(module)),
 )
-QUICK_MODES = ('no_grad', 'training')
 
 
 @pytest.fixture(scope='module', params=every_case())
@@ -120,7 +119,7 @@ def check(model: nn.Module, mode: Mode, size: int = 64) -> None:
 
 
 @pytest.mark.parametrize('mode', [
-    pytest.param(mode, marks=[] if mode in QUICK_MODES else pytest.mark.slow) for mode in MODES])
+    pytest.param(mode, marks=[] if mode == 'no_grad' else pytest.mark.slow) for mode in MODES])
 def test_every_module_is_called_once_with_the_whole_batch(model, mode):
     check(model, MODES[mode])
 

@@ -12,7 +12,7 @@ from tests.models.cases import TRAINING_ONLY, every_case, exact, images, jittere
 EXACT = dict(rtol=1e-8, atol=1e-11)
 
 
-@pytest.fixture(scope='module', params=every_case(models_are_slow=True))
+@pytest.fixture(scope='module', params=every_case(few=True))
 def model(request):
     """Each model once."""
     return exact(request.param)
@@ -46,6 +46,7 @@ def test_jvp_is_the_transpose_of_vjp(model):
     torch.testing.assert_close((weight * forward).sum(), (backward(weight)[0] * direction).sum(), **EXACT)
 
 
+@pytest.mark.slow
 def test_per_sample_gradients_are_a_loop(model):
     x, labels = images(2), torch.tensor([3, 7])
     parameters = parameters_of(model)
@@ -60,6 +61,7 @@ def test_per_sample_gradients_are_a_loop(model):
                 g[i], expected, rtol=1e-8, atol=1e-9 * scale + 1e-14, msg=lambda text, name=name: f'{name}: {text}')
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_an_ensemble_is_a_loop(model):
     x = images(2)
