@@ -1,4 +1,4 @@
-"""What hosts may ask of mixers and gates: names, initialisation, weight decay, both forms of input, tables of mixers."""
+"""What hosts may ask of mixers and gates: names, initialisation, weight decay, maps and sequences, tables of mixers."""
 import pytest
 import timm
 import torch
