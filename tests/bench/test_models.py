@@ -124,6 +124,7 @@ def test_models_with_more_arguments(tmp_path, capsys):
     assert found['parameters'] < 2_500_000 and found['ms']['samples'] == 1  # 3.7 million by default
     assert saved['notes'][0] == 'built with mixer=pooling depths=(1,1,1,1)'
     assert 'Note: built with mixer=pooling' in (tmp_path / 'here.md').read_text()
+    capsys.readouterr()
     assert benchmark.main([*argv, 'pooling']) == 2
     assert capsys.readouterr().err == "error: expected key=value, got 'pooling'\n"
     assert benchmark.main([*argv, 'mixer=ralla']) == 0  # told in the row
