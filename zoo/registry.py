@@ -172,6 +172,16 @@ def variant(name: str) -> Variant:
     return _OURS[name]
 
 
+def mixers_of(name: str) -> tuple[Any, ...] | None:
+    """The table of a model's token mixers, one entry per stage; see :class:`~zoo.blocks.mixers.MixerTable`.
+
+    None for a model of a host that takes no mixers, and for one that is no family's: there the user chooses.
+    """
+    family = next((family for family in FAMILIES if any(v.name == name for v in family.variants)), None)
+    table = family and variant(name).args.get('mixers', family.mixers)
+    return table and tuple(getattr(table, 'mixers', table))
+
+
 def checkpoint_filter(name: str) -> KeyMap | None:
     """How a model's family renames the keys of the authors' checkpoints; None if there are none."""
     return next((family.key_map for family in FAMILIES if any(v.name == name for v in family.variants)), None)

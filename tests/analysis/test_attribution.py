@@ -10,8 +10,7 @@ from torch import nn
 
 import zoo
 from zoo.analysis import attribution
-from zoo.blocks.mixers import LinearAttention, SoftmaxAttention
-from zoo.blocks.mixers.sequence import GlobalMixer
+from zoo.blocks.mixers import LinearAttention, SoftmaxAttention, TokenMixer
 from zoo.registry import smallest_models
 from zoo.utils.errors import ZooError
 from zoo_cli import main
@@ -45,7 +44,7 @@ class Block(nn.Module):
         return self.mixer(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
-class Blend(GlobalMixer):
+class Blend(TokenMixer):
     """``y = A x M``: the influence of token j on i is ``|A_ij| * ||M||_F``."""
 
     def __init__(self, tokens, dim):

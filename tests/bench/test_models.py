@@ -115,6 +115,23 @@ def test_command_line(tmp_path):
     assert 'complete' not in saved
 
 
+def test_models_with_more_arguments(tmp_path, capsys):
+    argv = ['models', 'zoo_hybrid', '--sizes', '32', '--repeats', '1', '--device', 'cpu', '--forward-only', '--output',
+            str(tmp_path / 'here'), '--model-kwargs']
+    assert benchmark.main([*argv, 'mixer=pooling', 'depths=(1,1,1,1)']) == 0
+    saved = json.loads((tmp_path / 'here.json').read_text())
+    [found] = saved['rows']
+    assert found['parameters'] < 2_500_000 and found['ms']['samples'] == 1  # 3.7 million by default
+    assert saved['notes'][0] == 'built with mixer=pooling depths=(1,1,1,1)'
+    assert 'Note: built with mixer=pooling' in (tmp_path / 'here.md').read_text()
+    capsys.readouterr()
+    assert benchmark.main([*argv, 'pooling']) == 2
+    assert capsys.readouterr().err == "error: expected key=value, got 'pooling'\n"
+    assert benchmark.main([*argv, 'mixer=ralla']) == 0  # told in the row
+    [found] = json.loads((tmp_path / 'here.json').read_text())['rows']
+    assert found['reason'].startswith("ZooError: mixer 'ralla': use one of ")
+
+
 def test_an_interrupted_run_leaves_its_rows(tmp_path, monkeypatch):
     def stops(name, size, *args):
         if size == (30, 30):

@@ -103,11 +103,12 @@ def test_gaussians_are_a_product():
 def test_emca_alone():
     torch.manual_seed(0)
     x, earlier = torch.randn(2, 8, 5, 5), [torch.randn(2, 4), torch.randn(2, 8)]
-    y, mean = gates.EMCA(8, 2)(x, earlier)
+    gate = gates.EMCA(8, 2)
+    y = gate(x, earlier=earlier)
     assert y.shape == x.shape
-    torch.testing.assert_close(mean, x.mean((2, 3)))
+    torch.testing.assert_close(gate(x, x.mean((2, 3)), earlier), y)
     with pytest.raises(ValueError, match='1 earlier maps; this gate was built for 2'):
-        gates.EMCA(8, 2)(x, earlier[:1])
+        gate(x, earlier=earlier[:1])
 
 
 def places(model):

@@ -1,8 +1,9 @@
 """Layers on token maps."""
+import pytest
 import torch
 
-from zoo.blocks.conv import depthwise_conv2d
 from zoo.blocks.layout import crop_map, merge, pad_map, partition
+from zoo.blocks.mixers import FocusedLinearAttention
 from zoo.blocks.mlp import ConvMlp, Mlp
 from zoo.blocks.patch import PatchConv, PatchMerging
 from zoo.blocks.position import PositionMap, RelativePositionBias
@@ -35,7 +36,7 @@ def test_position_map_is_exact_at_its_own_size():
 
 def test_position_map_keeps_a_frozen_table_frozen():
     table = PositionMap((4, 4), 2, std=0.02).requires_grad_(False)
-    table.set_grid((8, 6))
+    table.set_grid_size((8, 6))
     assert table.weight.shape == (1, 8, 6, 2) and not table.weight.requires_grad
 
 
@@ -47,12 +48,18 @@ def test_relative_position_bias_depends_on_the_offset_alone():
     assert out.unique().numel() == bias.table.numel()
 
 
-def test_shared_depthwise_kernels():
-    conv = depthwise_conv2d(4, 3, heads=2)
-    x = torch.randn(1, 5, 5, 8)
-    alone = depthwise_conv2d(4, 3)
-    alone.load_state_dict(conv.state_dict())
-    torch.testing.assert_close(conv(x), torch.cat([alone(x[..., :4]), alone(x[..., 4:])], -1))
+@pytest.mark.parametrize('lepe', [False, True])
+def test_shared_depthwise_kernels(lepe):
+    """The heads of focused attention share theirs, whether it is fused or, with a hook on it, called."""
+    mixer = FocusedLinearAttention(8, 2, (5, 5), lepe=lepe)
+    x, residual = torch.randn(2, 1, 5, 5, 8).unbind(0)
+    want = residual + torch.cat([mixer.dwc(x[..., :4]), mixer.dwc(x[..., 4:])], -1)
+    want = want + mixer.lepe(x) if lepe else want
+    torch.testing.assert_close(mixer.convolve(x, residual), want)
+    seen = []
+    mixer.dwc.register_forward_hook(lambda module, args, y: seen.append(y.shape))
+    torch.testing.assert_close(mixer.convolve(x, residual), want)
+    assert seen == [(2, 5, 5, 4)]
 
 
 def test_chunked_inference_is_the_same():

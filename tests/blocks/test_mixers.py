@@ -6,13 +6,14 @@ import torch
 import torch.nn.functional as F
 
 from zoo.blocks.mixers import (
-    GLOBAL_MIXERS,
     BlockContext,
     LinearAttention,
+    MixerTable,
     SoftmaxAttention,
     StripeAttention,
     WindowAttention,
-    leading,
+    list_mixers,
+    mixer_class,
 )
 from zoo.blocks.mixers import inline as inline_module
 from zoo.blocks.transformer import TransformerBlock
@@ -26,7 +27,7 @@ GRIDS = [(1, 1), (5, 3), (9, 7)]
 def build(name, grid, num_prefix_tokens=0, lepe=False, dtype=torch.float32):
     """A mixer with weights that leave nothing hidden behind zeros."""
     torch.manual_seed(0)
-    mixer = GLOBAL_MIXERS[name].from_context(
+    mixer = mixer_class(name).from_context(
         BlockContext(0, 0, DIM, HEADS, grid, lepe=lepe, num_prefix_tokens=num_prefix_tokens)).to(dtype)
     with torch.no_grad():
         for p in mixer.parameters():
@@ -103,7 +104,7 @@ def test_is_the_formula(name, lepe, num_prefix_tokens, gradients):
     grid = (4, 5)
     mixer = build(name, grid, num_prefix_tokens, lepe, torch.float64)
     x, source = torch.randn(2, 3, num_prefix_tokens + 20, DIM, dtype=torch.float64).unbind(0)
-    given = dict(source=source) if getattr(mixer, 'needs_block_input', False) else {}
+    given = dict(block_input=source) if getattr(mixer, 'needs_block_input', False) else {}
     want = mixer.proj(FORMULAS[name](mixer, x, grid, num_prefix_tokens, source if given else x))
     with torch.set_grad_enabled(gradients):
         torch.testing.assert_close(
@@ -114,7 +115,7 @@ def test_is_the_formula(name, lepe, num_prefix_tokens, gradients):
 
 @pytest.mark.parametrize('num_prefix_tokens', [0, 1])
 @pytest.mark.parametrize('grid', GRIDS)
-@pytest.mark.parametrize('name', GLOBAL_MIXERS)
+@pytest.mark.parametrize('name', list_mixers(class_token=True))
 def test_samples_do_not_see_each_other(name, grid, num_prefix_tokens):
     """And inference, where memory is used again, gives what training gives and leaves its input alone."""
     mixer = build(name, (5, 3), num_prefix_tokens)
@@ -129,7 +130,7 @@ def test_samples_do_not_see_each_other(name, grid, num_prefix_tokens):
 
 
 @pytest.mark.parametrize('lepe', [False, True])
-@pytest.mark.parametrize('name', GLOBAL_MIXERS)
+@pytest.mark.parametrize('name', list_mixers(class_token=True))
 def test_every_token_and_parameter_gets_a_gradient(name, lepe):
     mixer = build(name, (5, 3), lepe=lepe)
     x = torch.randn(2, 5, 3, DIM, requires_grad=True)
@@ -144,7 +145,7 @@ def test_every_token_and_parameter_gets_a_gradient(name, lepe):
 
 @pytest.mark.parametrize('num_prefix_tokens', [0, 1])
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize('name', GLOBAL_MIXERS)
+@pytest.mark.parametrize('name', list_mixers(class_token=True))
 def test_16_bit(name, dtype, num_prefix_tokens):
     """Autocast stays narrow, and a 16-bit mixer is as exact as its dtype."""
     mixer = build(name, (9, 7), num_prefix_tokens)
@@ -173,7 +174,7 @@ def test_softmax_in_cswin_is_a_stripe_over_the_whole_map(grid):
 
 @pytest.mark.parametrize('name', ['inline', 'linear', 'softmax'])
 def test_mixers_of_a_cswin_host_have_lepe(name):
-    model = CSwin(GLOBAL_MIXERS[name].from_context, embed_dim=32, depths=(1, 1, 1, 1), device='meta')
+    model = CSwin(mixer_class(name).from_context, embed_dim=32, depths=(1, 1, 1, 1), device='meta')
     assert all(stage.blocks[0].mixer.lepe.weight.shape[2:] == (3, 3) for stage in model.stages)
 
 
@@ -183,7 +184,7 @@ def test_inline_predicts_kernels_from_the_block_input_in_cswin():
     for lepe in (False, True):
         block = TransformerBlock(DIM, build('inline', (4, 4), lepe=lepe), torch.nn.Identity())
         x = torch.randn(1, 4, 4, DIM)
-        with torch.no_grad(), mock.patch.object(block.mixer, 'local_kernel', wraps=block.mixer.local_kernel) as seen:
+        with torch.no_grad(), mock.patch.object(block.mixer, 'predict', wraps=block.mixer.predict) as seen:
             block(x)
             block(100 * x)
         kernels = [call.args[0] for call in seen.call_args_list]
@@ -218,14 +219,14 @@ def test_inline_convolves_the_same_in_pieces(num_prefix_tokens, monkeypatch):
 @pytest.mark.parametrize('bias', [False, True])
 @pytest.mark.parametrize('name', ['inline', 'linear', 'softmax'])
 def test_the_host_decides_on_the_bias(name, bias):
-    mixer = GLOBAL_MIXERS[name].from_context(BlockContext(0, 0, DIM, HEADS, (7, 7), qkv_bias=bias))
+    mixer = mixer_class(name).from_context(BlockContext(0, 0, DIM, HEADS, (7, 7), qkv_bias=bias))
     assert (mixer.qkv.bias is not None) == bias
 
 
-def test_leading_places_two_mixers():
+def test_a_table_places_two_mixers():
     def kind(stage, index):
         ctx = BlockContext(stage, index, DIM, HEADS, (7, 7), window=7)
-        return type(leading(ctx, LinearAttention.from_context, WindowAttention.from_context, blocks=(None, 2, 0)))
+        return type(MixerTable(('linear', ('linear', 'linear', 'window', ...), 'window'))(ctx))
 
     assert [kind(0, 5), kind(1, 1), kind(1, 2), kind(2, 0)] == [
         LinearAttention, LinearAttention, WindowAttention, WindowAttention]

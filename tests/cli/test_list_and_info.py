@@ -75,6 +75,7 @@ def test_info_of_a_pyramid(capsys):
     assert [(s['channels'], s['stride'], s['depth'], s['mixers']) for s in found['stages']] == [
         (64, 4, 2, dict(RankAugmentedLinearAttention=2)), (128, 8, 2, dict(RankAugmentedLinearAttention=2)),
         (256, 16, 6, dict(RotaryAttention=6)), (512, 32, 2, dict(RotaryAttention=2))]
+    assert found['mixers'] == ['rala', 'rala', 'rope_softmax', 'rope_softmax']
     assert found['weights']['in1k']['address'].endswith('/RAVLT_T.pth') and found['recipes'] == ['ravlt_t']
     assert found['kernels'] == dict(device='cpu', dtype='float32', ops=[
         dict(op='depthwise_conv', calls=36, backend='torch', reason='the input is on cpu; the kernels need CUDA'),
@@ -116,8 +117,25 @@ def test_stages(name, mixers, gate):
     assert [stage['gate'] for stage in found][:-1] == [gate] * (len(mixers) - 1)
 
 
+@pytest.mark.parametrize('name, told, line', [
+    ('smt_tiny', ['scale_aware', 'scale_aware', ['scale_aware', 'softmax'], 'softmax'],
+     'mixers       scale_aware, scale_aware, (scale_aware, softmax), softmax'),
+    ('agent_swin_base', ['agent', 'agent', ['agent', 'agent', 'window', '...'], 'window'],  # a table of its own
+     'mixers       agent, agent, (agent, agent, window, ...), window'),
+    ('overlock_xt', [None, None, 'context_mixing', 'context_mixing'],
+     'mixers       none, none, context_mixing, context_mixing'),
+    ('litv2_s_alpha05', [None, None, 'hilo', 'hilo'], 'mixers       none, none, hilo, hilo'),
+    ('cbam_resnet18', None, None)])
+def test_mixers(name, told, line):
+    assert info.mixers(name) == told
+    found = info.describe(name, 'cpu')
+    assert [text for text in info._text(found) if text.startswith('mixers')] == [line] * bool(line)
+    assert json.loads(json.dumps(found))['mixers'] == told
+
+
 def test_info_of_what_no_paper_has(capsys):
     assert main(['info', 'zoo_hybrid', '--json', '--device', 'cpu']) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found['name'], found['family'], found['weights']) == ('zoo_hybrid', None, {})
+    assert found['mixers'] is None  # the user's choice
     assert [stage['mixers'] for stage in found['stages']] == [dict(LinearAttention=2)] * 4

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from zoo.blocks import depthwise, mlp
+from zoo.blocks import conv as convolutions
+from zoo.blocks import fusion
 from zoo.blocks.mixers import RotaryAttention
 from zoo.blocks.mlp import ResidualConvMlp
 from zoo.blocks.patch import Conv2dNorm
@@ -63,7 +64,7 @@ def test_block_in_pieces_is_the_same(mid_position, monkeypatch):
     block = randomise(PyramidBlock(
         8, RotaryAttention(8, 2), ResidualConvMlp(8, 16), layer_scale=0.5, mid_position=mid_position)).double()
     x = torch.randn(5, 6, 4, 8, dtype=torch.float64)
-    monkeypatch.setattr(mlp, 'CHUNK_BYTES', 1)
+    monkeypatch.setattr(fusion, 'CHUNK_BYTES', 1)
     before, want = x.clone(), block(x)
     with torch.no_grad():
         torch.testing.assert_close(block(x), want, rtol=1e-12, atol=1e-12)
@@ -74,7 +75,7 @@ def test_block_in_pieces_is_the_same(mid_position, monkeypatch):
 @torch.no_grad()
 def test_stem_takes_the_statistics_of_the_whole_batch(monkeypatch):
     """In pieces only with frozen statistics."""
-    monkeypatch.setattr(mlp, 'CHUNK_BYTES', 1)
+    monkeypatch.setattr(fusion, 'CHUNK_BYTES', 1)
     stem = randomise(ConvStem(3, 8)).double()
     x = torch.randn(4, 33, 18, 3, dtype=torch.float64)
     stem.train()
@@ -115,9 +116,9 @@ def test_autocast_keeps_the_stream_wide():
 def test_autocast_takes_the_position_from_the_kernel(dtype):
     """Which has no wider residuals than its result."""
     x = torch.randn(1, 4, 4, 8, dtype=dtype)
-    conv = depthwise.DepthwiseConv2d(8, 3)
-    with mock.patch.object(depthwise, 'depthwise_conv', side_effect=depthwise.depthwise_conv) as op:
+    conv = convolutions.depthwise_conv2d(8, 3)
+    with mock.patch.object(convolutions, 'depthwise_conv', side_effect=convolutions.depthwise_conv) as op:
         with torch.autocast('cpu', torch.bfloat16):
-            y = conv(x, residual=x)
+            y = convolutions.conv_epilogue(conv, x, residual=x)
     assert y.dtype == dtype and (op.call_args.kwargs.get('residual') is None) == (dtype == torch.float32)
-    torch.testing.assert_close(y.float(), conv(x.float(), residual=x.float()), rtol=0.02, atol=0.02)
+    torch.testing.assert_close(y.float(), conv(x.float()) + x.float(), rtol=0.02, atol=0.02)

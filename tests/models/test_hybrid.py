@@ -5,16 +5,15 @@ import torch
 
 import zoo
 from zoo.blocks.mixers import list_mixers, mixer_class
-
-GLOBAL_MIXERS = {n: mixer_class(n) for n in list_mixers(class_token=True)}
-MAP_MIXERS = {n: mixer_class(n) for n in list_mixers(class_token=False)}
 from zoo.models.hybrid import HOSTS
 
 # The smallest of each host, cut down to a block or two per stage.
 SMALL = dict(
-    vit_tiny=dict(depth=2, embed_dim=48), pvt_tiny=dict(depths=(1, 1, 1, 1)), pvt_v2_b0=dict(depths=(1, 1, 1, 1)),
-    swin_tiny=dict(embed_dim=48, depths=(1, 2, 1, 1)), cswin_tiny=dict(embed_dim=32, depths=(1, 1, 1, 1)),
-    pyramid_t=dict(depths=(1, 1, 1, 1)))
+    vit_tiny=dict(depth=2, embed_dim=48), pvt_tiny=dict(depths=(1, 1, 1, 1), embed_dims=(16, 32, 80, 128)),
+    pvt_v2_b0=dict(depths=(1, 1, 1, 1), embed_dims=(16, 32, 80, 128)),
+    swin_tiny=dict(embed_dim=32, depths=(1, 2, 1, 1), num_heads=(2, 4, 8, 16)),
+    cswin_tiny=dict(embed_dim=32, depths=(1, 1, 1, 1)),
+    pyramid_t=dict(depths=(1, 1, 1, 1), embed_dims=(16, 32, 64, 128), projection=64))
 
 # (family's model, its place): the stages that are not named keep the host's own mixer
 OWN = {
@@ -36,17 +35,24 @@ OWN = {
 
 
 def test_all_mixers_and_hosts_are_here():
-    assert list(GLOBAL_MIXERS) == ['agent', 'focused', 'inline', 'linear', 'mala', 'norm_aware', 'rala', 'softmax']
+    everywhere, maps = list_mixers(class_token=True), list_mixers(class_token=False)
+    assert everywhere == [
+        'agent', 'clamped', 'enhanced', 'focused', 'inline', 'linear', 'mala', 'norm_aware', 'rala', 'raw_value',
+        'rope_softmax', 'softmax']
+    assert maps == [
+        'context_mixing', 'cross_conv', 'hilo', 'large_kernel', 'modulation', 'partial', 'partial_attention', 'pooling',
+        'reduction', 'routing', 'scale_aware', 'stripe', 'window']
+    assert list_mixers() == sorted(everywhere + maps)
     assert {name.rsplit('_', 1)[0] for name in HOSTS} == {'vit', 'pvt', 'pvt_v2', 'swin', 'cswin', 'pyramid'}
 
 
 @pytest.mark.parametrize('host', SMALL)
-@pytest.mark.parametrize('mixer', GLOBAL_MIXERS)
+@pytest.mark.parametrize('mixer', list_mixers(class_token=True))
 def test_runs_and_trains_in_every_host(host, mixer):
     torch.manual_seed(0)
     model = zoo.create_hybrid(host, mixer, num_classes=5, **SMALL[host])
     kinds = {type(block.mixer) for stage in model.stages for block in stage.blocks}
-    assert kinds == {GLOBAL_MIXERS[mixer]}
+    assert kinds == {mixer_class(mixer)}
     y = model(torch.randn(2, 3, 64, 96))
     y.square().sum().backward()
     assert y.shape == (2, 5)
@@ -58,12 +64,12 @@ def test_runs_and_trains_in_every_host(host, mixer):
             assert torch.isfinite(model(torch.randn(1, 3, height, width))).all(), (height, width)
 
 
-@pytest.mark.parametrize('host', ['pvt_tiny', 'pvt_v2_b0', 'pyramid_t'])
-@pytest.mark.parametrize('mixer', MAP_MIXERS)
+@pytest.mark.parametrize('host', [host for host in SMALL if host != 'vit_tiny'])
+@pytest.mark.parametrize('mixer', list_mixers(class_token=False))
 def test_mixers_of_maps_run_and_train_without_a_class_token(mixer, host):
     torch.manual_seed(0)
     model = zoo.create_hybrid(host, mixer, num_classes=5, **SMALL[host])
-    assert {type(block.mixer) for stage in model.stages for block in stage.blocks} == {MAP_MIXERS[mixer]}
+    assert {type(block.mixer) for stage in model.stages for block in stage.blocks} == {mixer_class(mixer)}
     y = model(torch.randn(2, 3, 64, 96))
     y.square().sum().backward()
     still = {name for name, p in model.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()}
@@ -74,7 +80,7 @@ def test_mixers_of_maps_run_and_train_without_a_class_token(mixer, host):
 
 def test_pooling_is_the_mean_of_the_neighbours_less_the_token():
     x = torch.arange(12.).view(1, 3, 4, 1)
-    y = MAP_MIXERS['pooling']()(x)[0, :, :, 0]
+    y = mixer_class('pooling')()(x)[0, :, :, 0]
     assert (y[1, 1], y[0, 0], y[0, 1]) == (0, (0 + 1 + 4 + 5) / 4, (0 + 1 + 2 + 4 + 5 + 6) / 6 - 1)
 
 
@@ -99,10 +105,12 @@ def test_stages_choose_where_the_mixer_goes():
 def test_bad_names():
     with pytest.raises(ValueError, match='host \'swin\': use one of vit_tiny, .*swin_tiny'):
         zoo.create_hybrid('swin', 'rala')
-    with pytest.raises(ValueError, match="mixer 'ralla': use one of agent, focused"):
+    with pytest.raises(ValueError, match="mixer 'ralla': use one of agent, clamped, .*; did you mean rala"):
         zoo.create_hybrid('swin_tiny', 'ralla')
-    with pytest.raises(ValueError, match="HiLoAttention mixes maps alone and host 'vit_tiny' has a class token"):
+    with pytest.raises(ValueError, match="HiLoAttention mixes maps alone and this host has a class token; use"):
         zoo.create_hybrid('vit_tiny', 'hilo', depth=1)
+    with pytest.raises(ValueError, match='num_heads=3: .*; use an even num_heads'):
+        zoo.create_hybrid('swin_tiny', 'stripe')
     with pytest.raises(ValueError, match=r'stages \[4\]: Swin has stages 0 to 3'):
         zoo.create_hybrid('swin_tiny', 'rala', stages=[4])
 

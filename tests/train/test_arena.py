@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from zoo.arena import measure, plan, result, runner
-from zoo.blocks.mixers import GLOBAL_MIXERS, MAP_MIXERS
+from zoo.blocks.mixers import list_mixers
 from zoo.train import options, report
 from zoo.train import run as trainer
 from zoo.train.option_schema import TRAIN
@@ -55,7 +55,7 @@ def read(path):
 
 def test_every_mixer_is_compared_by_default_and_flags_change_the_recipe_of_all(tmp_path):
     args = plan.parse(['--epochs', '7', '--model-kwargs', 'embed_dims=[8,16,32]'])
-    assert args.mixers == [*GLOBAL_MIXERS, *MAP_MIXERS] and len(args.mixers) == 17 and args.seeds == [0, 1]
+    assert args.mixers == list_mixers() and len(args.mixers) == 25 and args.seeds == [0, 1]
     recipe = plan.recipe_of(options.merge(plan.ARENA, vars(args), dict(dataset='digits', data_dir=None)))
     assert recipe['epochs'] == 7 and recipe['model_kwargs']['embed_dims'] == [8, 16, 32]
     assert recipe['model_kwargs']['host'] == 'pvt_v2_b0' and not {'mixers', 'seeds', 'jobs', 'results'} & set(recipe)
@@ -68,7 +68,7 @@ def test_every_mixer_is_compared_by_default_and_flags_change_the_recipe_of_all(t
         plan.keep_recipe(tmp_path, {**recipe, 'epochs': 8})
 
 
-@pytest.mark.parametrize('mixer', [*GLOBAL_MIXERS, *MAP_MIXERS])
+@pytest.mark.parametrize('mixer', list_mixers())
 def test_every_mixer_fits_the_recipe(mixer):
     args = options.merge(TRAIN, options.read_config(options.config_path('arena'), TRAIN))
     model = measure.model_of(args, mixer)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..train.options import Parser
+from ..train.options import Parser, pairs
 from ..utils.errors import ZooError, did_you_mean, require_packages
 from ..utils.files import check_writable
 
@@ -79,6 +79,8 @@ def parser() -> argparse.ArgumentParser:
     models.add_argument('--batch-size', type=_positive, help='default: 128 on a GPU, 1 on a CPU')
     models.add_argument('--modes', nargs='+', choices=('eager', 'compile'), default=['eager'])
     models.add_argument('--kernels', nargs='+', choices=('off', 'auto'), help='default: both on a GPU, off on a CPU')
+    models.add_argument('--model-kwargs', nargs='+', default=[], metavar='KEY=VALUE',
+                        help='more arguments of the models, as host=swin_tiny mixer=rala of zoo_hybrid')
     models.add_argument('--forward-only', action='store_true', help='leave the backward pass out')
     gates = kinds.add_parser('gates', parents=[shared], help='gates in a CNN', prog='zoo benchmark gates')
     gates.add_argument('gates', nargs='*', metavar='GATE', help='names or globs (default: all)')
@@ -128,13 +130,16 @@ def _models(args: argparse.Namespace, device: torch.device, argv: list[str]) -> 
     passes = models.PASSES[:1] if args.forward_only else models.PASSES
     batch = args.batch_size or (128 if device.type == 'cuda' and not args.quick else 1)
     dtype = _dtype(args, device)
-    content = report.header('models', device, dtype, argv, [])
+    model_kwargs = pairs(args.model_kwargs)
+    notes = [f'built with {" ".join(args.model_kwargs)}'] * bool(model_kwargs)
+    content = report.header('models', device, dtype, argv, notes)
     _say(content)
     content['rows'] = []
     for name in names:
         for size in sizes:
             print(f'{name} {size[0]} x {size[1]}', file=sys.stderr, flush=True)
-            content['rows'] += models.measure(name, size, batch, variants, dtype, device, _repeats(args), passes)
+            content['rows'] += models.measure(
+                name, size, batch, variants, dtype, device, _repeats(args), passes, model_kwargs)
             content['growth'] = models.growth(content['rows'])
             yield content
 

@@ -1,7 +1,7 @@
 """``zoo benchmark models``: throughput, memory and FLOPs of whole models, and how they grow with the image."""
 import fnmatch
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -58,15 +58,17 @@ def parse_size(text: str) -> tuple[int, int]:
 
 def measure(
         name: str, size: tuple[int, int], batch: int, variants: Sequence[Setting], dtype: torch.dtype,
-        device: torch.device, repeats: int, passes: Sequence[str] = PASSES) -> list[dict[str, Any]]:
+        device: torch.device, repeats: int, passes: Sequence[str] = PASSES,
+        model_kwargs: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
     """Rows of one model at one size: one row per pass and variant; one that fails has a ``reason`` instead of figures.
 
-    Throughput is that of calls in a row: on CUDA of the longer of ``ms`` and ``host_ms``.
+    Throughput is that of calls in a row: on CUDA of the longer of ``ms`` and ``host_ms``. ``model_kwargs`` are more
+    arguments of the model.
     """
     height, width = size
     row = {'model': name, 'height': height, 'width': width, 'batch': batch}
     try:
-        model = _build(name, size, dtype, device)
+        model = _build(name, size, dtype, device, model_kwargs or {})
         row.update(parameters=sum(p.numel() for p in model.parameters()), flops=flops(model, size, dtype, device))
     except Exception as e:  # a size that the model does not take, or memory
         reason = f'{type(e).__name__}: {format_error(e)}'[:200]
@@ -126,15 +128,17 @@ def slope(x: Sequence[float], y: Sequence[float]) -> float:
     return sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y)) / sum((a - mean_x) ** 2 for a in x)
 
 
-def _build(name: str, size: tuple[int, int], dtype: torch.dtype, device: torch.device) -> nn.Module:
+def _build(
+        name: str, size: tuple[int, int], dtype: torch.dtype, device: torch.device,
+        model_kwargs: Mapping[str, Any]) -> nn.Module:
     """A model with random weights that takes images of a size, by itself or built for it."""
     torch.manual_seed(0)
-    model = timm.create_model(name).to(device, dtype).eval()
+    model = timm.create_model(name, **model_kwargs).to(device, dtype).eval()
     try:
         with torch.no_grad():
             model(torch.zeros(1, 3, *size, device=device, dtype=dtype))
     except (AssertionError, RuntimeError):
-        model = timm.create_model(name, img_size=size).to(device, dtype).eval()
+        model = timm.create_model(name, **{**model_kwargs, 'img_size': size}).to(device, dtype).eval()
     return model
 
 

@@ -18,7 +18,7 @@ from ..analysis.catalog import of_weights, unknown
 from ..blocks.gates.insert import GatedNorm
 from ..cards.card import recipes
 from ..cards.family_doc import family_doc
-from ..registry import family_of, list_models, variant
+from ..registry import family_of, list_models, mixers_of, variant
 from ..train.options import Parser
 from ..utils.errors import ZooError, cli_main
 from ..weights.sources import tags
@@ -70,10 +70,24 @@ def describe(name: str, device: str | None = None) -> dict[str, Any]:
     counted = result_files.count(model, size)
     return dict(
         name=name, family=told and f'{told.title}: {told.summary}', papers=[f'arXiv {p}' for p in told.papers]
-        if told else [], **counted, linear=variant(model_name).linear, stages=stages(model),
+        if told else [], **counted, linear=variant(model_name).linear, mixers=mixers(model_name), stages=stages(model),
         weights={tag: of_weights(source) for tag, source in weights.items()}, recipes=recipes([model_name]),
         kernels=dict(device=device, dtype=str(DEVICES[device]).removeprefix('torch.'), ops=kernels(
             model, size, device)))
+
+
+def mixers(name: str) -> list[str | list[str] | None] | None:
+    """Names of a model's token mixers by stage, None where there are none.
+
+    Several of a stage are a list: its blocks have them by turns, or, with '...' at the end, one after the other.
+    """
+    def named(row: Any) -> Any:
+        if row is None or isinstance(row, str):
+            return row
+        return '...' if row is ... else [named(entry) for entry in row]
+
+    table = mixers_of(name)
+    return None if table is None else [named(row) for row in table]
 
 
 def stages(model: nn.Module) -> list[dict[str, Any]]:
@@ -142,7 +156,7 @@ def _text(found: dict[str, Any]) -> list[str]:
         'papers': ', '.join(found['papers']), 'parameters': f'{found["parameters"] / 1e6:.2f} M',
         'GMACs': f'{found["macs"] / 1e9:.2f} at {found["height"]} x {found["width"]}',
         'growth': 'linear in pixels' if found['linear'] else 'faster than linear in pixels',
-        'recipes': ', '.join(found['recipes'])}
+        'mixers': ', '.join(map(_row, found['mixers'] or ())), 'recipes': ', '.join(found['recipes'])}
     lines = [found['name'], *([found['family']] if found['family'] else []), '']
     lines += [line for key, value in facts.items() if value for line in _wrap(f'{key:<12}', value)]
     lines += ['', 'stages', *indented_table(
@@ -158,6 +172,10 @@ def _text(found: dict[str, Any]) -> list[str]:
     lines += [line for op in asked['ops'] for line in _wrap(
         f'  {op["calls"]:>3} {op["op"]:<17}', f'{op["backend"]}: {op["reason"]}')] or ['  it calls none of ours']
     return lines
+
+
+def _row(row: str | list[str] | None) -> str:
+    return 'none' if row is None else row if isinstance(row, str) else f'({", ".join(row)})'
 
 
 def _stage(stage: dict[str, Any]) -> list[str]:

@@ -3,7 +3,7 @@
 ``zoo_hybrid`` is a model like any other, so every tool takes it:
 ``--model zoo_hybrid --model-kwargs host=swin_tiny mixer=rala``. The mixers that
 :func:`zoo.blocks.mixers.list_mixers` names run in all of the hosts in :data:`HOSTS`, with gradients, at every image
-size; those that take maps alone in ``pvt``, ``pvt_v2`` and ``pyramid``.
+size; those that take maps alone in all but ``vit``.
 In the host of its own family, in the stages where the family has it, a mixer makes the family's model:
 ``host='pvt_tiny', mixer='focused'`` is ``flatten_pvt_tiny``.
 """

@@ -194,7 +194,7 @@ def _convert(option: Option, value: Any) -> Any:
             raise TypeError
         return value
     if kind == 'kwargs':
-        return _pairs(value)
+        return pairs(value)
     if kind in LISTS:
         if not isinstance(value, (list, tuple)):
             if option.count not in (None, 1) or isinstance(value, dict):
@@ -216,19 +216,24 @@ def _number(kind: type, value: Any) -> Any:
     return number
 
 
-def _pairs(value: Any) -> dict[str, Any]:
-    if isinstance(value, dict):
+def pairs(value: Mapping[str, Any] | Sequence[str]) -> dict[str, Any]:
+    """``key=value`` words as a dict; a value that Python reads as a literal is that.
+
+    Raises:
+        ZooError: A word without ``=``.
+    """
+    if isinstance(value, Mapping):
         return dict(value)
-    pairs = {}
+    found = {}
     for word in value:
         key, equals, text = word.partition('=')
         if not equals:
-            raise ValueError
+            raise ZooError(f'expected key=value, got {word!r}')
         try:
-            pairs[key] = ast.literal_eval(text)
+            found[key] = ast.literal_eval(text)
         except (SyntaxError, ValueError):
-            pairs[key] = text
-    return pairs
+            found[key] = text
+    return found
 
 
 def _expected(option: Option) -> str:

@@ -64,8 +64,8 @@ class ContextMixing(TokenMixer):
 
     @classmethod
     def from_context(cls, ctx: BlockContext, device=None, dtype=None) -> 'ContextMixing':
-        """Build for a block of a host; the host's windows are the large kernels, 7 x 7 where it has none."""
-        return cls(ctx.dim, ctx.num_heads, ctx.window or 7, ctx.context, device=device, dtype=dtype)
+        """Build for a block of a host; beside a context its windows are the large kernels, elsewhere 7 x 7."""
+        return cls(ctx.dim, ctx.num_heads, ctx.window if ctx.context else 7, ctx.context, device=device, dtype=dtype)
 
     def forward(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
         """Mix a map.

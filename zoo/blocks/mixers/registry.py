@@ -1,7 +1,7 @@
 """Mixers by name: ours, and those of other packages."""
 import warnings
 from collections.abc import Callable
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 
 from ...utils.errors import ZooError, did_you_mean
 from .token_mixer import TokenMixer
@@ -71,18 +71,9 @@ def _load_plugins() -> None:
     for entry in entry_points(group=GROUP):
         before = dict(_MIXERS)
         try:
-            _load(entry)
+            register_mixer(entry.name)(entry.load())
         except Exception as e:  # whatever a package of others does
             _MIXERS.clear()
             _MIXERS.update(before)
             package = entry.dist.name if entry.dist else entry.value
             warnings.warn(f'the mixer {entry.name!r} of the package {package} is left out: {e}', stacklevel=3)
-
-
-def _load(entry: EntryPoint) -> None:
-    taken = _MIXERS.get(entry.name)
-    found = entry.load()
-    if isinstance(found, type) and found not in _MIXERS.values():
-        register_mixer(entry.name)(found)
-    elif taken is not None and found is not taken:
-        raise ZooError(f'mixer {entry.name!r} is taken by {taken.__name__}; choose another name')

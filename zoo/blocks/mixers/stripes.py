@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from zoo_kernels import depthwise_conv
 from zoo_kernels.sdpa import scaled_dot_product_attention
 
+from ...utils.errors import ZooError
 from ..conv import depthwise_conv2d
 from ..fusion import can_fuse
 from ..layout import contiguous_for_export, crop_map, pad_map, window_count
@@ -27,12 +28,19 @@ class StripeAttention(TokenMixer):
         stripe: Width of a stripe in tokens; None attends over the whole map with all heads.
         qkv_bias: Bias of the q, k, v projection.
 
+    Raises:
+        ZooError: An odd number of heads in stripes.
+
     Source: Dong et al., CSWin Transformer, arXiv 2107.00652; microsoft/CSWin-Transformer @ f111ae2.
     """
 
     def __init__(
             self, dim: int, num_heads: int, stripe: int | None, qkv_bias: bool = True, device=None, dtype=None):
         super().__init__()
+        if stripe is not None and num_heads % 2:
+            raise ZooError(
+                f'num_heads={num_heads}: one half of the heads has vertical stripes, the other horizontal ones; use an '
+                f'even num_heads')
         dd = dict(device=device, dtype=dtype)
         self.num_heads = num_heads
         self.stripe = stripe

@@ -10,6 +10,7 @@ from torch import nn
 from ...utils.errors import ZooError
 from .block_context import BlockContext, MixerFactory
 from .registry import mixer_class
+from .token_mixer import TokenMixer
 
 Entry = str | MixerFactory
 Row = Entry | Sequence[Entry | EllipsisType] | None
@@ -29,12 +30,15 @@ class MixerTable:
         options: Keyword arguments; each goes to the mixers that take it.
 
     Raises:
-        ZooError: An unknown name, or an option that no mixer of the table takes; when called, a stage that the table
-            does not have.
+        ZooError: An unknown name, ``...`` in another place, or an option that no mixer of the table takes; when called,
+            a stage that the table does not have.
     """
 
     def __init__(self, mixers: Mixers, options: Mapping[str, Any] | None = None):
         self.mixers = tuple(row if _is_one(row) else tuple(row) for row in mixers)
+        for row in self.mixers:
+            if ... in _entries(row)[:1] or ... in _entries(row)[:-1]:
+                raise ZooError(f'{row}: ... stands at the end of a row, behind the mixer of all further blocks')
         self.options = dict(options or {})
         bound = {
             entry: _bind(entry, self.options) for row in self.mixers for entry in _entries(row) if entry is not ...}
@@ -89,5 +93,8 @@ def _bind(entry: Entry, options: Mapping[str, Any]) -> MixerFactory:
 
 def _options_of(entry: Entry) -> set[str]:
     """Keyword arguments of a mixer's factory beside those of every factory."""
-    parameters = inspect.signature(mixer_factory(entry)).parameters
-    return set(parameters) - {'ctx', 'device', 'dtype'}
+    factory = mixer_factory(entry)
+    names = set(inspect.signature(factory).parameters)
+    if getattr(factory, '__func__', None) is TokenMixer.from_context.__func__:  # it hands all on to the class
+        names = set(inspect.signature(factory.__self__).parameters) - {'dim'}
+    return names - {'ctx', 'device', 'dtype'}

@@ -30,9 +30,8 @@ class TokenMixer(nn.Module):
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
         check_names(cls, TokenMixer)
-        own = vars(cls).get('forward')
-        if own is not None and cls.takes_sequences() and 'grid' not in inspect.signature(own).parameters:
-            cls.forward = _with_sequences(own)
+        if cls.takes_sequences() and 'grid' not in inspect.signature(cls.forward, follow_wrapped=False).parameters:
+            cls.forward = _with_sequences(cls.forward)  # its own, or that of a base class for maps alone
 
     @classmethod
     def takes_sequences(cls) -> bool:
