@@ -32,6 +32,23 @@ def test_only_exported_graphs_are_exported():
     assert torch.equal(torch.jit.trace(Teller(), x)(x), x + 2)
 
 
+def test_transforms_are_plain_torch():
+    q = torch.randn(3, 1, 2048, 1, 16)
+    seen = []
+
+    def attend(q):
+        seen.append(explain(linear_attention, q.half(), q.half(), q.half()).reason)
+        return linear_attention(q, q, q)
+
+    want = torch.stack([linear_attention(each, each, each) for each in q])
+    torch.testing.assert_close(torch.func.vmap(attend)(q), want)
+    torch.func.jvp(attend, (q[0],), (q[0],))
+    assert seen == ['a transform of torch.func runs, and the kernels know none'] * 2
+    assert not dispatch.transforming() and not dispatch.can_overwrite_inputs()
+    with torch.no_grad():
+        assert dispatch.can_overwrite_inputs()
+
+
 def test_a_record_tells_what_ran():
     q, agents = torch.randn(1, 4, 1, 8), torch.randn(1, 2, 1, 8)
     with record() as calls:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.modules.module import _has_any_global_hook
 
 from zoo_kernels.dispatch import can_overwrite_inputs, transforming
@@ -17,7 +18,7 @@ from .layout import ceil_div
 
 CHUNK_BYTES = 2 ** 22  # of hidden activations: what stays in the caches of a CPU core
 HOOKS = ('_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks')
-PLAIN = Tensor, nn.Parameter
+PLAIN = Tensor, nn.Parameter, FakeTensor
 KNOWN = 'zoo.', 'torch.nn.modules.', 'timm.'  # whose modules compute each image of a batch by itself
 FUSIBLE: set[type[nn.Module]] = {
     nn.Linear, nn.Conv1d, nn.Conv2d, nn.BatchNorm1d, nn.BatchNorm2d, nn.GELU, nn.Sequential}
