@@ -1,4 +1,7 @@
 """What hosts may ask of mixers and gates: names, initialisation, weight decay, maps and sequences, tables of mixers."""
+import re
+from pathlib import Path
+
 import pytest
 import timm
 import torch
@@ -337,3 +340,40 @@ def test_families_say_their_mixers_in_a_table():
         for row in getattr(family.mixers, 'mixers', family.mixers) or ():
             for name in (row,) if isinstance(row, str | None) else row:
                 assert name in (None, ...) or name in list_mixers()
+
+
+# --- README
+
+README = (Path(__file__).parents[2] / 'README.md').read_text()
+
+
+def section(title):
+    return README.partition(f'\n### {title}\n')[2].partition('\n## ')[0].partition('\n### ')[0]
+
+
+def test_readme_names_the_mixers_of_every_host():
+    everywhere, maps = (
+        sorted(re.findall(r'`(\w+)`', line.split('|')[2]))
+        for line in section('Any mixer in any host').splitlines() if line.startswith(('| every host', '| `pvt`')))
+    assert (everywhere, maps) == (list_mixers(class_token=True), list_mixers(class_token=False))
+
+
+def test_the_example_of_readme():
+    text = section('A mixer of your own')
+    [code] = re.findall(r'```python\n(.*?)```', text, re.DOTALL)
+    assert 'row_mean = "my_package:RowMean"' in text and f'[project.entry-points."{registry.GROUP}"]' in text
+    found = {}
+    try:
+        exec(code, found)
+        model = found['model']  # the last one: ravlt_t
+        names = [type(stage.blocks[0].mixer).__name__ for stage in model.stages]
+        assert names == ['RankAugmentedLinearAttention'] * 2 + ['RowMean', 'SoftmaxAttention']
+        weight = model.stages[2].blocks[0].mixer.proj.weight
+        assert torch.equal(weight, torch.eye(256))
+        model(torch.randn(2, 3, 64, 64)).square().sum().backward()
+        assert weight.grad.abs().max() > 0
+        x = torch.randn(1, 3, 4, 256)
+        with torch.no_grad():
+            torch.testing.assert_close(model.stages[2].blocks[0].mixer(x), x + x.mean(2, keepdim=True))
+    finally:
+        registry._MIXERS.pop('row_mean', None)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from tests.models.rules import check_initial, decay_groups
 from zoo.blocks.mixers import ContextMixing
 from zoo.models.overlock.context_blocks import FocusBlock, OverviewBlock
+from zoo.models.overlock.family import Overview
 from zoo.train import build, options
 from zoo.train.option_schema import TRAIN
 
@@ -269,12 +270,13 @@ def test_maps_for_dense_prediction():
     model = trained(small(feature_norms=True))
     maps = model.forward_intermediates(
         torch.randn(1, 3, 96, 64, dtype=torch.float64), intermediates_only=True, output_fmt='NHWC')
-    seen = model.stages[2](maps[1])
+    found = Overview()
+    x = model.stages[2](maps[1], found)
     norms = model.feature_norms
-    torch.testing.assert_close(maps[2], norms[2](seen.x))
+    torch.testing.assert_close(maps[2], norms[2](x))
     last = norms[3]
-    overview = last.scale.weight * last.proj(last.overview_norm(seen.overview)) + last.scale.bias
-    torch.testing.assert_close(maps[3], last.norm(model.stages[3](seen).x) + overview)
+    overview = last.scale.weight * last.proj(last.overview_norm(found.overview)) + last.scale.bias
+    torch.testing.assert_close(maps[3], last.norm(model.stages[3](x, found)) + overview)
     assert model.aux_head is None
 
 

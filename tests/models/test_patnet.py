@@ -60,7 +60,7 @@ def test_weight_decay_groups():
 
 def test_variants_match_the_published_table(monkeypatch):
     """Parameters in millions of the reference's models, mixers, heads and activations."""
-    monkeypatch.setattr('zoo.backbone.init_weights', lambda *args: None)  # on no device, slower than on any
+    monkeypatch.setattr('zoo.backbone.init_layer', lambda *args: None)  # on no device, slower than on any
     for name, millions, heads in (
             ('t0', 3.486, 4), ('t0_sp', 3.558, 4), ('t1', 6.145, 4), ('t2', 12.270, 4), ('t2_sp', 12.650, 4),
             ('t2_sp_h6', 12.651, 6), ('s', 28.013, 4), ('s_sp', 28.976, 4), ('s_sp_h6', 28.976, 6), ('m', 59.179, 4),

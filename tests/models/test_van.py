@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from tests.models.rules import check_initial, decay_groups
 from tests.models.weights import loaded, scatter
-from zoo.blocks.conv import depthwise_conv2d
+from zoo.blocks.conv import conv_epilogue, depthwise_conv2d
 from zoo.blocks.mixers import LargeKernelAttention
 from zoo.weights.convert import rename
 
@@ -95,7 +95,8 @@ def test_a_depthwise_layer_with_gaps_is_its_convolution():
     x = torch.randn(2, 9, 7, 4, dtype=torch.float64)
     want = torch.nn.Conv2d.forward(layer, x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
     assert want.shape == x.shape
-    torch.testing.assert_close(layer(x, residual=x), want + x, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(layer(x), want, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(conv_epilogue(layer, x, residual=x), want + x, rtol=1e-12, atol=1e-12)
 
 
 @torch.no_grad()

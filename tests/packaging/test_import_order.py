@@ -95,6 +95,7 @@ def test_what_texts_name_exists():
     named = {name: path for path, text in texts.items() for name in (
         *re.findall(r"'(zoo(?:\.\w+)+)'", text), *re.findall(r':\w+:`~?(zoo(?:\.\w+)+)`', text))}
     assert {'zoo.arena.worker', 'zoo.dense.mm', 'zoo.train.data.sampling'} <= named.keys()
+    del named['zoo.mixers']  # a group of entry points, not a module
     assert not {name: str(path) for name, path in named.items() if not exists(name)}
 
 

@@ -2,6 +2,7 @@
 import fnmatch
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -142,13 +143,22 @@ def _build(
     return model
 
 
+class _TotalFlops(FlopCounterMode):
+    """Counts all calls, not those of each module: the hooks for that would stop layers from being computed together."""
+
+    def __init__(self, **options: Any):
+        super().__init__(display=False, **options)
+        self.mod_tracker = nullcontext()
+        self.mod_tracker.parents = {'Global'}
+
+
 @torch.no_grad()
 def flops(
         model: nn.Module, size: tuple[int, int], dtype: torch.dtype, device: torch.device, channels: int = 3) -> int:
     """Of matrix products, convolutions and softmax attention for one image; a multiplication and addition are two."""
     known = {torch.ops.torchvision.deform_conv2d: _of_deformable}
     # it cannot look into our kernels
-    with zoo_kernels.set_mode('off'), FlopCounterMode(display=False, custom_mapping=known) as counter:
+    with zoo_kernels.set_mode('off'), _TotalFlops(custom_mapping=known) as counter:
         model(torch.zeros(1, channels, *size, device=device, dtype=dtype))
     return counter.get_total_flops()
 
