@@ -6,7 +6,7 @@ from timm.models.resnet import BasicBlock, Bottleneck
 from torch import nn
 
 from ...utils.errors import ZooError
-from .gate import Gate
+from .gate import init_gates
 from .gate_context import GateContext, GateFactory
 
 Where = Sequence[int] | Callable[[GateContext], bool] | None
@@ -56,8 +56,7 @@ def insert_gates(model: nn.Module, gate: GateFactory, where: Where = None) -> in
         wanted = where is None or (where(ctx) if callable(where) else ctx.stage in where)
         module = gate(ctx, device=weight.device, dtype=weight.dtype) if wanted else None
         if module is not None:
-            if isinstance(module, Gate):
-                module.init_weights()
+            init_gates(module)
             _place(block, module.train(model.training))
             placed += 1
     return placed
