@@ -3,6 +3,7 @@ import pytest
 import timm
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 import zoo
 from tests.models.test_hybrid import SMALL
@@ -41,16 +42,30 @@ def create(case: str | tuple[str, str]) -> nn.Module:
 
 
 @torch.no_grad()
-def jittered(model: nn.Module) -> nn.Module:
-    """The model with noise in its parameters: some start at zero, which would hide what comes before them."""
+def alive(model: nn.Module) -> nn.Module:
+    """A float64 model in eval mode of which every layer has its say in the output.
+
+    Parameters get noise, since some start at zero, which hides what comes before them; batch norms the statistics of a
+    batch, without which a narrow ReLU may let nothing through. The mean of the tokens is classified, since what the
+    last block makes of other tokens does not reach a class token.
+    """
+    if model.global_pool == 'token':
+        model.reset_classifier(model.num_classes, 'avg')
     for p in model.parameters():
         p += 0.02 * torch.randn_like(p)
-    return model
+    norms = {module: module.momentum for module in model.modules() if isinstance(module, _BatchNorm)}
+    if norms:
+        for norm in norms:
+            norm.momentum = 1.
+        model.train()(images(4))
+        for norm, momentum in norms.items():
+            norm.momentum = momentum
+    return model.eval()
 
 
 def exact(case: str | tuple[str, str]) -> nn.Module:
-    """:func:`create` in float64, with noise in its parameters."""
-    return jittered(create(case).double())
+    """:func:`create` in float64, :func:`alive`."""
+    return alive(create(case).double())
 
 
 def images(count: int, size: int = 64) -> Tensor:

@@ -113,19 +113,24 @@ def test_dynamic_quantization(original, model):
     exactly = [name for name, layer in layers_of(original, nn.Linear).items() if type(layer) is nn.Linear]
     assert exactly and all(isinstance(quantized.get_submodule(name), Linear) for name in exactly)
     y, expected = logits_of(quantized, x), logits_of(original, x.double()).float()
-    assert close(y, expected, 0.2) and not torch.equal(y, expected)
+    assert close(y, expected, 0.5) and not close(y, expected, 1e-4)
 
 
 @pytest.mark.slow
 def test_int8_weights_of_torchao(original, model):
+    """As of a copy that has the dequantized weights."""
     quantization = pytest.importorskip('torchao.quantization')
     from torchao.utils import TorchAOBaseTensor
 
     x, model = images(2).float(), model.float()
     quantization.quantize_(model, quantization.Int8WeightOnlyConfig())
-    assert all(isinstance(layer.weight, TorchAOBaseTensor) for layer in layers_of(model, nn.Linear).values())
-    y, expected = logits_of(model, x), logits_of(original, x.double()).float()
-    assert close(y, expected, 0.1) and not torch.equal(y, expected)
+    expected = copy.deepcopy(original).float()
+    for name, layer in layers_of(model, nn.Linear).items():
+        assert isinstance(layer.weight, TorchAOBaseTensor), name
+        expected.get_submodule(name).weight.data = layer.weight.dequantize()
+    y = logits_of(model, x)
+    assert close(y, logits_of(expected, x), 1e-3)
+    assert not close(y, logits_of(original, x.double()).float(), 1e-4)
 
 
 @pytest.mark.slow
@@ -135,8 +140,8 @@ def test_lora(original, model, kind):
     peft = pytest.importorskip('peft')
     x = images(2)
     names = [
-        name for name, layer in model.named_modules()
-        if isinstance(layer, kind) and (kind is nn.Linear or layer.groups == 1)]
+        name for name, layer in model.named_modules() if isinstance(layer, kind)
+        and (kind is nn.Linear or layer.groups == 1 and layer.dilation == (1, 1))]  # peft knows no dilation
     assert names
     adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=names))
     for name, p in adapted.named_parameters():

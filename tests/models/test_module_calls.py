@@ -17,7 +17,7 @@ from timm.models.resnest import ResNestBottleneck
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import Tensor, nn
 
-from tests.models.cases import create, every_case, images, jittered
+from tests.models.cases import alive, create, every_case, images
 from tests.models.module_calls import faults_of, is_layer, modules_with_parameters, recorded
 from zoo.blocks.gates import ELA
 from zoo.models.care import TwoHeads
@@ -147,7 +147,7 @@ def test_a_hook_on_one_module(model):
 @pytest.mark.slow
 def test_what_hooks_return_is_what_the_model_goes_on_with(model):
     """Of every layer with parameters, without gradients as with them."""
-    model, x = jittered(copy.deepcopy(model).double()), images(2)
+    model, x = alive(copy.deepcopy(model).double()), images(2)
     with torch.no_grad():
         plain = model(x)
         with recorded(model):

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, stack_module_state, vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from tests.models.cases import TRAINING_ONLY, every_case, exact, images, jittered
+from tests.models.cases import TRAINING_ONLY, alive, every_case, exact, images
 
 EXACT = dict(rtol=1e-8, atol=1e-11)
 
@@ -65,7 +65,7 @@ def test_per_sample_gradients_are_a_loop(model):
 @torch.no_grad()
 def test_an_ensemble_is_a_loop(model):
     x = images(2)
-    models = [model, jittered(copy.deepcopy(model))]
+    models = [model, alive(copy.deepcopy(model))]
     expected = torch.stack([member(x) for member in models])
     state = stack_module_state(models)
     skeleton = copy.deepcopy(model).to('meta')
