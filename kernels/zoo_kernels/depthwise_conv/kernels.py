@@ -30,7 +30,7 @@ WARPS = 4
 # Registers that a thread may have, where ptxas by itself spills a few bytes to stay at a round number of them, by
 # kernel, size and gate
 REGISTERS = {
-    ('forward', 3, 'none'): 255, ('forward', 3, 'pixel'): 168, ('forward', 5, 'none'): 255,
+    ('forward', 3, 'none'): 255, ('forward', 3, 'pixel'): 168, ('forward', 5, 'none'): 255, ('forward', 5, 'map'): 255,
     ('backward_epilogue', 5, 'pixel'): 255}
 
 

@@ -48,6 +48,7 @@ TWO_PARTS = {
     ('read_state', 64): (32, 4, 2)}
 # Registers that a thread may have, where ptxas by itself spills a few bytes to stay at a round number of them
 REGISTERS = {('accumulate_state', bf16, width): 255 for bf16, width in ((True, 32), (False, 32), (True, 128))}
+REGISTERS['key_gradient', True, 32] = 255
 
 
 @triton.jit
