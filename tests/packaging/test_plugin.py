@@ -262,11 +262,12 @@ def test_two_with_one_name(tmp_path):
         assert mixer_class('mine').__module__ in ('first_one', 'second_one')
 
 
-def test_one_that_registers_itself(tmp_path):
-    """The decorator and the entry point may say the same."""
-    package(tmp_path, 'by_itself', MIXER.format("@register_mixer('mine')\n", 'pass'))
+@pytest.mark.parametrize('entry', ['mine = {}:Mine', 'all_of_them = {}'])
+def test_one_that_registers_itself(entry, tmp_path):
+    """The decorator and the entry point may say the same, and the entry point may be the module."""
+    package(tmp_path, 'by_itself', MIXER.format("@register_mixer('mine')\n", 'pass'), entry)
     with installed(tmp_path) as told:
-        assert told == [] and mixer_class('mine').__module__ == 'by_itself'
+        assert told == [] and mixer_class('mine').__module__ == 'by_itself' and len(list_mixers()) == OURS + 1
 
 
 def test_without_packages_nothing_is_imported(tmp_path, monkeypatch):

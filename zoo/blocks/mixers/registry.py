@@ -2,6 +2,7 @@
 import warnings
 from collections.abc import Callable
 from importlib.metadata import entry_points
+from types import ModuleType
 
 from ...utils.errors import ZooError, did_you_mean
 from .token_mixer import TokenMixer
@@ -24,6 +25,8 @@ def register_mixer(name: str) -> Callable[[type[TokenMixer]], type[TokenMixer]]:
 
         [project.entry-points.'zoo.mixers']
         fourier = 'my_package:FourierMixer'
+
+    or ``'my_package.mixers'``, a module that registers one or more.
 
     Raises:
         ZooError: The name is taken, or the class is no :class:`TokenMixer`.
@@ -71,7 +74,9 @@ def _load_plugins() -> None:
     for entry in entry_points(group=GROUP):
         before = dict(_MIXERS)
         try:
-            register_mixer(entry.name)(entry.load())
+            found = entry.load()
+            if not (isinstance(found, ModuleType) and len(_MIXERS) > len(before)):  # one that registers its own
+                register_mixer(entry.name)(found)
         except Exception as e:  # whatever a package of others does
             _MIXERS.clear()
             _MIXERS.update(before)
