@@ -74,7 +74,7 @@ class PATBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        return in_chunks(self, self._maps, x, 2 * x.shape[1:].numel(), chunk_bytes=CHUNK_BYTES)
+        return in_chunks(self, self._maps, x, 2 * x.shape[1] * x.shape[2] * x.shape[3], chunk_bytes=CHUNK_BYTES)
 
     def _maps(self, x: Tensor) -> Tensor:
         y = self.mixer(x)
