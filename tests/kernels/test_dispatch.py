@@ -1,7 +1,7 @@
 """What the choice of a backend asks of torch."""
 import pytest
 import torch
-from torch._subclasses import FakeTensorMode
+from torch._subclasses import FakeTensorMode, fake_tensor
 
 from zoo_kernels import (
     agent_attention,
@@ -68,6 +68,7 @@ def two_gpus(monkeypatch):
     pytest.importorskip('triton')
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda index=0: [(9, 0), (7, 5)][index])
+    monkeypatch.setattr(fake_tensor, 'init_gpu_context', lambda device: None)  # it would ask for a real one
     dispatch._probe.cache_clear()
     yield
     dispatch._probe.cache_clear()
