@@ -77,7 +77,7 @@ def build(host, **kwargs):
 
 def child(code: str, site: Path | None, cwd: Path) -> subprocess.CompletedProcess:
     """Run code in a process that has the package, or not."""
-    path = [str(site)] * bool(site) + [os.environ['PYTHONPATH']] * ('PYTHONPATH' in os.environ)
+    path = filter(None, [site and str(site), os.environ.get('PYTHONPATH')])
     env = {**os.environ, 'PYTHONPATH': os.pathsep.join(path), 'CUDA_VISIBLE_DEVICES': '', 'OMP_NUM_THREADS': '1'}
     return subprocess.run([sys.executable, '-c', code], env=env, cwd=cwd, capture_output=True, text=True)
 
