@@ -3,21 +3,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..contract import check_names
+from ..contract import Extensible
 from .gate_context import GateContext
 
 
-class Gate(nn.Module):
+class Gate(Extensible):
     """A gate of a CNN: all that a host may ask of it, with defaults.
 
     A class with a public name that nearly is one of these, a misspelt override, is a TypeError.
     """
-
-    extra_api: tuple[str, ...] = ()  # public names that only look like misspelt ones of this class
-
-    def __init_subclass__(cls, **kwargs: Any):
-        super().__init_subclass__(**kwargs)
-        check_names(cls, Gate)
 
     @classmethod
     def from_context(cls, ctx: GateContext, device=None, dtype=None, **options: Any) -> 'Gate':

@@ -4,13 +4,13 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..contract import check_names
+from ..contract import Extensible
 from .block_context import BlockContext
 
 
-class TokenMixer(nn.Module):
+class TokenMixer(Extensible):
     """A layer that mixes the tokens of a map, projections included: all that a host may ask of it, with defaults.
 
     A mixer overrides one of the two functions that compute:
@@ -25,11 +25,9 @@ class TokenMixer(nn.Module):
 
     needs_block_input = False  # be given the block's input, before its norm, as ``block_input``
     needs_guide = False  # be given map and context, where a host has such (OverLoCK), as ``guide``
-    extra_api: tuple[str, ...] = ()  # public names that only look like misspelt ones of this class
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
-        check_names(cls, TokenMixer)
         if cls.takes_sequences() and 'grid' not in inspect.signature(cls.forward, follow_wrapped=False).parameters:
             cls.forward = _with_sequences(cls.forward)  # its own, or that of a base class for maps alone
 
