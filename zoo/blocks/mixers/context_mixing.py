@@ -92,9 +92,10 @@ class ContextMixing(TokenMixer):
         keys = self.key(pool_map(context, (REGIONS, REGIONS))).flatten(1, 2)
         logits = self._logits(queries, keys * (dim // heads) ** -0.5, height, width)
         parts = []
-        for weights, values, bias in zip(
-                logits, x.unflatten(-1, (2, heads, -1)).permute(3, 0, 4, 1, 2, 5), (self.small_bias, self.large_bias)):
-            weights = weights.softmax(-1).to(values.dtype).unflatten(2, (height, width))
+        for values, bias in zip(
+                x.unflatten(-1, (2, heads, -1)).permute(3, 0, 4, 1, 2, 5), (self.small_bias, self.large_bias)):
+            # zip would keep the logits, the largest tensors here, alive for as long as the turn lasts
+            weights = next(logits).softmax(-1).to(values.dtype).unflatten(2, (height, width))
             parts.append(neighborhood_sum(weights, values, bias.window))
         return torch.stack(parts, dim=1).permute(0, 3, 4, 1, 2, 5).flatten(3)
 
@@ -112,12 +113,15 @@ class ContextMixing(TokenMixer):
         if not can_fuse(self.kernels):
             keys = keys.unflatten(-1, (self.num_heads, -1)).permute(0, 2, 3, 1)
             for logits, bias in zip(self.kernels(queries @ keys).split(sizes, -1), biases):
-                yield logits + bias(height, width).to(logits.dtype)
+                yield _biased(logits, bias(height, width))
             return
         taps = (self.kernels.weight @ keys).unflatten(-1, (self.num_heads, -1)).permute(0, 2, 3, 1)
         for part, offset, bias in zip(taps.split(sizes, -1), self.kernels.bias.split(sizes), biases):
-            logits = queries @ part
-            yield logits + (bias(height, width) + offset).to(logits.dtype)
+            yield _biased(queries @ part, bias(height, width) + offset)
+
+
+def _biased(logits: Tensor, bias: Tensor) -> Tensor:
+    return logits + bias.to(logits.dtype)
 
 
 def _working_size(height: int, width: int, least: int) -> tuple[int, int] | None:
