@@ -3,14 +3,13 @@ import hashlib
 import sys
 import time
 import types
-import urllib.request
 from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
 import torch
 
-from tests.weights.host import File, lead_to, serving
+from tests.weights.host import File
 from zoo.weights import WeightsError
 from zoo.weights.fetch import DELAYS, EXTRA, address, fetch
 from zoo.weights.sources import Source
@@ -24,16 +23,6 @@ PLACES = {
 CONTENT = bytes(range(256)) * 4000
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
 NAME = 'flatten_pvt_v2_b0.in1k'
-
-
-@pytest.fixture
-def host(monkeypatch):
-    monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_OFFLINE', False)
-    monkeypatch.setattr(urllib.request, '_opener', None)  # what lead_to() installs goes with the test
-    monkeypatch.setattr(time, 'sleep', lambda seconds: None)
-    with serving() as host:
-        lead_to(host.address)
-        yield host
 
 
 def row(kind='github', **columns):
