@@ -179,10 +179,11 @@ def test_servers_that_do_not_answer(host, monkeypatch):
 
 def test_servers_that_send_too_much_or_too_slowly(host, monkeypatch):
     picture = host.files['/a.png'].content
-    monkeypatch.setattr(infer, 'MOST_BYTES', 1 << 10)
-    for headers in ({}, {'Content-Length': ''}):
-        host.files['/large.png'] = File(picture, kind='image/png', headers=headers)
-        assert_unread(f'{host.address}/large.png', 'is larger than 0 MB; fetch it and give the file')
+    with monkeypatch.context() as small:
+        small.setattr(infer, 'MOST_BYTES', 1 << 10)
+        for headers in ({}, {'Content-Length': ''}):
+            host.files['/large.png'] = File(picture, kind='image/png', headers=headers)
+            assert_unread(f'{host.address}/large.png', 'is larger than 0 MB; fetch it and give the file')
     monkeypatch.setattr(web, 'PATIENCE', 0.1)
     monkeypatch.setattr(web, 'SLOWEST', 20_000)
     host.files['/slow.png'] = File(picture, kind='image/png', drip=0.03)
