@@ -186,7 +186,7 @@ def test_servers_that_send_too_much_or_too_slowly(host, monkeypatch):
             assert_unread(f'{host.address}/large.png', 'is larger than 0 MB; fetch it and give the file')
     monkeypatch.setattr(web, 'PATIENCE', 0.1)
     monkeypatch.setattr(web, 'SLOWEST', 20_000)
-    host.files['/slow.png'] = File(picture, kind='image/png', drip=0.03)
+    host.files['/slow.png'] = File(picture, kind='image/png', drip=0.1)
     assert_unread(f'{host.address}/slow.png', 'cannot be fetched (less than 20 kB/s arrive)')
     host.files['/odd.png'] = File(picture, kind='image/png', headers={'Content-Length': 'abc'})
     assert_unread(f'{host.address}/odd.png', 'cannot be fetched (its Content-Length is not a number: abc)')

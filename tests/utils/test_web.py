@@ -47,6 +47,39 @@ def test_no_error_controls_a_terminal(capsys):
     assert text.startswith('error: ') and text[:-1].isprintable() and text.encode()
 
 
+class Steady:
+    """An answer that goes on for ever, at so many bytes per second of a clock that only it moves on."""
+
+    def __init__(self, monkeypatch, rate, seconds):
+        self.headers, self.rate, self.seconds, self.now = {}, rate, seconds, 0.
+        monkeypatch.setattr(web.time, 'monotonic', lambda: self.now)
+
+    def read1(self, size):
+        self.now += self.seconds
+        return bytes(int(self.rate * self.seconds))
+
+
+@pytest.mark.parametrize('seconds', [0.5, 7, 59])
+def test_bodies_slower_than_a_kilobyte_per_second_over_a_minute(monkeypatch, seconds):
+    for rate in (1100, 1000):
+        body = Steady(monkeypatch, rate, seconds)
+        with pytest.raises(web.TooLarge, match='sends more than the 1000000 bytes that are accepted'):
+            assert sum(map(len, web.read_blocks(body, 1_000_000))) == 1_000_000
+        assert body.now > 900
+    body = Steady(monkeypatch, 990, seconds)
+    with pytest.raises(web.TooSlow, match='less than 1 kB/s arrive'):
+        list(web.read_blocks(body, 1_000_000))
+    assert 60 <= body.now < 60 + seconds
+    body = Steady(monkeypatch, 99_000, seconds)  # what was fast before does not count
+    blocks = web.read_blocks(body, 1 << 40)
+    while body.now < 600:
+        next(blocks)
+    body.rate = 990
+    with pytest.raises(web.TooSlow):
+        list(blocks)
+    assert body.now < 600 + 2 * (60 + seconds)
+
+
 @pytest.mark.parametrize('address, want', [
     ('http://u:SECRET@h/a', 'user names and passwords'), ('http://h/a b?k=SECRET', 'a space or a control character'),
     ('http://h/\n?SECRET', 'a space or a control character'), ('http://h:x/a?SECRET', 'nonnumeric port'),

@@ -101,14 +101,9 @@ def test_dripping_body_is_given_up_kept_and_continued(host, tmp_path, impatient)
     put(host, row(), drip=0.03)  # 3.3 kB/s
     text = refused(row(), tmp_path, r'fetched \(less than 10 kB/s arrive\); \d+ bytes are kept, the next call')
     got = (tmp_path / PART).stat().st_size
-    assert 0 < got < 2000 and f'; {got} bytes' in text and len(host.asked) == 1
+    assert 0 < got < len(CONTENT) and f'; {got} bytes' in text and len(host.asked) == 1
     put(host, row())
     assert fetch(row(), tmp_path, None)[1] == DIGEST and host.got('a.pth') == [0, got]
-
-
-def test_steady_slow_body_arrives(host, tmp_path, impatient):
-    put(host, row(), content=CONTENT[:15_000], drip=0.004)  # 25 kB/s, for longer than the patience
-    assert fetch(row(), tmp_path, None)[0].read_bytes() == CONTENT[:15_000]
 
 
 def test_a_few_bytes_per_attempt_are_not_progress(host, tmp_path):

@@ -62,10 +62,11 @@ def open_address(address: str, timeout: float, headers: dict[str, str]) -> http.
     """
     _check(address)
     # a copy of each, because a handler knows the one opener that it belongs to
-    installed = getattr(urllib.request._opener, 'handlers', ())
-    kept = [copy.copy(handler) for handler in installed
+    installed = urllib.request._opener or urllib.request.OpenerDirector()
+    kept = [copy.copy(handler) for handler in installed.handlers
             if not isinstance(handler, urllib.request.HTTPRedirectHandler)]
     opener = urllib.request.build_opener(SameScheme, *kept)
+    opener.addheaders = installed.addheaders
     try:
         return opener.open(urllib.request.Request(address, headers=headers), timeout=timeout)
     except WebError:
