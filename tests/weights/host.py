@@ -178,7 +178,7 @@ class Answer(BaseHTTPRequestHandler):
 @contextlib.contextmanager
 def serving():
     host = Host()
-    thread = threading.Thread(target=host.serve_forever, kwargs=dict(poll_interval=0.05), daemon=True)
+    thread = threading.Thread(target=host.serve_forever, kwargs=dict(poll_interval=0.01), daemon=True)
     thread.start()
     try:
         yield host
