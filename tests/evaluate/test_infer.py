@@ -18,6 +18,7 @@ from tests import goldens
 from tests.train.conftest import MODEL
 from tests.weights.host import File, lead_to, serving
 from zoo.evaluate import infer
+from zoo.utils import web
 from zoo.utils.errors import ZooError
 
 ROOT = Path(__file__).parents[2]
@@ -174,6 +175,48 @@ def test_servers_that_do_not_answer(host, monkeypatch):
         assert_unread(address, 'cannot be fetched (timed out)')
     assert_unread(address, 'cannot be fetched ([Errno')
     assert_unread('http://127.0.0.1:x/a.png', 'cannot be fetched (nonnumeric port')
+
+
+def test_servers_that_send_too_much_or_too_slowly(host, monkeypatch):
+    picture = host.files['/a.png'].content
+    with monkeypatch.context() as small:
+        small.setattr(infer, 'MOST_BYTES', 1 << 10)
+        for headers in ({}, {'Content-Length': ''}):
+            host.files['/large.png'] = File(picture, kind='image/png', headers=headers)
+            assert_unread(f'{host.address}/large.png', 'is larger than 0 MB; fetch it and give the file')
+    monkeypatch.setattr(web, 'PATIENCE', 0.1)
+    monkeypatch.setattr(web, 'SLOWEST', 20_000)
+    host.files['/slow.png'] = File(picture, kind='image/png', drip=0.1)
+    assert_unread(f'{host.address}/slow.png', 'cannot be fetched (less than 20 kB/s arrive)')
+    host.files['/odd.png'] = File(picture, kind='image/png', headers={'Content-Length': 'abc'})
+    assert_unread(f'{host.address}/odd.png', 'cannot be fetched (its Content-Length is not a number: abc)')
+
+
+def test_redirects_to_another_scheme_are_not_followed(host):
+    host.files['/up.png'] = File(b'', faults=[(302, {'Location': 'https://safe.example/a.png'})])
+    host.files['/safe.example/a.png'] = host.files['/a.png']
+    assert infer.open_picture(f'{host.address}/up.png').size == (40, 40)
+    host.files['/down.example/a.png'] = File(b'', faults=[(302, {'Location': f'{host.address}/a.png'})], forever=True)
+    assert_unread('https://down.example/a.png', 'cannot be fetched (HTTP 302 a redirect from https to http, which is')
+    host.files['/ftp.png'] = File(b'', faults=[(302, {'Location': 'ftp://127.0.0.1:9/a.png?sig=SECRET'})])
+    assert_unread(f'{host.address}/ftp.png', 'cannot be fetched (HTTP 302 a redirect from http to ftp, which is not')
+    assert ('GET', '/a.png', 0) not in host.asked
+
+
+def test_signatures_and_control_characters_are_not_printed(zoo, checkpoint, host, monkeypatch):
+    """Addresses of stores of files are signed; what a server says goes to the terminal."""
+    monkeypatch.setattr('tests.weights.host.Answer.responses', {403: ('no\x1b[2J', '')})
+    host.files['/a.png?sig=SECRET'] = host.files['/a.png']
+    host.files['/page?sig=SECRET'] = File(b'<html>', kind='text\x1b[2J/html')
+    host.files['/bad.png?sig=SECRET'] = File(b'no picture', kind='image/png')
+    host.files['/no.png?sig=SECRET'] = File(b'', faults=[403], forever=True)
+    places = [f'{host.address}/{name}?sig=SECRET' for name in ('a.png', 'page', 'bad.png', 'no.png', 'gone.png')]
+    places += [f'http://me:SECRET@{host.address[7:]}/a.png', f'{host.address}/a.png?sig=SECRET\x1b[2J']
+    for words in ((), ('--json',)):
+        result = zoo('infer', MODEL, *places, '--checkpoint', checkpoint[0], *words)
+        said = result.out + result.err
+        assert result.code == 1 and result.err.count('error: http') == 6 and result.err.count('\n') == 6
+        assert 'SECRET' not in said and '\x1b' not in said and f'{host.address}/a.png?...' in result.out
 
 
 def assert_unread(place, text):

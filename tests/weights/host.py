@@ -6,6 +6,7 @@ import base64
 import contextlib
 import dataclasses
 import hashlib
+import http.client
 import json
 import re
 import threading
@@ -28,6 +29,8 @@ class File:
         kind: Content-Type.
         commit: Of the hub's repository.
         later: What is there after a whole GET.
+        headers: Of the answer, over those that it would have; '' for none.
+        drip: Seconds after every 100 bytes.
     """
 
     content: bytes
@@ -38,6 +41,8 @@ class File:
     kind: str = 'application/octet-stream'
     commit: str = COMMIT
     later: 'File | None' = None
+    headers: dict = dataclasses.field(default_factory=dict)
+    drip: float = 0
 
 
 class Host(ThreadingHTTPServer):
@@ -144,16 +149,20 @@ class Answer(BaseHTTPRequestHandler):
         if start >= len(file.content) > 0:
             return self.refuse(416, {})
         self.send_response(206 if start else 200)
-        if start:
-            self.send_header('Content-Range', f'bytes {start}-{len(file.content) - 1}/{len(file.content)}')
+        part = f'bytes {start}-{len(file.content) - 1}/{len(file.content)}' if start else ''
         etag = hashlib.sha256(file.content).hexdigest() if file.etag is None else file.etag
         for name, value in {'Content-Type': file.kind, 'Content-Length': len(file.content) - start,
-                            'ETag': etag and f'"{etag}"', 'X-Repo-Commit': file.commit}.items():
+                            'Content-Range': part, 'ETag': etag and f'"{etag}"', 'X-Repo-Commit': file.commit,
+                            **file.headers}.items():
             if value != '':
                 self.send_header(name, str(value))
         self.end_headers()
         if body:
-            self.wfile.write(file.content[start:][:fault])
+            content = file.content[start:][:fault]
+            step = 100 if file.drip else len(content) or 1
+            for at in range(0, len(content), step):
+                self.wfile.write(content[at:at + step])
+                threading.Event().wait(file.drip)  # tests replace time.sleep
             if fault is not None:
                 self.close_connection = True
             elif file.later:
@@ -169,7 +178,7 @@ class Answer(BaseHTTPRequestHandler):
 @contextlib.contextmanager
 def serving():
     host = Host()
-    thread = threading.Thread(target=host.serve_forever, kwargs=dict(poll_interval=0.05), daemon=True)
+    thread = threading.Thread(target=host.serve_forever, kwargs=dict(poll_interval=0.01), daemon=True)
     thread.start()
     try:
         yield host
@@ -180,7 +189,7 @@ def serving():
 
 
 class ToHost(urllib.request.BaseHandler):
-    """Sends urllib's https requests to the local server."""
+    """Stands for the way of urllib's https requests: it leads to the local server; what comes back is https's."""
 
     handler_order = 100  # before the handlers of urllib
 
@@ -189,7 +198,8 @@ class ToHost(urllib.request.BaseHandler):
 
     def https_open(self, request):
         local = urllib.request.Request(f'{self.address}/{request.host}{request.selector}', headers=request.headers)
-        return self.parent.open(local, timeout=request.timeout)
+        local.timeout = request.timeout
+        return urllib.request.HTTPHandler().do_open(http.client.HTTPConnection, local)
 
 
 def lead_to(address):

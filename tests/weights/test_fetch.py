@@ -1,16 +1,16 @@
 """Fetching official files from a local server that plays GitHub, HTTPS and cloud hosts: what goes wrong is told."""
 import hashlib
+import random
 import sys
 import time
 import types
-import urllib.request
 from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
 import torch
 
-from tests.weights.host import File, lead_to, serving
+from tests.weights.host import File
 from zoo.weights import WeightsError
 from zoo.weights.fetch import DELAYS, EXTRA, address, fetch
 from zoo.weights.sources import Source
@@ -24,16 +24,6 @@ PLACES = {
 CONTENT = bytes(range(256)) * 4000
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
 NAME = 'flatten_pvt_v2_b0.in1k'
-
-
-@pytest.fixture
-def host(monkeypatch):
-    monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_OFFLINE', False)
-    monkeypatch.setattr(urllib.request, '_opener', None)  # what lead_to() installs goes with the test
-    monkeypatch.setattr(time, 'sleep', lambda seconds: None)
-    with serving() as host:
-        lead_to(host.address)
-        yield host
 
 
 def row(kind='github', **columns):
@@ -184,6 +174,21 @@ def test_flipped_byte_at_first_use(host, tmp_path):
     refused(row(), tmp_path, r'arrived damaged \(a/data/0\); it was removed, try again')
     put(host, row(), content=content)
     assert fetch(row(), tmp_path, None)[0].read_bytes() == content
+
+
+def test_damage_anywhere_in_an_archive_at_first_use(tmp_path):
+    torch.save({'a': torch.zeros(40), 'b': torch.ones(3)}, tmp_path / 'a')
+    content, draw, told = (tmp_path / 'a').read_bytes(), random.Random(0), 0
+    for _ in range(600):
+        damaged = bytearray(content)
+        for _ in range(draw.choice((1, 2, 4))):
+            damaged[draw.randrange(len(content))] = draw.randrange(256)
+        (tmp_path / f'{NAME}.pth').write_bytes(damaged)
+        try:
+            fetch(row(), tmp_path, None)
+        except WeightsError as e:
+            told += 'arrived damaged (' in str(e) and str(e).isprintable()
+    assert told > 300  # in the others it is where nothing looks, in padding for example
 
 
 def test_wrong_size(host, tmp_path):

@@ -347,6 +347,24 @@ def test_damaged_manifest(host, cache, content):
     refused('manifest.json cannot be read.*delete the folder')
 
 
+def test_a_file_that_the_user_has_linked_stays(host, cache, tmp_path, reference):
+    """Whoever has the file already can lay a link to it where the download would go."""
+    own = tmp_path / 'mine.pth'
+    for content, error in ((reference, None), (reference[:-1000], 'is damaged|arrived damaged|cut off'),
+                           (b'<html>', 'web page')):
+        own.write_bytes(content)
+        cache.downloads.mkdir(parents=True, exist_ok=True)
+        link = cache.downloads / f'{NAME}.pth'
+        link.symlink_to(own)
+        if error:
+            refused(error, ValueError)
+        else:
+            create()
+            assert names(cache) == READY
+        assert own.read_bytes() == content and not link.is_symlink() and not host.asked
+        cache.converted_path(NAME).unlink(missing_ok=True)
+
+
 # --- processes of their own
 
 CASE = f'{NAME} tsinghua {PLACE}'

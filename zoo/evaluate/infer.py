@@ -5,7 +5,6 @@ import io
 import json
 import sys
 import urllib.error
-import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset
 from torch import nn
 
 from ..train import build, options
+from ..utils import web
 from ..utils.errors import ZooError, format_error
 from . import loading
 from .option_schema import VALIDATE
@@ -30,8 +30,8 @@ def infer(argv: Sequence[str]) -> list[dict[str, Any]]:
     """Infer as the command line says, print the classes and return them.
 
     Returns:
-        For each picture ``image`` and either ``classes``, the most likely first (dicts of ``index``, ``label``, None
-        if it is not known, and ``probability``), or ``error``.
+        For each picture ``image`` (its path, or its address without what may be a secret) and either ``classes``, the
+        most likely first (dicts of ``index``, ``label``, None if it is not known, and ``probability``), or ``error``.
 
     Raises:
         ZooError: whatever the user can put right.
@@ -53,6 +53,7 @@ def infer(argv: Sequence[str]) -> list[dict[str, Any]]:
     found = []
     for pictures in predict(model.to(device), config, places, args.batch_size, given.topk):
         for picture in pictures:
+            picture['image'] = _named(picture['image'])
             for row in picture.get('classes', ()):
                 row['label'] = labels[row['index']] if labels else None
             _print(picture, as_text=not given.json)
@@ -135,31 +136,31 @@ def open_picture(place: str, mode: str = 'RGB') -> Image.Image:
         reason = 'not a known image format'
     except Exception as e:  # Pillow raises a dozen types for damaged files
         reason = format_error(e)
-    raise ZooError(f'{place} cannot be read as a picture ({reason})')
+    raise ZooError(f'{_named(place)} cannot be read as a picture ({reason})')
 
 
 def download(address: str) -> io.BytesIO:
     """The picture at an http(s) address.
 
     Raises:
-        ZooError: the server does not answer, or with something else than a picture, or with a huge one.
+        ZooError: the server does not answer, or with something else than a picture, or with a huge one, or too slowly.
     """
+    place = _named(address)
     try:
-        request = urllib.request.Request(address, headers={'User-Agent': 'backbone-zoo', 'Accept': 'image/*'})
-        with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
+        headers = {'User-Agent': 'backbone-zoo', 'Accept': 'image/*'}
+        with web.open_address(address, TIMEOUT, headers) as response:
             kind = response.headers.get_content_type()
             # some stores of files do not say what they are
-            is_picture = kind.startswith('image/') or kind == 'application/octet-stream'
-            content = response.read(MOST_BYTES + 1) if is_picture else b''
+            if not kind.startswith('image/') and kind != 'application/octet-stream':
+                raise ZooError(
+                    f'{place} is not a picture but {web.reason(kind)}; give the address of the picture itself')
+            return io.BytesIO(b''.join(web.read_blocks(response, MOST_BYTES)))
+    except web.TooLarge:
+        raise ZooError(f'{place} is larger than {MOST_BYTES >> 20} MB; fetch it and give the file') from None
     except urllib.error.HTTPError as e:
-        raise ZooError(f'{address} cannot be fetched (HTTP {e.code} {e.reason})') from None
-    except (OSError, http.client.HTTPException, ValueError) as e:
-        raise ZooError(f'{address} cannot be fetched ({format_error(getattr(e, "reason", None) or e)})') from None
-    if not is_picture:
-        raise ZooError(f'{address} is not a picture but {kind}; give the address of the picture itself')
-    if len(content) > MOST_BYTES:
-        raise ZooError(f'{address} is larger than {MOST_BYTES >> 20} MB; fetch it and give the file')
-    return io.BytesIO(content)
+        raise ZooError(f'{place} cannot be fetched ({web.reason(f"HTTP {e.code} {e.reason}")})') from None
+    except (OSError, http.client.HTTPException, web.WebError) as e:
+        raise ZooError(f'{place} cannot be fetched ({web.reason(e)})') from None
 
 
 def labels_of(model: nn.Module, file: str | None = None) -> list[str] | None:
@@ -219,6 +220,11 @@ def _count(text: str) -> int:
 
 def _is_address(word: str) -> bool:
     return word.lower().startswith(('http://', 'https://'))
+
+
+def _named(place: str) -> str:
+    """A path, or an address without what may be a secret in it."""
+    return web.shown(place) if _is_address(place) else place
 
 
 def _print(picture: dict[str, Any], as_text: bool) -> None:

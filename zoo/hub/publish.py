@@ -10,8 +10,9 @@ from safetensors import safe_open
 
 from ..registry import checkpoint_filter
 from ..train.options import Parser
-from ..utils.errors import ZooError, format_error
+from ..utils.errors import ZooError
 from ..utils.version import __version__
+from ..utils.web import reason
 from ..weights import read_checkpoint, resolve
 from ..weights.sources import source
 from . import card, package
@@ -108,7 +109,7 @@ def _push(content: dict[str, Path | bytes], repo: str, model: str) -> None:
     except HfHubHTTPError as e:
         status = e.response.status_code if e.response is not None else 0
         what = {401: 'wants a login: run `hf auth login`, or set HF_TOKEN',
-                403: f'refuses: your token may not write to {repo}'}.get(status, f'refuses ({format_error(e)})')
+                403: f'refuses: your token may not write to {repo}'}.get(status, f'refuses ({reason(e)})')
         raise ZooError(f'nothing was published: the hub {what}') from None
     except Exception as e:  # httpx's errors, OSErrors, the hub client's own for offline mode and wrong names
-        raise ZooError(f'nothing was published: {format_error(e)}') from None
+        raise ZooError(f'nothing was published: {reason(e)}') from None

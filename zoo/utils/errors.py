@@ -86,8 +86,14 @@ def require_packages(*modules: str, extra: str = EXTRA) -> None:
 
 
 def format_error(error: BaseException) -> str:
-    """The message of an exception without its line breaks."""
-    return ' '.join(str(error).split()) or type(error).__name__
+    """The message of an exception as one line that can be printed."""
+    return printable(str(error)) or type(error).__name__
+
+
+def printable(text: str) -> str:
+    """A text of whatever origin in one line, without characters that control a terminal: those appear as escapes."""
+    line = ' '.join(text.split())
+    return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in line)
 
 
 def with_flags(text: str) -> str:

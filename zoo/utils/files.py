@@ -24,6 +24,7 @@ def atomic_write(path: Path, mark: str | None = None) -> Iterator[Path]:
         OSError: The system's: no room, no permission, ...
     """
     draft = path.with_name(f'.{path.name}.{mark or os.getpid()}')
+    draft.unlink(missing_ok=True)  # a link there would be followed
     try:
         yield draft
         _flush(draft)

@@ -15,6 +15,8 @@ import hashlib
 import json
 import logging
 import os
+import re
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,10 @@ from ..utils.errors import ZooError
 from ..utils.files import atomic_write
 
 FORMAT = 1  # of converted files: raised when a checkpoint map or a model's key names change
+ENTRIES = {  # of the manifest: the fields of an entry and their types
+    'files': dict(sha256=str, bytes=int, first_used=str),
+    'converted': dict(format=int, location=str, source_sha256=str, sha256=str),
+}
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _logger = logging.getLogger(__name__)
 
@@ -73,11 +79,48 @@ def write_to_cache(path: Path, write: Callable[[Path], object]) -> None:
             write(draft)
 
 
+def own_file(path: Path) -> None:
+    """Take a name back for a file that is the cache's alone: remove a link, of either kind, or a pipe that lies there.
+
+    Whoever writes to ``path`` afterwards writes nowhere else. What a link points to stays as it is.
+
+    Raises:
+        OSError: it is a folder, or cannot be removed.
+    """
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+        path.unlink()
+
+
 def cache_folder() -> Path:
     """The folder of the zoo's weights: ``ZOO_CACHE``, else ``zoo`` in the user's cache."""
     if folder := os.environ.get('ZOO_CACHE'):
         return Path(folder).expanduser()
     return Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser() / 'zoo'
+
+
+def is_inside(folder: Path, root: Path) -> bool:
+    """Whether a folder lies in another one, all links followed."""
+    return Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(root))
+
+
+def _checked(manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The parts of a manifest.
+
+    Raises:
+        ValueError, KeyError, TypeError: it is not what :meth:`Cache.record` writes.
+    """
+    parts = {name: manifest[name] for name in ENTRIES}
+    for name, types in ENTRIES.items():
+        for key, entry in parts[name].items() if type(parts[name]) is dict else [('', None)]:
+            if type(entry) is not dict or any(type(entry[field]) is not kind for field, kind in types.items()):
+                raise TypeError(f'{name}: {key}')
+            if not all(re.fullmatch('[0-9a-f]{64}', entry[field]) for field in types if field.endswith('sha256')):
+                raise ValueError(f'{name}: {key}')
+    return parts
 
 
 class Cache:
@@ -99,11 +142,12 @@ class Cache:
             WeightsError: it is damaged: no hash is taken on trust anew behind the user's back.
         """
         try:
-            content = json.loads(self.manifest_path.read_text())
-            return {'files': dict(content['files']), 'converted': dict(content['converted'])}
-        except FileNotFoundError:
-            return {'files': {}, 'converted': {}}
-        except (OSError, ValueError, KeyError, TypeError):
+            if not self.manifest_path.exists():
+                return {'files': {}, 'converted': {}}
+            if not self.manifest_path.is_file():
+                raise ValueError('a pipe, which would be waited for')
+            return _checked(json.loads(self.manifest_path.read_text()))
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             raise WeightsError(
                 f'{self.manifest_path} cannot be read, and with it what is known of the weights there; '
                 f'delete the folder {self.folder} to fetch them anew') from None
@@ -152,9 +196,13 @@ class Cache:
     @contextlib.contextmanager
     def lock(self, name: str) -> Iterator[None]:
         """Have ``name`` to oneself among all processes; a process that is killed lets go."""
+        for folder in ('downloads', 'converted', 'locks'):
+            self._refuse_link_out(self.folder / folder)
+        path = self.folder / 'locks' / f'{name}.lock'
         with writing(self.folder):
-            (self.folder / 'locks').mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.folder / 'locks' / f'{name}.lock')
+            path.parent.mkdir(parents=True, exist_ok=True)
+            own_file(path)
+            lock = FileLock(path)
             try:
                 lock.acquire(timeout=0.2)
             except Timeout:
@@ -165,3 +213,8 @@ class Cache:
         finally:
             lock.release()
 
+    def _refuse_link_out(self, folder: Path) -> None:
+        """Files are written to and removed from the cache itself, not what a link in it leads to."""
+        if not is_inside(folder, self.folder):
+            raise WeightsError(f'{folder} is a link that leads out of the cache; remove it, and set ZOO_CACHE to the '
+                               f'folder where weights are to lie')
