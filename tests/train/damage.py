@@ -1,4 +1,4 @@
-"""Damaged checkpoint files, the same for the same seed: what disks, downloads and other programs make of a whole one."""
+"""Damaged checkpoint files, the same for the same seed: what disks, downloads and other programs make of whole ones."""
 import copy
 import random
 
@@ -54,7 +54,8 @@ def _entry(dice, content):
 def _tensor(dice, content):
     """Another kind of tensor among weights, averages or moments."""
     states = [state for name in ('state_dict', 'state_dict_ema') if (state := content.get(name))]
-    states += [values for values in content.get('optimizer', {}).get('state', {}).values()] if dice.random() < 0.2 else []
+    if dice.random() < 0.2:
+        states += content['optimizer']['state'].values()
     state = dice.choice(states or [content])
     key = dice.choice([key for key, value in state.items() if isinstance(value, torch.Tensor) and value.numel()])
     kind = dice.choice(list(TENSORS))

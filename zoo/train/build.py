@@ -319,7 +319,7 @@ def choose_rows(args: argparse.Namespace, state: Mapping[str, Tensor]) -> tuple[
             rows = [int(line) for line in file.read().split()]
     except (OSError, ValueError) as e:
         raise ZooError(f'--pretrained-rows {source}: expected a file with a number a line ({format_error(e)})') from e
-    heads = _classifiers(args.model, state)
+    heads = classifiers(args.model, state)
     count = len(state[f'{heads[0]}.weight']) if heads else 0
     if not rows or min(rows) < 0 or max(rows) >= count:
         raise ZooError(f'--pretrained-rows {source}: the rows of the classifier are 0 to {count - 1}, the file has '
@@ -330,7 +330,7 @@ def choose_rows(args: argparse.Namespace, state: Mapping[str, Tensor]) -> tuple[
     return {**state, **chosen}, len(rows)
 
 
-def _classifiers(name: str, state: Mapping[str, Tensor]) -> list[str]:
+def classifiers(name: str, state: Mapping[str, Tensor]) -> list[str]:
     """The final linear layers in ``state``, under the model's own names or, as authors call them, head or fc."""
     usual = ('head', 'fc', 'classifier', 'head_dist', 'dist_head')
     for names in (_classifiers_of(name), usual):

@@ -214,10 +214,11 @@ def starting_weights(args: argparse.Namespace) -> dict[str, Tensor]:
     weights = weights_of(content, source)
     if not ours:
         weights = build.own_names(args.model, weights)
-    classes = build.classes_in(args.model, weights)
-    if args.initial_checkpoint and args.num_classes is not None and classes not in (None, args.num_classes):
-        raise ZooError(f'{source} has {classes} classes, the model {args.num_classes}: --pretrained-path takes all of '
-                       f'it but the classifier; or give --num-classes {classes}')
+    heads = build.classifiers(args.model, weights) if args.initial_checkpoint and args.num_classes else ()
+    classes = {len(weights[f'{head}.weight']) for head in heads}
+    if classes - {args.num_classes}:
+        raise ZooError(f'{source} has {min(classes)} classes, {args.model} is to have {args.num_classes}: '
+                       f'--pretrained-path takes all but the classifier; or give --num-classes {min(classes)}')
     return weights
 
 

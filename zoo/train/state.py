@@ -8,7 +8,7 @@ torch, the device and the number of processes are the same.
 import argparse
 import os
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import timm
@@ -187,6 +187,27 @@ def _usable_middle(run: TrainState, content: Mapping[str, Any]) -> tuple[dict[st
     return middle, f'going on in epoch {epoch} after {middle["batch"]} of {len(run.train_batches)} batches'
 
 
+def _check_moments(
+        parameters: Sequence[torch.Tensor], states: Mapping[int, Mapping[str, Any]], source: str) -> None:
+    """Check the numbers that an optimizer keeps of parameters: plain, finite, of one type, and of the parameter's shape
+    wherever most of their kind are."""
+    kinds: dict[str, list[tuple[int, Any]]] = {}
+    for index, values in states.items():
+        for key, value in values.items():
+            kinds.setdefault(key, []).append((index, value))
+    tensors = {}
+    for key, found in kinds.items():
+        numbers = {index: value for index, value in found if isinstance(value, torch.Tensor)}
+        if numbers and len(numbers) < len(found):
+            raise ValueError(f'{key} is a tensor for some parameters only')
+        odd = [index for index, value in numbers.items() if value.shape != parameters[index].shape]
+        if 0 < len(odd) < len(numbers) / 2:
+            raise ValueError(f'{key} of parameter {odd[0]} is {list(numbers[odd[0]].shape)}')
+        tensors |= {f'{key} of parameter {index}': value for index, value in numbers.items()}
+    if tensors:
+        checkpoint.weights_of(tensors, source)
+
+
 def _restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any], source: str, keep_lr: bool) -> None:
     """Load an optimizer's state, but not its hyper-parameters: those are what this call asks for.
 
@@ -199,14 +220,7 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any], 
     fresh = [{key: group[key] for key in asked if key in group} for group in optimizer.param_groups]
     parameters = [p for group in optimizer.param_groups for p in group['params']]
     try:
-        numbers = {f'{key} of parameter {index}': value for index, values in state['state'].items()
-                   for key, value in values.items() if isinstance(value, torch.Tensor)}
-        odd = {key for values in state['state'].values() for key, value in values.items() if key in
-               {name.partition(' ')[0] for name in numbers} and not isinstance(value, torch.Tensor)}
-        if odd:
-            raise ValueError(f'{min(odd)} is a tensor for some parameters only')
-        if numbers:
-            checkpoint.weights_of(numbers, f'{source}: optimizer')
+        _check_moments(parameters, state['state'], f'{source}: optimizer')
         moments = {
             index: {key: distributed.shard_like(parameters[index], value) for key, value in values.items()}
             for index, values in state['state'].items()}
