@@ -69,7 +69,7 @@ def _name(dice, content):
         'state_dict' in content) else content
     key = dice.choice([key for key in state if isinstance(state[key], torch.Tensor)])
     new = dice.choice([f'module.{key}', f'model.{key}', key.upper(), 7, (key,), key + '.'])
-    state[new] = state[key] if dice.random() < 0.5 else state.pop(key) * 0
+    state[new] = state[key] if dice.random() < 0.5 else state.pop(key)
     return f'{key} as {new!r}'
 
 

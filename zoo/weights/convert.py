@@ -71,10 +71,8 @@ def check_kinds(state: Mapping[str, Tensor], model: nn.Module) -> None:
     floats, others = set(), set()
     for name, value in (*model.named_parameters(), *model.named_buffers()):
         (floats if value.is_floating_point() else others).add(name.rpartition('.')[2])
-    problems = [
-        f'{name} is of {str(value.dtype).removeprefix("torch.")}, not of floating-point numbers'
-        for name, value in state.items()
-        if not value.is_floating_point() and name.rpartition('.')[2] in floats - others]
+    problems = [_integers(name, value) for name, value in state.items()
+                if not value.is_floating_point() and name.rpartition('.')[2] in floats - others]
     if problems:
         raise _unfit(model, problems)
 
@@ -148,8 +146,18 @@ def _check(state, target, free, stems, model) -> None:
         if have != want or key in free and not have:
             expected = list(target[key].shape) if key in target else 'that of a layer'
             problems.append(f'{key} is {list(value.shape)}, expected {expected}')
+        elif key in target and target[key].is_floating_point() and not value.is_floating_point():
+            problems.append(_integers(key, value))
+        elif key in free and key.endswith('.bias'):
+            weight = state.get(f'{key.removesuffix("bias")}weight', value)
+            if weight.shape[:1] != value.shape:
+                problems.append(f'{key} is {list(value.shape)}, its weight is {list(weight.shape)}')
     if problems:
         raise _unfit(model, problems)
+
+
+def _integers(name: str, value: Tensor) -> str:
+    return f'{name} is of {str(value.dtype).removeprefix("torch.")}, not of floating-point numbers'
 
 
 def _unfit(model: nn.Module, problems: Sequence[str]) -> StateDictMismatch:
