@@ -54,7 +54,7 @@ def _entry(dice, content):
 def _tensor(dice, content):
     """Another kind of tensor among weights, averages or moments."""
     states = [state for name in ('state_dict', 'state_dict_ema') if (state := content.get(name))]
-    if dice.random() < 0.2:
+    if 'optimizer' in content and dice.random() < 0.2:
         states += content['optimizer']['state'].values()
     state = dice.choice(states or [content])
     key = dice.choice([key for key, value in state.items() if isinstance(value, torch.Tensor) and value.numel()])

@@ -1,8 +1,9 @@
 """Whatever a checkpoint file holds: one line that says what is wrong, or exactly the weights and the run it was."""
-import warnings
+import re
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 
 from zoo.evaluate import loading
@@ -13,9 +14,15 @@ from zoo.train.option_schema import TRAIN
 from zoo.train.session import Trainer
 from zoo.utils.errors import ZooError
 
+from .conftest import MODEL
 from .damage import damage
 
+pytestmark = pytest.mark.filterwarnings('ignore')  # torch's, of sparse and quantized tensors
+
 CPU = DeviceContext(torch.device('cpu'))
+HYBRID = dict(model='zoo_hybrid', num_classes=3, model_kwargs=dict(
+    host='pvt_v2_b0', mixer='rala', embed_dims=[8] * 4, depths=[1] * 4, num_heads=[1, 1, 1, 2], mlp_ratios=[2] * 4))
+NAMES = re.compile(f'zoo_hybrid|{MODEL}')
 WHOLE = Path(__file__).parent / 'fixtures' / 'interrupted_run' / 'recovery-1-2.pth.tar'
 
 
@@ -24,13 +31,9 @@ def whole():
     return torch.load(WHOLE, map_location='cpu', weights_only=True)
 
 
-def measure(path):
+def measure(path, **given):
     """The model that ``validate`` would measure."""
-    given = dict(checkpoint=str(path))
-    if path.suffix == '.safetensors':
-        given.update(model='zoo_hybrid', num_classes=3, model_kwargs=dict(
-            host='pvt_v2_b0', mixer='rala', embed_dims=[8] * 4, depths=[1] * 4, num_heads=[1, 1, 1, 2],
-            mlp_ratios=[2] * 4))
+    given.update(checkpoint=str(path))
     content, carried, own = loading.bring(given)
     args = options.merge(VALIDATE, carried, given)
     return loading.build_model(args, content, own)
@@ -49,47 +52,74 @@ def equal(state, expected):
     return list(state) == list(expected) and all(torch.equal(state[key], expected[key]) for key in expected)
 
 
+def try_to_load(load, file, *about):
+    """What comes of a damaged file; None if it is refused in one line that names it."""
+    try:
+        return load(file)
+    except ZooError as e:
+        assert '\n' not in str(e) and (str(file) in str(e) or NAMES.search(str(e))), (*about, str(e))
+    except BaseException as e:
+        raise AssertionError(f'{about}: {type(e).__name__}: {e}') from e
+
+
 def assert_whole_or_told(seed, whole, path, pictures):
     """Whether it was told."""
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # of making sparse and quantized tensors
-        file, told = damage(seed, whole, path)
-    measured = seed % 2 or file.suffix == '.safetensors'
-    try:
-        found = measure(file) if measured else resume(file, pictures)
-    except ZooError as e:
-        assert '\n' not in str(e) and str(file) in str(e) or 'zoo_hybrid' in str(e), (seed, told, str(e))
-        return True
-    except BaseException as e:
-        raise AssertionError(f'seed {seed}: {told}: {type(e).__name__}: {e}') from e
-    if measured:
-        averaged = file.suffix != '.safetensors' and 'without (\'state_dict_ema\',)' not in told and (
-            "('state_dict_ema',) is" not in told) and "state_dict_ema" in whole
-        assert equal(found.state_dict(), whole['state_dict_ema' if averaged else 'state_dict']), (seed, told)
-        return False
-    assert equal(found.model.state_dict(), whole['state_dict']), (seed, told)
-    moments = found.run.optimizer.state_dict()['state']
-    for index, values in moments.items():  # a parameter without a gradient has none: so nobody can tell that it had
+    file, told = damage(seed, whole, path)
+    if file.suffix == '.safetensors':
+        found = try_to_load(lambda file: measure(file, **HYBRID), file, seed, told)
+        assert found is None or equal(found.state_dict(), whole['state_dict']), (seed, told)
+    elif seed % 2:
+        found = try_to_load(measure, file, seed, told)
+        averaged = 'state_dict_ema' if "'state_dict_ema',)" not in told else 'state_dict'  # unless that entry is gone
+        assert found is None or equal(found.state_dict(), whole[averaged]), (seed, told)
+    else:
+        found = try_to_load(lambda file: resume(file, pictures), file, seed, told)
+        if found is not None:
+            assert_same_run(found, whole, seed, told)
+    return found is None
+
+
+def assert_same_run(trainer, whole, *about):
+    """Weights and what the optimizer keeps. A parameter without a gradient has none of that: nobody can tell that it
+    had."""
+    assert equal(trainer.model.state_dict(), whole['state_dict']), about
+    for index, values in trainer.run.optimizer.state_dict()['state'].items():
         for key, value in values.items():
-            assert torch.equal(value, whole['optimizer']['state'][index][key]), (seed, told)
-    return False
+            assert torch.equal(value, whole['optimizer']['state'][index][key]), about
 
 
-def check(seeds, whole, tmp_path, pictures):
+def check(seeds, assert_one, whole, tmp_path, *more):
+    """How many of the damaged files were refused."""
     told = 0
     for seed in seeds:
-        told += assert_whole_or_told(seed, whole, tmp_path / 'a', pictures)
+        told += assert_one(seed, whole, tmp_path / 'a', *more)
         for file in tmp_path.iterdir():
             file.unlink()
     return told
 
 
+def assert_weights_or_told(seed, whole, path):
+    """A bare state dict of a model of timm's, which has its own loader."""
+    file, told = damage(seed, whole, path)
+    found = try_to_load(lambda file: measure(file, model=MODEL, num_classes=3), file, seed, told)
+    assert found is None or equal(found.state_dict(), whole['state_dict']), (seed, told)
+    return found is None
+
+
 def test_damaged_checkpoints_are_told_in_one_line_or_loaded_as_they_were(whole, tmp_path, pictures):
     assert equal(measure(WHOLE).state_dict(), whole['state_dict_ema'])
-    told = check(range(50), whole, tmp_path, pictures)
-    assert 25 < told < 50
+    assert 20 < check(range(40), assert_whole_or_told, whole, tmp_path, pictures) < 40
+
+
+def test_damaged_weights_are_told_in_one_line_or_loaded_as_they_were(tmp_path):
+    whole = dict(state_dict=timm.create_model(MODEL, num_classes=3).state_dict())
+    torch.save(whole, tmp_path / 'a.pth')
+    assert equal(measure(tmp_path / 'a.pth', model=MODEL, num_classes=3).state_dict(), whole['state_dict'])
+    assert check(range(20), assert_weights_or_told, whole, tmp_path) > 15
 
 
 @pytest.mark.slow
 def test_more_damaged_checkpoints(whole, tmp_path, pictures):
-    assert check(range(1000, 1500), whole, tmp_path, pictures) > 250
+    assert 250 < check(range(1000, 1400), assert_whole_or_told, whole, tmp_path, pictures) < 400
+    whole = dict(state_dict=timm.create_model(MODEL, num_classes=3).state_dict())
+    assert check(range(2000, 2100), assert_weights_or_told, whole, tmp_path) > 80

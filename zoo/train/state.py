@@ -8,6 +8,7 @@ torch, the device and the number of processes are the same.
 import argparse
 import os
 import traceback
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -189,8 +190,8 @@ def _usable_middle(run: TrainState, content: Mapping[str, Any]) -> tuple[dict[st
 
 def _check_moments(
         parameters: Sequence[torch.Tensor], states: Mapping[int, Mapping[str, Any]], source: str) -> None:
-    """Check the numbers that an optimizer keeps of parameters: plain, finite, of one type, and of the parameter's shape
-    wherever most of their kind are."""
+    """Check the numbers that an optimizer keeps of parameters: plain and finite, and of the parameter's shape or one
+    number only wherever most of their kind are."""
     kinds: dict[str, list[tuple[int, Any]]] = {}
     for index, values in states.items():
         for key, value in values.items():
@@ -200,9 +201,14 @@ def _check_moments(
         numbers = {index: value for index, value in found if isinstance(value, torch.Tensor)}
         if numbers and len(numbers) < len(found):
             raise ValueError(f'{key} is a tensor for some parameters only')
-        odd = [index for index, value in numbers.items() if value.shape != parameters[index].shape]
-        if 0 < len(odd) < len(numbers) / 2:
-            raise ValueError(f'{key} of parameter {odd[0]} is {list(numbers[odd[0]].shape)}')
+        forms = {index: (value.shape == parameters[index].shape, value.ndim == 0,
+                         value.is_floating_point() or value.dtype == torch.uint8)  # of 8-bit optimizers
+                 for index, value in numbers.items()}
+        usual, count = Counter(forms.values()).most_common(1)[0] if forms else (None, 0)
+        odd = [index for index, form in forms.items() if form != usual and parameters[index].ndim]
+        if odd and count > len(forms) / 2 and any(usual[:2]):
+            value = numbers[odd[0]]
+            raise ValueError(f'{key} of parameter {odd[0]} is {list(value.shape)} of {value.dtype}')
         tensors |= {f'{key} of parameter {index}': value for index, value in numbers.items()}
     if tensors:
         checkpoint.weights_of(tensors, source)
