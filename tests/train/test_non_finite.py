@@ -110,6 +110,15 @@ def test_a_checkpoint_whose_numbers_are_not_finite_is_refused(zoo, pictures, tmp
     assert not (tmp_path / 'out').exists()
 
 
+def test_an_accuracy_of_outputs_that_are_not_finite_is_an_error(zoo, pictures, tmp_path):
+    content = read(OLD / 'last.pth.tar')
+    for value in content['state_dict'].values():
+        value.fill_(1e30 if value.is_floating_point() else 1)
+    torch.save(content, tmp_path / 'a.pth.tar')
+    assert_stopped(zoo('validate', '--checkpoint', tmp_path / 'a.pth.tar', '--data-dir', pictures, '--no-use-ema'),
+                   f'{tmp_path / "a.pth.tar"}: the loss is ', 'some outputs are not finite')
+
+
 def test_averages_that_are_no_numbers_are_not_kept(zoo, small, tmp_path):
     weights = dict(a=torch.zeros(2))
     averages = dict(a=torch.full((2,), float('nan')))

@@ -2,6 +2,7 @@
 import pytest
 import timm
 import torch
+from timm.models import save_for_hf
 
 from tests import goldens
 from zoo.registry import smallest_models
@@ -164,6 +165,11 @@ def test_a_prefix_of_all_names_is_left_out_of_the_references_too(tmp_path, caplo
 
 def test_weights_that_are_not_finite_are_refused(tmp_path):
     name = 'flatten_pvt_v2_b0'
+    model = timm.create_model(name)
+    torch.nn.init.constant_(model.head.fc.bias, float('nan'))
+    save_for_hf(model, tmp_path / 'folder')  # which timm reads itself
+    with pytest.raises(ValueError, match='head.fc.bias in the checkpoint is not finite'):
+        timm.create_model(f'local-dir:{tmp_path / "folder"}', pretrained=True)
     reference_file(name, tmp_path / 'a.pth', **{'head.bias': torch.full((1000,), float('nan'))})
     with pytest.raises(ValueError, match='head.bias in the checkpoint is not finite'):
         create(name, tmp_path / 'a.pth')
