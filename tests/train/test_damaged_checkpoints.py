@@ -70,8 +70,7 @@ def assert_whole_or_told(seed, whole, path, pictures):
         assert found is None or equal(found.state_dict(), whole['state_dict']), (seed, told)
     elif seed % 2:
         found = try_to_load(measure, file, seed, told)
-        averaged = 'state_dict_ema' if "'state_dict_ema',)" not in told else 'state_dict'  # unless that entry is gone
-        assert found is None or equal(found.state_dict(), whole[averaged]), (seed, told)
+        assert found is None or equal(found.state_dict(), whole['state_dict_ema']), (seed, told)
     else:
         found = try_to_load(lambda file: resume(file, pictures), file, seed, told)
         if found is not None:

@@ -9,6 +9,7 @@ import timm
 from torch import nn
 
 from ..train import build, checkpoint, options
+from ..train.content import check_averages
 from ..train.option_schema import COMMON, TRAIN
 from ..train.run import carried as carried_options
 from ..utils.errors import ZooError
@@ -69,6 +70,8 @@ def build_model(args: argparse.Namespace, content: dict | None, own: bool) -> nn
     """
     if content is None:
         return build.create_model(args)
+    if own and args.use_ema:
+        check_averages(content, args.checkpoint)
     weights = checkpoint.weights_of(content, args.checkpoint, args.use_ema)
     if not own:  # perhaps in the names of the paper's own code: the model's loader knows them
         weights = build.own_names(args.model, weights)

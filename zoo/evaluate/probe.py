@@ -261,7 +261,8 @@ def check_mark(content: Mapping[str, Any], mark: str, source: str) -> None:
     """
     if content['backbone'] != mark:
         args = content['args']
-        own = args['checkpoint'] or ('the published ones' if args['pretrained'] else f'random, --seed {args["seed"]}')
+        random = f'random, --seed {args.get("seed")}'
+        own = args.get('checkpoint') or ('the published ones' if args.get('pretrained') else random)
         raise ZooError(f'{source} is a probe of other weights of {content["arch"]} than these; its own are {own}')
 
 

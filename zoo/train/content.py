@@ -28,9 +28,21 @@ def check_model(content: dict[str, Any], source: str) -> None:
         _check(content, 'metric', 'a number', _is_number, source)
     for name in ('probe', 'backbone') if 'probe' in content else ():
         _check(content, name, *A_NAME, source)
+    if 'state_dict_ema' in content:
+        _check(content, 'state_dict_ema', *A_DICT, source)
     content['data_config'] = typed(content['data_config'], COMMON, f'{source}: data_config')
     if 'input_size' not in content['data_config']:
         raise ZooError(f'{source} lacks the entry input_size of data_config; {DAMAGED}')
+
+
+def check_averages(content: Mapping[str, Any], source: str) -> None:
+    """Check that a run that averaged its weights has the averages in its checkpoint.
+
+    Raises:
+        ZooError: they are not there.
+    """
+    if content['args'].get('model_ema') is True and 'state_dict_ema' not in content:
+        raise ZooError(f'{source} lacks the entry state_dict_ema, the averaged weights of its run; {DAMAGED}')
 
 
 def check_run(content: Mapping[str, Any], source: str) -> None:
@@ -44,6 +56,7 @@ def check_run(content: Mapping[str, Any], source: str) -> None:
     for name, (kind, is_one) in PERHAPS.items():
         if name in content:
             _check(content, name, kind, is_one, source)
+    check_averages(content, source)
 
 
 def typed(values: Mapping[str, Any], table: Sequence[Option], source: str) -> dict[str, Any]:
@@ -113,11 +126,11 @@ A_NAME = ('a name', lambda value: isinstance(value, str) and bool(value))
 A_COUNT = ('a count', _is_count)
 
 MODEL = dict(
-    arch=A_NAME, args=A_DICT, data_config=A_DICT, model_kwargs=A_DICT, metric_name=A_NAME,
+    arch=A_NAME, state_dict=A_DICT, args=A_DICT, data_config=A_DICT, model_kwargs=A_DICT, metric_name=A_NAME,
     num_classes=('a number of classes', lambda value: value is None or _is_count(value)),
     epoch=('the number of an epoch', lambda value: _is_count(value, -1)))  # -1 in the middle of the first
 RUN = dict(
-    state_dict=A_DICT, updates=A_COUNT, points=('a list of points of four numbers', _are_points),
+    updates=A_COUNT, points=('a list of points of four numbers', _are_points),
     best=('an epoch and a metric', _is_best), optimizer=('the state of an optimizer', _is_optimizer))
 PERHAPS = dict(
-    state_dict_ema=A_DICT, skipped=A_COUNT, middle=A_DICT, scheduler=A_DICT, starts=A_COUNT, run_id=A_NAME)
+    skipped=A_COUNT, middle=A_DICT, scheduler=A_DICT, starts=A_COUNT, run_id=A_NAME)
