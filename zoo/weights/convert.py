@@ -148,10 +148,10 @@ def _check(state, target, free, stems, model) -> None:
             problems.append(f'{key} is {list(value.shape)}, expected {expected}')
         elif key in target and target[key].is_floating_point() and not value.is_floating_point():
             problems.append(_integers(key, value))
-        elif key in free and key.endswith('.bias'):
-            weight = state.get(f'{key.removesuffix("bias")}weight', value)
-            if weight.shape[:1] != value.shape:
-                problems.append(f'{key} is {list(value.shape)}, its weight is {list(weight.shape)}')
+        elif key in free and key.endswith('.weight'):
+            bias = state.get(f'{key.removesuffix("weight")}bias', value)
+            if bias.shape[:1] != value.shape[:1]:
+                problems.append(f'{key} is {list(value.shape)}, its bias {list(bias.shape)}')
     if problems:
         raise _unfit(model, problems)
 
