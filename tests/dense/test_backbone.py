@@ -237,7 +237,7 @@ def test_integers_and_scalars_are_not_taken_for_weights(name, tmp_path):
     source = timm.create_model(name).state_dict()
     before = copy.deepcopy(model.state_dict())
     for kind, change in (('integers', lambda x: x.int()), ('scalar', lambda x: x.sum())):
-        for key in [key for key in source if source[key].ndim][:2] + list(source)[-1:]:
+        for key in (next(iter(source)), list(source)[-1]):
             with pytest.raises(ValueError, match='weights.pth') as error:
                 model.load(saved(dict(source, **{key: change(source[key])}), tmp_path))
             assert '\n' not in str(error.value), (kind, key)

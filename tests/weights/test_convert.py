@@ -5,7 +5,7 @@ import torch
 from timm.models import save_for_hf
 
 from tests import goldens
-from zoo.registry import smallest_models
+from zoo.registry import checkpoint_filter, smallest_models
 from zoo.weights import fit_state_dict
 
 GOLDENS = {
@@ -129,14 +129,16 @@ MALFORMED = dict(scalar=lambda x: x.sum(), more=lambda x: x[None], flat=lambda x
 
 
 @pytest.mark.parametrize('names', ['own', 'reference'])
-@pytest.mark.parametrize('kind', MALFORMED)
-def test_malformed_tensors_are_refused_in_one_line(names, kind):
+def test_malformed_tensors_are_refused_in_one_line(names):
     """In the stem, whose channels may differ, in tables, in the classifier, whose rows may, and in all else."""
     name = 'flatten_pvt_v2_b0'
     with torch.device('meta'):
-        model = timm.create_model(name)
+        model = timm.create_model(name, num_classes=7)
     if names == 'own':
         state = {key: torch.zeros(value.shape) for key, value in model.state_dict().items()}
+        with pytest.raises(ValueError, match='does not fit'):  # timm takes a TypeError for another signature
+            timm.create_model(name, pretrained=True, pretrained_cfg_overlay=dict(
+                state_dict=dict(state, **{'head.fc.bias': torch.zeros(())})))
     else:
         state = {key: value.clone() for key, value in goldens.reference_state(
             goldens.load(GOLDENS[name]), torch.float32).items()}
@@ -145,13 +147,13 @@ def test_malformed_tensors_are_refused_in_one_line(names, kind):
     keys = [next(key for key in state if key.endswith(end)) for end in endings if any(
         key.endswith(end) for key in state)]
     assert len(keys) == 5
-    if (names, kind) == ('reference', 'more'):
-        del keys[1]  # tables are reshaped: this one is right
-    for key in keys:
-        with pytest.raises(ValueError, match='does not fit flatten_pvt_v2_b0') as error:
-            timm.create_model(name, pretrained=True, num_classes=7, pretrained_cfg_overlay=dict(
-                state_dict=dict(state, **{key: MALFORMED[kind](state[key])})))
-        assert '\n' not in str(error.value)
+    for kind, change in MALFORMED.items():
+        for key in keys:
+            if kind == 'more' and key.endswith('positional_encoding'):
+                continue  # the paper's tables are reshaped: this one is right
+            with pytest.raises(ValueError, match='does not fit flatten_pvt_v2_b0') as error:
+                fit_state_dict(dict(state, **{key: change(state[key])}), model, checkpoint_filter(name))
+            assert '\n' not in str(error.value), (kind, key)
 
 
 def test_a_prefix_of_all_names_is_left_out_of_the_references_too(tmp_path, caplog):
