@@ -110,6 +110,14 @@ def test_damaged_checkpoints_are_told_in_one_line_or_loaded_as_they_were(whole, 
     assert 20 < check(range(40), assert_whole_or_told, whole, tmp_path, pictures) < 40
 
 
+@pytest.mark.parametrize('prefix', ['model.', 'module.net.'])
+def test_a_prefix_of_all_names_does_not_matter(whole, tmp_path, prefix):
+    timms = timm.create_model(MODEL, num_classes=3).state_dict()
+    for state, given in ((whole['state_dict'], HYBRID), (timms, dict(model=MODEL))):
+        torch.save(dict(state_dict={prefix + key: value for key, value in state.items()}), tmp_path / 'a.pth')
+        assert equal(measure(tmp_path / 'a.pth', **given).state_dict(), state)
+
+
 def test_damaged_weights_are_told_in_one_line_or_loaded_as_they_were(tmp_path):
     whole = dict(state_dict=timm.create_model(MODEL, num_classes=3).state_dict())
     torch.save(whole, tmp_path / 'a.pth')

@@ -74,7 +74,7 @@ def build_model(args: argparse.Namespace, content: dict | None, own: bool) -> nn
         check_averages(content, args.checkpoint)
     weights = checkpoint.weights_of(content, args.checkpoint, args.use_ema)
     if not own:  # perhaps in the names of the paper's own code: the model's loader knows them
-        weights = build.own_names(args.model, weights)
+        weights = build.own_names(args.model, weights, args.model_kwargs)
         classes = args.num_classes or build.classes_in(args.model, weights)
         return build.create_model(argparse.Namespace(**{**vars(args), 'num_classes': classes}), weights)
     if 'probe' in content:

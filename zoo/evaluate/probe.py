@@ -232,7 +232,7 @@ def load_backbone(args: argparse.Namespace) -> nn.Module:
         return build.create_model(headless)
     content, ours = checkpoint.read(args.checkpoint)
     state = checkpoint.weights_of(content, args.checkpoint)
-    state = state if ours else build.own_names(args.model, state)
+    state = state if ours else build.own_names(args.model, state, args.model_kwargs)
     model = build.create_model(headless)
     own = model.state_dict()
     if all(name in state for name in own):

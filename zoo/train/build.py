@@ -286,19 +286,24 @@ def classes_in(name: str, state: Mapping[str, Tensor]) -> int | None:
     return len(weights[0]) if weights and weights[0].ndim else None  # two heads have the same classes
 
 
-def own_names(name: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights without what is ahead of the model's own names in all of theirs, if it is all of the model's.
+def own_names(name: str, state: Mapping[str, Tensor], kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The weights without what is ahead of the model's own names in all of theirs, if they are all that it has.
 
-    Weights in other names than the model's own are the business of its loader.
+    Weights in other names than the model's own are the business of its loader, which also says what does not fit.
     """
-    first = {key.partition('.')[0] for key in state}
-    if len(first) > 1 or not timm.is_model(name):
+    if len({key.partition('.')[0] for key in state}) > 1 or not timm.is_model(name):
         return dict(state)
-    with torch.device('meta'):
-        names = set(timm.create_model(name).state_dict())
+    names = set()
+    for device in ('meta', 'cpu'):  # not all of timm's can be built without memory
+        try:
+            with torch.device(device):
+                names = set(timm.create_model(name, **kwargs).state_dict())
+            break
+        except MISFITS:
+            continue
     bare = without_prefix(state, names, tell=False)
     heads = {f'{head}.{kind}' for head in _classifiers_of(name) for kind in ('weight', 'bias')}
-    return without_prefix(state, names) if names - heads <= set(bare) else dict(state)
+    return without_prefix(state, names) if names and names - heads <= set(bare) else dict(state)
 
 
 def choose_rows(args: argparse.Namespace, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], int]:

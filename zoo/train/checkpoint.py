@@ -213,7 +213,7 @@ def starting_weights(args: argparse.Namespace) -> dict[str, Tensor]:
     content, ours = read(source)
     weights = weights_of(content, source)
     if not ours:
-        weights = build.own_names(args.model, weights)
+        weights = build.own_names(args.model, weights, args.model_kwargs)
     heads = build.classifiers(args.model, weights) if args.initial_checkpoint and args.num_classes else ()
     classes = {len(weights[f'{head}.weight']) for head in heads}
     if classes - {args.num_classes}:

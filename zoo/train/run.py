@@ -67,7 +67,7 @@ def check(args: argparse.Namespace, content: dict | None) -> None:
         raise ZooError(f'{args.resume} is a checkpoint of {content["arch"]}, not of {args.model}; give --model '
                        f'{content["arch"]}, or another --resume')
     before = content['args'].get('opt', args.opt) if content is not None else args.opt
-    if before != args.opt and not args.no_resume_opt:
+    if str(before).lower() != args.opt.lower() and not args.no_resume_opt:
         raise ZooError(f'{args.resume} holds the state of the optimizer {before}, not of {args.opt}: give --opt '
                        f'{before}, or --no-resume-opt to go on from its weights alone')
     check_folder(args)

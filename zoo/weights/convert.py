@@ -161,7 +161,7 @@ def _integers(name: str, value: Tensor) -> str:
 
 
 def _unfit(model: nn.Module, problems: Sequence[str]) -> StateDictMismatch:
-    name = getattr(model, 'pretrained_cfg', {}).get('architecture') or type(model).__name__
+    name = (getattr(model, 'pretrained_cfg', None) or {}).get('architecture') or type(model).__name__
     more = f' and {len(problems) - 2} more' if len(problems) > 2 else ''
     return StateDictMismatch(f'the checkpoint does not fit {name}: {"; ".join(problems[:2])}{more}. '
                  f'Load it into the model that it was saved from', problems)
