@@ -233,8 +233,7 @@ def _build(
 
     def fit(state: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
         model.pretrained_cfg.pop('state_dict', None)
-        if 'carried' in state:
-            state = state['carried'].state
+        state = state['carried'].state if 'carried' in state else state_dict_of(state)  # timm has read the latter
         state = fit_state_dict(state, model, key_map)
         _settle_classifier(state, model, headless)
         return state

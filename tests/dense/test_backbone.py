@@ -207,7 +207,7 @@ def test_weights_of_timms_own_models(classes, tmp_path):
     assert torch.equal(model(x)[-1], source.forward_features(x))
 
 
-@pytest.mark.parametrize('wrap', ['classifier', 'detector', 'adapter'])
+@pytest.mark.parametrize('wrap', ['classifier', 'detector', 'adapter', 'module of Lightning', 'detector in a module'])
 @torch.no_grad()
 def test_files_that_load(wrap, tmp_path):
     """A classifier's, a whole detector's in a classifier's names, and a whole detector's with this backbone."""
@@ -215,6 +215,11 @@ def test_files_that_load(wrap, tmp_path):
     state = source.state_dict()
     if wrap == 'detector':
         state = {'meta': {}, 'state_dict': {'neck.a': torch.zeros(1), **{f'backbone.{k}': v for k, v in state.items()}}}
+    if 'module' in wrap:
+        part = 'model.backbone' if 'detector' in wrap else 'model'
+        state = {'state_dict': {f'{part}.{k}': v for k, v in state.items()}}
+        if 'detector' in wrap:
+            state['state_dict']['model.neck.a'] = torch.zeros(1)
     if wrap == 'adapter':
         model = small()
         model.net.model.load_state_dict(source.state_dict(), strict=False)
@@ -224,6 +229,19 @@ def test_files_that_load(wrap, tmp_path):
     x = images()
     for got, want in zip(model(x), source.forward_intermediates(x, intermediates_only=True)):
         assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize('name', ['van_b0', 'resnet18'])
+def test_integers_and_scalars_are_not_taken_for_weights(name, tmp_path):
+    model = DenseBackbone(name)
+    source = timm.create_model(name).state_dict()
+    before = copy.deepcopy(model.state_dict())
+    for kind, change in (('integers', lambda x: x.int()), ('scalar', lambda x: x.sum())):
+        for key in (next(iter(source)), list(source)[-1]):
+            with pytest.raises(ValueError, match='weights.pth') as error:
+                model.load(saved(dict(source, **{key: change(source[key])}), tmp_path))
+            assert '\n' not in str(error.value), (kind, key)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
 def test_a_whole_detector_in_the_papers_names_loads_at_once():

@@ -145,6 +145,12 @@ def test_pickle_that_runs_code(capsys, tmp_path):
     assert 'would run code' in text and 'nothing was executed' in text
 
 
+def test_weights_that_are_not_finite(capsys, tmp_path):
+    reference(tmp_path / 'a.pth', **{'head.weight': torch.full((1000, 256), float('inf'))})
+    assert 'head.weight in the checkpoint is not finite (1 of ' in refused(
+        capsys, tmp_path, tmp_path / 'a.pth', '--model', MODEL, '--output', tmp_path / 'b')
+
+
 def test_other_mistakes(capsys, tmp_path):
     reference(tmp_path / 'a.pth')
     (tmp_path / 'full').mkdir()

@@ -43,6 +43,44 @@ def test_smaller_losses_are_better_and_ties_keep_the_earlier(tmp_path):
     assert keeper.best == (1, 0.4) and epoch_of(tmp_path / 'model_best.pth.tar') == 1
 
 
+def test_a_metric_that_is_not_a_number_is_never_the_best(tmp_path):
+    keeper = checkpoint.CheckpointManager(tmp_path, keep=1)
+    save(keeper, float('nan'), 30., float('inf'))
+    assert keeper.best == (1, 30.) and epoch_of(tmp_path / 'model_best.pth.tar') == 1
+    assert names(tmp_path) == ['checkpoint-1.pth.tar', 'last.pth.tar', 'model_best.pth.tar']
+    keeper.restore({1: float('nan')}, (1, float('nan')))  # as an earlier version wrote it
+    assert keeper.best is None and keeper.kept == {1: None}
+    keeper.save(dict(epoch=3), 3, 0.1)
+    assert keeper.best == (3, 0.1)
+
+
+def test_files_of_a_later_start_are_newer_whatever_their_names(tmp_path):
+    """A resumed run that begins its epoch again has done fewer updates than the files that it found."""
+    first = checkpoint.CheckpointManager(tmp_path, keep=1, recoveries=2)
+    first.save_recovery(dict(updates=60), 0, 60)
+    second = checkpoint.CheckpointManager(tmp_path, keep=1, recoveries=2)
+    second.restore({}, None, first.run_id)
+    second.save_recovery(dict(updates=5), 0, 10)
+    assert [file.name for file in checkpoint.recoveries_in(tmp_path)] == [
+        'recovery-0-60.pth.tar', 'recovery-0-10.pth.tar']
+    assert checkpoint.newest_in(tmp_path).name == 'recovery-0-10.pth.tar'
+    second.save_recovery(dict(updates=10), 0, 20)
+    assert names(tmp_path) == ['recovery-0-10.pth.tar', 'recovery-0-20.pth.tar']
+    torch.save(dict(run_id=first.run_id, starts=2, updates=90), tmp_path / 'last.pth.tar')  # killed before the others
+    assert checkpoint.newest_in(tmp_path).name == 'last.pth.tar'  # were removed
+
+
+def test_files_of_another_run_are_neither_gone_on_from_nor_removed(tmp_path):
+    old = checkpoint.CheckpointManager(tmp_path, keep=1)
+    old.save_recovery(dict(updates=500), 9, 50)
+    os.utime(tmp_path / 'recovery-9-50.pth.tar', (1, 1))
+    new = checkpoint.CheckpointManager(tmp_path, keep=1)
+    new.save_recovery(dict(updates=5), 0, 5)
+    new.save_recovery(dict(updates=10), 0, 10)
+    assert names(tmp_path) == ['recovery-0-10.pth.tar', 'recovery-9-50.pth.tar']
+    assert checkpoint.newest_in(tmp_path).name == 'recovery-0-10.pth.tar'
+
+
 def test_epochs_without_validation_rank_last(tmp_path):
     keeper = checkpoint.CheckpointManager(tmp_path, keep=1)
     save(keeper, None, 30., None)
@@ -104,3 +142,6 @@ def test_weights_of_another_model_are_refused_with_the_first_differences():
         checkpoint.load_exactly(model, torch.nn.Linear(4, 2).state_dict(), 'a.pth')
     with pytest.raises(ZooError, match='weight is missing; bias is missing and 1 more'):
         checkpoint.load_exactly(model, dict(x=torch.zeros(1)), 'a.pth')
+    integers = {key: value.to(torch.int32) for key, value in model.state_dict().items()}
+    with pytest.raises(ZooError, match='weight is of int32, not of floating-point numbers'):
+        checkpoint.load_exactly(model, integers, 'a.pth')

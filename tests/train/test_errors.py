@@ -9,6 +9,7 @@ import torch
 
 from zoo.train import checkpoint, run, session
 from zoo.utils.errors import require_packages
+from zoo.utils.files import folder_lock
 
 from .conftest import MODEL
 
@@ -66,6 +67,85 @@ def test_a_folder_with_a_run_in_it_is_not_overwritten(zoo, small, tmp_path):
     (tmp_path / 'out' / 'run').mkdir(parents=True)
     (tmp_path / 'out' / 'run' / checkpoint.LAST).write_bytes(b'')
     assert_refused(zoo('train', *small()), 'holds a run already: go on with --resume')
+
+
+def test_a_folder_with_recovery_files_of_a_run_is_not_overwritten(zoo, small, tmp_path):
+    (tmp_path / 'out' / 'run').mkdir(parents=True)
+    file = tmp_path / 'out' / 'run' / 'recovery-0-3.pth.tar'
+    file.write_bytes(b'')
+    assert_refused(zoo('train', *small()), f'holds a run already: go on with --resume {file}')
+
+
+def test_a_second_run_in_a_folder_is_refused_at_once(zoo, small, tmp_path, monkeypatch):
+    folder = tmp_path / 'out' / 'run'
+    with folder_lock(folder):
+        monkeypatch.setattr(run, 'Trainer', None)  # nothing may be built
+        assert_refused(zoo('train', *small()), f'{folder} is in use by another run', 'another --experiment')
+        monkeypatch.undo()
+    open_folder = session.Trainer._open_folder
+
+    def late(self):  # both have looked at the folder before one of them took it
+        assert_refused(zoo('train', *small(epochs=1)), f'{folder} is in use')
+        open_folder(self)
+
+    monkeypatch.setattr(session.Trainer, '_open_folder', late)
+    assert zoo('train', *small(epochs=1)).code == 0
+    assert not list(folder.glob('.*'))
+
+
+OPTIMIZERS = 'sgd', 'lamb', 'rmsprop', 'adopt', 'adafactor', 'muon', 'lars', 'adabelief', 'madgrad'
+
+
+def test_another_optimizer_is_told_with_both_names(zoo, small, tmp_path, monkeypatch):
+    last = tmp_path / 'out' / 'run' / checkpoint.LAST
+    assert zoo('train', *small(epochs=1)).code == 0
+    monkeypatch.setattr(run, 'Trainer', None)  # before anything is built
+    for name in OPTIMIZERS:
+        assert_refused(zoo('train', '--resume', last, '--opt', name, '--epochs', '2'),
+                       f'the optimizer adamw, not of {name}', '--opt adamw', '--no-resume-opt')
+    monkeypatch.undo()
+    assert zoo('train', '--resume', last, '--opt', 'sgd', '--epochs', '2', '--no-resume-opt').code == 0
+
+
+def test_a_state_that_the_optimizer_cannot_go_on_with_is_told(zoo, small, tmp_path):
+    """Without momentum RMSprop keeps no buffer for it."""
+    assert zoo('train', *small(epochs=1, opt='rmsproptf', momentum='0')).code == 0
+    assert_refused(zoo('train', '--resume', tmp_path / 'out' / 'run' / checkpoint.LAST, '--momentum', '0.9',
+                       '--epochs', '2'), 'does not fit --opt rmsproptf', 'momentum_buffer', '--no-resume-opt')
+
+
+def test_entries_of_a_checkpoint(zoo, small, tmp_path, monkeypatch):
+    zoo('train', *small(epochs=1))
+    last = tmp_path / 'out' / 'run' / checkpoint.LAST
+    whole = torch.load(last, weights_only=True)
+    monkeypatch.setattr(run, 'Trainer', None)
+    for changes, words in [
+            (dict(arch=None), ['lacks the entry arch']), (dict(epoch='1'), ["the entry epoch is '1', not the number"]),
+            (dict(args=[]), ['the entry args is a list']), (dict(points=[1]), ['the entry points is a list']),
+            (dict(best=(0, 'x')), ['the entry best is a tuple']), (dict(optimizer={}), ['the entry optimizer']),
+            (dict(updates=None), ['lacks the entry updates']), (dict(num_classes=True), ['num_classes is True']),
+            (dict(args=dict(whole['args'], batch_size='x')), ["args: batch_size: expected an integer, got 'x'"]),
+            (dict(data_config=dict(mean='x')), ["data_config: mean: expected numbers, got 'x'"])]:
+        content = {key: value for key, value in {**whole, **changes}.items() if value is not None}
+        torch.save(content, tmp_path / 'a.pth.tar')
+        assert_refused(zoo('train', '--resume', tmp_path / 'a.pth.tar'), str(tmp_path / 'a.pth.tar'), *words)
+        if not changes.keys() & {'points', 'best', 'optimizer', 'updates'}:
+            assert_refused(zoo('validate', '--checkpoint', tmp_path / 'a.pth.tar'), *words)
+
+
+def test_initial_checkpoint_with_other_classes_names_the_flag_that_works(zoo, small, tmp_path):
+    torch.save(timm.create_model(MODEL, num_classes=5).state_dict(), tmp_path / 'five.pth')
+    result = zoo('train', *small(initial_checkpoint=tmp_path / 'five.pth'))
+    assert_refused(result, 'has 5 classes, test_convnext is to have 3', '--pretrained-path', '--num-classes 5')
+
+
+def test_names_with_a_prefix_are_told_and_loaded(zoo, small, tmp_path, caplog):
+    state = timm.create_model(MODEL, num_classes=3).state_dict()
+    torch.save(dict(state_dict={f'module.model.{key}': value for key, value in state.items()}), tmp_path / 'a.pth')
+    assert zoo('train', *small(initial_checkpoint=tmp_path / 'a.pth', epochs=1, lr='0')).code == 0
+    assert "begin with 'model.', which is left out" in caplog.text
+    trained = torch.load(tmp_path / 'out' / 'run' / checkpoint.LAST, weights_only=True)['state_dict']
+    assert all(torch.equal(trained[key], value) for key, value in state.items())
 
 
 def test_checkpoints_that_do_not_belong(zoo, small, tmp_path):

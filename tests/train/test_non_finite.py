@@ -18,6 +18,7 @@ from zoo.train.option_schema import TRAIN
 from zoo.utils.errors import NotFinite, Unreadable
 
 from .processes import launch
+from .test_old_checkpoints import OLD
 from .test_resume import assert_same_run, read
 
 
@@ -89,6 +90,43 @@ def test_weights_that_are_no_numbers_are_not_kept():
     weights['b'][1] = 0
     non_finite.check_weights(dict(state_dict=weights, updates=7))
     assert non_finite.explained(RuntimeError('something else'), '') is None
+
+
+@pytest.mark.parametrize('entry', ['state_dict', 'state_dict_ema', 'optimizer'])
+def test_a_checkpoint_whose_numbers_are_not_finite_is_refused(zoo, pictures, tmp_path, entry):
+    content = read(OLD / 'last.pth.tar')
+    content.pop('ema_generator')  # not all versions of timm have it
+    values = content[entry]['state'][0] if entry == 'optimizer' else content[entry]
+    name = 'exp_avg' if entry == 'optimizer' else 'head.fc.weight'
+    values[name].view(-1)[-1] = float('nan')
+    file = tmp_path / 'a.pth.tar'
+    torch.save(content, file)
+    told = f'{"exp_avg of parameter 0" if entry == "optimizer" else name} in the checkpoint is not finite'
+    result = zoo('train', '--resume', file, '--data-dir', pictures, '--output', tmp_path / 'out')
+    assert_stopped(result, str(file), told)
+    if entry != 'optimizer':
+        assert_stopped(zoo('validate', '--checkpoint', file, '--data-dir', pictures, '--use-ema' if 'ema' in entry
+                           else '--no-use-ema'), str(file), told)
+    assert not (tmp_path / 'out').exists()
+
+
+def test_an_accuracy_of_outputs_that_are_not_finite_is_an_error(zoo, pictures, tmp_path):
+    content = read(OLD / 'last.pth.tar')
+    for value in content['state_dict'].values():
+        value.fill_(1e30 if value.is_floating_point() else 1)
+    torch.save(content, tmp_path / 'a.pth.tar')
+    assert_stopped(zoo('validate', '--checkpoint', tmp_path / 'a.pth.tar', '--data-dir', pictures, '--no-use-ema'),
+                   f'{tmp_path / "a.pth.tar"}: the loss is ', 'some outputs are not finite')
+
+
+def test_averages_that_are_no_numbers_are_not_kept(zoo, small, tmp_path):
+    weights = dict(a=torch.zeros(2))
+    averages = dict(a=torch.full((2,), float('nan')))
+    with pytest.raises(NotFinite, match=r'averaged weights are no longer finite after 7 updates \(a, '):
+        non_finite.check_weights(dict(state_dict=weights, state_dict_ema=averages, updates=7))
+    result = zoo('train', *small(model_ema=True, model_ema_decay='nan'))
+    assert_stopped(result, '--model-ema-decay')
+    assert not (tmp_path / 'out').exists()
 
 
 def test_a_broken_connection_to_a_loading_process_is_its_death():

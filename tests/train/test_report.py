@@ -4,6 +4,7 @@ import sys
 import pytest
 
 from zoo.train import report
+from zoo.utils.errors import ZooError
 
 
 @pytest.mark.parametrize('seconds, text', [(0, '0:00'), (59.6, '1:00'), (187, '3:07'), (43500, '12:05:00')])
@@ -72,3 +73,14 @@ def test_a_bar_on_a_terminal_and_silence_elsewhere(capsys, monkeypatch):
     assert 'epoch 1/1 100%' in shown and 'loss 0.5' in shown and 'img/s' in shown and 'ETA' in shown
     report.Progress(2, 'epoch 1/1', shown=False).step(10)
     assert capsys.readouterr().err == ''
+
+
+@pytest.mark.parametrize('text', ['epoch,lr\n0,1\n', 'nothing', 'x\n' * 3, '\0'])
+def test_a_damaged_summary_is_told(tmp_path, text):
+    report.write_summary(tmp_path / 'summary.csv', [dict(epoch=0, lr=0.5), dict(epoch=1, lr=0.25)])
+    row, = report.read_summary(tmp_path / 'summary.csv', before=1)
+    assert (row['epoch'], row['lr'], row['eval_top1']) == (0, 0.5, None)
+    whole = (tmp_path / 'summary.csv').read_text()
+    (tmp_path / 'summary.csv').write_text(text + whole)
+    with pytest.raises(ZooError, match='summary.csv is damaged .*remove it'):
+        report.read_summary(tmp_path / 'summary.csv', before=1)

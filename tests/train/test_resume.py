@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from zoo.train import checkpoint
+from zoo.train import checkpoint, engine
 from zoo.train.data import sampling
 
 from .processes import launch
@@ -120,6 +120,48 @@ def test_auto_begins_a_run_goes_on_with_it_and_finds_the_newest(zoo, small, tmp_
     found = zoo('train', '--resume', 'auto', '--output', tmp_path / 'out', '--epochs', '2')
     assert found.code == 0 and read(tmp_path / 'out' / 'b' / 'last.pth.tar')['epoch'] == 1
     assert read(tmp_path / 'out' / 'a' / 'last.pth.tar')['epoch'] == 0
+
+
+def test_repeated_kills_make_progress_with_another_batch_size(zoo, small, tmp_path, monkeypatch):
+    """18 batches of 4 per epoch instead of 9 of 8: the recovery files of the first start have done more updates."""
+    step, words = engine._step, small(resume='auto', recovery_interval=2, recovery_hist=1, epochs=1)
+
+    def start(stop_at, *more):
+        calls = []
+
+        def interrupted(*args):
+            calls.append(1)
+            if len(calls) == stop_at:
+                raise KeyboardInterrupt
+            return step(*args)
+
+        monkeypatch.setattr(engine, '_step', interrupted)
+        result = zoo('train', *words, *more)
+        assert result.code == (130 if stop_at else 0), result.err
+        return result.out, sorted(file.name for file in (tmp_path / 'out' / 'run').glob('recovery-*'))
+
+    assert start(8)[1] == ['recovery-0-6.pth.tar']
+    out, files = start(4, '-b', '4')
+    assert 'batch_size is 4, was 8: starting that epoch again' in out and files == ['recovery-0-2.pth.tar']
+    out, files = start(6, '-b', '4')
+    assert 'going on in epoch 1 after 2 of 18 batches' in out and files == ['recovery-0-6.pth.tar']
+    out, files = start(None, '-b', '4')
+    assert 'going on in epoch 1 after 6 of 18 batches' in out and files == []
+    assert read(tmp_path / 'out' / 'run' / 'last.pth.tar')['updates'] == 18
+
+
+def test_auto_goes_on_in_the_folder_of_the_run_that_it_finds(zoo, small, tmp_path):
+    """Also in one that is named by time."""
+    assert zoo('train', *small(experiment='', stop_epoch=1)).code == 0
+    folder, = (tmp_path / 'out').iterdir()
+    assert zoo('train', '--resume', 'auto', '--output', tmp_path / 'out').code == 0
+    assert list((tmp_path / 'out').iterdir()) == [folder] and read(folder / 'last.pth.tar')['epoch'] == 1
+    content = read(folder / 'last.pth.tar')
+    assert content['starts'] == 2 and len(content['run_id']) == 16
+    branch = zoo('train', '--resume', folder / 'last.pth.tar', '--output', tmp_path / 'out', '--experiment', 'branch',
+                 '--epochs', '3')
+    other = read(tmp_path / 'out' / 'branch' / 'last.pth.tar')
+    assert branch.code == 0 and other['run_id'] != content['run_id'] and other['starts'] == 1
 
 
 def test_the_newest_file_of_a_run(tmp_path):

@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from zoo.weights import read_checkpoint, state_dict_of
+from zoo.utils.errors import NotFinite
+from zoo.weights import read_checkpoint, state_dict_of, without_prefix
 
 WEIGHTS = {'a.weight': torch.arange(6.).reshape(2, 3), 'a.bias': torch.ones(2)}
 
@@ -99,6 +100,55 @@ def test_cut_off_files(tmp_path, name):
     for size in (0, 10, len(whole) // 2, len(whole) - 3):
         path.write_bytes(whole[:size])
         refused(path, 'cut off or no checkpoint|not a plain checkpoint')
+
+
+def test_a_flipped_bit_is_found_by_the_check_sums(tmp_path):
+    torch.save(WEIGHTS, tmp_path / 'a.pth')
+    data = bytearray((tmp_path / 'a.pth').read_bytes())
+    place = data.index(WEIGHTS['a.weight'].numpy().tobytes())
+    data[place + 9] ^= 4
+    (tmp_path / 'a.pth').write_bytes(data)
+    assert not torch.equal(torch.load(tmp_path / 'a.pth')['a.weight'], WEIGHTS['a.weight'])  # torch does not see it
+    refused(tmp_path / 'a.pth', r'cut off or no checkpoint \(a/data/\d does not have its check sum\)')
+
+
+@pytest.mark.parametrize('name, kind', [
+    ('sparse', lambda x: x.to_sparse()), ('complex', lambda x: x.to(torch.complex64)), ('meta', lambda x: x.to('meta')),
+    ('quantized', lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.qint8)),
+    ('nested', lambda x: torch.nested.nested_tensor([x[0], x[1]]))])
+@pytest.mark.filterwarnings('ignore::UserWarning')
+def test_tensors_that_are_no_weights(name, kind):
+    with pytest.raises(ValueError, match=f'a.weight in the checkpoint is a {name} tensor'):
+        state_dict_of(dict(WEIGHTS, **{'a.weight': kind(WEIGHTS['a.weight'])}))
+
+
+def test_names_that_are_none_or_the_same():
+    with pytest.raises(ValueError, match='a tensor under 3, which is not a name'):
+        state_dict_of({**WEIGHTS, 3: torch.zeros(1)})
+    with pytest.raises(ValueError, match=r'a\.bias twice, once as module\.a\.bias'):
+        state_dict_of({**WEIGHTS, 'module.a.bias': torch.zeros(2)})
+
+
+def test_weights_that_are_not_finite_are_refused():
+    for value in (float('nan'), float('inf')):
+        with pytest.raises(NotFinite, match=r'a\.bias in the checkpoint is not finite \(1 of 2 tensors'):
+            state_dict_of(dict(WEIGHTS, **{'a.bias': torch.tensor([1., value])}))
+    for kind in (torch.float16, torch.bfloat16, torch.float8_e4m3fn):
+        large = torch.full((9,), torch.finfo(kind).max).to(kind)  # whose sum is infinite
+        assert state_dict_of(dict(a=large))['a'] is large
+
+
+def test_a_prefix_of_all_names_is_left_out_and_told(caplog):
+    names = ['stem.a', 'head.b']
+    for prefix in ('model.', 'backbone.', 'model.module.net.'):
+        caplog.clear()
+        state = {f'{prefix}{name}': i for i, name in enumerate(names)}
+        assert without_prefix(state, names) == {'stem.a': 0, 'head.b': 1}
+        assert f'all names in the checkpoint begin with {prefix!r}' in caplog.text
+    caplog.clear()
+    for state in ({'model.stem.a': 0, 'loss.b': 1}, {'stem.a': 0}, {'stem.a': 0, 'stem.c': 0}, {}):
+        assert without_prefix(state, names) == state
+    assert not caplog.text
 
 
 def test_what_is_no_checkpoint(tmp_path):

@@ -2,9 +2,10 @@
 import pytest
 import timm
 import torch
+from timm.models import save_for_hf
 
 from tests import goldens
-from zoo.registry import smallest_models
+from zoo.registry import checkpoint_filter, smallest_models
 from zoo.weights import fit_state_dict
 
 GOLDENS = {
@@ -121,3 +122,56 @@ def test_state_dict_overlay():
     model = timm.create_model(
         'flatten_pvt_v2_b0', pretrained=True, pretrained_cfg_overlay=dict(state_dict=source.state_dict()))
     assert torch.equal(model.stem.proj.weight, source.stem.proj.weight)
+
+
+MALFORMED = dict(scalar=lambda x: x.sum(), more=lambda x: x[None], flat=lambda x: torch.cat([x.reshape(-1)] * 2),
+                 integers=lambda x: x.int(), booleans=lambda x: x > 0)
+
+
+@pytest.mark.parametrize('names', ['own', 'reference'])
+def test_malformed_tensors_are_refused_in_one_line(names):
+    """In the stem, whose channels may differ, in tables, in the classifier, whose rows may, and in all else."""
+    name = 'flatten_pvt_v2_b0'
+    with torch.device('meta'):
+        model = timm.create_model(name, num_classes=7)
+    if names == 'own':
+        state = {key: torch.zeros(value.shape) for key, value in model.state_dict().items()}
+        with pytest.raises(ValueError, match='does not fit'):  # timm takes a TypeError for another signature
+            timm.create_model(name, pretrained=True, pretrained_cfg_overlay=dict(
+                state_dict=dict(state, **{'head.fc.bias': torch.zeros(())})))
+    else:
+        state = {key: value.clone() for key, value in goldens.reference_state(
+            goldens.load(GOLDENS[name]), torch.float32).items()}
+    endings = ('proj.weight', 'positional_encoding.weight' if names == 'own' else 'positional_encoding', 'head.weight',
+               'fc.weight', 'head.bias', 'fc.bias', 'norm.bias')
+    keys = [next(key for key in state if key.endswith(end)) for end in endings if any(
+        key.endswith(end) for key in state)]
+    assert len(keys) == 5
+    for kind, change in MALFORMED.items():
+        for key in keys:
+            if kind == 'more' and key.endswith('positional_encoding'):
+                continue  # the paper's tables are reshaped: this one is right
+            with pytest.raises(ValueError, match='does not fit flatten_pvt_v2_b0') as error:
+                fit_state_dict(dict(state, **{key: change(state[key])}), model, checkpoint_filter(name))
+            assert '\n' not in str(error.value), (kind, key)
+
+
+def test_a_prefix_of_all_names_is_left_out_of_the_references_too(tmp_path, caplog):
+    name = 'flatten_pvt_v2_b0'
+    state = reference_file(name, tmp_path / 'a.pth')
+    torch.save(dict(state_dict={f'model.backbone.{key}': value for key, value in state.items()}), tmp_path / 'a.pth')
+    model = create(name, tmp_path / 'a.pth')
+    assert torch.equal(model.stem.proj.weight, state['patch_embed1.proj.weight'])
+    assert "begin with 'model.backbone.'" in caplog.text
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    name = 'flatten_pvt_v2_b0'
+    model = timm.create_model(name)
+    torch.nn.init.constant_(model.head.fc.bias, float('nan'))
+    save_for_hf(model, tmp_path / 'folder')  # which timm reads itself
+    with pytest.raises(ValueError, match='head.fc.bias in the checkpoint is not finite'):
+        timm.create_model(f'local-dir:{tmp_path / "folder"}', pretrained=True)
+    reference_file(name, tmp_path / 'a.pth', **{'head.bias': torch.full((1000,), float('nan'))})
+    with pytest.raises(ValueError, match='head.bias in the checkpoint is not finite'):
+        create(name, tmp_path / 'a.pth')

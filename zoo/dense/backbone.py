@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..utils.errors import ZooError, format_error
-from ..weights import read_checkpoint, state_dict_of
+from ..weights import read_checkpoint, state_dict_of, without_prefix
+from ..weights.convert import check_kinds
 from .build import build_features, load_features, norms_of_its_own, plain
 from .stages import stages_of
 
@@ -97,22 +98,36 @@ class DenseBackbone(nn.Module):
                     module.eval()
         return self
 
-    def load(self, path: str | Path) -> None:
+    def load(self, path: str | Path, prefix: str = '') -> None:
         """Load a file: weights of a classifier, of a backbone, or of a whole detector; any names that are known.
+
+        Args:
+            path: The file.
+            prefix: Take the weights alone whose names begin so, such as ``student.backbone.``; by default those under
+                ``backbone.`` if there are any, else all.
 
         Raises:
             ZooError: weights of another model, or a file that cannot be read safely; one line.
         """
-        state = state_dict_of(read_checkpoint(path))
-        inside = {key.partition('.')[2]: value for key, value in state.items() if key.startswith('backbone.')}
         try:
-            self.load_state_dict(inside or state)
+            state = state_dict_of(read_checkpoint(path))
+            if not prefix:  # of Lightning and the like, around a detector or a backbone
+                state = without_prefix(state, ['backbone.', *self.state_dict()])
+            wanted = f'{(prefix or "backbone").removesuffix(".")}.'
+            inside = {key.removeprefix(wanted): value for key, value in state.items() if key.startswith(wanted)}
+            if prefix and not inside:
+                first = sorted({key.partition('.')[0] for key in state})
+                raise ZooError(f'no name begins with the prefix {prefix!r}, they begin with {", ".join(first[:5])}')
+            state = inside or state
+            check_kinds(state, self)
+            self.load_state_dict(state)
         except RuntimeError as e:
             raise ZooError(
                 f'{path} does not fit {self.model_name}: {format_error(e)[:200]}; give the weights of the model and '
                 f'the options that they were saved with') from None
         except ValueError as e:
-            raise ZooError(f'{path}: {format_error(e)}') from None
+            text = format_error(e)
+            raise ZooError(text if str(path) in text else f'{path}: {text}') from None
 
     def _drop_unused_norms(self) -> None:
         """Maps that are not handed out are not normed: a norm without a gradient would stop distributed training."""

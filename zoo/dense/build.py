@@ -36,7 +36,7 @@ def build_features(name: str, out_indices: Sequence[int] | None, **kwargs: Any) 
         raise ZooError(f'out_indices {out_indices}: give ascending stage numbers from 0, such as (0, 1, 2, 3)')
     try:
         return _create(name, out_indices=out_indices, **kwargs)
-    except (*MISFITS, IndexError) as e:
+    except MISFITS as e:
         if isinstance(e, (AssertionError, IndexError)):
             strides = _strides(name, kwargs)
             if out_indices[-1] >= len(strides):
@@ -55,7 +55,8 @@ def load_features(
     """
     overlay: dict[str, Any] = dict(state_dict=dict(state))
     if not _ours(name):  # features of timm's take what fits and say nothing of the rest, whole models do not
-        classes = len(state.get(f'{timm.models.get_pretrained_cfg_value(name, "classifier")}.bias', ()))
+        bias = state.get(f'{timm.models.get_pretrained_cfg_value(name, "classifier")}.bias')
+        classes = len(bias) if bias is not None and bias.ndim else 0
         try:
             timm.create_model(
                 name, pretrained=True, pretrained_cfg_overlay=dict(overlay, num_classes=classes), num_classes=classes,

@@ -18,6 +18,8 @@ try:
 except ImportError as e:
     raise ImportError(f'{e}; pip install "backbone-zoo[mm]"') from None
 
+PRETRAINED = {'type', 'checkpoint', 'prefix', 'map_location'}  # what mmengine's init_cfg of that type may have
+
 
 @MODELS.register_module()
 class ZooBackbone(DenseBackbone, BaseModule):
@@ -26,17 +28,19 @@ class ZooBackbone(DenseBackbone, BaseModule):
     Args:
         model: Name of a zoo or timm model; further arguments are those of :class:`~zoo.dense.DenseBackbone`.
         init_cfg: ``dict(type='Pretrained', checkpoint=file)``: weights that ``init_weights`` loads, in our names or in
-            those of the paper's code, of a classifier, a backbone or a whole detector.
+            those of the paper's code, of a classifier, a backbone or a whole detector. ``prefix='backbone.'`` takes
+            those alone whose names begin so; ``map_location`` may be there, the weights go where the model is.
 
     Raises:
         ZooError: (a ValueError) what does not exist or does not fit, in one line.
     """
 
     def __init__(self, model: str, *args: Any, init_cfg: dict[str, Any] | None = None, **kwargs: Any):
-        if init_cfg is not None and (set(init_cfg) != {'type', 'checkpoint'} or init_cfg['type'] != 'Pretrained'):
+        if init_cfg is not None and (init_cfg.get('type') != 'Pretrained' or 'checkpoint' not in init_cfg
+                                     or set(init_cfg) - PRETRAINED):
             raise ZooError(
-                f"init_cfg {dict(init_cfg)}: use dict(type='Pretrained', checkpoint=FILE); without weights to load "
-                f'a model keeps the initialisation of its paper')
+                f"init_cfg {dict(init_cfg)}: use dict(type='Pretrained', checkpoint=FILE), with prefix='backbone.' for "
+                f'a part of the file; without weights to load a model keeps the initialisation of its paper')
         super().__init__(model, *args, init_cfg=init_cfg, **kwargs)
 
     def init_weights(self) -> None:
@@ -45,5 +49,5 @@ class ZooBackbone(DenseBackbone, BaseModule):
         mmengine's own would call timm's ``init_weights`` behind it and lose what was loaded.
         """
         if self.init_cfg and not self.is_init:
-            self.load(self.init_cfg['checkpoint'])
+            self.load(self.init_cfg['checkpoint'], self.init_cfg.get('prefix') or '')
         self.is_init = True

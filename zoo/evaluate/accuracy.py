@@ -1,5 +1,6 @@
 """Accuracy and speed of one model on one data set, at one or several crops."""
 import argparse
+import math
 import time
 from collections.abc import Callable
 from functools import partial
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from ..train import build, engine, report
 from ..train.data import datasets, loaders
-from ..utils.errors import ZooError
+from ..utils.errors import NotFinite, ZooError
 from .loading import build_model
 
 
@@ -107,6 +108,9 @@ def _measure_crop(
     start = time.monotonic()
     figures = _evaluate(args, ctx, model, dataset, config)
     seconds = max(time.monotonic() - start, 1e-9)
+    if not math.isfinite(figures['loss']):
+        raise NotFinite(f'{args.checkpoint or args.model}: the loss is {figures["loss"]} because some outputs are not '
+                        f'finite; {"leave --amp out" if args.amp else "take other weights"}')
     return dict(
         model=args.model, top1=round(figures['top1'], 4), top1_err=round(100 - figures['top1'], 4),
         top5=round(figures['top5'], 4), top5_err=round(100 - figures['top5'], 4),

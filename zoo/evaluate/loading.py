@@ -8,8 +8,10 @@ from typing import Any
 import timm
 from torch import nn
 
-from ..train import build, checkpoint
-from ..train.option_schema import COMMON
+from ..train import build, checkpoint, options
+from ..train.content import check_averages
+from ..train.option_schema import COMMON, TRAIN
+from ..train.run import carried as carried_options
 from ..utils.errors import ZooError
 from . import probe
 
@@ -41,7 +43,7 @@ def bring(given: Mapping[str, Any]) -> tuple[dict[str, Any] | None, dict[str, An
         return None, {}, False
     content, ours = checkpoint.read(path)
     asked = given.get('model', '*')
-    carried = _carried(content) if ours else {}
+    carried = _carried(content, path) if ours else {}
     if not ours and is_pattern(asked):
         name = Path(path).name.partition('.')[0]
         if not timm.is_model(name):
@@ -68,8 +70,11 @@ def build_model(args: argparse.Namespace, content: dict | None, own: bool) -> nn
     """
     if content is None:
         return build.create_model(args)
-    weights = checkpoint.weights_of(content, args.use_ema)
+    if own and args.use_ema:
+        check_averages(content, args.checkpoint)
+    weights = checkpoint.weights_of(content, args.checkpoint, args.use_ema)
     if not own:  # perhaps in the names of the paper's own code: the model's loader knows them
+        weights = build.own_names(args.model, weights, args.model_kwargs)
         classes = args.num_classes or build.classes_in(args.model, weights)
         return build.create_model(argparse.Namespace(**{**vars(args), 'num_classes': classes}), weights)
     if 'probe' in content:
@@ -80,14 +85,14 @@ def build_model(args: argparse.Namespace, content: dict | None, own: bool) -> nn
     return model
 
 
-def _carried(content: dict[str, Any]) -> dict[str, Any]:
+def _carried(content: dict[str, Any], source: str) -> dict[str, Any]:
     """Model, preprocessing and data of the run that wrote a checkpoint, as options."""
     known = {option.dest for option in COMMON} - set(NOT_CARRIED)
-    saved = content['args']
-    carried = {key: value for key, value in saved.items() if key in known}
+    saved = options.merge(TRAIN, carried_options(content, TRAIN, source))
+    carried = {key: value for key, value in vars(saved).items() if key in known}
     config = {key: value for key, value in content['data_config'].items() if key in known}
     carried.update(
-        config, split=saved['val_split'], num_samples=saved.get('val_num_samples'),
-        batch_size=saved['validation_batch_size'] or saved['batch_size'],
+        config, split=saved.val_split, num_samples=saved.val_num_samples,
+        batch_size=saved.validation_batch_size or saved.batch_size,
         num_classes=content['num_classes'], model_kwargs=content['model_kwargs'], model=content['arch'])
     return carried

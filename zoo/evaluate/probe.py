@@ -26,7 +26,7 @@ from ..blocks.pooling import EfficientProbing
 from ..train import build, checkpoint, options
 from ..train.data import datasets
 from ..train.option_schema import TRAIN
-from ..train.run import carried, check, folder_of, quickstart_data, read_resumed, resumed_file
+from ..train.run import AUTO, carried, check, folder_of, quickstart_data, read_resumed, resumed_file
 from ..train.session import Trainer
 from ..utils.errors import ZooError, require_packages
 from .option_schema import PROBE
@@ -131,7 +131,8 @@ class ProbeSession(Trainer):
             raise ZooError(f'{args.dataset} does not say how many classes it has; give --num-classes')
         model = Probe(backbone, width, self.classes, args.pool, args.queries)
         if self.content:
-            checkpoint.load_exactly(model, checkpoint.weights_of(self.content, use_ema=False), args.resume)
+            weights = checkpoint.weights_of(self.content, args.resume, use_ema=False)
+            checkpoint.load_exactly(model, weights, args.resume)
         model.to(**kind)
         self.unused = build.check_forward(model, config, ctx, build.dtype_of(args))
         return model, config
@@ -177,14 +178,14 @@ def probe(argv: Sequence[str]) -> None:
         content = read_resumed(path)
         if 'probe' not in content:
             raise ZooError(f'{path} is not a checkpoint of a probe; --checkpoint probes the features in it')
-        config = config or carried(content, PROBE)
+        config = config or carried(content, PROBE, path)
     elif given.get('checkpoint'):
         brought = _brought(given)
     args = options.merge(TRAIN, {option.dest: option.default for option in PROBE}, brought, config, flags,
                          dict(resume=path))
     _settle(args, given)
     check(args, content)
-    folder = folder_of(args, flags, content)
+    folder = folder_of(args, flags, content, auto=given.get('resume') == AUTO)
     ctx = build.init_distributed(args.device)
     try:
         if args.dataset == datasets.QUICKSTART:
@@ -206,11 +207,15 @@ def rebuild(content: Mapping[str, Any], weights: Mapping[str, Tensor], source: s
     Raises:
         ZooError: the model's weights are not at hand, or not those that the probe was trained on.
     """
-    args = options.merge(TRAIN, {option.dest: option.default for option in PROBE}, content['args'])
+    args = options.merge(
+        TRAIN, {option.dest: option.default for option in PROBE}, carried(content, PROBE, source))
     random_seed(args.seed)
     backbone = load_backbone(args)
     check_mark(content, fingerprint(backbone), source)
-    classes, width = weights['classifier.weight'].shape
+    classifier = weights.get('classifier.weight')
+    if classifier is None or classifier.ndim != 2:
+        raise ZooError(f'{source} is not a whole checkpoint of a probe: its weights lack the matrix classifier.weight')
+    classes, width = classifier.shape
     model = Probe(backbone, width, classes, content['probe'], args.queries)
     checkpoint.load_exactly(model, weights, source)
     return model
@@ -225,13 +230,15 @@ def load_backbone(args: argparse.Namespace) -> nn.Module:
     headless = argparse.Namespace(**{**vars(args), 'num_classes': 0})
     if not args.checkpoint:
         return build.create_model(headless)
-    state = checkpoint.weights_of(checkpoint.read(args.checkpoint)[0])
+    content, ours = checkpoint.read(args.checkpoint)
+    state = checkpoint.weights_of(content, args.checkpoint)
+    state = state if ours else build.own_names(args.model, state, args.model_kwargs)
     model = build.create_model(headless)
     own = model.state_dict()
     if all(name in state for name in own):
         if any(state[name].shape != value.shape for name, value in own.items()):  # another image size or channel count
             return build.create_model(headless, state, adapt=True)
-        model.load_state_dict({name: state[name] for name in own})
+        checkpoint.load_exactly(model, {name: state[name] for name in own}, args.checkpoint)
         return model
     whole = argparse.Namespace(**{**vars(args), 'num_classes': None})
     return build.create_model(whole, state)  # in the names of the paper's own code, and then all of it
@@ -254,7 +261,8 @@ def check_mark(content: Mapping[str, Any], mark: str, source: str) -> None:
     """
     if content['backbone'] != mark:
         args = content['args']
-        own = args['checkpoint'] or ('the published ones' if args['pretrained'] else f'random, --seed {args["seed"]}')
+        random = f'random, --seed {args.get("seed")}'
+        own = args.get('checkpoint') or ('the published ones' if args.get('pretrained') else random)
         raise ZooError(f'{source} is a probe of other weights of {content["arch"]} than these; its own are {own}')
 
 

@@ -15,9 +15,11 @@ from timm.utils import NativeScaler, init_distributed_device
 from torch import Tensor, nn
 
 from ..utils.errors import ZooError, did_you_mean, format_error
+from ..weights import without_prefix
+from ..weights.convert import check_kinds
 
 # What timm and torch raise about a name, an argument, a key or a shape that does not fit
-MISFITS = (AssertionError, AttributeError, KeyError, RuntimeError, TypeError, ValueError)
+MISFITS = (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,8 @@ def create_model(
         model = timm.create_model(args.model, pretrained=args.pretrained or state is not None, **more)
     except MISFITS as e:
         raise ZooError(f'{args.model}: {format_error(e)[:300]}') from e
+    if state is not None:
+        check_kinds(state, model)
     if getattr(model, 'pretrained_cfg', None):
         model.pretrained_cfg.pop('state_dict', None)  # timm keeps what was loaded; it is a copy of the weights
     if hasattr(model, 'set_auxiliary_training'):
@@ -279,7 +283,27 @@ def make_schedule(
 def classes_in(name: str, state: Mapping[str, Tensor]) -> int | None:
     """Outputs of the classifier that ``state`` carries under the model's own names, None if that cannot be told."""
     weights = [state[f'{head}.weight'] for head in _classifiers_of(name) if f'{head}.weight' in state]
-    return len(weights[0]) if weights else None  # two heads have the same classes
+    return len(weights[0]) if weights and weights[0].ndim else None  # two heads have the same classes
+
+
+def own_names(name: str, state: Mapping[str, Tensor], kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The weights without what is ahead of the model's own names in all of theirs, if they are all that it has.
+
+    Weights in other names than the model's own are the business of its loader, which also says what does not fit.
+    """
+    if len({key.partition('.')[0] for key in state}) > 1 or not timm.is_model(name):
+        return dict(state)
+    names = set()
+    for device in ('meta', 'cpu'):  # not all of timm's can be built without memory
+        try:
+            with torch.device(device):
+                names = set(timm.create_model(name, **kwargs).state_dict())
+            break
+        except MISFITS:
+            continue
+    bare = without_prefix(state, names, tell=False)
+    heads = {f'{head}.{kind}' for head in _classifiers_of(name) for kind in ('weight', 'bias')}
+    return without_prefix(state, names) if names and names - heads <= set(bare) else dict(state)
 
 
 def choose_rows(args: argparse.Namespace, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], int]:
@@ -300,7 +324,7 @@ def choose_rows(args: argparse.Namespace, state: Mapping[str, Tensor]) -> tuple[
             rows = [int(line) for line in file.read().split()]
     except (OSError, ValueError) as e:
         raise ZooError(f'--pretrained-rows {source}: expected a file with a number a line ({format_error(e)})') from e
-    heads = _classifiers(args.model, state)
+    heads = classifiers(args.model, state)
     count = len(state[f'{heads[0]}.weight']) if heads else 0
     if not rows or min(rows) < 0 or max(rows) >= count:
         raise ZooError(f'--pretrained-rows {source}: the rows of the classifier are 0 to {count - 1}, the file has '
@@ -311,11 +335,12 @@ def choose_rows(args: argparse.Namespace, state: Mapping[str, Tensor]) -> tuple[
     return {**state, **chosen}, len(rows)
 
 
-def _classifiers(name: str, state: Mapping[str, Tensor]) -> list[str]:
+def classifiers(name: str, state: Mapping[str, Tensor]) -> list[str]:
     """The final linear layers in ``state``, under the model's own names or, as authors call them, head or fc."""
     usual = ('head', 'fc', 'classifier', 'head_dist', 'dist_head')
     for names in (_classifiers_of(name), usual):
-        found = [head for head in names if f'{head}.weight' in state and f'{head}.bias' in state]
+        found = [head for head in names if all(
+            f'{head}.{kind}' in state and state[f'{head}.{kind}'].ndim for kind in ('weight', 'bias'))]
         if found:
             return found
     return []

@@ -1,5 +1,13 @@
-"""Checkpoints that are whole or absent: written beside their place, flushed, then moved in."""
+"""Checkpoints that are whole or absent: written beside their place, flushed, then moved in.
+
+Each carries the random id of its run (``run_id``) and how many times the run has been started (``starts``): of two
+files of a run the one of the later start is newer, and within a start the one after more updates, whatever the epoch
+and the batch in their names are. A resumed run that has to begin its epoch again so goes on from its own files.
+"""
+import argparse
+import math
 import os
+import secrets
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,9 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..utils.errors import ZooError
+from ..utils.errors import NotFinite, ZooError
 from ..utils.files import atomic_write, write_atomically
-from . import distributed
+from . import build, distributed
+from . import content as contents
 
 LAST, BEST = 'last.pth.tar', 'model_best.pth.tar'
 VERSION = 2  # timm's: 'epoch' is the last one that is finished
@@ -33,19 +42,26 @@ class CheckpointManager:
         self.sign = -1 if smaller_is_better else 1
         self.best: tuple[int, float] | None = None  # epoch, metric
         self.kept: dict[int, float | None] = {}  # epoch -> metric
+        self.run_id, self.starts = secrets.token_hex(8), 1
 
-    def restore(self, metrics: Mapping[int, float | None], best: tuple[int, float] | None) -> None:
-        """Take over the files of the earlier epochs of this run."""
-        self.kept = {epoch: metric for epoch, metric in metrics.items() if self._file(epoch).exists()}
-        self.best = best
+    def restore(
+            self, metrics: Mapping[int, float | None], best: tuple[int, float] | None, run_id: str | None = None,
+    ) -> None:
+        """Take over the files of the earlier epochs of this run, whose checkpoints have ``run_id``."""
+        self.kept = {epoch: _number(metric) for epoch, metric in metrics.items() if self._file(epoch).exists()}
+        self.best = best if best and _number(best[1]) is not None else None
+        self.run_id = run_id or self.run_id
+        self.starts = 1 + max((_place(file)[1] for file in _files(self.folder)), default=0)
 
     def save(self, state: dict[str, Any], epoch: int, metric: float | None) -> None:
-        """Write the checkpoint of a finished epoch; ``metric`` is None if it was not validated."""
+        """Write the checkpoint of a finished epoch; ``metric`` is None if it was not validated, and never the best if
+        it is not finite."""
+        metric = _number(metric)
         improved = metric is not None and (self.best is None or self.sign * (metric - self.best[1]) > 0)
         if improved:
             self.best = (epoch, metric)
         path = self._file(epoch)
-        write_atomically(path, lambda file: torch.save(dict(state, metric=metric, best=self.best), file))
+        self._write(path, state, metric)
         _link(path, self.folder / LAST)
         if improved:
             _link(path, self.folder / BEST)
@@ -54,8 +70,7 @@ class CheckpointManager:
 
     def save_recovery(self, state: dict[str, Any], epoch: int, batch: int) -> None:
         """Write the state in the middle of ``epoch``, after ``batch`` of its batches."""
-        path = self.folder / f'recovery-{epoch}-{batch}.pth.tar'
-        write_atomically(path, lambda file: torch.save(dict(state, metric=None, best=self.best), file))
+        self._write(self.folder / f'recovery-{epoch}-{batch}.pth.tar', state, None)
         self._drop_recoveries(self.recoveries)
 
     def newest(self) -> Path | None:
@@ -71,6 +86,10 @@ class CheckpointManager:
     def _file(self, epoch: int) -> Path:
         return self.folder / f'checkpoint-{epoch}.pth.tar'
 
+    def _write(self, path: Path, state: dict[str, Any], metric: float | None) -> None:
+        whole = dict(state, metric=metric, best=self.best, run_id=self.run_id, starts=self.starts)
+        write_atomically(path, lambda file: torch.save(whole, file))
+
     def _prune(self) -> None:
         worst = float('-inf')
         ranked = sorted(self.kept, key=lambda e: (
@@ -81,30 +100,72 @@ class CheckpointManager:
         self._drop_recoveries()
 
     def _drop_recoveries(self, but: int = 0) -> None:
-        for file in recoveries_in(self.folder)[:-but or None]:
+        own = [file for file in recoveries_in(self.folder) if _place(file)[0] in (self.run_id, None)]
+        for file in own[:-but or None]:
             file.unlink(missing_ok=True)
 
 
 def recoveries_in(folder: Path) -> list[Path]:
     """The ``recovery-EPOCH-BATCH`` files of a run, the newest last."""
-    numbers = {}
-    for file in folder.glob('recovery-*-*.pth.tar'):
-        words = file.name.removesuffix('.pth.tar').split('-')[1:]
-        if len(words) == 2 and all(word.isdigit() for word in words):
-            numbers[file] = [int(word) for word in words]
-    return sorted(numbers, key=numbers.get)
+    return sorted((file for file in _files(folder) if file.name != LAST), key=lambda file: _place(file)[1:])
 
 
 def newest_in(folder: Path) -> Path | None:
-    """The checkpoint of a run to go on from: recovery files are younger than ``last``, which replaces them."""
-    files = [*recoveries_in(folder)[::-1], folder / LAST]
-    return next((file for file in files if file.exists()), None)
+    """The checkpoint to go on from, of the run that wrote to a folder last."""
+    files = _files(folder)
+    if len(files) < 2:
+        return files[0] if files else None
+    places = {file: _place(file) for file in files}
+    run_id = places[max(files, key=_written)][0]
+    return max((file for file in files if places[file][0] == run_id), key=lambda file: places[file][1:])
+
+
+def check_folder(folder: Path, resumed: str | None) -> None:
+    """Check that a folder holds no other run than the one that is gone on with from a checkpoint.
+
+    Raises:
+        ZooError: with the checkpoint to go on from there.
+    """
+    newest = newest_in(folder)
+    if newest is not None and not (resumed and Path(resumed).parent.resolve() == folder.resolve()):
+        raise ZooError(f'{folder} holds a run already: go on with --resume {newest}, or choose another --experiment')
 
 
 def newest_run(output: Path) -> Path | None:
     """The checkpoint to go on from of the run in a folder of runs that was written to last."""
-    files = [newest_in(folder) for folder in output.glob('*/')]
-    return max((file for file in files if file is not None), key=lambda file: file.stat().st_mtime, default=None)
+    files = [file for folder in output.glob('*/') for file in _files(folder)]
+    return newest_in(max(files, key=_written).parent) if files else None
+
+
+def _files(folder: Path) -> list[Path]:
+    """What a run can go on from."""
+    files = [file for file in folder.glob('recovery-*-*.pth.tar') if _numbers(file)]
+    return files + [folder / LAST] if (folder / LAST).exists() else files
+
+
+def _written(file: Path) -> int:
+    return file.stat().st_mtime_ns
+
+
+def _numbers(file: Path) -> list[int]:
+    """Epoch and batch in the name of a recovery file, [] if there are none."""
+    words = file.name.removesuffix('.pth.tar').split('-')[1:]
+    return [int(word) for word in words] if len(words) == 2 and all(word.isdecimal() for word in words) else []
+
+
+def _place(file: Path) -> tuple[str | None, int, int, list[int]]:
+    """Id of the run that wrote a file, its starts and updates until then, and the numbers in its name."""
+    try:
+        content = torch.load(file, map_location='cpu', weights_only=True, mmap=True)  # weights stay on the disk
+        run_id, starts, updates = content.get('run_id'), content.get('starts', 0), content.get('updates', 0)
+        found = (run_id if isinstance(run_id, str) else None, int(starts), int(updates))
+    except Exception:  # torch raises a dozen types for damaged files: they come first, and reading one tells
+        found = (None, 0, 0)
+    return (*found, _numbers(file))
+
+
+def _number(metric: float | None) -> float | None:
+    return metric if metric is not None and math.isfinite(metric) else None
 
 
 def read(path: str) -> tuple[dict[str, Any], bool]:
@@ -114,20 +175,51 @@ def read(path: str) -> tuple[dict[str, Any], bool]:
         Its content, and whether :mod:`zoo.train` wrote it (it then brings model and data config along).
 
     Raises:
-        ZooError: no such file, damaged, or not weights only; one line with the fix.
+        ZooError: no such file, damaged, not weights only, or of ours and without an entry that it must have; one line
+            with the fix.
     """
     from ..weights import read_checkpoint
 
     content = read_checkpoint(path)
-    ours = isinstance(content.get('data_config'), dict) and isinstance(content.get('args'), dict)
+    ours = contents.is_ours(content)
+    if ours:
+        contents.check_model(content, path)
     return content, ours
 
 
-def weights_of(content: dict[str, Any], use_ema: bool = True) -> dict[str, Tensor]:
-    """The weights in a checkpoint, averaged ones first."""
+def weights_of(content: Mapping[str, Any], source: str, use_ema: bool = True) -> dict[str, Tensor]:
+    """The weights in a checkpoint, averaged ones first.
+
+    Raises:
+        ZooError: naming the file ``source`` and the first tensor that cannot be a weight.
+    """
     from ..weights import state_dict_of
 
-    return state_dict_of(content, use_ema=use_ema)
+    try:
+        return state_dict_of(content, use_ema=use_ema)
+    except NotFinite as e:
+        raise NotFinite(f'{source}: {e}') from None
+    except ZooError as e:
+        raise ZooError(f'{source}: {e}') from None
+
+
+def starting_weights(args: argparse.Namespace) -> dict[str, Tensor]:
+    """The weights of ``initial_checkpoint`` or ``pretrained_path``.
+
+    Raises:
+        ZooError: the file cannot be read, or ``initial_checkpoint`` has other classes than the model.
+    """
+    source = args.initial_checkpoint or args.pretrained_path
+    content, ours = read(source)
+    weights = weights_of(content, source)
+    if not ours:
+        weights = build.own_names(args.model, weights, args.model_kwargs)
+    heads = build.classifiers(args.model, weights) if args.initial_checkpoint and args.num_classes else ()
+    classes = {len(weights[f'{head}.weight']) for head in heads}
+    if classes - {args.num_classes}:
+        raise ZooError(f'{source} has {min(classes)} classes, {args.model} is to have {args.num_classes}: '
+                       f'--pretrained-path takes all but the classifier; or give --num-classes {min(classes)}')
+    return weights
 
 
 def load_exactly(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
@@ -141,6 +233,8 @@ def load_exactly(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
     problems += [f'{key} is not in the model' for key in state if key not in target]
     problems += [f'{key} is {list(state[key].shape)}, the model has {list(target[key].shape)}'
                  for key in target if key in state and state[key].shape != target[key].shape]
+    problems += [f'{key} is of {str(state[key].dtype).removeprefix("torch.")}, not of floating-point numbers'
+                 for key in target if key in state and target[key].is_floating_point() > state[key].is_floating_point()]
     if problems:
         more = f' and {len(problems) - 2} more' if len(problems) > 2 else ''
         raise ZooError(f'{source} does not fit the model: {"; ".join(problems[:2])}{more}; build the model as it was '

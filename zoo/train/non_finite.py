@@ -65,17 +65,20 @@ class Guard:
 
 
 def check_weights(state: Mapping[str, Any]) -> None:
-    """Refuse to keep weights that are not numbers: the last checkpoint stays the last good one.
+    """Refuse to keep weights or averages of them that are not numbers: the last checkpoint stays the last good one.
 
     Raises:
         NotFinite: naming the first such tensor.
     """
-    floats = {key: value for key, value in state['state_dict'].items() if value.is_floating_point()}
-    finite = torch.stack([value.isfinite().all() for value in floats.values()]).tolist()
-    bad = [key for key, fine in zip(floats, finite) if not fine]
-    if bad:
-        raise NotFinite(f'the weights are no longer finite after {state["updates"]} updates ({bad[0]}, {len(bad)} '
-                        f'of {len(floats)} tensors); {REMEDY}')
+    for entry, what in (('state_dict', 'weights'), ('state_dict_ema', 'averaged weights')):
+        floats = {key: value for key, value in state.get(entry, {}).items() if value.is_floating_point()}
+        if not floats:
+            continue
+        finite = torch.stack([value.isfinite().all() for value in floats.values()]).tolist()
+        bad = [key for key, fine in zip(floats, finite) if not fine]
+        if bad:
+            raise NotFinite(f'the {what} are no longer finite after {state["updates"]} updates ({bad[0]}, {len(bad)} '
+                            f'of {len(floats)} tensors); {REMEDY}')
 
 
 def explained(error: Exception, advice: str) -> ZooError | None:

@@ -87,7 +87,7 @@ TRAIN = COMMON + (
     row('pretrained_path', str, None, 'start from the weights in this file; size and classes may differ'),
     row('pretrained_rows', str, '', 'not in timm: file that lists the rows of its classifier to start from'),
     row('initial_checkpoint', str, '', 'start from this file, which must fit the model exactly'),
-    row('resume', str, '', "go on from this checkpoint in its folder; 'auto': the newest one, if there is any"),
+    row('resume', str, '', "go on from this checkpoint in its folder; 'auto': the newest in output, if any"),
     row('no_resume_opt', bool, False, 'with resume: weights only, not the optimizer'),
     # --- model
     row('drop', float, 0., 'dropout before the classifier', low=0),

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from ..utils.errors import ZooError, format_error
 from ..utils.figures import new_figure, write_figure
 from ..utils.files import write_atomically
 from .logs import Logs
@@ -129,12 +130,20 @@ def parameters(count: int) -> str:
 
 
 def read_summary(path: Path, before: int) -> list[dict[str, Any]]:
-    """The rows of an earlier run's summary up to the epoch ``before``, numbers as numbers."""
+    """The rows of an earlier run's summary up to the epoch ``before``, numbers as numbers.
+
+    Raises:
+        ZooError: it is not what :func:`write_summary` writes.
+    """
     if not path.exists():
         return []
-    with open(path, newline='', encoding='utf-8') as file:
-        rows = [{key: float(value) if value else None for key, value in row.items()} for row in csv.DictReader(file)]
-    return [dict(row, epoch=int(row['epoch'])) for row in rows if row['epoch'] < before]
+    try:
+        with open(path, newline='', encoding='utf-8') as file:
+            rows = [{key: float(row[key]) if row[key] else None for key in COLUMNS} for row in csv.DictReader(file)]
+        return [dict(row, epoch=int(row['epoch'])) for row in rows if row['epoch'] < before]
+    except (KeyError, TypeError, ValueError, csv.Error) as e:
+        raise ZooError(f'{path} is damaged ({format_error(e)[:100]}); remove it to go on without the figures of the '
+                       f'earlier epochs') from None
 
 
 def write_summary(path: Path, rows: Iterable[dict[str, Any]]) -> None:

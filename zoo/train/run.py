@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from timm.utils.distributed import world_info_from_env
 
 from ..utils import files
 from ..utils.errors import ZooError, did_you_mean, require_packages
 from . import build, checkpoint, logs, options, progressive_resizing, task
+from . import content as contents
 from .data import fashion_mnist
 from .data.datasets import DIGITS, QUICKSTART, check_folder
 from .option_schema import TRAIN, Option
@@ -42,10 +44,10 @@ def train(argv: Sequence[str]) -> None:
         if 'probe' in content:
             raise ZooError(f'{path} is a checkpoint of a probe; python -m zoo probe --resume goes on with it')
         if not config:
-            config = carried(content, TRAIN)
+            config = carried(content, TRAIN, path)
     args = options.merge(TRAIN, config, flags, dict(resume=path))
     check(args, content)
-    folder = folder_of(args, flags, content)
+    folder = folder_of(args, flags, content, auto={**config, **flags}.get('resume') == AUTO)
     ctx = build.init_distributed(args.device)
     try:
         if args.dataset == QUICKSTART or config.get('dataset') == QUICKSTART and args.dataset == DIGITS:
@@ -64,6 +66,10 @@ def check(args: argparse.Namespace, content: dict | None) -> None:
     if content is not None and content['arch'] != args.model:
         raise ZooError(f'{args.resume} is a checkpoint of {content["arch"]}, not of {args.model}; give --model '
                        f'{content["arch"]}, or another --resume')
+    before = content['args'].get('opt', args.opt) if content is not None else args.opt
+    if str(before).lower() != args.opt.lower() and not args.no_resume_opt:
+        raise ZooError(f'{args.resume} holds the state of the optimizer {before}, not of {args.opt}: give --opt '
+                       f'{before}, or --no-resume-opt to go on from its weights alone')
     check_folder(args)
     if args.initial_checkpoint and (args.pretrained or args.pretrained_path):
         raise ZooError('--initial-checkpoint, --pretrained and --pretrained-path exclude each other; give one')
@@ -85,18 +91,28 @@ def check(args: argparse.Namespace, content: dict | None) -> None:
         if args.torchcompile not in backends:
             raise ZooError(
                 f'--torchcompile: no backend {args.torchcompile!r}{did_you_mean(args.torchcompile, backends)}')
-    if args.model_ema_decay >= 1 or args.smoothing >= 1:
+    if not args.model_ema_decay < 1 or not args.smoothing < 1:  # nor NaN
         raise ZooError('--model-ema-decay and --smoothing must be below 1')
 
 
-def folder_of(args: argparse.Namespace, flags: dict[str, Any], content: dict | None) -> Path | None:
-    """The folder of the run, None if its name needs the image size; writable, and not another run's."""
-    resumed = content is not None and not {'output', 'experiment'} & set(flags)
+def folder_of(
+        args: argparse.Namespace, flags: dict[str, Any], content: dict | None, auto: bool = False) -> Path | None:
+    """The folder of the run, None if its name needs the image size; writable, no other run's and not in use.
+
+    A run goes on in the folder of its checkpoint. With ``resume=auto``, ``output`` and ``experiment`` say where to look
+    for that; beside the name of a checkpoint they are another folder, where the run branches off.
+
+    Raises:
+        ZooError: the folder cannot be written to, holds another run, or a run is at work there.
+    """
+    resumed = content is not None and (auto or not {'output', 'experiment'} & set(flags))
     folder = Path(args.resume).parent if resumed else Path(args.output) / args.experiment if args.experiment else None
     files.check_writable(folder or Path(args.output))
-    if folder is not None and content is None and (folder / checkpoint.LAST).exists():
-        raise ZooError(f'{folder} holds a run already: go on with --resume {folder / checkpoint.LAST}, or choose '
-                       f'another --experiment')
+    if folder is not None:
+        checkpoint.check_folder(folder, args.resume)
+        if folder.is_dir() and world_info_from_env()[1] == 0:
+            with files.folder_lock(folder):  # a first look: the run takes it when it starts to write
+                pass
     return folder
 
 
@@ -140,17 +156,22 @@ def read_resumed(path: str) -> dict[str, Any]:
     """The checkpoint of a run to go on with.
 
     Raises:
-        ZooError: another program wrote it.
+        ZooError: another program wrote it, or an entry is missing or not what it must be.
     """
     content, ours = checkpoint.read(path)
-    if not ours or 'optimizer' not in content:
+    if not ours:
         raise ZooError(
             f'{path} is not a checkpoint of this program; start from its weights with --initial-checkpoint or '
             f'--pretrained-path')
+    contents.check_run(content, path)
     return content
 
 
-def carried(content: dict[str, Any], table: Sequence[Option]) -> dict[str, Any]:
-    """The options of a table that the run which wrote a checkpoint had."""
-    known = {option.dest for option in table} - set(NOT_CARRIED)
-    return {key: value for key, value in content['args'].items() if key in known}
+def carried(content: dict[str, Any], table: Sequence[Option], source: str) -> dict[str, Any]:
+    """The options of a table that the run which wrote the checkpoint ``source`` had.
+
+    Raises:
+        ZooError: one of them is not of its type.
+    """
+    table = [option for option in table if option.dest not in NOT_CARRIED]
+    return contents.typed(content['args'], table, f'{source}: args')

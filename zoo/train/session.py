@@ -1,5 +1,6 @@
 """One training run in its folder."""
 import argparse
+import contextlib
 import math
 import re
 import time
@@ -62,6 +63,8 @@ class Trainer:
         self.rows: list[dict[str, Any]] = []
         self.random = None  # state of the generators where a run goes on in the middle of an epoch
         self.start = self._restore() if content else self._begin()
+        # the update at which the optimizer's state, if it is the checkpoint's, is used for the first time
+        self.taken_over = self.run.updates if content and not args.no_resume_opt else None
         self.stop = min(args.stop_epoch or self.run.epochs, self.run.epochs)
         if content:
             content.clear()  # the caller holds it too, and it is as large as model and optimizer
@@ -73,16 +76,15 @@ class Trainer:
 
     def _build_model(self) -> tuple[nn.Module, dict[str, Any]]:
         args = self.args
-        weights, adapt = None, False
+        weights, adapt = None, not args.initial_checkpoint
         if self.content:
             args = argparse.Namespace(**{**vars(args), 'pretrained': False})
         elif args.initial_checkpoint or args.pretrained_path:
-            adapt = not args.initial_checkpoint
-            weights = checkpoint.weights_of(checkpoint.read(args.initial_checkpoint or args.pretrained_path)[0])
+            weights = checkpoint.starting_weights(args)
         model = build.create_model(args, weights, adapt, drop_rate=args.drop, drop_path_rate=args.drop_path)
         if self.content:
             checkpoint.load_exactly(
-                model, checkpoint.weights_of(self.content, use_ema=False), self.args.resume)
+                model, checkpoint.weights_of(self.content, args.resume, use_ema=False), args.resume)
         if args.grad_checkpointing:
             if not hasattr(model, 'set_grad_checkpointing'):
                 raise ZooError(f'{args.model} has no gradient checkpointing; leave --grad-checkpointing out')
@@ -161,7 +163,7 @@ class Trainer:
         if self.folder.resolve() == Path(args.resume).parent.resolve():
             self.rows = report.read_summary(self.folder / 'summary.csv', before=start)
             metrics = {row['epoch']: row[f'eval_{args.eval_metric}'] for row in self.rows}
-            self.keeper.restore(metrics, tuple(content['best']) if content['best'] else None)
+            self.keeper.restore(metrics, tuple(content['best']) if content['best'] else None, content.get('run_id'))
         return start
 
     # --- running
@@ -171,6 +173,10 @@ class Trainer:
         if self.start >= self.stop:
             self.say(f'nothing left to do: {self.start} of {self.stop} epochs are done; raise --epochs to go on')
             return
+        with files.folder_lock(self.folder) if self.ctx.primary else contextlib.nullcontext():
+            self._fit()
+
+    def _fit(self) -> None:
         self._open_folder()
         begin = time.monotonic()
         self.logs = logs.Logs(self.args, self.folder, self._recorded(), self.run.updates, self.ctx.primary)
@@ -188,11 +194,13 @@ class Trainer:
                     self.spent = time.monotonic() - begin
             except KeyboardInterrupt:
                 raise Interrupted(self._farewell()) from None
-            except (NotFinite, RuntimeError, ConnectionError) as e:
+            except (NotFinite, ConnectionError, *build.MISFITS) as e:
                 # Ctrl-C reaches loading processes and the other ranks too: what breaks then is part of it
-                if not isinstance(e, NotFinite) and self.ctrl_c.asked:
+                if isinstance(e, (RuntimeError, ConnectionError)) and self.ctrl_c.asked:
                     raise Interrupted(self._farewell()) from None
                 told = non_finite.explained(e, self._farewell())
+                if told is None and self.run.updates == self.taken_over:
+                    told = state.explained(e, self.args)
                 if told is None:
                     raise
                 raise told from e
@@ -267,7 +275,7 @@ class Trainer:
 
     def _open_folder(self) -> None:
         if self.ctx.primary:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            checkpoint.check_folder(self.folder, self.args.resume)  # now that no other run can write
             self.keeper.tidy()
             text = yaml.safe_dump(self._recorded(), sort_keys=False, allow_unicode=True)
             files.write_atomically(self.folder / 'args.yaml', lambda file: file.write(text.encode()))
@@ -293,7 +301,7 @@ class Trainer:
         self.keeper.save(content, epoch, metric)
         validated = '' if metric is None else (
             f'  |  validation loss {row["eval_loss"]:.4f}  top-1 {row["eval_top1"]:.2f}%  top-5 {row["eval_top5"]:.2f}%'
-            f'  (best epoch {self.keeper.best[0] + 1})')
+            + (f'  (best epoch {self.keeper.best[0] + 1})' if self.keeper.best else ''))
         self.say(f'epoch {epoch + 1}/{self.stop}  loss {row["train_loss"]:.4f}  acc {row["train_top1"]:.2f}%{validated}'
                  f'  |  lr {row["lr"]:.2e}  {speed:.0f} img/s  {report.duration(row["seconds"])}')
         self._draw()

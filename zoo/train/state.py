@@ -5,14 +5,20 @@ is also how many of its batches are done, the sums of loss and accuracy so far, 
 random generators and the batch-norm statistics; with these a resumed run is the unbroken run, bit by bit, as long as
 torch, the device and the number of processes are the same.
 """
-from collections.abc import Mapping
+import argparse
+import os
+import traceback
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import timm
 import torch
 from timm.utils import unwrap_model
 
-from ..utils.errors import ZooError
-from . import checkpoint, distributed
+from ..utils.errors import ZooError, format_error
+from . import build, checkpoint, distributed
+from .content import taking
 from .data import sampling
 from .engine import TrainState
 
@@ -71,28 +77,50 @@ def restore(run: TrainState, content: dict[str, Any], source: str) -> tuple[int,
     args, task = run.args, run.task
     if task.has_ema() and 'state_dict_ema' in content:
         averaged = task.get_trainable_module(ema=True)
-        checkpoint.load_exactly(unwrap_model(task.get_eval_model(ema=True)), content['state_dict_ema'], source)
-        task.load_task_state(content.get('task_state_ema'), ema=True)
+        weights = checkpoint.weights_of(content, source)
+        checkpoint.load_exactly(unwrap_model(task.get_eval_model(ema=True)), weights, source)
+        with taking('task_state_ema', source):
+            task.load_task_state(content.get('task_state_ema'), ema=True)
         if 'ema_generator' in content and hasattr(averaged, GENERATOR):
-            getattr(averaged, GENERATOR).set_state(content['ema_generator'])
-    task.load_task_state(content.get('task_state'))
+            with taking('ema_generator', source):
+                getattr(averaged, GENERATOR).set_state(content['ema_generator'])
+    with taking('task_state', source):
+        task.load_task_state(content.get('task_state'))
     if not args.no_resume_opt:
-        _restore_optimizer(run.optimizer, content['optimizer'], keep_lr=args.sched == 'plateau')
+        _restore_optimizer(run.optimizer, content['optimizer'], source, keep_lr=args.sched == 'plateau')
         if run.scaler is not None and run.scaler.state_dict_key in content:
-            run.scaler.load_state_dict(content[run.scaler.state_dict_key])
+            with taking(run.scaler.state_dict_key, source):
+                run.scaler.load_state_dict(content[run.scaler.state_dict_key])
         if args.sched == 'plateau' and 'scheduler' in content:
-            run.schedule.load_state_dict(content['scheduler'])
+            with taking('scheduler', source):
+                run.schedule.load_state_dict(content['scheduler'])
     if run.guard is not None:
         run.guard.skipped = content.get('skipped', 0)
     start = content['epoch'] + 1 if args.start_epoch is None else args.start_epoch
-    middle, note = _usable_middle(run, content)
+    with taking('middle', source):
+        middle, note = _usable_middle(run, content)
     if middle is None:
         run.points = [point for point in content['points'] if point[0] <= start]
         place_schedule(run, start)
         return start, None, note
     run.points, run.batch = content['points'], middle['batch']
     place_schedule(run, start, content['updates'])
-    return start, _take_place(run, middle['ranks'][run.feed.ctx.rank]), note
+    with taking('middle', source), sampling.preserve_rng_state(run.feed.ctx.device):
+        random = _take_place(run, middle['ranks'][run.feed.ctx.rank])
+        sampling.restore_random(random, run.feed.ctx.device)  # to see that it can be
+    return start, random, note
+
+
+def explained(error: Exception, args: argparse.Namespace) -> ZooError | None:
+    """What to say about an error in the first update of a resumed run: if it comes from the optimizer, the state that
+    it has taken over is that of another one; None for any other error."""
+    folders = [os.path.dirname(module.__file__) for module in (torch.optim, timm.optim)]
+    if not any(os.path.dirname(frame.f_code.co_filename) in folders
+               for frame, _ in traceback.walk_tb(error.__traceback__)):
+        return None
+    return ZooError(f'{args.resume}: the state of the optimizer does not fit --opt {args.opt} as it is asked for now '
+                    f'({type(error).__name__}: {format_error(error)[:120]}); give its options as they were, or '
+                    f'--no-resume-opt to go on from the weights alone')
 
 
 def place_schedule(run: TrainState, start: int, updates: int | None = None) -> None:
@@ -152,27 +180,61 @@ def _usable_middle(run: TrainState, content: Mapping[str, Any]) -> tuple[dict[st
     now = _place(run)
     changed = [f'{key} is {now[key]}, was {middle[key]}' for key in now if now[key] != middle[key]]
     epoch = content['epoch'] + 2
+    if not 0 < middle['batch'] < len(run.train_batches) and not changed:
+        raise ValueError(f'batch {middle["batch"]} of {len(run.train_batches)}')
     if changed:
         return None, (f'the checkpoint is in the middle of epoch {epoch}, but {"; ".join(changed)}: starting that '
                       f'epoch again')
     return middle, f'going on in epoch {epoch} after {middle["batch"]} of {len(run.train_batches)} batches'
 
 
-def _restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any], keep_lr: bool) -> None:
+def _check_moments(
+        parameters: Sequence[torch.Tensor], states: Mapping[int, Mapping[str, Any]], source: str) -> None:
+    """Check the numbers that an optimizer keeps of parameters: plain and finite, and of the parameter's shape or one
+    number only wherever most of their kind are."""
+    kinds: dict[str, list[tuple[int, Any]]] = {}
+    for index, values in states.items():
+        for key, value in values.items():
+            kinds.setdefault(key, []).append((index, value))
+    tensors = {}
+    for key, found in kinds.items():
+        numbers = {index: value for index, value in found if isinstance(value, torch.Tensor)}
+        if numbers and len(numbers) < len(found):
+            raise ValueError(f'{key} is a tensor for some parameters only')
+        forms = {index: (value.shape == parameters[index].shape, value.ndim == 0,
+                         value.is_floating_point() or value.dtype == torch.uint8)  # of 8-bit optimizers
+                 for index, value in numbers.items()}
+        usual, count = Counter(forms.values()).most_common(1)[0] if forms else (None, 0)
+        odd = [index for index, form in forms.items() if form != usual and parameters[index].ndim]
+        if odd and count > len(forms) / 2 and any(usual[:2]):
+            value = numbers[odd[0]]
+            raise ValueError(f'{key} of parameter {odd[0]} is {list(value.shape)} of {value.dtype}')
+        tensors |= {f'{key} of parameter {index}': value for index, value in numbers.items()}
+    if tensors:
+        checkpoint.weights_of(tensors, source)
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any], source: str, keep_lr: bool) -> None:
     """Load an optimizer's state, but not its hyper-parameters: those are what this call asks for.
 
     ``keep_lr`` takes the learning rates over too, where they are not a function of the epoch.
+
+    Raises:
+        ZooError: it is of other parameters, or its numbers are not finite.
     """
     asked = HYPERPARAMETERS[2:] if keep_lr else HYPERPARAMETERS
     fresh = [{key: group[key] for key in asked if key in group} for group in optimizer.param_groups]
     parameters = [p for group in optimizer.param_groups for p in group['params']]
-    moments = {
-        index: {key: distributed.shard_like(parameters[index], value) for key, value in values.items()}
-        if index < len(parameters) else values for index, values in state['state'].items()}
     try:
+        _check_moments(parameters, state['state'], f'{source}: optimizer')
+        moments = {
+            index: {key: distributed.shard_like(parameters[index], value) for key, value in values.items()}
+            for index, values in state['state'].items()}
         optimizer.load_state_dict(dict(state, state=moments))
-    except (ValueError, KeyError) as e:
-        raise ZooError(f'the optimizer in the checkpoint does not fit ({e}); give its options again, or '
-                       f'--no-resume-opt') from e
+    except ZooError as e:
+        raise ZooError(f'{e}, or give --no-resume-opt') from None
+    except build.MISFITS as e:
+        raise ZooError(f'{source}: the state of the optimizer does not fit ({type(e).__name__}: '
+                       f'{format_error(e)[:200]}); give its options as they were, or --no-resume-opt') from e
     for group, values in zip(optimizer.param_groups, fresh):
         group.update(values)

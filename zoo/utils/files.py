@@ -1,13 +1,20 @@
 """Files and folders that are whole or absent: written beside their place, flushed, then moved in."""
+import logging
 import os
 import shutil
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from filelock import FileLock, Timeout
+
 from .errors import ZooError, format_error
 
+LOCK = '.lock'  # in a folder that is in use: the machine that uses it
+LEASE = 120  # seconds: so long a file server may keep the lock of a machine that is gone
+_logger = logging.getLogger(__name__)
 ZIP_WRITER = 'inline_container'  # where torch.save's errors come from
 
 
@@ -57,6 +64,50 @@ def atomic_dir(folder: Path) -> Iterator[Path]:
         draft.rename(folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+@contextmanager
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Have a folder, which is made if there is none, to oneself among all processes.
+
+    The system lets go of it when the process ends, however that happens; a file server may take a while to notice that
+    a machine is gone, so a lock of another machine is waited for.
+
+    Raises:
+        ZooError: another process has it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / LOCK
+    lock = FileLock(path)
+    try:
+        _acquire(lock, path)
+        path.write_text(socket.gethostname())
+    except Timeout:
+        raise ZooError(f'{folder} is in use by another run; wait for its end, or choose another `experiment`') from None
+    except (OSError, NotImplementedError) as e:  # what cannot be written tells so itself
+        _logger.warning('%s cannot be locked (%s): do not start a second run there', folder, format_error(e))
+    try:
+        yield
+    finally:
+        if lock.is_locked:
+            path.unlink(missing_ok=True)
+            lock.release()
+
+
+def _acquire(lock: FileLock, path: Path) -> None:
+    """Lock the file at a path, which its last holder may be about to remove."""
+    while True:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            host = path.read_text() if path.exists() else ''
+            if host in ('', socket.gethostname()):
+                raise
+            _logger.warning('%s is in use on %s; waiting up to %d s', path.parent, host, LEASE)
+            lock.acquire(timeout=LEASE)
+        if path.exists():
+            return
+        lock.release()
 
 
 def check_writable(folder: Path) -> None:

@@ -1,11 +1,12 @@
 """Fitting the state dict of a checkpoint to a model: key names, sizes, and a strict check of the result."""
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from ..utils.errors import ZooError
+from ..utils.errors import ZooError, format_error
+from .checkpoint import without_prefix
 
 # renames the keys of the paper's own code to ours: convert(state, model) -> state
 KeyMap = Callable[[dict[str, Tensor], nn.Module], dict[str, Tensor]]
@@ -37,19 +38,18 @@ def fit_state_dict(state: dict[str, Tensor], model: nn.Module, key_map: KeyMap |
     target = model.state_dict()
     free = {f'{name}.{kind}' for name in classifier_names(model) for kind in ('weight', 'bias')}
     new = {key for key in target if key.startswith('feature_norms.')}
+    state = without_prefix(state, target)
+    check_kinds(state, model)
     if key_map is not None and not set(target) - free - new <= set(state):
         try:
             state = key_map(dict(state), model)
         except KeyError as e:
             raise _unfit(model, [f'{e.args[0]} is missing']) from None
-    else:
-        state = dict(state)
-    for name, module in model.named_modules():
-        if hasattr(module, 'resample_table'):
-            for own, _ in module.named_parameters(recurse=False):
-                key = f'{name}.{own}'
-                if key in state:
-                    state[key] = module.resample_table(own, state[key])
+        except ZooError:
+            raise
+        except (IndexError, RuntimeError, TypeError, ValueError) as e:
+            raise _unfit(model, [f'a tensor has an unknown shape ({format_error(e)[:120]})']) from e
+    _resample_tables(state, model)
     if new and not new & set(state):
         state = {key: value for key, value in state.items() if key[:5] != 'norm.'} | {key: target[key] for key in new}
     if not model.num_classes:  # a head without classifier has fewer parts
@@ -58,6 +58,23 @@ def fit_state_dict(state: dict[str, Tensor], model: nn.Module, key_map: KeyMap |
         state = {key: value for key, value in state.items() if not key.startswith('aux_head.')}
     _check(state, target, free, {f'{name}.weight' for name in _names(model, 'first_conv')}, model)
     return state
+
+
+def check_kinds(state: Mapping[str, Tensor], model: nn.Module) -> None:
+    """Check that no integers or booleans are where the model has floating-point weights: loading would cast them.
+
+    Weights with the names of other code are told by the last word: ``weight``, ``bias``, ``running_mean``, ...
+
+    Raises:
+        StateDictMismatch: naming the first such tensor.
+    """
+    floats, others = set(), set()
+    for name, value in (*model.named_parameters(), *model.named_buffers()):
+        (floats if value.is_floating_point() else others).add(name.rpartition('.')[2])
+    problems = [_integers(name, value) for name, value in state.items()
+                if not value.is_floating_point() and name.rpartition('.')[2] in floats - others]
+    if problems:
+        raise _unfit(model, problems)
 
 
 def classifier_names(model: nn.Module) -> tuple[str, ...]:
@@ -93,6 +110,23 @@ def concatenate(state: dict[str, Tensor], first: str, second: str, whole: str) -
     return state
 
 
+def _resample_tables(state: dict[str, Tensor], model: nn.Module) -> None:
+    """Bring position tables to the model's image size, in place."""
+    for name, module in model.named_modules():
+        if hasattr(module, 'resample_table'):
+            for own, _ in module.named_parameters(recurse=False):
+                key = f'{name}.{own}'
+                if key not in state:
+                    continue
+                try:
+                    state[key] = module.resample_table(own, state[key])
+                except ZooError:
+                    raise
+                except (IndexError, RuntimeError, TypeError, ValueError) as e:
+                    shape = list(state[key].shape)
+                    raise _unfit(model, [f'{key} is {shape}, not a table ({format_error(e)[:120]})']) from e
+
+
 def _names(model: nn.Module, kind: str) -> tuple[str, ...]:
     names = model.pretrained_cfg.get(kind) or ()
     return (names,) if isinstance(names, str) else tuple(names)
@@ -103,20 +137,31 @@ def _check(state, target, free, stems, model) -> None:
     problems = [f'{key} is missing' for key in target if key not in state and key not in free]
     problems += [f'{key} is not in the model' for key in state if key not in target and key not in free]
     for key, value in state.items():
-        if key not in target or key in free:
-            continue
-        want = list(target[key].shape)
         have = list(value.shape)
-        if key in stems:  # input channels are adapted afterwards
+        want = list(target[key].shape) if key in target else have
+        if key in free and have:  # of other classes perhaps
+            have[0], want[0] = -1, -1
+        if key in stems and len(have) == len(want):  # input channels are adapted afterwards
             want[1] = have[1] = -1
-        if have != want:
-            problems.append(f'{key} is {list(value.shape)}, expected {list(target[key].shape)}')
+        if have != want or key in free and not have:
+            expected = list(target[key].shape) if key in target else 'that of a layer'
+            problems.append(f'{key} is {list(value.shape)}, expected {expected}')
+        elif key in target and target[key].is_floating_point() and not value.is_floating_point():
+            problems.append(_integers(key, value))
+        elif key in free and key.endswith('.weight'):
+            bias = state.get(f'{key.removesuffix("weight")}bias', value)
+            if bias.shape[:1] != value.shape[:1]:
+                problems.append(f'{key} is {list(value.shape)}, its bias {list(bias.shape)}')
     if problems:
         raise _unfit(model, problems)
 
 
+def _integers(name: str, value: Tensor) -> str:
+    return f'{name} is of {str(value.dtype).removeprefix("torch.")}, not of floating-point numbers'
+
+
 def _unfit(model: nn.Module, problems: Sequence[str]) -> StateDictMismatch:
-    name = model.pretrained_cfg.get('architecture') or type(model).__name__
+    name = (getattr(model, 'pretrained_cfg', None) or {}).get('architecture') or type(model).__name__
     more = f' and {len(problems) - 2} more' if len(problems) > 2 else ''
     return StateDictMismatch(f'the checkpoint does not fit {name}: {"; ".join(problems[:2])}{more}. '
                  f'Load it into the model that it was saved from', problems)

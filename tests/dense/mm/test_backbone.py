@@ -116,10 +116,29 @@ def test_the_weights_of_a_detector_with_random_backbone_are_the_papers():
 
 
 @pytest.mark.parametrize('init_cfg', [
-    dict(type='Kaiming', layer='Conv2d'), dict(type='Pretrained', checkpoint='a.pth', prefix='backbone.')])
+    dict(type='Kaiming', layer='Conv2d'), dict(type='Pretrained', checkpoint='a.pth', revise_keys=[])])
 def test_other_initialisations_are_refused(init_cfg):
     with pytest.raises(ValueError, match=r"use dict\(type='Pretrained', checkpoint=FILE\)"):
         MODELS.build(dict(type='ZooBackbone', model='van_b0', init_cfg=init_cfg))
+
+
+def test_a_part_of_a_file_by_its_prefix_as_in_configs_of_mm(tmp_path):
+    source, other = (scatter(timm.create_model('van_b0', depths=(1, 1, 1, 1))).state_dict() for _ in range(2))
+    path = str(tmp_path / 'detector.pth')
+    torch.save(dict(meta={}, state_dict={
+        **{f'backbone.{key}': value for key, value in other.items()}, 'neck.a': torch.zeros(1),
+        **{f'teacher.backbone.{key}': value for key, value in source.items()}}), path)
+    for prefix, weights in (('backbone.', other), ('backbone', other), ('teacher.backbone', source)):
+        model = MODELS.build(dict(
+            type='ZooBackbone', model='van_b0', model_kwargs=dict(depths=(1, 1, 1, 1)),
+            init_cfg=dict(type='Pretrained', checkpoint=path, prefix=prefix, map_location='cpu')))
+        model.init_weights()
+        state = model.state_dict()
+        assert state and all(torch.equal(value, weights[key.removeprefix('net.model.')])
+                             for key, value in state.items())
+    with pytest.raises(ValueError, match=r"detector\.pth: no name begins with the prefix 'student', they begin with "
+                                         'backbone, neck, teacher'):
+        model.load(path, 'student')
 
 
 def test_weights_of_another_model_are_refused(tmp_path):
