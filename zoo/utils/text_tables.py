@@ -16,3 +16,8 @@ def aligned(lines: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[s
     return ['  '.join(
         cell.rjust(width) if i in right else cell.ljust(width) for i, (cell, width) in enumerate(zip(line, widths))
     ).rstrip() for line in lines]
+
+
+def some(words: Sequence[str], count: int = 5) -> str:
+    """The first words of a list, and how many more there are."""
+    return ', '.join(words[:count]) + (f' and {len(words) - count} more' if len(words) > count else '')
