@@ -77,6 +77,8 @@ class ImageFiles(ImageDataset):
         return self
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
+        if index >= len(self):
+            raise IndexError(index)
         for place in range(index, index + (IN_A_ROW if self.skip else 1)):
             try:
                 image, target = self._read(place % len(self))

@@ -30,7 +30,8 @@ class Found:
         """What is left out, in lines."""
         lines = []
         if self.others:
-            kinds = some([f'{ending or "without ending"} {count}' for ending, count in self.others.most_common()])
+            ranked = sorted(self.others.items(), key=lambda item: (-item[1], item[0] or '~'))
+            kinds = some([f'{ending or "without ending"} {count}' for ending, count in ranked])
             lines.append(f'{self.others.total()} files that are not images are left out ({kinds})')
         return lines + self.refusals()
 
@@ -53,7 +54,7 @@ def scan(root: str | os.PathLike) -> Found:
                 try:
                     if entry.is_dir():
                         identity = _identity(entry.path)
-                        if entry.is_symlink() and (identity in above or place and _is_inside(entry.path, top)):
+                        if entry.is_symlink() and (identity in above or _leads_back(entry.path, top, bool(place))):
                             found.refused.append(path)
                         else:
                             pending.append((entry.path, f'{path}/', (*above, identity)))
@@ -75,8 +76,11 @@ def _identity(path: str | os.PathLike) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _is_inside(path: str, top: str) -> bool:
-    return os.path.commonpath([os.path.realpath(path), top]) == top
+def _leads_back(link: str, top: str, within: bool) -> bool:
+    """Whether a link leads to a folder that holds all of the data, or, from within a class, to part of the data."""
+    target = os.path.realpath(link)
+    common = os.path.commonpath([target, top])
+    return common == target or within and common == top
 
 
 def class_folders(folders: Collection[str], known: Collection[str]) -> dict[str, str | None]:
@@ -136,7 +140,8 @@ class _ByClass:
         if foreign:
             lines.append(f'{sum(labels[name] for name in foreign)} images of classes that --class-map does not name '
                          f'are left out ({some(sorted(foreign))})')
-        deeper = sorted(folder for folder, name in of.items() if name and folder.rpartition('/')[2] != name)
+        deeper = sorted(folder for folder, name in of.items()
+                        if name in self.class_to_idx and folder.rpartition('/')[2] != name)
         if deeper:
             lines.append(f'{len(deeper)} folders below class folders count as part of these ({some(deeper, 3)}); a '
                          f'--class-map with their names makes them classes')

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from timm.data import FastCollateMixup, Mixup, create_loader, create_transform
 from timm.data.loader import fast_collate
-from torch.utils.data import Dataset, IterableDataset, default_collate
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 from ...utils.errors import ZooError
 from . import sampling, transforms, workers
@@ -71,10 +71,10 @@ def _seeded_loader(
     group = torch.distributed
     rank, world_size = (group.get_rank(), group.get_world_size()) if distributed else (0, 1)
     order = sampling.ResumableBatchSampler(len(dataset), args.batch_size, args.seed, rank, world_size, args.aug_repeats)
-    loader = workers.WatchedLoader(
+    loader = workers.watch(DataLoader(
         sampling.BatchedDataset(dataset, collate, args.seed, rank), batch_size=None, sampler=order,
-        num_workers=args.workers, timeout=workers.timeout_of(args.workers, args.worker_timeout),
-        pin_memory=args.pin_mem, generator=torch.Generator())  # its own: it must not draw from the model's
+        num_workers=args.workers, pin_memory=args.pin_mem,
+        generator=torch.Generator()), args.worker_timeout)  # its own: it must not draw from the model's
     return loader if args.no_prefetcher else sampling.Prefetcher(
         loader, mean=config['mean'], std=config['std'], channels=config['input_size'][0], device=device,
         img_dtype=img_dtype, re_prob=0. if args.no_aug else args.reprob, re_mode=args.remode, re_count=args.recount)

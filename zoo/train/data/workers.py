@@ -1,6 +1,7 @@
 """Loading processes that are killed, end or stop: told in a line, whatever it is that torch notices first."""
 import multiprocessing
 import re
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -10,9 +11,9 @@ from torch.utils.data import DataLoader
 from ...utils.errors import ZooError, format_error
 
 MEMORY = 'most often for lack of memory; lower --workers (in a container, raise its shared memory)'
-# How torch begins what it says of a process of its own; what an error within one says begins otherwise
+# What torch says of a process of its own, and of an error within one
 ENDED = re.compile(r'DataLoader worker \(pid.*?\) (is killed by signal|exited unexpectedly)')
-TIMED_OUT = 'DataLoader timed out'
+WITHIN = 'in DataLoader worker process'
 NOTICE_SECONDS = 2  # a connection breaks before the process that held it has ended
 
 
@@ -23,9 +24,13 @@ class LoadingFailed(ZooError):
 class WatchedLoader(DataLoader):
     """torch's loader; when a loading process is killed, ends or stops, that is what it says.
 
-    ``timeout`` is waited for in two halves: when the whole program was stopped for longer (Ctrl-Z), the second finds
-    that the processes have gone on too.
+    torch's own ``timeout`` does not see a process that stops while it hands over the memory of a batch.
+
+    Attributes:
+        patience: Seconds to wait for a batch, 0 for ever.
     """
+
+    patience = 0.
 
     def __iter__(self) -> Iterator[Any]:
         before = multiprocessing.active_children()
@@ -33,45 +38,76 @@ class WatchedLoader(DataLoader):
         return self._watch(batches, [process for process in multiprocessing.active_children() if process not in before])
 
     def _watch(self, batches: Iterator[Any], processes: Sequence[Any]) -> Iterator[Any]:
-        waited = 0
-        while True:
-            try:
-                batch = next(batches)
-            except StopIteration:
+        watchdog = _Watchdog(processes, self.patience)
+        with watchdog:
+            while True:
+                try:
+                    watchdog.batch += 1
+                    batch = next(batches)
+                except StopIteration:
+                    return
+                except (RuntimeError, OSError, EOFError) as e:
+                    told = watchdog.told() or explained(e)
+                    if told is None and not isinstance(e, RuntimeError) and WITHIN not in str(e):
+                        told = _of_ended(processes)
+                    if told is None:
+                        raise
+                    raise told from e
+                watchdog.batch += 1
+                yield batch
+
+
+class _Watchdog(threading.Thread):
+    """Ends loading processes that bring no batch in time.
+
+    For good: a stopped process hears of nothing else, and Python would wait for it at the end. The time is counted in
+    wakings, so that none passes while the whole program is stopped (Ctrl-Z).
+    """
+
+    wakings = 10
+
+    def __init__(self, processes: Sequence[Any], patience: float):
+        super().__init__(daemon=True)
+        self.processes, self.patience = processes, patience
+        self.batch = 0  # odd while one is waited for
+        self.done, self.fired = threading.Event(), False
+
+    def __enter__(self) -> None:
+        if self.patience and self.processes:
+            self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.done.set()
+        if self.is_alive():
+            self.join()
+
+    def run(self) -> None:
+        seen, count = 0, 0
+        while not self.done.wait(self.patience / self.wakings):
+            seen, count = self.batch, count + 1 if self.batch == seen and seen % 2 else 0
+            if count >= self.wakings:
+                self.fired = True
+                for process in self.processes:
+                    process.kill()
                 return
-            except (RuntimeError, OSError, EOFError) as e:
-                if str(e).startswith(TIMED_OUT):
-                    waited += 1
-                    if waited < 2:
-                        continue
-                    _kill(processes)
-                    raise LoadingFailed(
-                        f'the data loading processes have brought no batch for {2 * self.timeout:g} s: they are '
-                        f'stopped, or wait for the storage of the data; look there, or raise --worker-timeout') from e
-                told = explained(e) or _of_ended(processes if isinstance(e, (OSError, EOFError)) else ())
-                if told is None:
-                    raise
-                raise told from e
-            waited = 0
-            yield batch
+
+    def told(self) -> LoadingFailed | None:
+        return LoadingFailed(
+            f'the data loading processes have brought no batch for {self.patience:g} s: they are stopped, or wait for '
+            f'the storage of the data; look there, or raise --worker-timeout') if self.fired else None
 
 
-def watch(loader: Any, timeout: float) -> Any:
-    """Let a loader of timm, with or without its prefetcher, be a :class:`WatchedLoader`.
+def watch(loader: Any, patience: float) -> Any:
+    """Let a loader of torch or timm, with or without a prefetcher, be a :class:`WatchedLoader`.
 
     Args:
         loader: The loader.
-        timeout: Seconds to wait for a batch, 0 for ever.
+        patience: Seconds to wait for a batch, 0 for ever.
     """
     inner = getattr(loader, 'loader', loader)
     inner.__class__ = WatchedLoader  # timm makes it, and has no argument for this
-    inner.timeout = timeout_of(inner.num_workers, timeout)
+    inner.patience = patience
     return loader
-
-
-def timeout_of(workers: int, timeout: float) -> float:
-    """What a :class:`WatchedLoader` takes for a limit on a batch: only loading processes can be waited for."""
-    return timeout / 2 if workers else 0
 
 
 def explained(error: BaseException) -> LoadingFailed | None:
@@ -99,9 +135,3 @@ def _of_ended(processes: Sequence[Any]) -> LoadingFailed | None:
                     f'DataLoader worker (pid {process.pid}) {how}: a data loading process has died, {MEMORY}')
         time.sleep(0.02)
     return None
-
-
-def _kill(processes: Sequence[Any]) -> None:
-    """End processes for good: one that is stopped hears of nothing else, and Python waits for it at the end."""
-    for process in processes:
-        process.kill()

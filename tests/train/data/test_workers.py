@@ -1,0 +1,111 @@
+"""Loading processes that are killed, end, stop or fail: what is said, and that it is said at all."""
+import multiprocessing
+import os
+import signal
+import time
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from zoo.train import non_finite
+from zoo.train.data import workers
+
+
+class Faulty(Dataset):
+    """Tensors in shared memory; something happens at the third."""
+
+    def __init__(self, happens):
+        self.happens = happens
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        if index == 2:
+            self.happens()
+        return torch.full((1000,), index)
+
+
+def stop():
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def leave():
+    os._exit(3)
+
+
+def fail():
+    raise RuntimeError('a fault of the data set')
+
+
+def reset():
+    raise ConnectionResetError('of a download')
+
+
+def read(happens, patience=0.):
+    """How an epoch ends: with what it brought, or with what is said."""
+    loader = workers.watch(DataLoader(Faulty(happens), num_workers=1), patience)
+    seen = []
+    try:
+        for batch in loader:
+            seen.append(int(batch[0, 0]))
+    except Exception as e:
+        return workers.explained(e) or e.with_traceback(None)  # which would keep the processes
+    return seen
+
+
+@pytest.mark.parametrize('happens, words', [
+    (kill, ['DataLoader worker (pid', 'a data loading process has died', 'lower --workers']),
+    (leave, ['exited unexpectedly', 'a data loading process has died'])], ids=['killed', 'ended'])
+def test_a_process_that_ends_is_told(happens, words):
+    told = read(happens)
+    assert isinstance(told, workers.LoadingFailed) and all(word in str(told) for word in words), told
+    assert str(non_finite.explained(told, 'resume')) == f'{told}; resume'
+
+
+@pytest.mark.parametrize('happens, kind', [(fail, RuntimeError), (reset, ConnectionResetError)])
+def test_an_error_within_a_process_is_not_its_death(happens, kind):
+    error = read(happens)
+    assert type(error) is kind and 'Original Traceback' in str(error)
+    assert non_finite.explained(error, 'resume') is None
+
+
+def test_a_stopped_process_is_told_in_time_and_does_not_stay():
+    begin, before = time.monotonic(), multiprocessing.active_children()
+    told = read(stop, patience=0.5)
+    assert 'have brought no batch for 0.5 s' in str(told) and '--worker-timeout' in str(told)
+    assert 0.5 <= time.monotonic() - begin < 30
+    assert multiprocessing.active_children() == before
+
+
+def test_waiting_for_a_batch_and_working_on_one_are_different_things():
+    loader = workers.watch(DataLoader(Faulty(int), num_workers=1), 0.4)
+    seen = []
+    for batch in loader:
+        seen.append(int(batch[0, 0]))
+        if len(seen) == 2:
+            time.sleep(0.7)
+    assert seen == list(range(6)) and len(loader) == 6
+    assert read(int) == seen
+    assert [int(batch[0, 0]) for batch in workers.watch(DataLoader(Faulty(int)), 0.1)] == seen  # without processes
+
+
+@pytest.mark.parametrize('error', [ConnectionResetError, EOFError, ConnectionRefusedError])
+def test_a_connection_that_breaks_first_is_the_death_of_its_process(error):
+    process = multiprocessing.get_context('fork').Process(target=kill)
+    process.start()
+
+    def batches():
+        yield 0
+        raise error('Connection reset by peer')
+
+    loader = workers.watch(DataLoader([0]), 0.)
+    with pytest.raises(workers.LoadingFailed, match=rf'worker \(pid {process.pid}\) is killed by signal 9: .*has died'):
+        list(loader._watch(batches(), [process]))
+    with pytest.raises(error, match='by peer'):  # of something else
+        list(loader._watch(batches(), []))
