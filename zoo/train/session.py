@@ -198,7 +198,7 @@ class Trainer:
                     self.spent = time.monotonic() - begin
             except KeyboardInterrupt:
                 raise Interrupted(self._farewell()) from None
-            except (NotFinite, RuntimeError, workers.LoadingFailed) as e:
+            except (NotFinite, RuntimeError, ConnectionError, workers.LoadingFailed) as e:
                 # Ctrl-C reaches loading processes and the other ranks too: what breaks then is part of it
                 if not isinstance(e, NotFinite) and self.ctrl_c.asked:
                     raise Interrupted(self._farewell()) from None

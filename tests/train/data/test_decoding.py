@@ -1,6 +1,8 @@
 """One decoder for every command: bit depths, orientation, formats, and files that cannot be read."""
+import json
 import os
 import struct
+import tarfile
 import zlib
 
 import numpy as np
@@ -8,8 +10,10 @@ import pytest
 from PIL import Image
 
 from zoo.evaluate import infer
-from zoo.train.data import decoding
+from zoo.train.data import datasets, decoding
 from zoo.utils.errors import Unreadable, ZooError
+
+from .test_datasets import options_with
 
 RAMP = np.tile(np.linspace(0, 1, 64), (8, 1))
 EIGHT = np.rint(255 * RAMP).astype(np.uint8)
@@ -113,5 +117,34 @@ def test_what_cannot_be_read_is_named(tmp_path, name, write, reason):
 
 def test_all_formats_that_pillow_reads_by_itself():
     endings = decoding.endings()
-    assert endings >= {'.png', '.jpg', '.jpeg', '.webp', '.bmp', '.tif', '.tiff', '.avif', '.gif', '.ppm', '.jp2', '.dds'}
+    assert endings >= {
+        '.png', '.jpg', '.jpeg', '.webp', '.bmp', '.tif', '.tiff', '.avif', '.gif', '.ppm', '.jp2', '.dds'}
     assert not endings & {'.pdf', '.h5', '.eps', '.mpg', '.txt', '.npy'}
+
+
+@pytest.mark.parametrize('kind', ['', 'tar', 'torch/folder', 'wds/all'])
+def test_every_kind_of_data_is_decoded_alike(tmp_path, kind):
+    """A deep image that lies on its side."""
+    if kind == 'wds/all':
+        pytest.importorskip('webdataset')
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (tmp_path / 'train' / 'ant').mkdir(parents=True)
+    file = tmp_path / 'train' / 'ant' / '1.png'
+    Image.fromarray((RAMP * 65535).astype(np.uint16)).save(file, exif=exif)
+    values = dict(data_dir=str(tmp_path), dataset=kind)
+    if kind == 'tar':
+        values = dict(data_dir=str(tmp_path / 'a.tar'))
+        with tarfile.open(tmp_path / 'a.tar', 'w') as packed:
+            packed.add(file, 'ant/1.png')
+    elif kind == 'wds/all':
+        with tarfile.open(tmp_path / 'a.tar', 'w') as packed:
+            packed.add(file, '1.png')
+            (tmp_path / '1.cls').write_text('0')
+            packed.add(tmp_path / '1.cls', '1.cls')
+        (tmp_path / '_info.json').write_text(json.dumps(dict(splits=dict(train=dict(
+            name='train', num_samples=1, filenames=['a.tar'], shard_lengths=[1])))))
+    data = datasets.open_dataset(options_with(**values), 'train', channels=1)
+    image = next(iter(data))[0]
+    assert image.mode == 'L' and image.size == (8, 64)
+    assert np.abs(np.asarray(image).astype(int) - np.rot90(EIGHT, -1)).max() <= 1

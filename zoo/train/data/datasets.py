@@ -6,14 +6,14 @@ import pickle
 import struct
 import sys
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
-from timm.data import ImageDataset, create_dataset
+from timm.data import ImageDataset, IterableImageDataset, create_dataset
 from timm.data.readers.class_map import load_class_map
 from torch.utils.data import Dataset, IterableDataset
 
@@ -109,6 +109,20 @@ class ImageFiles(ImageDataset):
             return self.filename(index, absolute=True)
         except (AssertionError, AttributeError, NotImplementedError):  # not all readers know names
             return f'image {index}'
+
+
+class StreamedImages(IterableImageDataset):
+    """timm's streams of images, prepared as those of files; a stream's own reader only converts them."""
+
+    def setup(self, mode: str) -> 'StreamedImages':
+        self.mode, self.reader.input_img_mode = mode, ''
+        return self
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        for image, target in self.reader:
+            image = decoding.prepared(image, self.mode)
+            yield (image if self.transform is None else self.transform(image)), (
+                target if self.target_transform is None else self.target_transform(target))
 
 
 def _close_tars(reader: Any) -> None:
@@ -243,6 +257,9 @@ def _timm_dataset(
     if type(dataset) is ImageDataset:
         dataset.__class__ = ImageFiles  # timm has no other way to say what its data sets do with a file
         dataset.setup(args.skip_corrupt)
+    if type(getattr(dataset, 'reader', None)).__name__ in ('ReaderWds', 'ReaderHfids'):
+        dataset.__class__ = StreamedImages
+        dataset.setup(_mode(args, channels))
     if hasattr(dataset, 'loader'):  # torchvision's data sets of files
         dataset.loader = partial(_load, mode=_mode(args, channels))
     return dataset

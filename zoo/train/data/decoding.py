@@ -46,14 +46,19 @@ def decode(source: str | os.PathLike | BinaryIO, mode: str | None = 'RGB') -> Im
             raise OSError('not a regular file')  # a named pipe would be waited for
         with Image.open(source) as image:
             image.load()
-            _turn(image)
-            scaled = image if mode in ('F', 'I') or mode and mode.startswith('I;') else _to_8_bits(image)
-            return scaled.convert(mode)
+            return prepared(image, mode)
     except UnidentifiedImageError:
         reason = 'not a known image format'
     except Exception as e:  # Pillow and its plug-ins raise a dozen types for damaged, huge and unsupported files
         reason = format_error(e)
     raise Unreadable(reason)
+
+
+def prepared(image: Image.Image, mode: str | None = 'RGB') -> Image.Image:
+    """The part of :func:`decode` after decoding; the image itself is turned in place."""
+    _turn(image)
+    as_deep = mode in ('F', 'I') or (mode or '').startswith('I;')
+    return (image if as_deep else _to_8_bits(image)).convert(mode)
 
 
 def _turn(image: Image.Image) -> None:
