@@ -62,6 +62,17 @@ def measure(
     return rows
 
 
+def synsets(count: int) -> list[str]:
+    """Names of ImageNet's classes, if it or a subset of it has as many."""
+    subset = infer_imagenet_subset(dict(num_classes=count))
+    return ImageNetInfo(subset).label_names() if subset else []
+
+
+def are_synsets(names: classes.Names | None, count: int) -> bool:
+    """Whether all classes of a data set are named after ImageNet's."""
+    return names is not None and set(names) <= set(synsets(count))
+
+
 class Stopwatch:
     """A model that notes how long it takes; the first batch, which warms up, counts only if there is no other.
 
@@ -110,10 +121,8 @@ def _open(args: argparse.Namespace, model: nn.Module, channels: int, content: di
     dataset = datasets.open_dataset(args, args.split, channels, num_samples=args.num_samples, names=names)
     own = classes.names_of(dataset)
     if names is None and own is not None and not args.class_map:
-        subset = infer_imagenet_subset(dict(num_classes=count))
-        synsets = ImageNetInfo(subset).label_names() if subset else []
-        if set(own) <= set(synsets):
-            classes.number_by(dataset, synsets, args.split)
+        if are_synsets(own, count):
+            classes.number_by(dataset, synsets(count), args.split)
         elif len(own) < count:
             dataset.notes.append(f'the data has {len(own)} classes, the model {count}: they are numbered from 0 in the '
                                  f'order of their names; --class-map gives them other numbers')

@@ -1,4 +1,5 @@
 """One list of class names numbers every split by name."""
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -25,8 +26,6 @@ def test_names_of_every_kind_of_data_set():
     assert classes.names_of(SimpleNamespace(reader=SimpleNamespace(class_to_idx=dict(b=3, a=1, c=1)))) == [
         None, 'a', None, 'b']
     assert classes.names_of(SimpleNamespace()) is None
-    digits = datasets.open_dataset(options_with(dataset='digits'), 'train', channels=1)
-    assert classes.names_of(digits) == list('0123456789') and classes.fingerprint(digits) == [1437, None]
 
 
 def test_the_same_names_in_another_order_are_mapped():
@@ -67,30 +66,40 @@ def test_a_run_that_goes_on_keeps_its_numbers():
     assert classes.resumed_names(['a', 'b'], ['b'], True) == [None, 'b']
 
 
-def test_fingerprints_tell_paths_and_classes_apart(pictures, tmp_path):
+def test_fingerprints_tell_paths_classes_and_contents_apart(pictures, tmp_path):
     def of(root):
         return classes.fingerprint(datasets.open_dataset(options_with(data_dir=str(root)), 'train', channels=3))
 
+    def refused(before, now, words):
+        with pytest.raises(ZooError, match=f'train: these are not the data of the checkpoint, but {words}.*--new-data'):
+            classes.check_fingerprints(dict(train=before), dict(train=now, validation=None), False)
+        classes.check_fingerprints(dict(train=before), dict(train=now), True)
+
     for name in ('blue', 'green'):
-        (tmp_path / 'train' / name).mkdir(parents=True)
-        for path in (pictures / 'train' / name).iterdir():
-            (tmp_path / 'train' / name / path.name).symlink_to(path)
-    before = of(tmp_path)
+        shutil.copytree(pictures / 'train' / name, tmp_path / 'train' / name)
+    before, blue, green = of(tmp_path), tmp_path / 'train' / 'blue', tmp_path / 'train' / 'green'
     assert before == of(tmp_path / 'train') and before[0] == 48  # wherever it lies
-    (tmp_path / 'train' / 'blue' / '3.png').rename(tmp_path / 'train' / 'blue' / 'x.png')
-    other = of(tmp_path)
-    assert other[0] == 48 and other[1] != before[1]
-    now = dict(train=other, validation=None)
-    with pytest.raises(ZooError, match='train: these are not the data.*but other files than those 48.*--new-data'):
-        classes.check_fingerprints(dict(train=before), now, False)
-    with pytest.raises(ZooError, match='but 48 images, not 47'):
-        classes.check_fingerprints(dict(train=[47, '']), now, False)
-    for known in (None, {}, dict(train=None), dict(train=other, validation=[3, None])):
-        classes.check_fingerprints(known, now, False)
-    classes.check_fingerprints(dict(train=before), now, True)
+    assert before[2] == [path.stat().st_size for folder in (blue, green) for path in sorted(folder.iterdir())]
+    (blue / '3.png').write_bytes((blue / '3.png').read_bytes()[:1000])  # damaged now and then
+    classes.check_fingerprints(dict(train=before), dict(train=of(tmp_path)), False)
+    blue.rename(tmp_path / 'train' / 'x')
+    green.rename(blue)
+    (tmp_path / 'train' / 'x').rename(green)
+    refused(before, of(tmp_path), r'files of the same names with other content \(4\d of 48')
+    (blue / '3.png').rename(blue / 'x.png')
+    refused(before, other := of(tmp_path), 'other files than those 48')
+    refused([47, '', []], other, '48 images, not 47')
+    for known in (None, {}, dict(train=None), dict(train=other, validation=[3, None, []])):
+        classes.check_fingerprints(known, dict(train=other, validation=None), False)
 
 
 @pytest.mark.parametrize('names', ['ant', [1, 2], dict(a=1)])
 def test_a_damaged_list_of_names_is_refused(names):
     with pytest.raises(ZooError, match='`class_names` in the checkpoint is not a list of names'):
         classes.names_in(dict(class_names=names))
+
+
+@pytest.mark.parametrize('known', ['train', dict(train='3'), dict(train=[3, 4, []]), dict(train=[3])])
+def test_a_damaged_fingerprint_is_refused(known):
+    with pytest.raises(ZooError, match='`data_fingerprint` in the checkpoint is not one'):
+        classes.check_fingerprints(known, dict(train=[3, None, []]), False)

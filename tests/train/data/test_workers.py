@@ -9,7 +9,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from zoo.train import non_finite
-from zoo.train.data import workers
+from zoo.train.data import datasets, loaders, workers
+
+from .test_datasets import CONFIG, SHARED, options_with
 
 
 class Faulty(Dataset):
@@ -109,3 +111,13 @@ def test_a_connection_that_breaks_first_is_the_death_of_its_process(error):
         list(loader._watch(batches(), [process]))
     with pytest.raises(error, match='by peer'):  # of something else
         list(loader._watch(batches(), []))
+
+
+@pytest.mark.parametrize('no_prefetcher', [False, True])
+def test_all_loaders_are_watched(pictures, no_prefetcher):
+    args = options_with(data_dir=str(pictures), worker_timeout=7., no_prefetcher=no_prefetcher)
+    data = datasets.open_dataset(args, 'train', channels=3)
+    for loader in (loaders.train_loader(args, data, CONFIG, None, **SHARED),
+                   loaders.eval_loader(args, data, CONFIG, 8, **SHARED)):
+        inner = getattr(loader, 'loader', loader)
+        assert type(inner) is workers.WatchedLoader and inner.patience == 7

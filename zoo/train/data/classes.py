@@ -12,6 +12,7 @@ from ...utils.errors import ZooError
 from ...utils.text_tables import some
 
 Names = list[str | None]
+SAMPLE = 64  # files whose sizes are part of a fingerprint
 
 
 def names_of(dataset: Dataset) -> Names | None:
@@ -116,22 +117,28 @@ def resumed_names(before: Names | None, now: Names | None, new_data: bool) -> Na
 
 
 def fingerprint(dataset: Dataset) -> list[Any] | None:
-    """How many images a data set has and, of files, the SHA-256 of their sorted paths, classes included.
+    """By what a data set is known again.
 
     Returns:
-        Count and hexadecimal digest (None if there are no files); None for streams.
+        How many images it has; of files the SHA-256 of their sorted paths, classes included, and the sizes of a few,
+        evenly spread over these. None for streams.
     """
     if not hasattr(dataset, '__getitem__') or not hasattr(dataset, '__len__'):
         return None
-    entries = getattr(getattr(dataset, 'reader', None), 'entries', None)
-    if entries is None:
-        return [len(dataset), None]
-    lines = sorted(f'{path}\0{name}' for path, name in entries)
-    return [len(dataset), hashlib.sha256('\n'.join(lines).encode('utf-8', 'surrogateescape')).hexdigest()]
+    reader = getattr(dataset, 'reader', None)
+    if not hasattr(reader, 'entries'):
+        return [len(dataset), None, []]
+    lines = sorted((f'{path}\0{name}', place) for place, (path, name) in enumerate(reader.entries))
+    digest = hashlib.sha256('\n'.join(line for line, _ in lines).encode('utf-8', 'surrogateescape')).hexdigest()
+    count = min(SAMPLE, len(lines))
+    sample = [lines[i * len(lines) // count][1] for i in range(count)]
+    return [len(dataset), digest, [reader.size(place) for place in sample]]
 
 
 def check_fingerprints(before: Mapping[str, Any] | None, now: Mapping[str, Any], new_data: bool) -> None:
     """Refuse to go on with other images than those of a checkpoint.
+
+    A few files of other sizes may have been damaged and repaired.
 
     Args:
         before: :func:`fingerprint` by split, in the checkpoint.
@@ -142,11 +149,23 @@ def check_fingerprints(before: Mapping[str, Any] | None, now: Mapping[str, Any],
         ZooError: with what differs.
     """
     for split, own in now.items():
-        known = (before or {}).get(split)
-        if new_data or known is None or own is None or list(known) == own:
+        known = before.get(split) if isinstance(before, Mapping) else before
+        if new_data or known is None or own is None:
             continue
-        what = f'{own[0]} images, not {known[0]}' if own[0] != known[0] else (
-            f'other files than those {own[0]}, or in other classes')
+        match known:
+            case [int() as count, (str() | None) as digest, list() as sizes]:
+                count_now, digest_now, sizes_now = own
+            case _:
+                raise ZooError('`data_fingerprint` in the checkpoint is not one; it is damaged, use another')
+        changed = sum(a != b for a, b in zip(sizes, sizes_now))
+        if count != count_now:
+            what = f'{count_now} images, not {count}'
+        elif digest != digest_now:
+            what = f'other files than those {count}, or in other classes'
+        elif changed > len(sizes) // 4:
+            what = f'files of the same names with other content ({changed} of {len(sizes)} that were looked at)'
+        else:
+            continue
         raise ZooError(f'{split}: these are not the data of the checkpoint, but {what}; give its data with --data-dir, '
                        f'or --new-data to go on with these')
 

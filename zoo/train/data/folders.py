@@ -176,6 +176,11 @@ class FolderReader(_ByClass, ReaderImageFolder):
         self.notes = found.notes() + self.notes
         self.samples = [(os.path.join(root, path), self.class_to_idx[name]) for path, name in self.entries]
 
+    def size(self, index: int) -> int:
+        """Bytes of an image's file; -1 without one."""
+        path = self.samples[index][0]
+        return os.path.getsize(path) if os.path.isfile(path) else -1
+
 
 class TarReader(_ByClass, ReaderImageInTar):
     """timm's reader of a tar file, as :class:`FolderReader`."""
@@ -190,6 +195,10 @@ class TarReader(_ByClass, ReaderImageInTar):
         chosen = [seen[place] for place in self._sort_in([paths[place] for place in seen], known, class_map)]
         self.samples = self.samples[chosen]
         self.targets = np.array([self.class_to_idx[name] for _, name in self.entries])
+
+    def size(self, index: int) -> int:
+        """Bytes of an image's file."""
+        return self.samples[index][0].size
 
 
 @contextlib.contextmanager
