@@ -149,19 +149,23 @@ def test_a_full_disk_leaves_the_old_checkpoint(small, tmp_path):
     assert read(folder / 'last.pth.tar')['epoch'] == 0 and not list(folder.glob('.*'))
 
 
-def test_the_death_of_a_loading_process_is_told_with_a_fix(small, tmp_path):
+@pytest.mark.parametrize('number, words', [
+    (signal.SIGKILL, ['DataLoader worker', 'a data loading process has died', 'lower --workers']),
+    pytest.param(signal.SIGSTOP, ['have brought no batch for 2 s', 'raise --worker-timeout'], marks=pytest.mark.slow)])
+def test_the_end_of_a_loading_process_is_told_with_a_fix(small, tmp_path, number, words):
     def prepare():
         load = sampling.BatchedDataset.__getitem__
 
         def deadly(self, batch):
             if (batch.epoch, batch.number) == (1, 4):
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), number)
             return load(self, batch)
 
         sampling.BatchedDataset.__getitem__ = deadly
 
-    run = launch(['train', *small(workers=1, recovery_interval=1)], tmp_path / 'log', prepare=prepare)
-    assert_stopped(run, 'DataLoader worker', 'a data loading process has died', 'lower --workers', 'recovery-1-')
+    flags = small(workers=1, recovery_interval=1, worker_timeout=2)
+    run = launch(['train', *flags], tmp_path / 'log', prepare=prepare)
+    assert_stopped(run, *words, 'recovery-1-')
 
 
 def test_images_in_a_tar_file(zoo, small, pictures, tmp_path):

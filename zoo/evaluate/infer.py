@@ -18,6 +18,7 @@ from torch import nn
 from ..train import build, options
 from ..train.data import classes, decoding, folders
 from ..utils.errors import Unreadable, ZooError, format_error
+from ..utils.text_tables import printable
 from . import loading
 from .option_schema import VALIDATE
 
@@ -184,7 +185,7 @@ def labels_of(
                            f'name a line')
         return labels
     if names:
-        return classes.padded(names, model.num_classes)
+        return [name and printable(name) for name in classes.padded(names, model.num_classes)]
     cfg = getattr(model, 'pretrained_cfg', None) or {}
     names = cfg.get('label_names') or ()
     if len(names) == model.num_classes:

@@ -18,6 +18,11 @@ def aligned(lines: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[s
     ).rstrip() for line in lines]
 
 
+def printable(text: str) -> str:
+    """A name from outside, such as a folder's, in which nothing can break a line, a terminal or its encoding."""
+    return ''.join(letter if letter.isprintable() else '?' for letter in text)
+
+
 def some(words: Sequence[str], count: int = 5) -> str:
-    """The first words of a list, and how many more there are."""
-    return ', '.join(words[:count]) + (f' and {len(words) - count} more' if len(words) > count else '')
+    """The first words of a list, printable, and how many more there are."""
+    return printable(', '.join(words[:count])) + (f' and {len(words) - count} more' if len(words) > count else '')

@@ -1,13 +1,16 @@
 """What counts as an image and as a class in folders and tar files."""
 import os
 import tarfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from zoo.evaluate import infer
+from zoo.train.data import classes as class_names
 from zoo.train.data import datasets, folders
+from zoo.utils import text_tables
 from zoo.utils.errors import ZooError
 
 from .test_datasets import options_with
@@ -151,3 +154,10 @@ def test_whatever_pillow_raises_is_named_or_replaced(put):
     for index, reason in ((1, 'bomb'), (2, 'Unimplemented')):
         with pytest.raises(ZooError, match=f'{dataset.filename(index)} cannot be read .*{reason}.*--skip-corrupt'):
             dataset[index]
+
+
+def test_names_that_no_terminal_takes_do_not_stop_a_note(put):
+    root = put('ant\n\x1b[2J/1.png', os.fsdecode(b'caf\xe9/1.png'), 'bee/1.png')
+    names = class_names.names_of(opened(root))
+    assert text_tables.some(names) == 'ant??[2J, bee, caf?'
+    assert infer.labels_of(SimpleNamespace(num_classes=4), names=names) == ['ant??[2J', 'bee', 'caf?', None]

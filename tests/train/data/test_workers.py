@@ -121,3 +121,16 @@ def test_all_loaders_are_watched(pictures, no_prefetcher):
                    loaders.eval_loader(args, data, CONFIG, 8, **SHARED)):
         inner = getattr(loader, 'loader', loader)
         assert type(inner) is workers.WatchedLoader and inner.patience == 7
+
+
+@pytest.mark.slow
+def test_a_process_that_is_stopped_after_its_last_batch_does_not_stay():
+    before = multiprocessing.active_children()
+    seen = []
+    for batch in workers.watch(DataLoader(Faulty(int), num_workers=1), 0.):
+        seen.append(int(batch[0, 0]))
+        if len(seen) == 6:
+            process, = [process for process in multiprocessing.active_children() if process not in before]
+            os.kill(process.pid, signal.SIGSTOP)
+    process.join(5)
+    assert seen == list(range(6)) and process.exitcode == -signal.SIGKILL

@@ -3,7 +3,7 @@ import multiprocessing
 import re
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from torch.utils.data import DataLoader
@@ -45,6 +45,7 @@ class WatchedLoader(DataLoader):
                     watchdog.batch += 1
                     batch = next(batches)
                 except StopIteration:
+                    _end(process for process in processes if process.is_alive())
                     return
                 except (RuntimeError, OSError, EOFError) as e:
                     told = watchdog.told() or explained(e)
@@ -60,8 +61,7 @@ class WatchedLoader(DataLoader):
 class _Watchdog(threading.Thread):
     """Ends loading processes that bring no batch in time.
 
-    For good: a stopped process hears of nothing else, and Python would wait for it at the end. The time is counted in
-    wakings, so that none passes while the whole program is stopped (Ctrl-Z).
+    The time is counted in wakings, so that none passes while the whole program is stopped (Ctrl-Z).
     """
 
     wakings = 10
@@ -87,8 +87,7 @@ class _Watchdog(threading.Thread):
             seen, count = self.batch, count + 1 if self.batch == seen and seen % 2 else 0
             if count >= self.wakings:
                 self.fired = True
-                for process in self.processes:
-                    process.kill()
+                _end(self.processes)
                 return
 
     def told(self) -> LoadingFailed | None:
@@ -135,3 +134,9 @@ def _of_ended(processes: Sequence[Any]) -> LoadingFailed | None:
                     f'DataLoader worker (pid {process.pid}) {how}: a data loading process has died, {MEMORY}')
         time.sleep(0.02)
     return None
+
+
+def _end(processes: Iterable[Any]) -> None:
+    """Kill processes: one that is stopped hears of nothing else, and Python would wait for it at the end."""
+    for process in processes:
+        process.kill()
