@@ -79,19 +79,19 @@ def test_an_error_within_a_process_is_not_its_death(happens, kind):
 
 def test_a_stopped_process_is_told_in_time_and_does_not_stay():
     begin, before = time.monotonic(), multiprocessing.active_children()
-    told = read(stop, patience=0.5)
-    assert 'have brought no batch for 0.5 s' in str(told) and '--worker-timeout' in str(told)
-    assert 0.5 <= time.monotonic() - begin < 30
+    told = read(stop, patience=0.3)
+    assert 'have brought no batch for 0.3 s' in str(told) and '--worker-timeout' in str(told)
+    assert 0.3 <= time.monotonic() - begin < 30
     assert multiprocessing.active_children() == before
 
 
 def test_waiting_for_a_batch_and_working_on_one_are_different_things():
-    loader = workers.watch(DataLoader(Faulty(int), num_workers=1), 0.4)
+    loader = workers.watch(DataLoader(Faulty(int), num_workers=1), 0.3)
     seen = []
     for batch in loader:
         seen.append(int(batch[0, 0]))
         if len(seen) == 2:
-            time.sleep(0.7)
+            time.sleep(0.4)
     assert seen == list(range(6)) and len(loader) == 6
     assert read(int) == seen
     assert [int(batch[0, 0]) for batch in workers.watch(DataLoader(Faulty(int)), 0.1)] == seen  # without processes
