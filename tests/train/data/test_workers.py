@@ -62,8 +62,9 @@ def read(happens, patience=0.):
 
 
 @pytest.mark.parametrize('happens, words', [
-    (kill, ['DataLoader worker (pid', 'a data loading process has died', 'lower --workers']),
-    (leave, ['exited unexpectedly', 'a data loading process has died'])], ids=['killed', 'ended'])
+    (kill, ['DataLoader worker (pid', 'is killed by signal: Killed: a data loading process has died', '--workers']),
+    (leave, ['exited unexpectedly with exit code 3: a data loading process has ended', '--workers 0'])],
+    ids=['killed', 'ended'])
 def test_a_process_that_ends_is_told(happens, words):
     told = read(happens)
     assert isinstance(told, workers.LoadingFailed) and all(word in str(told) for word in words), told
@@ -107,7 +108,7 @@ def test_a_connection_that_breaks_first_is_the_death_of_its_process(error):
         raise error('Connection reset by peer')
 
     loader = workers.watch(DataLoader([0]), 0.)
-    with pytest.raises(workers.LoadingFailed, match=rf'worker \(pid {process.pid}\) is killed by signal 9: .*has died'):
+    with pytest.raises(workers.LoadingFailed, match=rf'\(pid {process.pid}\) is killed by signal: Killed: .*has died'):
         list(loader._watch(batches(), [process]))
     with pytest.raises(error, match='by peer'):  # of something else
         list(loader._watch(batches(), []))

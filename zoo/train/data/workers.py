@@ -1,6 +1,7 @@
 """Loading processes that are killed, end or stop: told in a line, whatever it is that torch notices first."""
 import multiprocessing
 import re
+import signal
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,9 +11,12 @@ from torch.utils.data import DataLoader
 
 from ...utils.errors import ZooError, format_error
 
-MEMORY = 'most often for lack of memory; lower --workers (in a container, raise its shared memory)'
+DIED = ('a data loading process has died, most often for lack of memory; lower --workers (in a container, raise its '
+        'shared memory)')
+ENDED_ITSELF = 'a data loading process has ended, for a reason that --workers 0 may show'
 # What torch says of a process of its own, and of an error within one
-ENDED = re.compile(r'DataLoader worker \(pid.*?\) (is killed by signal|exited unexpectedly)')
+KILLED = 'is killed by signal'
+ENDED = re.compile(rf'DataLoader worker \(pid.*?\) ({KILLED}|exited unexpectedly)')
 WITHIN = 'in DataLoader worker process'
 NOTICE_SECONDS = 2  # a connection breaks before the process that held it has ended
 
@@ -48,9 +52,9 @@ class WatchedLoader(DataLoader):
                     _end(process for process in processes if process.is_alive())
                     return
                 except (RuntimeError, OSError, EOFError) as e:
-                    told = watchdog.told() or explained(e)
-                    if told is None and not isinstance(e, RuntimeError) and WITHIN not in str(e):
-                        told = _of_ended(processes)
+                    told = watchdog.told()
+                    if told is None and (explained(e) or not isinstance(e, RuntimeError) and WITHIN not in str(e)):
+                        told = _of_ended(processes) or explained(e)
                     if told is None:
                         raise
                     raise told from e
@@ -83,7 +87,7 @@ class _Watchdog(threading.Thread):
 
     def run(self) -> None:
         seen, count = 0, 0
-        while not self.done.wait(self.patience / self.wakings):
+        while not self.done.wait(min(self.patience / self.wakings, threading.TIMEOUT_MAX)):
             seen, count = self.batch, count + 1 if self.batch == seen and seen % 2 else 0
             if count >= self.wakings:
                 self.fired = True
@@ -118,20 +122,22 @@ def explained(error: BaseException) -> LoadingFailed | None:
     if isinstance(error, LoadingFailed):
         return error
     found = ENDED.match(format_error(error)) if isinstance(error, RuntimeError) else None
-    return found and LoadingFailed(
-        f'{format_error(error)[:200].rstrip(". ")}: a data loading process has died, {MEMORY}')
+    if found is None:
+        return None
+    what = DIED if found[1] == KILLED else ENDED_ITSELF
+    return LoadingFailed(f'{format_error(error).partition(". ")[0].rstrip(".")}: {what}')
 
 
 def _of_ended(processes: Sequence[Any]) -> LoadingFailed | None:
-    """The same of a broken connection, if one of the processes has ended meanwhile."""
+    """The same, by how a process has ended; after a broken connection, it may be about to."""
     deadline = time.monotonic() + NOTICE_SECONDS
     while processes and time.monotonic() < deadline:
         for process in processes:
-            if process.exitcode:
-                how = f'is killed by signal {-process.exitcode}' if process.exitcode < 0 else (
-                    f'exited with code {process.exitcode}')
-                return LoadingFailed(
-                    f'DataLoader worker (pid {process.pid}) {how}: a data loading process has died, {MEMORY}')
+            name, code = f'DataLoader worker (pid {process.pid})', process.exitcode
+            if code and code < 0:
+                return LoadingFailed(f'{name} {KILLED}: {signal.strsignal(-code)}: {DIED}')
+            if code:
+                return LoadingFailed(f'{name} exited unexpectedly with exit code {code}: {ENDED_ITSELF}')
         time.sleep(0.02)
     return None
 
