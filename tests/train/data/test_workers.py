@@ -83,6 +83,8 @@ def test_a_stopped_process_is_told_in_time_and_does_not_stay():
     told = read(stop, patience=0.3)
     assert 'have brought no batch for 0.3 s' in str(told) and '--worker-timeout' in str(told)
     assert 0.3 <= time.monotonic() - begin < 30
+    for process in multiprocessing.active_children():
+        process.join(0 if process in before else 10)
     assert multiprocessing.active_children() == before
 
 
