@@ -3,6 +3,7 @@ import multiprocessing
 import os
 import signal
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -88,16 +89,23 @@ def test_a_stopped_process_is_told_in_time_and_does_not_stay():
     assert multiprocessing.active_children() == before
 
 
-def test_waiting_for_a_batch_and_working_on_one_are_different_things():
-    loader = workers.watch(DataLoader(Faulty(int), num_workers=1), 0.3)
-    seen = []
-    for batch in loader:
-        seen.append(int(batch[0, 0]))
-        if len(seen) == 2:
-            time.sleep(0.4)
-    assert seen == list(range(6)) and len(loader) == 6
-    assert read(int) == seen
-    assert [int(batch[0, 0]) for batch in workers.watch(DataLoader(Faulty(int)), 0.1)] == seen  # without processes
+def test_only_waiting_for_a_batch_counts():
+    ended = []
+    watchdog = workers._Watchdog([SimpleNamespace(kill=lambda: ended.append(1))], 0.1)
+    with watchdog:
+        watchdog.batch = 2  # the second has come, and is worked on
+        time.sleep(0.3)
+        assert not watchdog.fired and watchdog.told() is None
+        watchdog.batch = 3
+        watchdog.join(30)
+    assert watchdog.fired and ended == [1] and 'no batch for 0.1 s' in str(watchdog.told())
+
+
+def test_what_a_healthy_loader_brings():
+    seen = list(range(6))
+    assert read(int, patience=60) == read(int) == seen
+    loader = workers.watch(DataLoader(Faulty(int)), 0.01)  # there is nobody to wait for
+    assert [int(batch[0, 0]) for batch in loader] == seen and len(loader) == 6
 
 
 @pytest.mark.parametrize('error', [ConnectionResetError, EOFError, ConnectionRefusedError])
