@@ -91,7 +91,7 @@ def test_a_stopped_process_is_told_in_time_and_does_not_stay():
 
 def test_only_waiting_for_a_batch_counts():
     ended = []
-    watchdog = workers._Watchdog([SimpleNamespace(kill=lambda: ended.append(1))], 0.1)
+    watchdog = workers._Watchdog([SimpleNamespace(kill=lambda: ended.append(1), join=ended.append)], 0.1)
     with watchdog:
         watchdog.batch = 2  # the second has come, and is worked on
         time.sleep(0.3)

@@ -1,4 +1,5 @@
 """Loading processes that are killed, end or stop: told in a line, whatever it is that torch notices first."""
+import contextlib
 import multiprocessing
 import re
 import signal
@@ -95,9 +96,15 @@ class _Watchdog(threading.Thread):
                 return
 
     def told(self) -> LoadingFailed | None:
+        """What to say once it has ended them, and they are gone."""
+        if not self.fired:
+            return None
+        for process in self.processes:
+            with contextlib.suppress(RuntimeError):  # torch's handler of their signals would raise it later
+                process.join(NOTICE_SECONDS)
         return LoadingFailed(
             f'the data loading processes have brought no batch for {self.patience:g} s: they are stopped, or wait for '
-            f'the storage of the data; look there, or raise --worker-timeout') if self.fired else None
+            f'the storage of the data; look there, or raise --worker-timeout')
 
 
 def watch(loader: Any, patience: float) -> Any:
