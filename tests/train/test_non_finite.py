@@ -7,7 +7,6 @@ import shutil
 import signal
 import sys
 import tarfile
-from multiprocessing import connection
 
 import pytest
 import torch
@@ -129,18 +128,6 @@ def test_averages_that_are_no_numbers_are_not_kept(zoo, small, tmp_path):
     assert not (tmp_path / 'out').exists()
 
 
-def test_a_broken_connection_to_a_loading_process_is_its_death():
-    ours, theirs = connection.Pipe()
-    theirs.close()
-    with pytest.raises(ConnectionError) as broken:
-        ours.send(1)
-    told = non_finite.explained(broken.value, 'resume')
-    assert str(told).startswith('DataLoader worker: ') and 'has died' in str(told) and str(told).endswith('; resume')
-    with pytest.raises(ConnectionError) as network:
-        raise ConnectionResetError('of a download')
-    assert non_finite.explained(network.value, 'resume') is None
-
-
 @pytest.fixture
 def damaged(pictures, tmp_path):
     """The pictures, one of them cut off in the middle, and its name."""
@@ -200,19 +187,23 @@ def test_a_full_disk_leaves_the_old_checkpoint(small, tmp_path):
     assert read(folder / 'last.pth.tar')['epoch'] == 0 and not list(folder.glob('.*'))
 
 
-def test_the_death_of_a_loading_process_is_told_with_a_fix(small, tmp_path):
+@pytest.mark.parametrize('number, words', [
+    (signal.SIGKILL, ['DataLoader worker', 'a data loading process has died', 'lower --workers']),
+    pytest.param(signal.SIGSTOP, ['have brought no batch for 2 s', 'raise --worker-timeout'], marks=pytest.mark.slow)])
+def test_the_end_of_a_loading_process_is_told_with_a_fix(small, tmp_path, number, words):
     def prepare():
         load = sampling.BatchedDataset.__getitem__
 
         def deadly(self, batch):
             if (batch.epoch, batch.number) == (1, 4):
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), number)
             return load(self, batch)
 
         sampling.BatchedDataset.__getitem__ = deadly
 
-    run = launch(['train', *small(workers=1, recovery_interval=1)], tmp_path / 'log', prepare=prepare)
-    assert_stopped(run, 'DataLoader worker', 'a data loading process has died', 'lower --workers', 'recovery-1-')
+    flags = small(workers=1, recovery_interval=1, worker_timeout=2)
+    run = launch(['train', *flags], tmp_path / 'log', prepare=prepare)
+    assert_stopped(run, *words, 'recovery-1-')
 
 
 def test_images_in_a_tar_file(zoo, small, pictures, tmp_path):

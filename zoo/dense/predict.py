@@ -3,14 +3,15 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
+from ..train.data.decoding import decode
 from ..train.options import config_path
-from ..utils.errors import ZooError, format_error
+from ..utils.errors import Unreadable, ZooError
 from .launch import read_config
 
 FORMATS = ('.png', '.jpg', '.jpeg', '.webp')
@@ -42,13 +43,13 @@ def predict(
     if not Path(checkpoint).is_file():
         raise ZooError(f'no checkpoint {checkpoint}')
     try:
-        pixels = pil_to_tensor(ImageOps.exif_transpose(Image.open(image)).convert('RGB'))  # turned as mmcv turns it
-    except (OSError, UnidentifiedImageError) as e:
-        raise ZooError(f'{image} cannot be read as an image: {format_error(e)}') from None
+        pixels = pil_to_tensor(decode(image))
+    except Unreadable as e:
+        raise ZooError(f'{image} cannot be read as an image: {e}') from None
     cfg = read_config(config, _kind(config), trust_checkpoints=trust_checkpoints)
     cfg.model.backbone.pretrained = False  # all weights are in the checkpoint
     find = _segments if cfg.default_scope == 'mmseg' else _objects
-    found, picture = find(cfg, str(checkpoint), str(image), pixels, score, device)
+    found, picture = find(cfg, str(checkpoint), pixels, score, device)
     to_pil_image(picture).save(output)
     return found
 
@@ -63,10 +64,10 @@ def _kind(config: str) -> str:
 
 
 def _objects(
-        cfg: Any, checkpoint: str, image: str, pixels: Tensor, score: float, device: str) -> tuple[Counter, Tensor]:
+        cfg: Any, checkpoint: str, pixels: Tensor, score: float, device: str) -> tuple[Counter, Tensor]:
     from mmdet.apis import inference_detector, init_detector
     model = init_detector(cfg, checkpoint, device=device)
-    found = inference_detector(model, image).pred_instances.cpu()
+    found = inference_detector(model, _bgr(pixels)).pred_instances.cpu()
     found = found[found.scores >= score]
     names = [model.dataset_meta['classes'][label] for label in found.labels.tolist()]
     if not names:
@@ -80,16 +81,21 @@ def _objects(
 
 
 def _segments(
-        cfg: Any, checkpoint: str, image: str, pixels: Tensor, score: float, device: str) -> tuple[Counter, Tensor]:
+        cfg: Any, checkpoint: str, pixels: Tensor, score: float, device: str) -> tuple[Counter, Tensor]:
     from mmseg.apis import inference_model, init_model
     model = init_model(cfg, checkpoint, device=device)
-    labels = inference_model(model, image).pred_sem_seg.data[0].cpu()
+    labels = inference_model(model, _bgr(pixels)).pred_sem_seg.data[0].cpu()
     classes, counts = labels.unique(return_counts=True)
     palette = _palette(model.dataset_meta)
     masks = labels == classes[:, None, None]
     picture = draw_segmentation_masks(pixels, masks, alpha=0.6, colors=[palette[label] for label in classes.tolist()])
     names = [model.dataset_meta['classes'][label] for label in classes.tolist()]
     return Counter(dict(zip(names, counts.tolist()))), picture
+
+
+def _bgr(pixels: Tensor) -> np.ndarray:
+    """An image ``[3, H, W]`` as mmcv reads it from a file."""
+    return np.ascontiguousarray(pixels.flip(0).permute(1, 2, 0).numpy())
 
 
 def _palette(meta: dict[str, Any]) -> list[tuple[int, ...]]:

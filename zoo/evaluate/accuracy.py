@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timm.data import RealLabelsImagenet
+from timm.data import ImageNetInfo, RealLabelsImagenet, infer_imagenet_subset
 from timm.layers import apply_test_time_pool
 from timm.utils import check_batch_size_retry, decay_batch_step, reparameterize_model
 from torch import Tensor, nn
 
 from ..train import build, engine, report
-from ..train.data import datasets, loaders
+from ..train.data import classes, datasets, loaders, workers
 from ..utils.errors import NotFinite, ZooError
 from .loading import build_model
 
@@ -47,9 +47,9 @@ def measure(
     layout = torch.channels_last if args.channels_last else torch.preserve_format
     model.to(ctx.device, build.dtype_of(args), memory_format=layout)
     build.check_forward(model, config, build.DeviceContext(ctx.device), build.dtype_of(args))
-    dataset = datasets.open_dataset(args, args.split, config['input_size'][0], num_samples=args.num_samples)
-    if not args.valid_labels:
-        datasets.check_classes(dataset, getattr(model, 'num_classes', args.num_classes))
+    dataset = _open(args, model, config['input_size'][0], content if own else None)
+    for note in dataset.notes if ctx.primary else ():
+        print(f'note: {note}', flush=True)
     if args.torchcompile:
         model = torch.compile(model, backend=args.torchcompile, mode=args.torchcompile_mode)
     rows = []
@@ -61,6 +61,17 @@ def measure(
         best = max(rows, key=lambda row: row['top1'])
         print(f'{args.model}  best crop {best["crop_pct"]:g}: top-1 {best["top1"]:.2f} %', flush=True)
     return rows
+
+
+def synsets(count: int) -> list[str]:
+    """Names of ImageNet's classes, if it or a subset of it has as many."""
+    subset = infer_imagenet_subset(dict(num_classes=count))
+    return ImageNetInfo(subset).label_names() if subset else []
+
+
+def are_synsets(names: classes.Names | None, count: int) -> bool:
+    """Whether all classes of a data set are named after ImageNet's."""
+    return names is not None and set(names) <= set(synsets(count))
 
 
 class Stopwatch:
@@ -102,6 +113,24 @@ class Stopwatch:
         return event
 
 
+def _open(args: argparse.Namespace, model: nn.Module, channels: int, content: dict | None) -> Any:
+    """The data set, its classes numbered as the model's outputs are: by the names in the checkpoint that ``train``
+    wrote, or by ImageNet's where all folders are named after its synsets."""
+    if args.valid_labels:  # numbers of the data's own classes among these
+        return datasets.open_dataset(args, args.split, channels, num_samples=args.num_samples)
+    names, count = classes.names_in(content), getattr(model, 'num_classes', args.num_classes)
+    dataset = datasets.open_dataset(args, args.split, channels, num_samples=args.num_samples, names=names)
+    own = classes.names_of(dataset)
+    if names is None and own is not None and not args.class_map:
+        if are_synsets(own, count):
+            classes.number_by(dataset, synsets(count), args.split)
+        elif len(own) < count:
+            dataset.notes.append(f'the data has {len(own)} classes, the model {count}: they are numbered from 0 in the '
+                                 f'order of their names; --class-map gives them other numbers')
+    datasets.check_classes(dataset, count)
+    return dataset
+
+
 def _measure_crop(
         args: argparse.Namespace, ctx: build.DeviceContext, model: nn.Module, dataset: Any, config: dict[str, Any],
         parameters: int) -> dict[str, Any]:
@@ -138,6 +167,8 @@ def _evaluate(
                 watch, batches, engine.BatchMover.of(args, ctx), limit, partial(_advance, progress, ctx), head)
             break
         except RuntimeError as e:
+            if told := workers.explained(e):
+                raise told from e
             smaller = decay_batch_step(batch_size)
             if not args.retry or not check_batch_size_retry(str(e)) or not smaller:
                 raise

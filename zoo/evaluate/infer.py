@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset
 from torch import nn
 
 from ..train import build, options
+from ..train.data import classes, decoding, folders
 from ..utils import web
-from ..utils.errors import ZooError, format_error
+from ..utils.errors import Unreadable, ZooError, format_error, printable
 from . import loading
 from .option_schema import VALIDATE
 
@@ -47,7 +48,7 @@ def infer(argv: Sequence[str]) -> list[dict[str, Any]]:
     model = loading.build_model(args, content, own)
     if not model.num_classes:
         raise ZooError(f'{args.model} has no classifier; its features have no classes')
-    labels = labels_of(model, given.labels)
+    labels = labels_of(model, given.labels, classes.names_in(content) if own else None)
     config = build.data_config_of(args, model, test_size=not own)
     device = build.init_distributed(given.device).device
     found = []
@@ -69,9 +70,6 @@ def find_pictures(words: Sequence[str]) -> list[str]:
     Raises:
         ZooError: no such file, or a folder without pictures.
     """
-    Image.init()
-    endings = {ending for ending, kind in Image.registered_extensions().items()
-               if kind in Image.OPEN and Image.MIME.get(kind, '').startswith('image/')}
     places = []
     for word in words:
         path = Path(word)
@@ -80,10 +78,12 @@ def find_pictures(words: Sequence[str]) -> list[str]:
         elif not path.is_dir():
             raise ZooError(f'no picture or folder {word}')
         else:
-            inside = sorted(str(file) for file in path.rglob('*') if file.suffix.lower() in endings and file.is_file())
-            if not inside:
-                raise ZooError(f'no pictures in {word}')
-            places += inside
+            found = folders.scan(path)
+            if not found.images:
+                raise ZooError('; '.join([f'no pictures in {word}', *found.notes()]))
+            for line in found.refusals():
+                print(f'note: {word}: {line}', file=sys.stderr, flush=True)
+            places += sorted(str(path / name) for name in found.images)
     return places
 
 
@@ -130,13 +130,9 @@ def open_picture(place: str, mode: str = 'RGB') -> Image.Image:
     """
     source = download(place) if _is_address(place) else place
     try:
-        with Image.open(source) as image:
-            return ImageOps.exif_transpose(image).convert(mode)
-    except UnidentifiedImageError:
-        reason = 'not a known image format'
-    except Exception as e:  # Pillow raises a dozen types for damaged files
-        reason = format_error(e)
-    raise ZooError(f'{_named(place)} cannot be read as a picture ({reason})')
+        return decoding.decode(source, mode)
+    except Unreadable as e:
+        raise ZooError(f'{_named(place)} cannot be read as a picture ({e})') from None
 
 
 def download(address: str) -> io.BytesIO:
@@ -163,12 +159,15 @@ def download(address: str) -> io.BytesIO:
         raise ZooError(f'{place} cannot be fetched ({web.reason(e)})') from None
 
 
-def labels_of(model: nn.Module, file: str | None = None) -> list[str] | None:
-    """Names of a model's classes: those of a file, of its pretrained cfg, or ImageNet's if it has as many classes.
+def labels_of(
+        model: nn.Module, file: str | None = None, names: classes.Names | None = None) -> Sequence[str | None] | None:
+    """Names of a model's classes: those of a file, of its training data, of its pretrained cfg, or ImageNet's if it
+    has as many classes.
 
     Args:
         model: Classifier.
         file: Text with one name per line.
+        names: In its checkpoint.
 
     Returns:
         None if they are not known.
@@ -185,6 +184,8 @@ def labels_of(model: nn.Module, file: str | None = None) -> list[str] | None:
             raise ZooError(f'--labels {file} has {len(labels)} lines, the model {model.num_classes} classes; give a '
                            f'name a line')
         return labels
+    if names:
+        return [name and printable(name) for name in classes.padded(names, model.num_classes)]
     cfg = getattr(model, 'pretrained_cfg', None) or {}
     names = cfg.get('label_names') or ()
     if len(names) == model.num_classes:
@@ -201,8 +202,8 @@ def parser() -> options.Parser:
     parser.add_argument('images', nargs='+', metavar='IMAGE|FOLDER|URL')
     parser.add_argument('--checkpoint', help='file with the weights; by default the published ones')
     parser.add_argument('--topk', type=_count, default=5, metavar='K', help='classes a picture (default: 5)')
-    parser.add_argument('--labels', metavar='FILE', help="text file, a class name a line; default: ImageNet's if the "
-                                                        "model has as many classes")
+    parser.add_argument('--labels', metavar='FILE', help="text file, a class name a line; default: those that the "
+                                                        "checkpoint brings, or ImageNet's for as many classes")
     parser.add_argument('--num-classes', type=_count, metavar='N', help='where a checkpoint does not tell')
     parser.add_argument('-b', '--batch-size', type=_count, default=32, metavar='N', help='pictures at once '
                                                                                         '(default: 32)')

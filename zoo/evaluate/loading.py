@@ -95,4 +95,6 @@ def _carried(content: dict[str, Any], source: str) -> dict[str, Any]:
         config, split=saved.val_split, num_samples=saved.val_num_samples,
         batch_size=saved.validation_batch_size or saved.batch_size,
         num_classes=content['num_classes'], model_kwargs=content['model_kwargs'], model=content['arch'])
+    if content.get('class_names') and not Path(saved.class_map or '').is_file():
+        carried.pop('class_map', None)  # the names say the same
     return carried

@@ -5,11 +5,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..train import build
-from ..train.data import datasets
+from ..train.data import classes, datasets
 from ..utils.errors import ZooError, did_you_mean
 from ..weights.fetch import fetchable
 from ..weights.sources import IMAGES, Source, load
-from . import batch_validate
+from . import accuracy, batch_validate
 
 CLASSES = 1000
 # Options that would measure something else than what was published
@@ -87,11 +87,12 @@ def _unmeasurable(row: Source) -> str:
 
 def _notes(dataset: Any) -> list[str]:
     """What makes figures on these data others than ImageNet's."""
-    classes = datasets.class_count(dataset)
+    names = classes.names_of(dataset)
     images = len(dataset) if hasattr(dataset, '__len__') else IMAGES
     notes = []
-    if classes not in (None, CLASSES):
-        notes.append(f"the data has {classes} classes, ImageNet-1k {CLASSES}: a --class-map gives them its indices")
+    if names and len(names) != CLASSES:
+        how = 'their names give' if accuracy.are_synsets(names, CLASSES) else 'a --class-map gives'
+        notes.append(f'the data has {len(names)} classes, ImageNet-1k {CLASSES}: {how} them its indices')
     if images != IMAGES:
         notes.append(f'{images} images, not the {IMAGES} of ImageNet-1k: the published accuracies are of those')
     return notes

@@ -1,16 +1,14 @@
 """What goes wrong while a run is under way: losses that are not numbers, loading processes that die."""
-import traceback
 from collections.abc import Iterable, Mapping
-from multiprocessing import connection
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..utils.errors import NotFinite, ZooError, format_error
+from ..utils.errors import NotFinite, ZooError
 from .build import DeviceContext
+from .data import workers
 
-WORKERS = 'DataLoader worker'  # how torch begins what it says about them
 REMEDY = 'lower --lr, clip with --clip-grad, or leave --amp out'
 
 
@@ -88,19 +86,5 @@ def explained(error: Exception, advice: str) -> ZooError | None:
         error: The error.
         advice: How to go on.
     """
-    if isinstance(error, NotFinite):
-        return NotFinite(f'{error}; {advice}')
-    died = ''
-    if isinstance(error, RuntimeError) and WORKERS in str(error):
-        line = format_error(error)
-        died = line[line.index(WORKERS):][:200]
-    elif isinstance(error, ConnectionError) and _of_a_pipe(error):  # torch has not yet seen the process's signal
-        died = f'{WORKERS}: {format_error(error)}'
-    return ZooError(
-        f'{died}: a data loading process has died, most often for lack of memory; lower --workers (in a container, '
-        f'raise its shared memory); {advice}') if died else None
-
-
-def _of_a_pipe(error: Exception) -> bool:
-    """Whether an error comes from the connection to another process of ours, not from the network."""
-    return any(frame.f_code.co_filename == connection.__file__ for frame, _ in traceback.walk_tb(error.__traceback__))
+    told = error if isinstance(error, NotFinite) else workers.explained(error)
+    return told and type(told)(f'{told}; {advice}')

@@ -69,6 +69,7 @@ COMMON = (
       choices=('float16', 'bfloat16')),
     row('model_dtype', str, None, 'precision of the weights themselves', choices=('float32', 'float16', 'bfloat16')),
     row('workers', int, 4, 'data loading processes', low=0, short=('-j',)),
+    row('worker_timeout', float, 600., 'not in timm: seconds to wait for a batch of these, 0 for ever', low=0),
     row('pin_mem', bool, False, 'pinned memory for faster copies to the GPU'),
     row('no_prefetcher', bool, False, 'normalise in the loading processes instead of on the device'),
     row('debug', bool, False, 'show tracebacks'),
@@ -89,6 +90,7 @@ TRAIN = COMMON + (
     row('initial_checkpoint', str, '', 'start from this file, which must fit the model exactly'),
     row('resume', str, '', "go on from this checkpoint in its folder; 'auto': the newest in output, if any"),
     row('no_resume_opt', bool, False, 'with resume: weights only, not the optimizer'),
+    row('new_data', bool, False, "not in timm, with resume: go on although classes or images are not the run's"),
     # --- model
     row('drop', float, 0., 'dropout before the classifier', low=0),
     row('drop_path', float, None, 'stochastic depth', low=0),

@@ -29,11 +29,12 @@ from . import (
     report,
     state,
 )
-from .data import datasets, loaders, sampling
+from .data import classes, datasets, loaders, sampling, workers
 from .option_schema import TRAIN
 from .task import make_task
 
-NOT_CARRIED = ('config', 'debug', 'resume', 'no_resume_opt', 'start_epoch', 'stop_epoch')  # of one call only
+# Options of one call only
+NOT_CARRIED = ('config', 'debug', 'resume', 'no_resume_opt', 'new_data', 'start_epoch', 'stop_epoch')
 CURVES_SECONDS = 30  # between two drawings
 
 
@@ -126,12 +127,16 @@ class Trainer:
         return build.make_optimizer(self.args, self.trained, lr)
 
     def _open_sets(self, channels: int) -> tuple[Any, Any]:
-        """The data to train on and to validate on."""
+        """The data to train on and to validate on, numbered by one list of class names."""
         args, ctx = self.args, self.ctx
         if args.dataset_download and not ctx.primary:
             torch.distributed.barrier()  # the first process downloads for all
         train_set = datasets.open_dataset(args, args.train_split, channels, True, args.train_num_samples)
-        val_set = datasets.open_dataset(args, args.val_split, channels, num_samples=args.val_num_samples)
+        self.names = classes.resumed_names(
+            classes.names_in(self.content), classes.names_of(train_set), args.new_data)
+        classes.number_by(train_set, self.names, args.train_split, mapped=bool(args.class_map))
+        val_set = datasets.open_dataset(
+            args, args.val_split, channels, num_samples=args.val_num_samples, names=self.names)
         if args.dataset_download and ctx.primary and ctx.distributed:
             torch.distributed.barrier()
         return train_set, val_set
@@ -141,6 +146,11 @@ class Trainer:
         shared = dict(device=ctx.device, distributed=ctx.distributed, img_dtype=build.dtype_of(args))
         train_set, val_set = self._open_sets(self.config['input_size'][0])
         datasets.check_classes(train_set, self.classes)
+        self.fingerprints = dict(train=classes.fingerprint(train_set), validation=classes.fingerprint(val_set))
+        if self.content:
+            classes.check_fingerprints(self.content.get('data_fingerprint'), self.fingerprints, args.new_data)
+        for note in [*train_set.notes, *val_set.notes]:
+            self.say(f'note: {note}')
         self.train_set, self.images = train_set, (len(train_set), len(val_set))
         self.train_batches = progressive_resizing.TrainBatches(
             args, self.config, lambda config: loaders.train_loader(args, train_set, config, mixup, **shared),
@@ -196,7 +206,7 @@ class Trainer:
                 raise Interrupted(self._farewell()) from None
             except (NotFinite, ConnectionError, *build.MISFITS) as e:
                 # Ctrl-C reaches loading processes and the other ranks too: what breaks then is part of it
-                if isinstance(e, (RuntimeError, ConnectionError)) and self.ctrl_c.asked:
+                if isinstance(e, (RuntimeError, ConnectionError, workers.LoadingFailed)) and self.ctrl_c.asked:
                     raise Interrupted(self._farewell()) from None
                 told = non_finite.explained(e, self._farewell())
                 if told is None and self.run.updates == self.taken_over:
@@ -270,8 +280,10 @@ class Trainer:
         """What it takes to rebuild model and preprocessing from a checkpoint alone."""
         return dict(
             arch=self.args.model, version=checkpoint.VERSION, args=self._recorded(),
-            data_config=options.plain(self.config), num_classes=self.classes, in_chans=self.config['input_size'][0],
-            model_kwargs=options.plain(self.args.model_kwargs), metric_name=self.args.eval_metric)
+            data_config=options.plain(self.config), num_classes=self.classes,
+            class_names=classes.padded(self.names, self.classes), data_fingerprint=self.fingerprints,
+            in_chans=self.config['input_size'][0], model_kwargs=options.plain(self.args.model_kwargs),
+            metric_name=self.args.eval_metric)
 
     def _open_folder(self) -> None:
         if self.ctx.primary:

@@ -1,6 +1,8 @@
 """Tables of plain text, for terminals."""
 from collections.abc import Sequence
 
+from .errors import printable
+
 
 def table(rows: Sequence[tuple[str, str]]) -> str:
     """Two columns with rules above and below."""
@@ -16,3 +18,8 @@ def aligned(lines: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[s
     return ['  '.join(
         cell.rjust(width) if i in right else cell.ljust(width) for i, (cell, width) in enumerate(zip(line, widths))
     ).rstrip() for line in lines]
+
+
+def some(words: Sequence[str], count: int = 5) -> str:
+    """The first words of a list, printable, and how many more there are."""
+    return printable(', '.join(words[:count])) + (f' and {len(words) - count} more' if len(words) > count else '')

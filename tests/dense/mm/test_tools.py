@@ -7,13 +7,17 @@ import pytest
 pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')
 
+import numpy as np
 import torch
 from PIL import Image
+from torchvision.transforms.functional import pil_to_tensor
 
 from zoo.cli import train_det, train_seg
 from zoo.cli.predict import main as predict
 from zoo.dense.launch import read_config
+from zoo.dense.predict import _bgr
 from zoo.dense.shapes import write_shapes
+from zoo.train.data.decoding import decode
 from zoo.utils.errors import ZooError
 
 DET, SEG = 'shapes_mask_rcnn_flatten_pvt_v2_b0', 'shapes_fpn_flatten_pvt_v2_b0'
@@ -132,3 +136,14 @@ def test_a_config_must_be_mmengines(tmp_path):
     (tmp_path / 'x.yaml').write_text('model: van_b0\n')
     with pytest.raises(ZooError, match='is not a config of mmengine: those end in .py'):
         read_config(str(tmp_path / 'x.yaml'), 'mmdet')
+
+
+def test_the_model_sees_what_is_drawn_on(tmp_path):
+    """Colours in the order that mmcv reads; deep images scaled, as everywhere."""
+    import mmcv
+
+    pixels = np.random.default_rng(0).integers(0, 255, (5, 7, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / 'a.png')
+    assert np.array_equal(_bgr(pil_to_tensor(decode(tmp_path / 'a.png'))), mmcv.imread(tmp_path / 'a.png'))
+    Image.fromarray(pixels[..., 0].astype(np.uint16) * 257).save(tmp_path / 'b.png')
+    assert np.array_equal(_bgr(pil_to_tensor(decode(tmp_path / 'b.png')))[..., 2], pixels[..., 0])

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from zoo.train import build, options
-from zoo.train.data import datasets, loaders
+from zoo.train.data import classes, datasets, loaders
 from zoo.train.option_schema import TRAIN
 from zoo.utils.errors import ZooError
 
@@ -27,6 +27,7 @@ def test_digits_are_split_the_same_way_every_time_and_in_proportion():
     assert np.array_equal(train.images, again.images) and train.labels == again.labels
     flat = {image.tobytes() for image in train.images}
     assert sum(image.tobytes() in flat for image in val.images) == 0
+    assert classes.names_of(train) == list('0123456789') and classes.fingerprint(train) == [1437, None, []]
     image, label = train[0]
     assert image.mode == 'L' and image.size == (8, 8) and label == train.labels[0]
 

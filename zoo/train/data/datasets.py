@@ -2,18 +2,23 @@
 import argparse
 import multiprocessing
 import os
+import pickle
 import struct
 import sys
-from collections.abc import Callable
+import tarfile
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
-from timm.data import ImageDataset, create_dataset
+from timm.data import ImageDataset, IterableImageDataset, create_dataset
+from timm.data.readers.class_map import load_class_map
 from torch.utils.data import Dataset, IterableDataset
 
 from ...utils.errors import Unreadable, ZooError, format_error, require_packages
+from . import classes, decoding, folders
 
 QUICKSTART, DIGITS = 'quickstart', 'digits'
 # Folder names that mean the same split
@@ -24,8 +29,8 @@ READERS = {
     'wds': ('webdataset', 'pip install "backbone-zoo[wds]"'), 'hfds': ('datasets', 'pip install "backbone-zoo[hfds]"'),
     'hfids': ('datasets', 'pip install "backbone-zoo[hfds]"'),
     'tfds': ('tensorflow_datasets', 'pip install tensorflow-datasets')}
-# What Pillow and the file system raise about a file; the last are its answers to headers that make no sense
-UNREADABLE = (OSError, SyntaxError, EOFError, ValueError, struct.error)
+# What a reader raises about a file that it cannot find or open, and decoding about its content
+UNREADABLE = (OSError, EOFError, ValueError, struct.error, tarfile.TarError)
 IN_A_ROW = 100  # so many files that cannot be read are no accident
 
 
@@ -49,14 +54,15 @@ class Digits(Dataset):
         images, labels = (parts[0], parts[2]) if train else (parts[1], parts[3])
         self.images = np.round(images * (255 / 16)).astype(np.uint8)
         self.labels = [int(label) for label in labels]
-        self.transform = transform
+        self.transform, self.target_transform = transform, None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
-        image = Image.fromarray(self.images[index])
-        return (image if self.transform is None else self.transform(image)), self.labels[index]
+        image, label = Image.fromarray(self.images[index]), self.labels[index]
+        return (image if self.transform is None else self.transform(image)), (
+            label if self.target_transform is None else self.target_transform(label))
 
 
 class ImageFiles(ImageDataset):
@@ -71,6 +77,8 @@ class ImageFiles(ImageDataset):
         return self
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
+        if index >= len(self):
+            raise IndexError(index)
         for place in range(index, index + (IN_A_ROW if self.skip else 1)):
             try:
                 image, target = self._read(place % len(self))
@@ -91,16 +99,30 @@ class ImageFiles(ImageDataset):
             self.process = os.getpid()
             _close_tars(self.reader)
         file, target, *_ = self.reader[index]
-        image = Image.open(file)
-        image = image.convert(self.input_img_mode) if self.input_img_mode else image
-        image.load()
-        return image, -1 if target is None else target
+        with file:
+            image = decoding.decode(file, self.input_img_mode)
+        return image, -1 if target is None else target if self.target_transform is None else (
+            self.target_transform(target))
 
     def _name(self, index: int) -> str:
         try:
             return self.filename(index, absolute=True)
         except (AssertionError, AttributeError, NotImplementedError):  # not all readers know names
             return f'image {index}'
+
+
+class StreamedImages(IterableImageDataset):
+    """timm's streams of images, prepared as those of files; a stream's own reader only converts them."""
+
+    def setup(self, mode: str) -> 'StreamedImages':
+        self.mode, self.reader.input_img_mode = mode, ''
+        return self
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        for image, target in self.reader:
+            image = decoding.prepared(image, self.mode)
+            yield (image if self.transform is None else self.transform(image)), (
+                target if self.target_transform is None else self.target_transform(target))
 
 
 def _close_tars(reader: Any) -> None:
@@ -118,8 +140,10 @@ def replaced_images(dataset: Any) -> int:
 
 def open_dataset(
         args: argparse.Namespace, split: str, channels: int, training: bool = False,
-        num_samples: int | None = None) -> Dataset:
+        num_samples: int | None = None, names: classes.Names | None = None) -> Dataset:
     """The data set that ``args`` names (``dataset``, ``data_dir``, ``class_map``, ...).
+
+    Its ``notes`` are lines on what is left out or missing.
 
     Args:
         args: Options.
@@ -127,14 +151,19 @@ def open_dataset(
         channels: Channels that the model takes.
         training: Shuffle streamed data.
         num_samples: Length of a stream that does not state it.
+        names: Of the classes, in the order of the numbers that they get; None to number them here.
 
     Raises:
-        ZooError: no such data, or images of another channel count.
+        ZooError: no such data, a class that ``names`` lacks, or images of another channel count.
     """
     if args.dataset == DIGITS:
         dataset = Digits(train=split in TRAIN_FOLDERS)
-    else:
+    elif args.dataset:
         dataset = _timm_dataset(args, split, channels, training, num_samples)
+    else:
+        dataset = _image_files(args, split, channels, names)
+    dataset.notes = [f'{split}: {note}' for note in getattr(getattr(dataset, 'reader', None), 'notes', ())]
+    classes.number_by(dataset, names, split, mapped=bool(args.class_map))
     _check_channels(dataset, channels)
     return dataset
 
@@ -175,18 +204,34 @@ def check_classes(dataset: Dataset, num_classes: int) -> None:
 
 def class_count(dataset: Dataset) -> int | None:
     """How many classes a data set has, None if it does not say."""
-    names = getattr(dataset, 'classes', None) or getattr(getattr(dataset, 'reader', None), 'class_to_idx', None)
+    names = classes.names_of(dataset)
     return len(names) if names else None
+
+
+def _mode(args: argparse.Namespace, channels: int) -> str:
+    return args.input_img_mode or ('L' if channels == 1 else 'RGB')
+
+
+def _image_files(args: argparse.Namespace, split: str, channels: int, names: classes.Names | None) -> ImageFiles:
+    """A folder of image folders, or a tar file of them."""
+    check_folder(args)
+    root = Path(args.data_dir)
+    if not root.is_dir() and root.suffix.lower() != '.tar':
+        raise ZooError(f'{root} is neither a folder nor a tar file; check --data-dir')
+    root = _split_folder(root, split) if root.is_dir() else str(root)
+    kind = folders.FolderReader if os.path.isdir(root) else folders.TarReader
+    try:
+        reader = kind(root, {name for name in names or () if name is not None},
+                      load_class_map(args.class_map, root) if args.class_map else None)
+    except (AssertionError, OSError, RuntimeError, ValueError, pickle.PickleError, tarfile.TarError) as e:
+        raise ZooError(f'data set {args.data_dir!r}: {format_error(e)}') from e
+    return ImageFiles(root, reader=reader, input_img_mode=_mode(args, channels)).setup(args.skip_corrupt)
 
 
 def _timm_dataset(
         args: argparse.Namespace, split: str, channels: int, training: bool, num_samples: int | None) -> Dataset:
     check_folder(args)
-    root, search = args.data_dir, True
-    if not args.dataset and Path(root).is_dir():
-        root, search = _split_folder(Path(root), split), False
-    more = {} if args.dataset.startswith('torch/') else dict(
-        input_img_mode=args.input_img_mode or ('L' if channels == 1 else 'RGB'))
+    more = {} if args.dataset.startswith('torch/') else dict(input_img_mode=_mode(args, channels))
     if training:
         more['seed'] = args.seed  # of the order of streamed data
     if _reader_of(args):
@@ -194,25 +239,37 @@ def _timm_dataset(
         more.update((key, value) for key, value in keys.items() if value is not None)
     try:
         dataset = create_dataset(
-            args.dataset, root=root, split=split, search_split=search, class_map=args.class_map or None,
-            is_training=training, download=args.dataset_download, batch_size=args.batch_size, **more)
+            args.dataset, root=args.data_dir, split=split, class_map=args.class_map or None, is_training=training,
+            download=args.dataset_download, batch_size=args.batch_size, **more)
     except KeyError as e:  # older timm, of columns; newer ones are asked below
         if not _reader_of(args):
             raise
         raise ZooError(f'the data has no {e}; give --input-key or --target-key') from e
     except (AssertionError, ImportError, OSError, RuntimeError, ValueError) as e:
-        name, hint = args.dataset or args.data_dir, ''
+        hint = ''
         if 'num_samples' in str(e):
             hint = '; give --train-num-samples and --val-num-samples (validate: --num-samples), or --dataset-download'
-        elif args.dataset and not args.dataset_download:
+        elif not args.dataset_download:
             hint = '; --dataset-download may fetch it'
-        raise ZooError(f'data set {name!r}: {format_error(e)}{hint}') from e
+        raise ZooError(f'data set {args.dataset!r}: {format_error(e)}{hint}') from e
     _check_shards(dataset)
     _check_columns(dataset)
     if type(dataset) is ImageDataset:
         dataset.__class__ = ImageFiles  # timm has no other way to say what its data sets do with a file
         dataset.setup(args.skip_corrupt)
+    if type(getattr(dataset, 'reader', None)).__name__ in ('ReaderWds', 'ReaderHfids'):
+        dataset.__class__ = StreamedImages
+        dataset.setup(_mode(args, channels))
+    if hasattr(dataset, 'loader'):  # torchvision's data sets of files
+        dataset.loader = partial(_load, mode=_mode(args, channels))
     return dataset
+
+
+def _load(path: str, mode: str) -> Image.Image:
+    try:
+        return decoding.decode(path, mode)
+    except Unreadable as e:
+        raise Unreadable(f'{path} cannot be read ({e}); repair or remove it') from None
 
 
 def _check_shards(dataset: Dataset) -> None:

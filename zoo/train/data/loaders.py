@@ -9,7 +9,7 @@ from timm.data.loader import fast_collate
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 from ...utils.errors import ZooError
-from . import sampling, transforms
+from . import sampling, transforms, workers
 
 
 def make_mixup(args: argparse.Namespace, num_classes: int) -> Mixup | None:
@@ -52,9 +52,9 @@ def train_loader(
             raise ZooError('--aug-repeats needs images that can be had by number, not a stream; leave it out')
         # a loading process lives for an epoch, whose number seeds the order that it reads in; so there must be one
         loading = dict(_loading(args), num_workers=max(args.workers, 1))
-        loader = create_loader(
+        loader = workers.watch(create_loader(
             dataset, input_size=config['input_size'], batch_size=args.batch_size, is_training=True, collate_fn=collate,
-            **augment, **loading, **shared)
+            **augment, **loading, **shared), args.worker_timeout)
     else:
         dataset.transform = create_transform(
             config['input_size'], is_training=True, use_prefetcher=not args.no_prefetcher, **augment)
@@ -71,10 +71,10 @@ def _seeded_loader(
     group = torch.distributed
     rank, world_size = (group.get_rank(), group.get_world_size()) if distributed else (0, 1)
     order = sampling.ResumableBatchSampler(len(dataset), args.batch_size, args.seed, rank, world_size, args.aug_repeats)
-    loader = DataLoader(
+    loader = workers.watch(DataLoader(
         sampling.BatchedDataset(dataset, collate, args.seed, rank), batch_size=None, sampler=order,
-        num_workers=args.workers,
-        pin_memory=args.pin_mem, generator=torch.Generator())  # its own: it must not draw from the model's
+        num_workers=args.workers, pin_memory=args.pin_mem,
+        generator=torch.Generator()), args.worker_timeout)  # its own: it must not draw from the model's
     return loader if args.no_prefetcher else sampling.Prefetcher(
         loader, mean=config['mean'], std=config['std'], channels=config['input_size'][0], device=device,
         img_dtype=img_dtype, re_prob=0. if args.no_aug else args.reprob, re_mode=args.remode, re_count=args.recount)
@@ -83,10 +83,10 @@ def _seeded_loader(
 def eval_loader(
         args: argparse.Namespace, dataset: Dataset, config: dict[str, Any], batch_size: int, **shared: Any) -> Any:
     """All images in order, without augmentation; arguments as :func:`train_loader`."""
-    return create_loader(
+    return workers.watch(create_loader(
         dataset, input_size=config['input_size'], batch_size=batch_size, is_training=False,
         interpolation=config['interpolation'], mean=config['mean'], std=config['std'], crop_pct=config['crop_pct'],
-        crop_mode=config['crop_mode'], **_loading(args), **shared)
+        crop_mode=config['crop_mode'], **_loading(args), **shared), args.worker_timeout)
 
 
 def real_samples(loader: Any, rank: int, world_size: int) -> int | None:
