@@ -1,14 +1,9 @@
 """Bottleneck attention (BAM): channels and places at once."""
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..fusion import can_fuse
 from ..norm import batch_norm
 from .gate import Gate
-
-
-SCALE = 2. ** -8  # of float16 maps inside: the convolutions amplify them, by up to 100 as initialised
 
 
 class BAM(Gate):
@@ -46,19 +41,7 @@ class BAM(Gate):
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, H, W]`` -> the same."""
         channels = self.fc2(F.relu(batch_norm(self.fc_norm, self.fc1(x.mean((2, 3))), 'BAM.fc_norm')))
-        layers = self.reduce, *self.convs, *self.norms, self.final
-        if x.dtype == torch.float16 and not self.training and can_fuse(*layers):
-            return x * (1 + (channels[:, :, None, None] * self._small_places(x) / SCALE).sigmoid())
         places = F.relu(self.norms[0](self.reduce(x)))
         for conv, norm in zip(self.convs, self.norms[1:]):
             places = F.relu(norm(conv(places)))
         return x * (1 + (channels[:, :, None, None] * self.final(places)).sigmoid())
-
-    def _small_places(self, x: Tensor) -> Tensor:
-        """``SCALE * places(x)`` in inference, of which no part leaves the range of float16 where x does not."""
-        x = x * SCALE
-        for conv, norm in zip((self.reduce, *self.convs), self.norms):
-            x = F.conv2d(x, conv.weight, conv.bias * SCALE, padding=conv.padding, dilation=conv.dilation)
-            x = F.relu(F.batch_norm(
-                x, norm.running_mean * SCALE, norm.running_var, norm.weight, norm.bias * SCALE, eps=norm.eps))
-        return F.conv2d(x, self.final.weight, self.final.bias * SCALE)
