@@ -9,8 +9,9 @@ from .gate import Gate
 class BAM(Gate):
     """``x * (1 + sigmoid(channels(mean x) * places(x)))``, once between two stages.
 
-    ``channels`` is an MLP with batch norm, for which a batch of one is a ZooError in training, ``places`` a 1x1 convolution, two 3x3 with gaps of 4 and a 1x1 to one
-    channel. The released code multiplies the two, where the paper adds them.
+    ``channels`` is an MLP with batch norm, ``places`` a 1x1 convolution, two 3x3 with gaps of 4 and a 1x1 to one
+    channel. The released code multiplies the two, where the paper adds them. In training, the norm of ``channels`` sees
+    one vector per image: a batch of one is a ZooError.
 
     Args:
         channels: Channels C.
