@@ -64,7 +64,8 @@ def test_no_images_give_no_logits_in_any_model(name):
 def test_a_batch_of_one_is_refused_where_vectors_are_normed(name, module, kwargs):
     model = timm.create_model(name, num_classes=5, **kwargs)
     x = torch.randn(1, 3, 64, 64)
-    with pytest.raises(ZooError, match=f'{module} needs more than 1 value per channel .* use a `batch_size` of 2 or more'):
+    with pytest.raises(
+            ZooError, match=f'{module} needs more than 1 value per channel .* use a `batch_size` of 2 or more'):
         model(x)
     assert model(x.expand(2, -1, -1, -1)).shape == (2, 5)
     y = freeze_batch_norm_2d(model).train()(x)  # what the error says helps

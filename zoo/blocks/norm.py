@@ -39,8 +39,8 @@ def check_values(norm: nn.Module, channels: int, x: Tensor, name: str) -> None:
     plain = isinstance(norm, nn.modules.batchnorm._BatchNorm) and not isinstance(norm, nn.SyncBatchNorm)
     if norm.training and plain and not exporting() and x.numel() == channels:
         raise ZooError(
-            f'{name} needs more than 1 value per channel to train, and has one for each of its {channels} channels; use '
-            f'a `batch_size` of 2 or more, or freeze the norms (timm.layers.freeze_batch_norm_2d(model))')
+            f'{name} needs more than 1 value per channel to train, and has one for each of its {channels} channels; '
+            f'use a `batch_size` of 2 or more, or freeze the norms (timm.layers.freeze_batch_norm_2d(model))')
 
 
 def scale_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor]:
