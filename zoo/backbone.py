@@ -259,7 +259,8 @@ class Backbone(nn.Module):
     def set_input_size(self, img_size: int | tuple[int, int]) -> None:
         """Build for another image size from now on: position tables and windows are resampled to it.
 
-        Needed only to fine-tune at that size: every size runs without it.
+        Needed only to fine-tune at that size: every size runs without it. Back at the first size the first tables are
+        there again, unless they have been trained or loaded in between; a state dict has those of one size alone.
         """
         size = to_pair(img_size)
         grids, windows = self.grids(size), self.windows(size)

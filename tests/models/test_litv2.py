@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from tests.models.rules import check_initial, decay_groups
 from tests.models.weights import loaded, scatter
 from zoo.blocks.mixers import BlockContext, HiLoAttention
-from zoo.models.litv2 import ConvBlock, DeformableMerging
+from zoo.models.litv2 import ConvBlock, DeformableConv, DeformableMerging, read_taps
 from zoo.train import build, options
 from zoo.train.option_schema import TRAIN
 from zoo.weights.convert import rename
@@ -149,6 +149,54 @@ def test_merging_is_the_formula():
         x[0] = float('nan')  # what has diverged stays with its image
         assert merging(x)[0].isnan().all()
         torch.testing.assert_close(merging(x)[1], want[1])
+
+
+@pytest.mark.parametrize('value', [float('nan'), float('inf'), -float('inf'), 1e30, -1e30])
+def test_taps_moved_to_nowhere(value):
+    """NaN for what is read by an offset that is not finite, 0 far out of the map, and nothing changes elsewhere."""
+    conv, probe = DeformableConv(3, 4).double(), torch.randn(2, 4, 3, 3, dtype=torch.float64)
+    x = torch.randn(2, 3, 6, 7, dtype=torch.float64, requires_grad=True)
+    usual = 2 * torch.randn(2, 8, 3, 3, dtype=torch.float64)
+    usual[1, 5, 0, 2] = 100.  # the third tap's column: out of the map
+    moved = usual.clone()
+    moved[1, 5, 0, 2] = value
+    results = []
+    for offset in (usual.requires_grad_(), moved.requires_grad_()):
+        y = conv(x, offset)
+        grads = torch.autograd.grad((y * probe).sum(), (x, offset, *conv.parameters()))
+        results.append((y.detach(), *grads))
+    (want, *_), (got, *_) = results
+    there = torch.zeros_like(got, dtype=torch.bool)
+    if math.isfinite(value):
+        assert all(torch.equal(*pair) for pair in zip(*results))
+    else:
+        there[1, :, 0, 2] = True
+        assert torch.equal(got.isnan(), there)
+        for got_grad, want_grad in zip(results[1][1:3], results[0][1:3]):
+            assert torch.equal(got_grad[0], want_grad[0])  # of the other image
+        assert results[1][2][1, :, 0, 2].isnan().all() and results[1][2].isnan().sum() == 8
+        assert results[1][3].isnan().all()
+        assert torch.equal(got[~there], want[~there])
+    with torch.no_grad():  # what inference on a CPU and transforms take
+        taps = read_taps(x.permute(0, 2, 3, 1), moved.permute(0, 2, 3, 1))
+        read = F.linear(taps, conv.weight.permute(0, 2, 3, 1).flatten(1), conv.bias).permute(0, 3, 1, 2)
+        mapped = torch.func.vmap(conv)(x[None], moved[None])[0]
+        for other in (read, mapped):
+            torch.testing.assert_close(other, got, equal_nan=True)
+
+
+def test_what_has_diverged_ends_in_nan_not_in_a_crash():
+    """A weight and an image that are not finite, in training and with gradients in eval mode."""
+    model = timm.create_model('litv2_s', num_classes=3, embed_dim=24, depths=(1, 1, 1, 1), num_heads=(1, 2, 2, 4))
+    x = torch.randn(2, 3, 64, 64)
+    x[1, 0, 3, 5] = float('nan')
+    y = model.eval()(x)
+    assert y[0].isfinite().all() and y[1].isnan().all()
+    with torch.no_grad():
+        model.stages[1].downsample.conv_offset.weight[3, 1, 0, 1] = float('inf')
+    y = model.train()(x[:1].expand(2, -1, -1, -1))
+    y.square().sum().backward()
+    assert y.isnan().all() and all(p.grad.isnan().any() for p in model.parameters())
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])

@@ -1,4 +1,5 @@
 """OverLoCK: mathematics, initialisation, weight decay, two heads and both forms as in LMMMEng/OverLoCK @ 2c8ab3b."""
+import copy
 import re
 
 import pytest
@@ -211,6 +212,7 @@ def test_two_heads_in_training():
     model = small(num_classes=10)
     x = torch.randn(2, 3, 64, 64)
     assert model.eval()(x).shape == (2, 10)
+    model.set_auxiliary_training()
     y, aux = model.train()(x)
     assert y.shape == aux.shape == (2, 10) and not torch.equal(y, aux)
     (y + aux).sum().backward()
@@ -233,7 +235,7 @@ def test_auxiliary_head_sees_the_overview():
     x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
     seen = {}
     model.stages[2].context.register_forward_hook(lambda module, args, out: seen.update(overview=args[0]))
-    model.train()
+    model.train().set_auxiliary_training()
     for norm in (m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)):
         norm.eval()
     _, aux = model(x)
@@ -242,12 +244,18 @@ def test_auxiliary_head_sees_the_overview():
 
 
 def test_the_trainer_has_one_loss():
-    """A step on the main logits; the auxiliary classifier rests."""
+    """A step on the main logits, as in anybody's loop: the auxiliary classifier rests, with gradients of zero."""
     args = options.merge(TRAIN, dict(model='overlock_xt', num_classes=5, model_kwargs=dict(SMALL)))
     model = build.create_model(args).train()
-    build.make_loss(args, mixed=False)(model(torch.randn(2, 3, 64, 64)), torch.tensor([1, 2])).backward()
-    assert {name for name, p in model.named_parameters() if p.grad is None} == {
-        name for name, _ in model.named_parameters() if name.startswith('aux_head.')}
+    x, state = torch.randn(2, 3, 64, 64), copy.deepcopy(model.state_dict())
+    y = model(x)
+    build.make_loss(args, mixed=False)(y, torch.tensor([1, 2])).backward()
+    grads = {name: p.grad for name, p in model.named_parameters()}
+    assert {name for name, grad in grads.items() if not grad.any()} == {
+        name for name in grads if name.startswith('aux_head.')}
+    model.load_state_dict(state)  # keys are the same either way
+    model.set_auxiliary_training()
+    assert torch.equal(model(x)[0], y)
 
 
 # --- forms, dense prediction, checkpoints

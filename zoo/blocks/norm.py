@@ -1,20 +1,46 @@
 """Batch norm of token maps."""
 from torch import Tensor, nn
 
+from ..utils.errors import ZooError
 from .fusion import can_fuse
 from .layout import exporting
 
 
-def batch_norm(norm: nn.Module, x: Tensor) -> Tensor:
-    """Apply ``norm``, an ``nn.BatchNorm2d`` or what it was converted to (synchronised), to a ``[B, H, W, C]`` map.
+def batch_norm(norm: nn.Module, x: Tensor, name: str = 'batch norm') -> Tensor:
+    """Apply ``norm``, an ``nn.BatchNorm2d`` or what it was converted to (synchronised, frozen), to maps or vectors.
 
-    Vectors ``[B, C]`` pass an ``nn.BatchNorm1d`` likewise.
+    Args:
+        norm: Its input has four dimensions, whatever x has: what libraries freeze, split or convert are 2-d norms.
+        x: ``[B, H, W, C]`` or ``[B, C]``.
+        name: For the error.
+
+    Returns:
+        The shape of x.
+
+    Raises:
+        ZooError: see :func:`check_values`.
     """
+    if x.ndim == 2:
+        return batch_norm(norm, x[:, None, None], name)[:, 0, 0]
+    check_values(norm, x.shape[-1], x, name)
     if exporting() and not norm.training and can_fuse(norm):
         # recorded as what it is then: torch's own decomposition compares strides, which ties the graph to the size
         scale, shift = scale_and_shift(norm)
         return x * scale + shift
     return norm(x.movedim(-1, 1)).movedim(1, -1)
+
+
+def check_values(norm: nn.Module, channels: int, x: Tensor, name: str) -> None:
+    """Refuse to train a batch norm with a single value per channel, of which there are no statistics.
+
+    Raises:
+        ZooError: x has as many elements as channels, and ``norm`` would take statistics of it.
+    """
+    plain = isinstance(norm, nn.modules.batchnorm._BatchNorm) and not isinstance(norm, nn.SyncBatchNorm)
+    if norm.training and plain and not exporting() and x.numel() == channels:
+        raise ZooError(
+            f'{name} needs more than 1 value per channel to train, and has one for each of its {channels} channels; '
+            f'use a `batch_size` of 2 or more, or freeze the norms (timm.layers.freeze_batch_norm_2d(model))')
 
 
 def scale_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,7 @@
 """Learned position tables: one vector per pixel, or one bias per relative offset. Both can be resampled."""
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +15,32 @@ def resample_map(table: Tensor, grid: tuple[int, int], mode: str) -> Tensor:
     """Resample ``[1, H, W, C]`` to ``[1, *grid, C]``, half-pixel centres, no antialias (as the papers do)."""
     table = F.interpolate(table.permute(0, 3, 1, 2), size=grid, mode=mode, align_corners=False)
     return table.permute(0, 2, 3, 1)
+
+
+@torch.no_grad()
+def resize_table(
+        module: nn.Module, name: str, now: Any, size: Any, resample: Callable[[Tensor, Any], Tensor]) -> None:
+    """Store a table for another size from now on; there and back again is exact.
+
+    All sizes are resampled from the first one, which is kept beside the parameter, outside of the state dict, as long
+    as the stored table is what that gives. Once training or a checkpoint has changed it, that is the first one.
+
+    Args:
+        module: Has the table.
+        name: Of the parameter.
+        now: Its size.
+        size: Its size from now on.
+        resample: Brings a table to a size; to its own without a change.
+    """
+    table, first = getattr(module, name), module.__dict__.get('first_table')
+    source = table.detach().clone()
+    if first is not None and not (first.is_meta or table.is_meta):
+        first = first.to(table.device)
+        if torch.equal(resample(first, now).to(table.dtype), source):
+            source = first
+    module.first_table = source
+    resized = resample(source, size).to(table.dtype, copy=True).contiguous()
+    setattr(module, name, nn.Parameter(resized, requires_grad=table.requires_grad))
 
 
 class PositionMap(nn.Module):
@@ -49,12 +77,11 @@ class PositionMap(nn.Module):
             return table
         return resample_map(table, tuple(self.weight.shape[1:3]), self.mode)
 
-    @torch.no_grad()
     def set_grid_size(self, grid_size: tuple[int, int]) -> None:
         """Store the table for another size from now on."""
-        if tuple(grid_size) != tuple(self.weight.shape[1:3]):
-            weight = resample_map(self.weight, grid_size, self.mode).contiguous()
-            self.weight = nn.Parameter(weight, requires_grad=self.weight.requires_grad)
+        now, grid = tuple(self.weight.shape[1:3]), tuple(grid_size)
+        if grid != now:
+            resize_table(self, 'weight', now, grid, lambda table, size: resample_map(table, size, self.mode))
 
 
 class RelativePositionBias(nn.Module):
@@ -94,10 +121,8 @@ class RelativePositionBias(nn.Module):
         table = resample_map(table.reshape(1, side, side, -1), (2 * window - 1, 2 * window - 1), 'bicubic')
         return table.reshape(rows, -1)
 
-    @torch.no_grad()
     def set_window_size(self, window_size: int) -> None:
         """Store the table for another window from now on."""
         if window_size != self.window:
-            table = self._resample(self.table, window_size).contiguous()
-            self.table = nn.Parameter(table, requires_grad=self.table.requires_grad)
+            resize_table(self, 'table', self.window, window_size, self._resample)
             self.window = window_size

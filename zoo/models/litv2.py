@@ -62,11 +62,34 @@ class ConvBlock(nn.Module):
         return x + self.drop_path(self.mlp(self.norm(x)))
 
 
+class SafeOffsets(torch.autograd.Function):
+    """Offsets that torchvision's operator can take: it turns them into addresses unchecked, and crashes at NaN.
+
+    Finite ones are kept, up to where a tap is outside of the map wherever it starts; others become 0, and the factor
+    that makes NaN of the pixels that read by them keeps them in sight. Their gradients are NaN.
+    """
+
+    @staticmethod
+    def forward(ctx, offset: Tensor, far: int) -> tuple[Tensor, Tensor]:
+        """``[B, 8, H, W]`` to the same, between ``-far`` and ``far``, and to a factor ``[B, 1, H, W]``, 1 or NaN."""
+        lost = ~offset.isfinite()
+        ctx.save_for_backward(lost)
+        factor = torch.where(lost.any(1, keepdim=True), torch.nan, offset.new_ones(()))
+        ctx.mark_non_differentiable(factor)
+        return offset.masked_fill(lost, 0).clamp(-far, far), factor
+
+    @staticmethod
+    def backward(ctx, grad: Tensor, _: None) -> tuple[Tensor, None]:
+        lost, = ctx.saved_tensors
+        return grad.masked_fill(lost, torch.nan), None
+
+
 @fusible
 class DeformableConv(nn.Module):
     """Deformable 2x2 convolution of stride 2, initialised as ``nn.Conv2d``.
 
     Positions need more than 16 bits, and torchvision has no bfloat16 on CPUs: it is computed in float32 for such maps.
+    A tap that is moved by NaN or infinity makes its pixel NaN; one moved far out of the map reads 0.
     """
 
     def __init__(self, in_dim: int, dim: int, device=None, dtype=None):
@@ -79,7 +102,8 @@ class DeformableConv(nn.Module):
         out_dtype, dtype = offset.dtype, torch.promote_types(x.dtype, torch.float32)
         x, offset, weight, bias = (t.to(dtype) for t in (x, offset, self.weight, self.bias))
         if not transforming():
-            return deform_conv2d(x, offset, weight, bias, stride=2).to(out_dtype)
+            safe, factor = SafeOffsets.apply(offset, sum(x.shape[2:]))
+            return (deform_conv2d(x, safe, weight, bias, stride=2) * factor).to(out_dtype)
         places, shares = tap_corners(to_nhwc(x).shape, to_nhwc(offset))  # torchvision's has no rules for transforms
         corners = to_nhwc(x).flatten(0, 2)[places.flatten()].unflatten(0, places.shape)
         taps = (corners * shares.unsqueeze(-1)).sum(1).view(*offset.shape[:1], *offset.shape[2:], -1)
@@ -139,9 +163,11 @@ def tap_corners(shape: torch.Size, offset: Tensor) -> tuple[Tensor, Tensor]:
         offset: As there.
 
     Returns:
-        Rows of the flat map ``[B * H * W, C]``, and shares, zero outside of the map: ``[taps, 4]`` both.
+        Rows of the flat map ``[B * H * W, C]``, and shares, zero outside of the map, NaN where an offset is not finite:
+        ``[taps, 4]`` both.
     """
     (batch, height, width, _), side = shape, torch.arange(2, device=offset.device)
+    offset = offset + 0 * offset  # NaN for infinity
     row, column = offset.unflatten(-1, (2, 2, 2)).unbind(-1)
     row = row + (2 * torch.arange(height // 2, device=offset.device)[:, None, None, None] + side[:, None])
     column = column + (2 * torch.arange(width // 2, device=offset.device)[:, None, None] + side)
@@ -152,7 +178,7 @@ def tap_corners(shape: torch.Size, offset: Tensor) -> tuple[Tensor, Tensor]:
         for x, across in ((left, 1 - (column - left)), (left + 1, column - left)):
             inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
             places.append(torch.where(inside, y, 0).long() * width + torch.where(inside, x, 0).long() + image)
-            shares.append(torch.where(inside, down * across, 0))
+            shares.append(torch.where(inside | row.isnan() | column.isnan(), down * across, 0))
     places, shares = (torch.stack(t, dim=-1).flatten(0, -2) for t in (places, shares))
     return places, shares
 

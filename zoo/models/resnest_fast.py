@@ -9,9 +9,11 @@ with other numbers of splits s, groups x and widths d (``resnest50d_<s>s<x>x<d>d
 ``resnest50d_2s1x64d`` has the shapes of timm's ``resnest50d``, which pools behind it: the weights of one load into the
 other without a word, and are wrong there.
 """
+from timm.layers import SplitAttn
 from timm.models.resnest import ResNestBottleneck
 from torch import Tensor, nn
 
+from ..blocks.norm import check_values
 from ..hosts import GatedResNet
 from ..registry import Variant, register_family
 from ..weights.convert import rename
@@ -24,10 +26,36 @@ CFG = dict(
     paper_name='ResNeSt: Split-Attention Networks')
 
 
+class SplitAttention(SplitAttn):
+    """timm's layer for batches of any size: timm lets torch infer sizes, which an empty batch does not tell.
+
+    In training the norm of the pooled map sees one vector per image: a batch of one is a ZooError.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C, H, W]`` -> ``[B, C', H, W]``."""
+        x = self.act0(self.drop(self.bn0(self.conv(x)))).unflatten(1, (self.radix, -1))
+        z = self.fc1(x.sum(1).mean((2, 3), keepdim=True))
+        check_values(self.bn1, z.shape[1], z, 'SplitAttention.bn1')
+        z = self.fc2(self.act1(self.bn1(z))).flatten(1)
+        if self.radix == 1:
+            return x[:, 0] * z.sigmoid()[:, :, None, None]
+        shares = z.unflatten(1, (self.rsoftmax.cardinality, self.radix, -1)).transpose(1, 2).softmax(1)
+        return (x * shares.flatten(2)[..., None, None]).sum(1)
+
+
+class Bottleneck(ResNestBottleneck):
+    """timm's block, which has no argument for its split attention."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.conv2.__class__ = SplitAttention  # the same parts, another forward pass
+
+
 def variant(splits: int, groups: int, width: int) -> Variant:
     """A row of the repository's ablation table."""
     args = dict(
-        block=ResNestBottleneck, layers=(3, 4, 6, 3), stem_type='deep', stem_width=32, avg_down=True, base_width=width,
+        block=Bottleneck, layers=(3, 4, 6, 3), stem_type='deep', stem_width=32, avg_down=True, base_width=width,
         cardinality=groups, zero_init_last=True, block_args=dict(radix=splits, avd=True, avd_first=True))
     return Variant(f'resnest50d_{splits}s{groups}x{width}d', args)
 

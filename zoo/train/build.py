@@ -123,8 +123,6 @@ def create_model(
         check_kinds(state, model)
     if getattr(model, 'pretrained_cfg', None):
         model.pretrained_cfg.pop('state_dict', None)  # timm keeps what was loaded; it is a copy of the weights
-    if hasattr(model, 'set_auxiliary_training'):
-        model.set_auxiliary_training(False)  # one output, unless the task is told to train both
     return model
 
 

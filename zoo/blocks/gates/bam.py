@@ -2,6 +2,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..norm import batch_norm
 from .gate import Gate
 
 
@@ -9,7 +10,8 @@ class BAM(Gate):
     """``x * (1 + sigmoid(channels(mean x) * places(x)))``, once between two stages.
 
     ``channels`` is an MLP with batch norm, ``places`` a 1x1 convolution, two 3x3 with gaps of 4 and a 1x1 to one
-    channel. The released code multiplies the two, where the paper adds them.
+    channel. The released code multiplies the two, where the paper adds them. In training, the norm of ``channels`` sees
+    one vector per image: a batch of one is a ZooError.
 
     Args:
         channels: Channels C.
@@ -24,7 +26,7 @@ class BAM(Gate):
         dd = dict(device=device, dtype=dtype)
         hidden = channels // reduction
         self.fc1 = nn.Linear(channels, hidden, **dd)
-        self.fc_norm = nn.BatchNorm1d(hidden, **dd)
+        self.fc_norm = nn.BatchNorm2d(hidden, **dd)
         self.fc2 = nn.Linear(hidden, channels, **dd)
         self.reduce = nn.Conv2d(channels, hidden, 1, **dd)
         self.convs = nn.ModuleList([
@@ -39,7 +41,7 @@ class BAM(Gate):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, H, W]`` -> the same."""
-        channels = self.fc2(F.relu(self.fc_norm(self.fc1(x.mean((2, 3))))))
+        channels = self.fc2(F.relu(batch_norm(self.fc_norm, self.fc1(x.mean((2, 3))), 'BAM.fc_norm')))
         places = F.relu(self.norms[0](self.reduce(x)))
         for conv, norm in zip(self.convs, self.norms[1:]):
             places = F.relu(norm(conv(places)))

@@ -76,7 +76,10 @@ class FCA(Gate):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, H, W]`` -> the same."""
-        weights = basis(self.side, *x.shape[2:], like=x).to(x.dtype)
+        # coefficients of large maps leave the range of float16; up to the sigmoid all is linear or a ReLU, so that
+        # a power of two may be taken out, which is exact
+        scale = 2. ** math.ceil(math.log2(self.side))
+        weights = (basis(self.side, *x.shape[2:], like=x) / scale).to(x.dtype)
         contiguous = x.is_contiguous()
         if contiguous:
             product = (x.unflatten(1, (len(weights), -1)) * weights[:, None]).flatten(1, 2)
@@ -84,5 +87,5 @@ class FCA(Gate):
         else:  # all frequencies of all channels, then each group's own
             z = torch.bmm(weights.flatten(1).expand(x.shape[0], -1, -1), x.flatten(2).transpose(1, 2))
             z = z.unflatten(2, (len(weights), -1)).diagonal(dim1=1, dim2=2).transpose(1, 2).flatten(1)
-        gate = self.fc2(F.relu(self.fc1(z))).sigmoid()[:, :, None, None]
+        gate = (self.fc2(F.relu(self.fc1(z))) * scale).sigmoid()[:, :, None, None]
         return torch.mul(x, gate, out=product) if contiguous and can_overwrite_inputs() else x * gate

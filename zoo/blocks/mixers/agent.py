@@ -10,6 +10,7 @@ from zoo_kernels import agent_attention
 
 from ..conv import depthwise_conv2d
 from ..layout import contiguous_for_export, exporting
+from ..position import resize_table
 from ..resize import adaptive_pool_matrix, pool_map
 from .block_context import BlockContext
 from .registry import register_mixer
@@ -160,12 +161,11 @@ class AxisBias(nn.Module):
             return table
         return _resample(table, self.weight.shape[2])
 
-    @torch.no_grad()
     def set_grid_size(self, grid_size: tuple[int, int]) -> None:
         """Store the table for another size of the map from now on."""
-        if grid_size[self.axis] != self.weight.shape[2]:
-            weight = _resample(self.weight, grid_size[self.axis])
-            self.weight = nn.Parameter(weight, requires_grad=self.weight.requires_grad)
+        now, length = self.weight.shape[2], grid_size[self.axis]
+        if length != now:
+            resize_table(self, 'weight', now, length, _resample)
 
 
 def pool_to_grid(x: Tensor, side: int) -> Tensor:

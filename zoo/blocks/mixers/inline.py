@@ -110,7 +110,7 @@ def add_own_local(
         return torch.cat([mixed[:, :num_prefix_tokens], local], dim=1) if num_prefix_tokens else local
     samples = mixed.shape[0]
     if mixed.device.type == 'cpu':
-        samples = max(1, CHUNK_BYTES // (mixed[0].numel() * mixed.element_size()))
+        samples = max(1, CHUNK_BYTES // (mixed.shape[1:].numel() * mixed.element_size()))
     for part, values, own in zip(
             mixed[:, num_prefix_tokens:].split(samples), maps.split(samples), weight.split(samples)):
         part.add_(convolve_own(values, own, bias).flatten(1, 2))
@@ -129,7 +129,7 @@ def convolve_own(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
         ``[B, H, W, C]``, not contiguous.
     """
     batch, height, width, dim = x.shape
-    if exporting():
+    if exporting() or not batch:  # there is no convolution of no channels
         return _sum_shifted(x, weight, bias)
     # samples side by side are channels of one map
     x = x.permute(1, 2, 0, 3).reshape(1, height, width, batch * dim)

@@ -60,7 +60,7 @@ class PartialChannelAttention(PartialMixer):
     """PAT_ch: the other channels are weighted by what their means and standard deviations say, then batch norm.
 
     ``x * hardsigmoid(BN(W [mean(x), std(x)]))`` with a full matrix W. In training, that batch norm sees one vector
-    per image: torch refuses batches of one.
+    per image: a batch of one is a ZooError.
     """
 
     def __init__(self, dim: int, device=None, dtype=None):
@@ -68,13 +68,13 @@ class PartialChannelAttention(PartialMixer):
         super().__init__(dim, **dd)
         width = self.widths[1]
         self.gate = nn.Linear(2 * width, width, bias=False, **dd)
-        self.gate_norm = nn.BatchNorm1d(width, **dd)
+        self.gate_norm = nn.BatchNorm2d(width, **dd)
         self.norm = nn.BatchNorm2d(width, **dd)
 
     def weigh(self, x: Tensor) -> Tensor:
         """Weights of the channels of ``[B, H, W, D]`` maps: ``[B, 1, 1, D]``."""
         z = self.gate(style(x).to(x.dtype))
-        return F.hardsigmoid(batch_norm(self.gate_norm, z))[:, None, None]
+        return F.hardsigmoid(batch_norm(self.gate_norm, z, 'PartialChannelAttention.gate_norm'))[:, None, None]
 
     def attend(self, x: Tensor) -> Tensor:
         return batch_norm(self.norm, x * self.weigh(x))

@@ -10,9 +10,9 @@ kernels come from its agreement with 7 x 7 regions of the context, ``softmax(W q
 overview blocks convolve with large kernels that are trained as sums of dilated ones; ``reparameterize()`` makes them
 single convolutions, which is what the ``*_reparam`` models are built of.
 
-In training the overview has a classifier of its own: the model returns the logits of both, main ones first, and the
-paper's loss is that of the first plus 0.4 times that of the second. ``set_auxiliary_training(False)`` leaves the second
-out.
+The overview has a classifier of its own, for training. After ``set_auxiliary_training(True)`` the model returns the
+logits of both in training mode, main ones first: the paper's loss is that of the first plus 0.4 times that of the
+second.
 
 Departures of the released code from the paper: layer scales are on the shortcuts, with a bias, and start at 1; stages 1
 and 2 have none. A map smaller than the largest kernel is interpolated to its size, and the result pooled back. For

@@ -138,9 +138,8 @@ class AuxiliaryHead(nn.Module):
 class OverLoCK(Backbone):
     """Base net, overview net and focus net; see the package for how they meet.
 
-    The maps of stages 3 and 4 have their context behind their channels. In training the model returns the logits of
-    the main and of the auxiliary classifier, see :meth:`set_auxiliary_training`; one built for dense prediction or
-    without classes has no auxiliary one.
+    The maps of stages 3 and 4 have their context behind their channels. The overview's auxiliary classifier is asked
+    for by :meth:`set_auxiliary_training`; a model built for dense prediction or without classes has none.
 
     Args:
         mixer: Factory of the token mixers of the focus net.
@@ -157,7 +156,7 @@ class OverLoCK(Backbone):
     Source: LMMMEng/OverLoCK @ 2c8ab3b, models/overlock.py and detection/models/overlock.py.
     """
 
-    auxiliary_training = True
+    auxiliary_training = False
     inner_norms = (1,)
 
     def __init__(
@@ -224,7 +223,7 @@ class OverLoCK(Backbone):
         return head
 
     def set_auxiliary_training(self, enable: bool = True) -> None:
-        """Return the logits of the auxiliary classifier too while training, as models are built; or main ones alone."""
+        """In training mode, return the logits of the auxiliary classifier too, or main ones alone (the default)."""
         self.auxiliary_training = enable
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
@@ -243,15 +242,17 @@ class OverLoCK(Backbone):
                 self.aux_head.norm = old.norm
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Images to logits ``[B, num_classes]``; in training to a tuple of two, the overview's last."""
-        if self.aux_head is None or not (self.training and self.auxiliary_training):
+        """Images to logits ``[B, num_classes]``; in auxiliary training to a tuple of two, the overview's last."""
+        if self.aux_head is None or not self.training:
             return super().forward(x)
         beside = found, = self._beside(x)
         x = self._forward_stem(x)
         for stage in range(4):
             x = self._forward_stage(x, stage, beside)
         x = self._format_output(self._final_norm(x, 3, beside), beside)
-        return self.forward_head(x), self.aux_head(found.overview)
+        y, auxiliary = self.forward_head(x), self.aux_head(found.overview)
+        # alone, the main logits still reach every parameter: plain loops, DDP and tools expect gradients of all
+        return (y, auxiliary) if self.auxiliary_training else y + 0 * auxiliary
 
     # --- maps that come with an overview
 
