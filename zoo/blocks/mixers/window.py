@@ -107,7 +107,11 @@ class WindowAttention(TokenMixer):
         qkv = self.qkv(partition(x, counts, self.window))
         qkv = qkv.view(-1, folds, self.window ** 2, 3, self.num_heads, dim // self.num_heads)
         q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).flatten(2, 3).unbind(0)
-        y = scaled_dot_product_attention(q, k, v, attn_mask=None if bias is None else bias[None].to(q.dtype))
+        if bias is not None:
+            bias = bias[None].to(q.dtype)
+            if exporting():  # without asking whether the map is a single window
+                bias = bias.expand(q.shape[0], -1, -1, -1)
+        y = scaled_dot_product_attention(q, k, v, attn_mask=bias)
         y = contiguous_for_export(
             y.unflatten(1, (folds, self.num_heads)).transpose(2, 3)).view(-1, self.window, self.window, dim)
         return merge(self.proj(y), counts, self.window)
