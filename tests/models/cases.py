@@ -14,6 +14,7 @@ HYBRIDS = [
     *(('pvt_v2_b0', mixer) for mixer in list_mixers()),
     *(('vit_tiny', mixer) for mixer in list_mixers(class_token=True)),
 ]
+ONE = 'pvt_v2_b0', 'agent'  # attention with a table of biases, convolutions, batch norms: small
 TRAINING_ONLY = 'aux_head.'  # parameters that have no part in eval mode
 
 
@@ -30,6 +31,12 @@ def every_case(few: bool = False) -> list:
     return [
         case if case.values[0] in quick else pytest.param(*case.values, id=case.id, marks=pytest.mark.slow)
         for case in cases]
+
+
+def one_case_or_all() -> list:
+    """pytest parameters for :func:`create`: one hybrid in `make test`, the smallest of every family and host as full."""
+    names = [pytest.param(*case.values, marks=pytest.mark.full) for case in every_smallest_model()]
+    return [pytest.param(ONE, id='-'.join(ONE)), *names]
 
 
 def create(case: str | tuple[str, str]) -> nn.Module:
