@@ -34,7 +34,7 @@ def every_case(few: bool = False) -> list:
 
 
 def one_case_or_all() -> list:
-    """pytest parameters for :func:`create`: one hybrid in `make test`, the smallest of every family and host as full."""
+    """pytest parameters for :func:`create`: one hybrid in `make test`, all smallest models as ``full``."""
     names = [pytest.param(*case.values, marks=pytest.mark.full) for case in every_smallest_model()]
     return [pytest.param(ONE, id='-'.join(ONE)), *names]
 
