@@ -1,4 +1,6 @@
 """The smallest models of all families and hosts, and hybrids of all mixers, for tests of what every module must do."""
+from typing import Any
+
 import pytest
 import timm
 import torch
@@ -39,13 +41,13 @@ def one_case_or_all() -> list:
     return [pytest.param(ONE, id='-'.join(ONE)), *names]
 
 
-def create(case: str | tuple[str, str]) -> nn.Module:
+def create(case: str | tuple[str, str], **kwargs: Any) -> nn.Module:
     """In eval mode with 10 classes: a model by name, or a hybrid by host and mixer with a block or two per stage."""
     torch.manual_seed(0)
     if isinstance(case, str):
-        return timm.create_model(case, num_classes=10).eval()
+        return timm.create_model(case, num_classes=10, **kwargs).eval()
     host, mixer = case
-    return zoo.create_hybrid(host, mixer, num_classes=10, **SMALL[host]).eval()
+    return zoo.create_hybrid(host, mixer, num_classes=10, **SMALL[host], **kwargs).eval()
 
 
 @torch.no_grad()
