@@ -66,7 +66,11 @@ class WindowAttention(TokenMixer):
         shifts = self._shifts(counts)
         bias = None if self.rel_pos is None else self.rel_pos()
         if shifts is None:
-            x = self._attend(x, counts, bias, folds=1)
+            folds = 1
+            if exporting() and bias is not None:  # broadcasting would ask whether the map is a single window
+                folds = counts[0] * counts[1]
+                bias = bias.repeat(folds, 1, 1)
+            x = self._attend(x, counts, bias, folds)
         else:
             mask = self._mask(counts, shifts, x)
             bias = mask.expand(-1, self.num_heads, -1, -1) if bias is None else bias + mask
@@ -107,11 +111,7 @@ class WindowAttention(TokenMixer):
         qkv = self.qkv(partition(x, counts, self.window))
         qkv = qkv.view(-1, folds, self.window ** 2, 3, self.num_heads, dim // self.num_heads)
         q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).flatten(2, 3).unbind(0)
-        if bias is not None:
-            bias = bias[None].to(q.dtype)
-            if exporting():  # without asking whether the map is a single window
-                bias = bias.expand(q.shape[0], -1, -1, -1)
-        y = scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        y = scaled_dot_product_attention(q, k, v, attn_mask=None if bias is None else bias[None].to(q.dtype))
         y = contiguous_for_export(
             y.unflatten(1, (folds, self.num_heads)).transpose(2, 3)).view(-1, self.window, self.window, dim)
         return merge(self.proj(y), counts, self.window)
