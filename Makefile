@@ -34,7 +34,7 @@ test-mm: $(MM_VENV)/.mm
 
 # Every model and every slow test on the newest torch and timm and in mmdet and mmsegmentation, then the quick tests on
 # the oldest.
-test-all: lint $(VENV)/.adapters $(OLDEST_VENV)/.dev $(MM_VENV)/.mm
+test-all: lint $(OLDEST_VENV)/.dev $(MM_VENV)/.mm
 	$(VENV)/bin/python $(PYTEST) $(ARGS)
 	$(MM_VENV)/bin/python $(PYTEST) $(ARGS) tests/dense
 	$(OLDEST_VENV)/bin/python $(PYTEST) $(QUICK) $(ARGS)
@@ -65,10 +65,6 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/.made
 	@echo 'installing into $(VENV) (PyTorch is large: minutes on a slow line)'
 	@$(VENV)/bin/python $(PIP) --editable '.[dev]'
 	@touch '$@' '$(VENV)/.train'
-
-$(VENV)/.adapters: $(VENV)/.dev
-	@$(VENV)/bin/python $(PIP) --editable '.[dev,adapters]'
-	@touch '$@'
 
 $(OLDEST_VENV)/.dev: pyproject.toml | $(OLDEST_VENV)/.made
 	@echo 'installing the oldest versions into $(OLDEST_VENV)'

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from .blocks.layout import exporting, to_nchw, to_nhwc
 from .blocks.mixers.token_mixer import TokenMixer
 from .blocks.pooling import POOLS, PooledHead
+from .blocks.recorders import NotScriptable, refuse_fx
 from .utils.errors import ZooError
 
 MIN_SIZE = 32  # pixels: the last stage of a stride-32 model still has one token
@@ -73,7 +74,7 @@ class Stage(nn.Module):
         return block(*args)
 
 
-class Backbone(nn.Module):
+class Backbone(NotScriptable):
     """A pyramid of stages with timm's model interface.
 
     Images come in as ``[B, in_chans, H, W]`` (any memory format, H and W from 32), maps travel as ``[B, H, W, C]``
@@ -99,7 +100,8 @@ class Backbone(nn.Module):
             name.
 
     Raises:
-        ZooError: in ``forward`` for a wrong channel count or an image below 32 pixels.
+        ZooError: in ``forward`` for a wrong channel count or an image below 32 pixels; under ``torch.fx`` and
+            ``torch.jit.script``, which cannot record a model of any size.
     """
 
     inner_norms: tuple[int, ...] = ()  # those of feature_norms that the next stage goes on with
@@ -139,6 +141,7 @@ class Backbone(nn.Module):
 
     def _forward_stem(self, x: Tensor) -> Tensor:
         """Check an image and bring it to the first map."""
+        refuse_fx(self, x)
         if x.ndim != 4 or x.shape[1] != self.in_chans:
             raise ZooError(
                 f'expected images [B, {self.in_chans}, H, W], got {list(x.shape)}; '
@@ -168,8 +171,7 @@ class Backbone(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Images ``[B, in_chans, H, W]`` to the last map ``[B, num_features, H / 32, W / 32]``, normed, unpooled."""
-        beside = self._beside(x)
-        x = self._forward_stem(x)
+        x, beside = self._forward_stem(x), self._beside(x)
         for i in range(len(self.stages)):
             x = self._forward_stage(x, i, beside)
         return self._format_output(self._final_norm(x, len(self.stages) - 1, beside), beside)
@@ -198,8 +200,7 @@ class Backbone(nn.Module):
         if output_fmt not in ('NCHW', 'NHWC'):
             raise ZooError(f"output_fmt must be 'NCHW' or 'NHWC', not {output_fmt!r}")
         take, last = feature_take_indices(len(self.stages), indices)
-        maps, beside = [], self._beside(x)
-        x = self._forward_stem(x)
+        x, beside, maps = self._forward_stem(x), self._beside(x), []
         for i in range(last + 1 if stop_early else len(self.stages)):
             x = self._forward_stage(x, i, beside)
             if i in take:

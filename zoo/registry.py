@@ -3,17 +3,20 @@ import dataclasses
 import fnmatch
 import sys
 import warnings
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+from timm.layers import is_scriptable
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model, resolve_pretrained_cfg
+from timm.models._features import FeatureGetterNet
 from torch import Tensor, nn
 
 from .blocks.mixers import Mixers, MixerTable, mixer_factory
+from .blocks.recorders import NotScriptable
 from .utils.errors import ZooError
 from .weights import fit_state_dict, read_checkpoint, resolve, state_dict_of
 from .weights.convert import KeyMap, classifier_names
@@ -58,6 +61,18 @@ class Family:
 
 
 DEFAULT_FEATURE_CFG = dict(out_indices=4, feature_cls='getter')  # of hosts that do not say
+
+
+class FeatureDict(FeatureGetterNet):
+    """timm's getter with the maps in a dict, named by their indices as those of timm's ``feature_cls='dict'``."""
+
+    def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
+        return OrderedDict(zip(map(str, self.out_indices), super().forward(x)))
+
+
+# Values of feature_cls for which timm runs a model's children in order, or takes what they give for maps. A host whose
+# children are no such sequence names those that it gives its maps for instead, all if it does not say.
+FROM_GETTER = dict(list=FeatureGetterNet, dict=FeatureDict, hook=FeatureGetterNet)
 WEIGHT_FIELDS = ('url', 'file', 'state_dict', 'hf_hub_id', 'hf_hub_filename')  # of a pretrained cfg
 FAMILIES: list[Family] = []
 _OURS: dict[str, Variant] = {}
@@ -230,6 +245,8 @@ def _build(
             source = source if isinstance(source, Mapping) else read_checkpoint(source)
             overlay['state_dict'] = dict(carried=_SharedStateDict(state_dict_of(source)))
     headless = kwargs.get('features_only', False)
+    if kwargs.get('feature_cls') in getattr(host, 'from_getter', FROM_GETTER):
+        kwargs['feature_cls'] = FROM_GETTER[kwargs['feature_cls']]
 
     def fit(state: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
         model.pretrained_cfg.pop('state_dict', None)
@@ -238,9 +255,14 @@ def _build(
         _settle_classifier(state, model, headless)
         return state
 
-    return build_model_with_cfg(
+    model = build_model_with_cfg(
         host, name, pretrained, pretrained_cfg_overlay=overlay, pretrained_filter_fn=fit,
         feature_cfg=dict(getattr(host, 'feature_cfg', DEFAULT_FEATURE_CFG)), **kwargs)  # timm takes entries out
+    if is_scriptable():
+        for module in model.modules():
+            if isinstance(module, NotScriptable):
+                module.__prepare_scriptable__()
+    return model
 
 
 def _official(

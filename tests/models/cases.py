@@ -1,4 +1,6 @@
 """The smallest models of all families and hosts, and hybrids of all mixers, for tests of what every module must do."""
+from typing import Any
+
 import pytest
 import timm
 import torch
@@ -14,6 +16,7 @@ HYBRIDS = [
     *(('pvt_v2_b0', mixer) for mixer in list_mixers()),
     *(('vit_tiny', mixer) for mixer in list_mixers(class_token=True)),
 ]
+ONE = 'pvt_v2_b0', 'agent'  # attention with a table of biases, convolutions, batch norms: small
 TRAINING_ONLY = 'aux_head.'  # parameters that have no part in eval mode
 
 
@@ -32,13 +35,19 @@ def every_case(few: bool = False) -> list:
         for case in cases]
 
 
-def create(case: str | tuple[str, str]) -> nn.Module:
+def one_case_or_all() -> list:
+    """pytest parameters for :func:`create`: one hybrid in `make test`, all smallest models as ``full``."""
+    names = [pytest.param(*case.values, marks=pytest.mark.full) for case in every_smallest_model()]
+    return [pytest.param(ONE, id='-'.join(ONE)), *names]
+
+
+def create(case: str | tuple[str, str], **kwargs: Any) -> nn.Module:
     """In eval mode with 10 classes: a model by name, or a hybrid by host and mixer with a block or two per stage."""
     torch.manual_seed(0)
     if isinstance(case, str):
-        return timm.create_model(case, num_classes=10).eval()
+        return timm.create_model(case, num_classes=10, **kwargs).eval()
     host, mixer = case
-    return zoo.create_hybrid(host, mixer, num_classes=10, **SMALL[host]).eval()
+    return zoo.create_hybrid(host, mixer, num_classes=10, **SMALL[host], **kwargs).eval()
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """What others put on or in place of layers works: parametrizations, pruning, quantised layers, LoRA adapters."""
 import copy
+import functools
 import warnings
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
-from tests.models.cases import TRAINING_ONLY, every_case, exact, images
+from tests.models.cases import ONE, TRAINING_ONLY, every_case, exact, images
 from tests.models.module_calls import tensors
 
 EXACT = dict(rtol=1e-8, atol=1e-10)
@@ -102,27 +103,25 @@ def masked(original: nn.Module, layers: dict[str, nn.Module]) -> nn.Module:
     return expected
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings('ignore::DeprecationWarning')
-def test_dynamic_quantization(original, model):
+def check_dynamic_quantization(original: nn.Module) -> None:
+    """Of all linear layers by torch: they are replaced, and the logits are near."""
     from torch.ao.nn.quantized.dynamic import Linear
     from torch.ao.quantization import quantize_dynamic
 
     x = images(2).float()
-    quantized = quantize_dynamic(model.float(), {nn.Linear}, dtype=torch.qint8)
+    quantized = quantize_dynamic(copy.deepcopy(original).float(), {nn.Linear}, dtype=torch.qint8)
     exactly = [name for name, layer in layers_of(original, nn.Linear).items() if type(layer) is nn.Linear]
     assert exactly and all(isinstance(quantized.get_submodule(name), Linear) for name in exactly)
     y, expected = logits_of(quantized, x), logits_of(original, x.double()).float()
     assert close(y, expected, 0.5) and not close(y, expected, 1e-4)
 
 
-@pytest.mark.slow
-def test_int8_weights_of_torchao(original, model):
-    """As of a copy that has the dequantized weights."""
+def check_torchao(original: nn.Module) -> None:
+    """8-bit weights: as of a copy that has the dequantized ones."""
     quantization = pytest.importorskip('torchao.quantization')
     from torchao.utils import TorchAOBaseTensor
 
-    x, model = images(2).float(), model.float()
+    x, model = images(2).float(), copy.deepcopy(original).float()
     quantization.quantize_(model, quantization.Int8WeightOnlyConfig())
     expected = copy.deepcopy(original).float()
     for name, layer in layers_of(model, nn.Linear).items():
@@ -133,12 +132,10 @@ def test_int8_weights_of_torchao(original, model):
     assert not close(y, logits_of(original, x.double()).float(), 1e-4)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize('kind', [nn.Linear, nn.Conv2d])
-def test_lora(original, model, kind):
+def check_lora(original: nn.Module, kind: type[nn.Module] = nn.Linear) -> None:
     """Adapters on all layers of a kind: they count in training and in eval mode, learn, and can be merged."""
     peft = pytest.importorskip('peft')
-    x = images(2)
+    x, model = images(2), copy.deepcopy(original)
     names = [
         name for name, layer in model.named_modules() if isinstance(layer, kind)
         and (kind is nn.Linear or layer.groups == 1 and layer.dilation == (1, 1))]  # peft knows no dilation
@@ -156,3 +153,22 @@ def test_lora(original, model, kind):
     y = logits_of(adapted.eval(), x)
     torch.testing.assert_close(adapted(x).detach(), y, **EXACT)
     torch.testing.assert_close(logits_of(adapted.merge_and_unload(), x), y, **EXACT)
+
+
+CHECKS = dict(
+    quantize_dynamic=check_dynamic_quantization, torchao=check_torchao, lora_linear=check_lora,
+    lora_conv=functools.partial(check_lora, kind=nn.Conv2d))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings('ignore::DeprecationWarning')
+@pytest.mark.parametrize('tool', CHECKS)
+def test_tools_of_others(original, tool):
+    CHECKS[tool](original)
+
+
+@pytest.mark.filterwarnings('ignore::DeprecationWarning')
+@pytest.mark.parametrize('tool', CHECKS)
+def test_tools_of_others_on_one_model(tool):
+    """What `make test` tries of them."""
+    CHECKS[tool](exact(ONE))

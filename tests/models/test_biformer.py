@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tests import goldens
 from tests.kernels.cases.routed_attention import as_released
 from tests.models.rules import check_initial, decay_groups
+from zoo.blocks.conv import conv_epilogue
 from zoo.blocks.mixers import EnhancedAttention, RoutedAttention, routing
 from zoo.weights.convert import rename
 
@@ -61,7 +62,7 @@ def by_hand(mixer, x):
         pool = functools.partial(F.avg_pool2d, kernel_size=size)
     means = [pool(t.permute(0, 3, 1, 2)).flatten(2).transpose(1, 2) for t in (q, k)]
     routes = (means[0] @ means[1].transpose(1, 2)).topk(mixer.topk).indices
-    local = mixer.lepe(v)
+    local = conv_epilogue(mixer.lepe, v)
     q, k, v = (F.pad(t, (0, 0, 0, regions[1] * size[1] - t.shape[2], 0, regions[0] * size[0] - t.shape[1]))
                for t in (q, k, v))
     y = attend(mixer, q, k, v, routes, regions)[:, :local.shape[1], :local.shape[2]] + local
@@ -94,7 +95,7 @@ def test_small_maps_are_attended_to_as_a_whole():
     q, k, v = mixer.qkv(x).chunk(3, dim=-1)
     heads = (t.reshape(2, 6, 2, 6).transpose(1, 2) for t in (q, k, v))
     y = F.scaled_dot_product_attention(*heads, scale=12 ** -0.5).transpose(1, 2).reshape(2, 3, 2, 12)
-    torch.testing.assert_close(mixer(x), mixer.proj(y + mixer.lepe(v)))
+    torch.testing.assert_close(mixer(x), mixer.proj(y + conv_epilogue(mixer.lepe, v)))
 
 
 def test_more_routes_than_regions_are_refused():

@@ -1,12 +1,23 @@
-"""torch.compile without graph breaks, torch.export with dynamic sizes, ONNX against onnxruntime."""
+"""torch.compile without graph breaks, torch.export with fixed and dynamic sizes, ONNX against onnxruntime."""
 import pytest
 import timm
 import torch
 
-from tests.zoo_models import every_structure
+import zoo
+from tests.models.cases import create
+from tests.zoo_models import every_smallest_model, every_structure
+from zoo.blocks.mixers import WindowAttention
 
 DEPTHS = (1, 1, 2, 1)  # every kind of block once: a graph's size is the depth's, and so is the time
 SIZES = [(1, 64, 64), (3, 97, 131), (2, 65, 200)]
+# Hosts, with mixers in the first two stages (softmax over maps in one) and their own in the others, which shift windows
+STRUCTURES = [
+    ('swin_tiny', 'agent'), ('swin_tiny', 'routing'), ('cswin_tiny', 'focused'), ('pvt_tiny', 'inline'),
+    ('pvt_v2_b0', 'hilo'), ('vit_tiny', 'clamped'), ('pyramid_t', 'scale_aware'), ('pyramid_t', 'large_kernel')]
+SMALL = dict(
+    swin=dict(depths=DEPTHS, embed_dim=32, num_heads=(2, 4, 8, 16)), cswin=dict(depths=DEPTHS, embed_dim=32),
+    pvt=dict(depths=DEPTHS, embed_dims=(16, 32, 80, 128)), pvt_v2=dict(depths=DEPTHS, embed_dims=(16, 32, 80, 128)),
+    vit=dict(depth=3, embed_dim=48), pyramid=dict(depths=DEPTHS, embed_dims=(16, 32, 64, 128), projection=64))
 
 
 def export(model):
@@ -39,18 +50,62 @@ def test_export_is_dynamic(exported):
         torch.testing.assert_close(program.module()(x), model(x), rtol=1e-5, atol=1e-6)
 
 
-@torch.no_grad()
-def test_onnx(exported, tmp_path):
+def onnx_session(program, folder):
+    """A session of onnxruntime for an exported program."""
     onnxruntime = pytest.importorskip('onnxruntime')
     pytest.importorskip('onnxscript')
-    model, program = exported
-    path = tmp_path / 'model.onnx'
+    path = folder / 'model.onnx'
     torch.onnx.export(program, dynamo=True, verbose=False).save(str(path))
-    session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
+    return onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
+
+
+def check_onnx(session, model, x):
+    """That a session gives what the model does."""
+    y, = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(y), model(x), rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_onnx(exported, tmp_path):
+    model, program = exported
+    session = onnx_session(program, tmp_path)
     for batch, height, width in SIZES[1:]:
-        x = torch.randn(batch, 3, height, width)
-        y, = session.run(None, {session.get_inputs()[0].name: x.numpy()})
-        torch.testing.assert_close(torch.from_numpy(y), model(x), rtol=1e-4, atol=1e-4)
+        check_onnx(session, model, torch.randn(batch, 3, height, width))
+
+
+@torch.no_grad()
+def check_static(model, folder):
+    """One image of a fixed size, as torch records it by default: a batch of one broadcasts."""
+    x = torch.randn(1, 3, 64, 96)
+    program = torch.export.export(model, (x,))
+    for graph in (program, program.run_decompositions()):
+        torch.testing.assert_close(graph.module()(x), model(x), rtol=1e-5, atol=1e-6)
+    check_onnx(onnx_session(program, folder), model, x)
+
+
+@pytest.mark.parametrize('host, mixer', STRUCTURES)
+def test_static_export(host, mixer, tmp_path):
+    stages = {} if host.startswith('vit') else dict(stages=(0, 1))
+    small = SMALL[host.rpartition('_')[0]]
+    check_static(zoo.create_hybrid(host, mixer, num_classes=10, **stages, **small).eval(), tmp_path)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize('name', [case.values[0] for case in every_smallest_model()])
+def test_static_export_of_whole_models(name, tmp_path):
+    check_static(create(name), tmp_path)
+
+
+@pytest.mark.parametrize('shift', [False, True])
+@torch.no_grad()
+def test_windows_of_one_image_of_any_size(shift):
+    """A batch that is fixed at one leaves open whether the bias broadcasts over windows."""
+    mixer = WindowAttention(8, 2, window=4, shift=shift).eval()
+    sizes = {1: torch.export.Dim('height', min=2, max=512), 2: torch.export.Dim('width', min=2, max=512)}
+    program = torch.export.export(mixer, (torch.randn(1, 9, 10, 8),), dynamic_shapes=(sizes,))
+    for size in ((3, 4), (8, 12), (17, 5)):
+        x = torch.randn(1, *size, 8)
+        torch.testing.assert_close(program.module()(x), mixer(x), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize('name', every_structure())

@@ -1,35 +1,19 @@
-"""Convolutions as layers of token maps."""
+"""Depthwise convolutions of token maps."""
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo_kernels import depthwise_conv
 
-from .fusion import can_fuse, fusible
+from .fusion import can_fuse
 from .layout import to_nchw, to_nhwc
 
 
-@fusible
-class Conv2dNHWC(nn.Conv2d):
-    """``nn.Conv2d`` of ``[B, H, W, C]`` maps; depthwise ones that keep the size are computed by our op."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[B, H, W, in_channels]`` -> ``[B, H', W', out_channels]``."""
-        if self._fits_op():
-            return depthwise_conv(x, self.weight, self.bias, dilation=self.dilation[0])
-        return to_nhwc(self._conv_forward(to_nchw(x), self.weight, self.bias))
-
-    def _fits_op(self) -> bool:
-        size, gap = self.kernel_size[0], self.dilation[0]
-        return (
-            self.groups == self.in_channels == self.out_channels and self.padding_mode == 'zeros'
-            and self.kernel_size == (size, size) and size % 2 == 1 and self.stride == (1, 1)
-            and self.dilation == (gap, gap) and self.padding == (gap * (size // 2),) * 2)
-
-
 def depthwise_conv2d(
-        dim: int, kernel_size: int, bias: bool = True, dilation: int = 1, device=None, dtype=None) -> Conv2dNHWC:
-    """A depthwise convolution of ``[B, H, W, dim]`` maps that keeps their size.
+        dim: int, kernel_size: int, bias: bool = True, dilation: int = 1, device=None, dtype=None) -> nn.Conv2d:
+    """A depthwise convolution that keeps a map's size, to be run by :func:`conv_epilogue`.
+
+    It is torch's own layer, as what counts, adapts or quantises layers by their exact class expects.
 
     Args:
         dim: Channels.
@@ -37,7 +21,7 @@ def depthwise_conv2d(
         bias: Whether there is one.
         dilation: Distance between the pixels that a kernel sees.
     """
-    return Conv2dNHWC(
+    return nn.Conv2d(
         dim, dim, kernel_size, padding=dilation * (kernel_size // 2), dilation=dilation, groups=dim, bias=bias,
         device=device, dtype=dtype)
 
@@ -45,21 +29,32 @@ def depthwise_conv2d(
 def conv_epilogue(
         conv: nn.Module, x: Tensor, activation: str | None = None, residual: Tensor | None = None,
         gate: Tensor | None = None) -> Tensor:
-    """``(activation(conv(x)) + residual) * gate``, in one pass where nobody can see that ``conv`` is not called.
+    """``(activation(conv(x)) + residual) * gate``, by our op where nobody can see that ``conv`` is not called.
 
     Args:
         conv: Of :func:`depthwise_conv2d`, or what has taken its place.
-        x: ``[B, H, W, C]``, as residual and gate.
+        x: ``[B, H, W, C]``, as residual and gate; ``conv`` is called with ``[B, C, H, W]``.
         activation: ``'gelu'`` or None.
         residual: What is added.
         gate: What the sum is multiplied by.
     """
-    if type(conv) is Conv2dNHWC and can_fuse(conv):
+    if can_fuse(conv) and _fits_op(conv):
         return fused_epilogue(x, conv.weight, conv.bias, conv.dilation[0], activation, residual, gate)
-    y = conv(x)
+    y = to_nhwc(conv(to_nchw(x)))
     y = F.gelu(y) if activation == 'gelu' else y
     y = y if residual is None else y + residual
     return y if gate is None else y * gate
+
+
+def _fits_op(conv: nn.Module) -> bool:
+    """Whether it is depthwise and keeps the size: a user may have put another layer in its place."""
+    if not isinstance(conv, nn.Conv2d):
+        return False
+    size, gap = conv.kernel_size[0], conv.dilation[0]
+    return (
+        conv.groups == conv.in_channels == conv.out_channels and conv.padding_mode == 'zeros'
+        and conv.kernel_size == (size, size) and size % 2 == 1 and conv.stride == (1, 1)
+        and conv.dilation == (gap, gap) and conv.padding == (gap * (size // 2),) * 2)
 
 
 def fused_epilogue(

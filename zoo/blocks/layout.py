@@ -43,10 +43,10 @@ def window_count(size: int, window: int) -> int:
     """:func:`ceil_div` of a map's side, safe to reshape with while recording.
 
     The count may be 1 at one size and more at another. A recorded graph would be tied to the case it saw, so the
-    recorder is given a number whose origin it does not know.
+    recorder is given a number whose origin it does not know. A side that does not change is left as it is.
     """
     count = ceil_div(size, window)
-    if exporting():
+    if exporting() and not isinstance(count, int):
         count = torch.full((), count, dtype=torch.int64).item()
         torch._check(count >= 1)
     return count

@@ -23,6 +23,7 @@ class GatedMobileNetV2(EfficientNet):
     """
 
     feature_cfg = dict(out_indices=(0, 1, 2, 3, 4), feature_cls='getter')
+    from_getter = ('list', 'dict')  # timm's blocks are in a sequence of their own
 
     def __init__(self, gate: GateFactory | None = None, **mobilenet: Any):
         super().__init__(

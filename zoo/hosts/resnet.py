@@ -35,6 +35,7 @@ class GatedResNet(ResNet):
     """
 
     feature_cfg = dict(out_indices=(0, 1, 2, 3, 4), feature_cls='getter')
+    from_getter = ()  # children are in order
 
     def __init__(
             self, gate: GateFactory | None = None, stage_gate: GateFactory | None = None, cifar: bool = False,

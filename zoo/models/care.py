@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from zoo_kernels import linear_attention
 
 from ..backbone import Backbone, Stage, to_pair
-from ..blocks.conv import depthwise_conv2d
+from ..blocks.conv import conv_epilogue, depthwise_conv2d
 from ..blocks.fusion import in_chunks, linear_gelu
 from ..blocks.layout import to_nchw, to_nhwc
 from ..blocks.mixers import BlockContext, MixerFactory, MixerTable, TokenMixer, register_mixer
@@ -104,7 +104,7 @@ class Interaction(nn.Module):
         return y if self.fc2 is None else x + y
 
     def _maps(self, x: Tensor) -> Tensor:
-        x = self.conv(linear_gelu(self.fc1, x))
+        x = conv_epilogue(self.conv, linear_gelu(self.fc1, x))
         return x if self.fc2 is None else self.fc2(x)
 
 
@@ -136,7 +136,8 @@ class CAREBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         memory, first, second, third = x.split(self.widths, dim=-1)
-        features = torch.cat([self.mixer(first), self.conv3(second), self.conv7(third)], dim=-1)
+        near, far = conv_epilogue(self.conv3, second), conv_epilogue(self.conv7, third)
+        features = torch.cat([self.mixer(first), near, far], dim=-1)
         y = self.inter2(torch.cat([memory, self.inter1(features)], dim=-1))
         return self.drop_path(y) if self.gamma is None else x + self.drop_path(y * self.gamma)
 

@@ -102,6 +102,8 @@ class EMCAResNet(GatedResNet):
         **resnet: layers, num_classes, ... of timm's ResNet.
     """
 
+    from_getter = ('list', 'dict')  # stages want what earlier ones saw
+
     def __init__(self, recall: str = 'blocks', block: type[nn.Module] = BasicBlock, device=None, dtype=None, **resnet):
         recalling = RecallingBasicBlock if block is BasicBlock else RecallingBottleneck
         super().__init__(block=recalling, device=device, dtype=dtype, **resnet)

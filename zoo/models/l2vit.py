@@ -78,7 +78,8 @@ class LocalConcentration(nn.Module):
         self.conv2 = depthwise_conv2d(dim, 7, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv2(batch_norm(self.bn, conv_epilogue(self.conv1, x, activation='gelu')))
+        x = batch_norm(self.bn, conv_epilogue(self.conv1, x, activation='gelu'))
+        return conv_epilogue(self.conv2, x)
 
 
 class LocalBlock(TransformerBlock):

@@ -33,7 +33,6 @@ from torchvision.ops import deform_conv2d
 from zoo_kernels.dispatch import can_overwrite_inputs, transforming
 
 from ..backbone import Backbone, Stage, init_layer, to_pair
-from ..blocks.conv import Conv2dNHWC
 from ..blocks.fusion import can_fuse, fusible
 from ..blocks.layout import ceil_div, contiguous_for_export, to_nchw, to_nhwc
 from ..blocks.mixers import BlockContext, MixerFactory, MixerTable
@@ -225,8 +224,8 @@ class LITv2(Backbone):
     def init_layers(self, linear_init: str, conv_init: str) -> None:
         super().init_layers(linear_init, conv_init)
         for module in self.stages.modules():  # the other convolutions are initialised as torch does it
-            if isinstance(module, Conv2dNHWC):
-                init_layer(module, conv_init='fan_out')
+            if isinstance(module, ConvMlp):
+                init_layer(module.dwconv, conv_init='fan_out')
 
     def grids(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
         height, width = (ceil_div(side, 4) for side in img_size)

@@ -23,7 +23,7 @@ from timm.layers import calculate_drop_path_rates
 from torch import Tensor, nn
 
 from ..backbone import Backbone, Stage, pyramid_grids, to_pair
-from ..blocks.conv import fused_epilogue
+from ..blocks.conv import conv_epilogue, fused_epilogue
 from ..blocks.fusion import can_fuse, in_chunks
 from ..blocks.layout import ceil_div
 from ..blocks.mixers import BlockContext, MixerFactory, MixerTable
@@ -62,7 +62,7 @@ class LocalMlp(ConvMlp):
     def _maps(self, x: Tensor) -> Tensor:
         x, conv = self.fc1(x), self.dwconv
         if not can_fuse(conv):
-            return self.fc2(F.gelu(x + conv(x)))
+            return self.fc2(F.gelu(conv_epilogue(conv, x, residual=x)))
         centre = F.pad(conv.weight.new_ones(1, 1, 1, 1), (1, 1, 1, 1))  # what is added is a convolution too: one pass
         return self.fc2(fused_epilogue(x, conv.weight + centre, conv.bias, activation='gelu'))
 

@@ -3,10 +3,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..norm import batch_norm
+from ..recorders import NotScriptable
 from .gate import Gate
 
 
-class BAM(Gate):
+class BAM(NotScriptable, Gate):
     """``x * (1 + sigmoid(channels(mean x) * places(x)))``, once between two stages.
 
     ``channels`` is an MLP with batch norm, ``places`` a 1x1 convolution, two 3x3 with gaps of 4 and a 1x1 to one

@@ -4,11 +4,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..fusion import can_fuse
+from ..recorders import NotScriptable
 from .gate import Gate
 from .layout_ops import multiply
 
 
-class CBAM(Gate):
+class CBAM(NotScriptable, Gate):
     """``y = x * sigmoid(mlp(mean x) + mlp(max x))``, then ``y * sigmoid(norm(conv7([max_c y, mean_c y])))``.
 
     The norm of the second gate has a momentum of 0.01 and starts with a weight of zero, so all places begin at 1 / 2.

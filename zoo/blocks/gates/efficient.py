@@ -3,10 +3,11 @@ from torch import Tensor, nn
 
 from ...utils.errors import ZooError
 from ..layout import to_nchw, to_nhwc
+from ..recorders import NotScriptable, refuse_fx
 from .gate import Gate
 
 
-class EfficientAttention(Gate):
+class EfficientAttention(NotScriptable, Gate):
     """``x + out(softmax over channels(q) (softmax over places(k)^T v))`` per head, projections with biases, no scale.
 
     Args:
@@ -33,6 +34,7 @@ class EfficientAttention(Gate):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, H, W]`` -> the same."""
+        refuse_fx(self, x)
         tokens = to_nhwc(x)
         q, k, v = (
             t.flatten(1, 2).unflatten(-1, (self.num_heads, -1)) for t in self.qkv(tokens).split(self.widths, dim=-1))

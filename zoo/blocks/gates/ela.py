@@ -2,6 +2,7 @@
 from torch import Tensor, nn
 
 from ...utils.errors import ZooError
+from ..recorders import NotScriptable, refuse_fx
 from .gate import Gate
 from .layout_ops import multiply, reduce_axis
 
@@ -9,7 +10,7 @@ from .layout_ops import multiply, reduce_axis
 VARIANTS = dict(tiny=(5, 1, 32), base=(7, 1, 16), small=(5, 8, 16), large=(7, 8, 16))
 
 
-class ELA(Gate):
+class ELA(NotScriptable, Gate):
     """``x * a(mean over columns) * a(mean over rows)`` with ``a = sigmoid(group norm(conv1d))``, the same for both.
 
     There is no code of the authors: this is what the many copies of one community version agree on.
@@ -41,5 +42,6 @@ class ELA(Gate):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, H, W]`` -> the same."""
+        refuse_fx(self, x)
         rows, columns = (self._gate(reduce_axis('mean', x, dim)) for dim in (3, 2))
         return multiply(x * rows[..., None], columns[:, :, None])

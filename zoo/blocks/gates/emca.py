@@ -6,11 +6,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...utils.errors import ZooError
+from ..recorders import NotScriptable
 from .eca import adaptive_size
 from .gate import Gate
 
 
-class EMCA(Gate):
+class EMCA(NotScriptable, Gate):
     """``x * (1 + s)``: s from the means of the channels of x and, fused with them, of earlier maps.
 
     Without earlier maps ``s = sigmoid(conv(mean x))``, a convolution along the channels as in ECA. With S of them the

@@ -9,6 +9,7 @@ from zoo_kernels.dispatch import can_overwrite_inputs
 
 from ...utils.errors import ZooError
 from ..layout import exporting
+from ..recorders import NotScriptable, refuse_fx
 from ..resize import adaptive_pool_matrix
 from ..tables import cached_table
 from .gate import Gate
@@ -45,7 +46,7 @@ def basis(side: int, height: int, width: int, dtype: torch.dtype, device: torch.
     return rows.t() @ (table @ columns)
 
 
-class FCA(Gate):
+class FCA(NotScriptable, Gate):
     """``x * sigmoid(fc2(relu(fc1(z))))``: z are the channels' coefficients of cosines, 16 groups with one each.
 
     Args:
@@ -76,6 +77,7 @@ class FCA(Gate):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, H, W]`` -> the same."""
+        refuse_fx(self, x)
         # coefficients of large maps leave the range of float16; up to the sigmoid all is linear or a ReLU, so that
         # a power of two may be taken out, which is exact
         scale = 2. ** math.ceil(math.log2(self.side))

@@ -5,11 +5,12 @@ import torch
 from torch import Tensor, nn
 
 from ...utils.errors import ZooError
+from ..recorders import NotScriptable, refuse_fx
 from .gate import Gate
 from .gate_context import GateContext
 
 
-class GaussianAttention(Gate):
+class GaussianAttention(NotScriptable, Gate):
     """``x * w / sum w`` with ``w`` a product of Gaussians of x, along one direction; heads split that direction.
 
     Gaussian i of a head has the mean of the head's slice plus an offset, and the slice's standard deviation times a
@@ -48,6 +49,7 @@ class GaussianAttention(Gate):
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape with ``dim`` -> the same."""
+        refuse_fx(self, x)
         size = x.shape[self.dim] // self.num_heads
         if size == 0:
             raise ZooError(f'{x.shape[self.dim]} values in {self.num_heads} heads: use fewer heads')

@@ -4,6 +4,7 @@ import functools
 import torch
 from torch import Tensor, nn
 
+from ..recorders import NotScriptable, refuse_fx
 from .gate import Gate
 from .gate_context import GateContext, GateFactory
 from .layout_ops import reduce_axis
@@ -28,7 +29,7 @@ class PlaneGate(nn.Module):
         return self.norm(self.conv(torch.stack([greatest, mean], dim=1))).sigmoid()[:, 0]
 
 
-class TripletAttention(Gate):
+class TripletAttention(NotScriptable, Gate):
     """``x`` times the mean of three gates, over channels and columns, rows and channels, rows and columns.
 
     Each gate sees the maximum and the mean over the third direction. The norm of the last gate starts with a weight of
@@ -64,6 +65,7 @@ class TripletAttention(Gate):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, H, W]`` -> the same."""
+        refuse_fx(self, x)
         columns, rows = ([reduce_axis(reduce, x, dim) for reduce in ('amax', 'mean')] for dim in (2, 3))
         gate = self.columns(*columns)[:, :, None]
         gate = gate + self.rows(*(t.transpose(1, 2) for t in rows)).transpose(1, 2)[..., None]

@@ -8,11 +8,12 @@ from zoo_kernels.dispatch import can_overwrite_inputs
 from ...utils.errors import ZooError
 from ..fusion import can_fuse
 from ..norm import scale_and_shift
+from ..recorders import NotScriptable, refuse_fx
 from .gate import Gate
 from .layout_ops import max_around
 
 
-class ULSAM(Gate):
+class ULSAM(NotScriptable, Gate):
     """``x + x * softmax over places(relu(norm(w . maxpool3(relu(norm(s * x))))))``, each group of channels on its own.
 
     A group has a scale and an offset for each channel and one weight for each; the norms have a momentum of 0.9.
@@ -41,6 +42,7 @@ class ULSAM(Gate):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, H, W]`` -> the same."""
+        refuse_fx(self, x)
         y = self._point(max_around(self._scale(x)))
         y = F.relu(self.point_norm(y))
         weight = y.flatten(2).softmax(-1).view(y.shape).unsqueeze(2)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from zoo_kernels import linear_attention
 
-from ..conv import depthwise_conv2d, fused_epilogue
+from ..conv import conv_epilogue, depthwise_conv2d, fused_epilogue
 from ..fusion import can_fuse
 from ..position import PositionMap
 from .block_context import BlockContext
@@ -60,8 +60,8 @@ class FocusedLinearAttention(TokenMixer):
         if can_fuse(*filter(None, (self.dwc, self.lepe))):
             return fused_epilogue(x, *self.local_kernel(), residual=residual)
         heads = x.unflatten(-1, (self.num_heads, -1)).permute(0, 3, 1, 2, 4)
-        y = self.dwc(heads.flatten(0, 1)).unflatten(0, heads.shape[:2]).permute(0, 2, 3, 1, 4).flatten(3)
-        return residual + (y if self.lepe is None else y + self.lepe(x))
+        y = conv_epilogue(self.dwc, heads.flatten(0, 1)).unflatten(0, heads.shape[:2]).permute(0, 2, 3, 1, 4).flatten(3)
+        return residual + (y if self.lepe is None else conv_epilogue(self.lepe, x, residual=y))
 
     def local_kernel(self) -> tuple[Tensor, Tensor]:
         """Weight ``[C, 1, k, k]`` and bias ``[C]`` of the depthwise convolution(s) of the values, as one."""

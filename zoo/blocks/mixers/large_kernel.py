@@ -4,7 +4,7 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..conv import depthwise_conv2d
+from ..conv import conv_epilogue, depthwise_conv2d
 from .registry import register_mixer
 from .token_mixer import TokenMixer
 
@@ -40,4 +40,5 @@ class LargeKernelAttention(TokenMixer):
     def forward(self, x: Tensor) -> Tensor:
         """``[B, H, W, C]`` -> ``[B, H, W, C]``."""
         u = F.gelu(self.proj1(x))
-        return self.proj2(u * self.fc(self.dilated(self.conv(u)))) + x
+        seen = conv_epilogue(self.dilated, conv_epilogue(self.conv, u))
+        return self.proj2(u * self.fc(seen)) + x

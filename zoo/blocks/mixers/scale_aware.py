@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from zoo_kernels.dispatch import can_overwrite_inputs
 
 from ...utils.errors import ZooError
-from ..conv import depthwise_conv2d
+from ..conv import conv_epilogue, depthwise_conv2d
 from ..fusion import can_fuse
 from ..norm import batch_norm, scale_and_shift
 from .block_context import BlockContext
@@ -60,7 +60,7 @@ class ScaleAwareModulation(TokenMixer):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, H, W, C]`` -> ``[B, H, W, C]``."""
-        heads = [conv(s) for conv, s in zip(self.convs, self.s(x).chunk(HEADS, dim=-1))]
+        heads = [conv_epilogue(conv, s) for conv, s in zip(self.convs, self.s(x).chunk(HEADS, dim=-1))]
         return self.proj(self.fc(self.aggregate(heads)) * self.v(x))
 
 

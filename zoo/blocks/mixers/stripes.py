@@ -6,7 +6,7 @@ from zoo_kernels import depthwise_conv
 from zoo_kernels.sdpa import scaled_dot_product_attention
 
 from ...utils.errors import ZooError
-from ..conv import depthwise_conv2d
+from ..conv import conv_epilogue, depthwise_conv2d
 from ..fusion import can_fuse
 from ..layout import contiguous_for_export, crop_map, pad_map, window_count
 from .block_context import BlockContext
@@ -63,7 +63,7 @@ class StripeAttention(TokenMixer):
         fused = can_fuse(self.lepe)
         if self.stripe is None:
             y = self._attend(qkv, self.num_heads, *((self.lepe.weight, self.lepe.bias) if fused else ()))
-            return self.proj(y if fused else y + self.lepe(qkv.chunk(3, dim=-1)[2]))
+            return self.proj(y if fused else conv_epilogue(self.lepe, qkv.chunk(3, dim=-1)[2], residual=y))
         vertical, horizontal = (t.flatten(3) for t in qkv.unflatten(-1, (3, 2, -1)).unbind(-2))
         heads = self.num_heads // 2
         first, second = (), ()
@@ -84,7 +84,7 @@ class StripeAttention(TokenMixer):
         (rows, below), (columns, behind) = (_apart(size, self.stripe, v.device) for size in (height, width))
         first, second = (v.new_zeros(v.shape[0], below, behind, v.shape[-1] // 2) for _ in range(2))
         first[:, :height, columns], second[:, rows, :width] = v.chunk(2, dim=-1)
-        first, second = self.lepe(torch.cat([first, second], dim=-1)).chunk(2, dim=-1)
+        first, second = conv_epilogue(self.lepe, torch.cat([first, second], dim=-1)).chunk(2, dim=-1)
         return torch.cat([first[:, :height, columns], second[:, rows, :width]], dim=-1)
 
     def _rows(self, qkv: Tensor, heads: int, *lepe: Tensor) -> Tensor:

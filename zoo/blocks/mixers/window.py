@@ -66,7 +66,11 @@ class WindowAttention(TokenMixer):
         shifts = self._shifts(counts)
         bias = None if self.rel_pos is None else self.rel_pos()
         if shifts is None:
-            x = self._attend(x, counts, bias, folds=1)
+            folds = 1
+            if exporting() and bias is not None:  # broadcasting would ask whether the map is a single window
+                folds = counts[0] * counts[1]
+                bias = bias.repeat(folds, 1, 1)
+            x = self._attend(x, counts, bias, folds)
         else:
             mask = self._mask(counts, shifts, x)
             bias = mask.expand(-1, self.num_heads, -1, -1) if bias is None else bias + mask

@@ -82,7 +82,7 @@ class Fusion(nn.Module):
         self.response = GlobalResponseNorm(dim, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.response(self.fc(F.gelu(batch_norm(self.norm, self.conv(x)))))
+        return self.response(self.fc(F.gelu(batch_norm(self.norm, conv_epilogue(self.conv, x)))))
 
 
 class FocusBlock(nn.Module):

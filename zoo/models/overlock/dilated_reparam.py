@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from zoo_kernels import depthwise_conv
 
-from ...blocks.conv import depthwise_conv2d
+from ...blocks.conv import conv_epilogue, depthwise_conv2d
 from ...blocks.fusion import can_chunk, can_fuse
 from ...blocks.norm import batch_norm, scale_and_shift
 from ...utils.errors import ZooError
@@ -69,7 +69,7 @@ class DilatedConv(nn.Module):
 
     def _sum(self, x: Tensor) -> Tensor:
         """All kernels one by one, each with its norm."""
-        y = self.conv(x)
+        y = conv_epilogue(self.conv, x)
         if self.branches is None:
             return y
         y = batch_norm(self.conv_norm, y)
@@ -113,4 +113,4 @@ class _Branch(nn.Module):
         self.norm = nn.BatchNorm2d(dim, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        return batch_norm(self.norm, self.conv(x))
+        return batch_norm(self.norm, conv_epilogue(self.conv, x))
