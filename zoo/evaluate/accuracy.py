@@ -3,7 +3,6 @@ import argparse
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from timm.layers import apply_test_time_pool
 from timm.utils import check_batch_size_retry, decay_batch_step, reparameterize_model
 from torch import Tensor, nn
 
-from ..train import build, engine, report
+from ..train import build, checks, engine, report
 from ..train.data import datasets, loaders
 from ..utils.errors import ZooError
 from .loading import build_model
@@ -47,8 +46,11 @@ def measure(
     model.to(ctx.device, build.dtype_of(args), memory_format=layout)
     build.check_forward(model, config, build.DeviceContext(ctx.device), build.dtype_of(args))
     dataset = datasets.open_dataset(args, args.split, config['input_size'][0], num_samples=args.num_samples)
-    if not args.valid_labels:
-        datasets.check_classes(dataset, getattr(model, 'num_classes', args.num_classes))
+    classes = getattr(model, 'num_classes', args.num_classes)
+    if args.valid_labels:
+        check_valid_labels(args, classes)
+    else:
+        datasets.check_classes(dataset, classes)
     if args.torchcompile:
         model = torch.compile(model, backend=args.torchcompile, mode=args.torchcompile_mode)
     rows = []
@@ -146,6 +148,18 @@ def _evaluate(
     return dict(figures, speed=watch.speed())
 
 
+def check_valid_labels(args: argparse.Namespace, classes: int) -> None:
+    """Refuse indices of classes that the model does not have.
+
+    Raises:
+        ZooError: with the largest.
+    """
+    largest = max(checks.class_numbers(args.valid_labels, '--valid-labels'))
+    if largest >= classes:
+        raise ZooError(f'--valid-labels {args.valid_labels}: the classes of the model are 0 to {classes - 1}, the file '
+                       f'has {largest}')
+
+
 def _advance(progress: report.Progress, ctx: build.DeviceContext, images: int) -> None:
     progress.step(images * ctx.world_size)
 
@@ -158,11 +172,9 @@ def _head(
         return None, None
     chosen = real = None
     if args.valid_labels:
-        chosen = [int(line) for line in Path(args.valid_labels).read_text().split()]
+        chosen = checks.class_numbers(args.valid_labels, '--valid-labels')
     if args.real_labels:
-        if ctx.distributed:
-            raise ZooError('--real-labels works in one process')
-        real = RealLabelsImagenet(dataset.filenames(basename=True), real_json=args.real_labels)
+        real = _real_labels(args, dataset, ctx)
 
     def head(output: Tensor) -> Tensor:
         if chosen is not None:
@@ -172,6 +184,20 @@ def _head(
         return output
 
     return head, real
+
+
+def _real_labels(args: argparse.Namespace, dataset: Any, ctx: build.DeviceContext) -> RealLabelsImagenet:
+    if ctx.distributed:
+        raise ZooError('--real-labels works in one process')
+    names = dataset.filenames(basename=True) if hasattr(dataset, 'filenames') else []
+    try:
+        real = RealLabelsImagenet(names, real_json=args.real_labels)
+    except AssertionError:  # another number of labels
+        real = None
+    if real is None or not real.real_labels.keys() >= set(names):
+        raise ZooError(f'--real-labels {args.real_labels}: these labels are of the images of ImageNet\'s validation '
+                       f'set in their order, and the data has others')
+    return real
 
 
 def _print(args: argparse.Namespace, row: dict[str, Any], content: dict | None) -> None:

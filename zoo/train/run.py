@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from ..utils import files
-from ..utils.errors import ZooError, did_you_mean, require_packages
-from . import build, checkpoint, logs, options, progressive_resizing, task
+from ..utils.errors import ZooError, require_packages
+from . import build, checkpoint, checks, logs, options, progressive_resizing, task
 from .data import fashion_mnist
 from .data.datasets import DIGITS, QUICKSTART, check_folder
 from .option_schema import TRAIN, Option
@@ -61,32 +61,29 @@ def check(args: argparse.Namespace, content: dict | None) -> None:
     logs.check(args)
     build.check_model_name(args.model)
     build.check_sizes(args)
+    checks.device(args.device)
+    checks.optimizer(args.opt)
+    checks.schedule(args)
+    checks.augmentation(args)
     if content is not None and content['arch'] != args.model:
         raise ZooError(f'{args.resume} is a checkpoint of {content["arch"]}, not of {args.model}; give --model '
                        f'{content["arch"]}, or another --resume')
     check_folder(args)
+    checks.class_map(args)
     if args.initial_checkpoint and (args.pretrained or args.pretrained_path):
         raise ZooError('--initial-checkpoint, --pretrained and --pretrained-path exclude each other; give one')
+    checks.checkpoint_files(args.initial_checkpoint, args.pretrained_path, args.kd_teacher_checkpoint)
+    if args.pretrained_rows:
+        if not args.pretrained_path:
+            raise ZooError('--pretrained-rows needs --pretrained-path')
+        checks.class_numbers(args.pretrained_rows, '--pretrained-rows')
     task.check(args)
     progressive_resizing.check(args)
     if args.kd_teacher_checkpoint:
         args.kd_teacher_checkpoint = os.path.abspath(args.kd_teacher_checkpoint)  # a resumed run may start elsewhere
-    if args.pretrained_rows and not args.pretrained_path:
-        raise ZooError('--pretrained-rows needs --pretrained-path')
-    for path in (args.initial_checkpoint, args.pretrained_path, args.kd_teacher_checkpoint):
-        if path and not os.path.isfile(path):
-            raise ZooError(f'no checkpoint file {path}')
     if args.model_dtype not in (None, 'float32') and args.amp:
         raise ZooError('--amp works on float32 weights; leave it or --model-dtype out')
-    if args.torchcompile_mode and not args.torchcompile:
-        raise ZooError('--torchcompile-mode needs --torchcompile')
-    if args.torchcompile:
-        backends = torch.compiler.list_backends(exclude_tags=())
-        if args.torchcompile not in backends:
-            raise ZooError(
-                f'--torchcompile: no backend {args.torchcompile!r}{did_you_mean(args.torchcompile, backends)}')
-    if args.model_ema_decay >= 1 or args.smoothing >= 1:
-        raise ZooError('--model-ema-decay and --smoothing must be below 1')
+    checks.compiler(args)
 
 
 def folder_of(args: argparse.Namespace, flags: dict[str, Any], content: dict | None) -> Path | None:

@@ -58,8 +58,12 @@ def atomic_dir(folder: Path) -> Iterator[Path]:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def check_writable(folder: Path) -> None:
+def check_writable(folder: Path, option: str = '`output`') -> None:
     """Check that a folder can be made or written to, without making it.
+
+    Args:
+        folder: Which.
+        option: What to change if it cannot, for the message.
 
     Raises:
         ZooError: naming the part of the path that is in the way.
@@ -68,9 +72,9 @@ def check_writable(folder: Path) -> None:
     while not os.path.lexists(place) and place != place.parent:
         place = place.parent
     if not place.is_dir():
-        raise ZooError(f'cannot write to {folder}: {place} is not a folder; choose another `output`')
+        raise ZooError(f'cannot write to {folder}: {place} is not a folder; choose another {option}')
     if not os.access(place, os.W_OK | os.X_OK):
-        raise ZooError(f'cannot write to {folder}: no permission for {place}; choose another `output`')
+        raise ZooError(f'cannot write to {folder}: no permission for {place}; choose another {option}')
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
