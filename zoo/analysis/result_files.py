@@ -21,6 +21,7 @@ COUNTS, PARITY = 'models.json', 'parity.json'
 WANTED = 'give files that "benchmark models" or "validate --results-format json" wrote'
 SHARED = {'device', 'device_type', 'dtype', 'threads', 'versions', 'date'}  # by the rows of a benchmark
 COLUMNS = {'pass', 'height', 'width', 'batch', 'mode', 'kernels', 'throughput'}  # of those that have a time
+POSITIVE = 'height', 'width', 'throughput'
 
 
 def folder() -> Path | None:
@@ -70,9 +71,8 @@ def _is_of_benchmark(content: Any) -> bool:
         return False
     if not all(isinstance(row, dict) and isinstance(row.get('model'), str) for row in content['rows']):
         return False
-    return all(
-        COLUMNS <= row.keys() and all(_is_number(row[key]) and row[key] > 0 for key in ('throughput', 'height', 'width'))
-        for row in content['rows'] if 'ms' in row)
+    return all(COLUMNS <= row.keys() and all(_is_number(row[key]) and row[key] > 0 for key in POSITIVE)
+               for row in content['rows'] if 'ms' in row)
 
 
 def _is_number(value: Any) -> bool:

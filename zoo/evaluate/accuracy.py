@@ -48,7 +48,10 @@ def measure(
     dataset = datasets.open_dataset(args, args.split, config['input_size'][0], num_samples=args.num_samples)
     classes = getattr(model, 'num_classes', args.num_classes)
     if args.valid_labels:
-        check_valid_labels(args, classes)
+        chosen, count = check_valid_labels(args, classes), datasets.class_count(dataset)
+        if count and count > len(chosen):
+            raise ZooError(f'--valid-labels {args.valid_labels}: the data has {count} classes, the file {len(chosen)} '
+                           f'lines; give an index of the model for each class')
     else:
         datasets.check_classes(dataset, classes)
     if args.torchcompile:
@@ -148,16 +151,17 @@ def _evaluate(
     return dict(figures, speed=watch.speed())
 
 
-def check_valid_labels(args: argparse.Namespace, classes: int) -> None:
-    """Refuse indices of classes that the model does not have.
+def check_valid_labels(args: argparse.Namespace, classes: int) -> list[int]:
+    """The indices of ``valid_labels``; refuse those of classes that the model does not have.
 
     Raises:
         ZooError: with the largest.
     """
-    largest = max(checks.class_numbers(args.valid_labels, '--valid-labels'))
-    if largest >= classes:
+    chosen = checks.class_numbers(args.valid_labels, '--valid-labels')
+    if max(chosen) >= classes:
         raise ZooError(f'--valid-labels {args.valid_labels}: the classes of the model are 0 to {classes - 1}, the file '
-                       f'has {largest}')
+                       f'has {max(chosen)}')
+    return chosen
 
 
 def _advance(progress: report.Progress, ctx: build.DeviceContext, images: int) -> None:

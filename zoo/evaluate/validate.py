@@ -112,8 +112,8 @@ def _check_files(args: argparse.Namespace) -> None:
 def _check(args: argparse.Namespace) -> None:
     build.check_model_name(args.model)
     build.check_sizes(args)
-    datasets.check_folder(args)
-    checks.class_map(args)
+    checks.model_kwargs(args.model_kwargs)
+    checks.data(args)
     if args.dataset == datasets.QUICKSTART:
         raise ZooError('--dataset quickstart is for training; give --dataset torch/fashion_mnist --data-dir FOLDER, '
                        'or --dataset digits')

@@ -218,7 +218,7 @@ def make_optimizer(args: argparse.Namespace, model: nn.Module, lr: float) -> tor
     Raises:
         ZooError: unknown optimizer, arguments that it does not take, or an ``lr_mult`` that fits no parameter.
     """
-    checks.optimizer(args.opt)
+    checks.optimizer(args)
     extra = dict(args.opt_kwargs)
     if args.opt_eps is not None:
         extra['eps'] = args.opt_eps

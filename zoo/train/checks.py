@@ -1,19 +1,24 @@
 """What can be said of options at once: before data is read, a model built, or a line printed."""
 import argparse
+import inspect
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from timm.data.auto_augment import augment_and_mix_transform, auto_augment_transform, rand_augment_transform
-from timm.optim import list_optimizers
+from timm.optim import get_optimizer_info, list_optimizers
 from timm.utils.distributed import is_distributed_env
 
 from ..utils.errors import ZooError, did_you_mean, format_error
+from .data.datasets import DIGITS, QUICKSTART, READERS, check_folder
 
+NOT_OF_MODELS = dict(
+    features_only='a classifier is needed here; leave it out', scriptable='no model of the zoo is; leave it out',
+    pretrained='give --pretrained', checkpoint_path='give --initial-checkpoint, or --checkpoint')
 CLASS_MAPS = ('.txt', '.pkl')  # timm's
 MOST_LAYERS = 16  # of automatic augmentation, on one image
 
@@ -41,15 +46,34 @@ def device(name: str) -> torch.device:
     return found
 
 
-def optimizer(name: str) -> None:
-    """Refuse an optimizer that timm does not have.
+def model_kwargs(kwargs: Mapping[str, Any]) -> None:
+    """Refuse arguments of a model that make something else of it than a classifier, or that are options.
 
     Raises:
-        ZooError: with the nearest names.
+        ZooError: with the option to give instead.
     """
-    names = list_optimizers()
-    if name.lower() not in names:
-        raise ZooError(f'unknown optimizer {name!r}{did_you_mean(name.lower(), names)}')
+    for name, hint in NOT_OF_MODELS.items():
+        if name in kwargs:
+            raise ZooError(f'--model-kwargs {name}: {hint}')
+
+
+def optimizer(args: argparse.Namespace) -> None:
+    """Refuse an optimizer that timm does not have, and another number of betas than it has.
+
+    Raises:
+        ZooError: with the nearest names, or the number.
+    """
+    names, name = list_optimizers(), args.opt.lower()
+    if name not in names:
+        raise ZooError(f'unknown optimizer {args.opt!r}{did_you_mean(name, names)}')
+    if args.opt_betas is None:
+        return
+    kind = get_optimizer_info(name).opt_class
+    taken = inspect.signature(kind).parameters.get('betas')
+    if taken is None:
+        raise ZooError(f'--opt-betas: {args.opt} has none; leave it out')
+    if isinstance(taken.default, tuple) and len(taken.default) != len(args.opt_betas):
+        raise ZooError(f'--opt-betas: {args.opt} takes {len(taken.default)} numbers, got {len(args.opt_betas)}')
 
 
 def schedule(args: argparse.Namespace) -> None:
@@ -106,12 +130,20 @@ def compiler(args: argparse.Namespace) -> None:
             raise ZooError(f'--torchcompile-mode: {args.torchcompile_mode!r} is not one of {", ".join(modes)}')
 
 
-def class_map(args: argparse.Namespace) -> None:
-    """Refuse a class map that is not there, or of a kind that timm does not read.
+def data(args: argparse.Namespace) -> None:
+    """Refuse a data folder, a kind of data set or a class map that is not there.
 
     Raises:
-        ZooError: naming the file.
+        ZooError: naming it.
     """
+    check_folder(args)
+    prefix, slash, _ = args.dataset.partition('/')
+    if args.dataset not in ('', DIGITS, QUICKSTART) and not (slash and prefix.lower() in ('torch', *READERS)):
+        kinds = ', '.join(f'{kind}/NAME' for kind in ('torch', *READERS))
+        raise ZooError(f'--dataset {args.dataset!r} is not known; give {DIGITS}, {QUICKSTART} or one of {kinds}, or '
+                       f'leave it out for image folders')
+    if prefix.lower() == 'wds' and args.data_dir is None:
+        raise ZooError('--dataset wds/NAME needs the folder or the address of its shards; give --data-dir')
     if not args.class_map:
         return
     root = Path(args.data_dir or '.')

@@ -11,7 +11,7 @@ from ..utils import files
 from ..utils.errors import ZooError, require_packages
 from . import build, checkpoint, checks, logs, options, progressive_resizing, task
 from .data import fashion_mnist
-from .data.datasets import DIGITS, QUICKSTART, check_folder
+from .data.datasets import DIGITS, QUICKSTART
 from .option_schema import TRAIN, Option
 from .session import NOT_CARRIED, Trainer
 
@@ -62,14 +62,14 @@ def check(args: argparse.Namespace, content: dict | None) -> None:
     build.check_model_name(args.model)
     build.check_sizes(args)
     checks.device(args.device)
-    checks.optimizer(args.opt)
+    checks.model_kwargs(args.model_kwargs)
+    checks.optimizer(args)
     checks.schedule(args)
     checks.augmentation(args)
     if content is not None and content['arch'] != args.model:
         raise ZooError(f'{args.resume} is a checkpoint of {content["arch"]}, not of {args.model}; give --model '
                        f'{content["arch"]}, or another --resume')
-    check_folder(args)
-    checks.class_map(args)
+    checks.data(args)
     if args.initial_checkpoint and (args.pretrained or args.pretrained_path):
         raise ZooError('--initial-checkpoint, --pretrained and --pretrained-path exclude each other; give one')
     checks.checkpoint_files(args.initial_checkpoint, args.pretrained_path, args.kd_teacher_checkpoint)
