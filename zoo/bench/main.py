@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ..train.build import check_model_name
 from ..train.options import Parser, number, pairs
 from ..utils.errors import ZooError, did_you_mean, require_packages
 from ..utils.files import check_writable
@@ -154,11 +155,11 @@ def _gates(args: argparse.Namespace, device: torch.device, argv: list[str]) -> I
     if args.plot:
         raise ZooError('--plot: there is no picture of gates; leave it out')
     host, = models.select([args.host])
+    chosen, size = gates.select(args.gates), models.parse_size(args.size)
     dtype = _dtype(args, device)
     content = report.header('gates', device, dtype, argv, [])
     _say(content)
-    content['rows'] = gates.measure(
-        host, gates.select(args.gates), models.parse_size(args.size), args.batch_size, dtype, device, _repeats(args))
+    content['rows'] = gates.measure(host, chosen, size, args.batch_size, dtype, device, _repeats(args))
     yield content
 
 
@@ -171,9 +172,10 @@ def _loader(args: argparse.Namespace, device: torch.device, argv: list[str]) -> 
     content = report.header('loader', device, dtype, argv, [])
     batches = _repeats(args)
     with tempfile.TemporaryDirectory() as folder:
+        settings = loader.settings(args.recipe, args.data_dir or folder, args.batch_size, args.size)
+        check_model_name(args.model or settings.model)
         if not args.data_dir:
             loader.make_pictures(Path(folder), 8 * args.batch_size)
-        settings = loader.settings(args.recipe, args.data_dir or folder, args.batch_size, args.size)
         content.update(loader.measure(settings, args.workers, batches), recipe=args.recipe, size=args.size)
     content['model'] = args.model or settings.model
     content['step'] = loader.step_rate(settings, content['model'], device, dtype, max(batches // 4, 2))
@@ -192,6 +194,9 @@ def _finish(content: dict[str, Any], stem: Path, plot: bool) -> dict[str, Any]:
         (draw_ops if content['kind'] == 'ops' else draw_models)(stem.with_name(stem.name + '.png'), content)
         written.append(f'{stem}.png')
     print(f'written: {", ".join(written)}')
+    reasons = [row['reason'] for row in content.get('rows', ()) if 'reason' in row]
+    if reasons and len(reasons) == len(content['rows']):
+        raise ZooError(f'nothing could be measured: {reasons[0]}')
     return content
 
 

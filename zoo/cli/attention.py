@@ -1,6 +1,7 @@
 """``python -m zoo attention``: draw what a place of a model sees of an image."""
 import io
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ WHAT = {  # the quantities of zoo.analysis.attribution
     'influence': 'influence on a token through a mixer',
     'weights': 'attention weights of a query',
 }
+PATIENCE = 2  # seconds before a bar shows how far it is
 SHARES = (0.5, 0.9, 0.99)  # of a receptive field, whose squares are printed
 
 
@@ -35,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str]) -> None:
     given = parser().parse_intermixed_args(list(argv))  # options may stand before names, too
-    require_packages('matplotlib')
+    require_packages('matplotlib', 'tqdm')
     path = Path(given.output or f'output/attention/{given.model.replace("/", "_")}-{given.what}.png')
     if path.suffix not in FORMATS:
         raise ZooError(f'--output {path}: end in {", ".join(FORMATS)}')
@@ -55,10 +57,13 @@ def _run(argv: Sequence[str]) -> None:
     query = tuple(given.query) if given.query else None
     grid = _grid(model, images, given)
     query = attribution.token(grid, query)
+    from tqdm import tqdm
+
+    progress = partial(tqdm, desc=given.what, delay=PATIENCE, leave=False)
     if given.what == 'erf':
-        found = attribution.receptive_field(model, images, given.stage, query)[None]
+        found = attribution.receptive_field(model, images, given.stage, query, progress=progress)[None]
     elif given.what == 'influence':
-        found = attribution.influence(model, images, given.stage, given.block, query)[None]
+        found = attribution.influence(model, images, given.stage, given.block, query, progress)[None]
     else:
         found = attribution.attention_weights(model, images, given.stage, given.block, query)
     found = found.float().cpu()

@@ -1,10 +1,12 @@
 """``python -m zoo shapes``: a small data set for detection and segmentation."""
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 from ..dense.shapes import write_shapes
 from ..train.options import Parser, number
 from ..utils.errors import cli_main
+from ..utils.files import check_writable
 
 
 def parser() -> Parser:
@@ -27,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str]) -> None:
     args = parser().parse_args(argv)
+    check_writable(Path(args.folder).parent, 'FOLDER')
     folder = write_shapes(args.folder, args.train, args.val, args.size, args.seed)
     print(f'{folder}: {args.train} images to learn from, {args.val} to measure with, '
           f'of {args.size} x {args.size} pixels')

@@ -18,6 +18,7 @@ KIND_NAMES = {str: 'a string', int: 'an integer', float: 'a number', bool: 'true
               'floats': 'numbers', 'words': 'strings', 'kwargs': 'key=value pairs'}
 LISTS = {'ints': int, 'floats': float, 'words': str}  # kinds of options, with those of their items
 SUFFIXES = ('.yaml', '.yml', '.py')  # of config files
+BASE = Option('base', str, None, 'file whose values come first')  # of config files alone
 MOST = 2 ** 31 - 1  # of integers
 # PyYAML raises what Python does when it makes numbers, dates and keys of a text that are none
 NOT_YAML = (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError, yaml.YAMLError)
@@ -134,8 +135,8 @@ def read_config(
         raise ZooError(f'{path}: cannot be read as YAML ({format_error(e)})') from None
     if not isinstance(content, dict):
         raise ZooError(f'{path}: expected "key: value" lines')
-    base = content.pop('base', None)
-    values = read_config(path.parent / str(base), table, inherit, (*seen, path)) if base and inherit else {}
+    base = coerce(BASE, content.pop('base', None), f'{path}: base')
+    values = read_config(path.parent / base, table, inherit, (*seen, path)) if base and inherit else {}
     known = {option.dest: option for option in table if option.dest != 'config'}
     for key, value in content.items():
         if key not in known:

@@ -47,10 +47,10 @@ class GracefulInterrupt:
     """
 
     def __init__(self) -> None:
-        self.asked = False
+        self.asked, self.process = False, os.getpid()
 
     def __enter__(self) -> 'GracefulInterrupt':
-        self.asked = False
+        self.asked, self.process = False, os.getpid()
         self.before = None
         if threading.current_thread() is threading.main_thread():  # others cannot handle signals
             self.before = signal.signal(signal.SIGINT, self._note)
@@ -66,6 +66,8 @@ class GracefulInterrupt:
             raise KeyboardInterrupt
 
     def _note(self, *_: object) -> None:
+        if os.getpid() != self.process:
+            return  # a loading process, which Ctrl-C reaches too: it ends with this one
         self.check()
         self.asked = True
         os.write(2, b'\nstopping after this batch; Ctrl-C again stops at once\n')  # print() is not reentrant
@@ -124,6 +126,8 @@ def cli_main(
         Exit code: 0, 2 for a mistake (``--debug`` shows its traceback), 130 for Ctrl-C.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors='backslashreplace')  # names of files need not be Unicode
     logging.getLogger('huggingface_hub').setLevel(logging.ERROR)  # it tells of every attempt; the last raises an error
     try:
         program(argv)
