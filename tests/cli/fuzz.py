@@ -8,21 +8,23 @@ import yaml
 
 # What stands where a value belongs: numbers in range and out of any, text that is none, what names something else
 NUMBERS = (
-    'nan', 'inf', '-inf', '-1', '-0.5', '0', '1', '2', '3', '4', '8', '32', '0.1', '0.5', '0.9', '1.5', '1e-9', '1e-320',
-    '1e308', '1e400', '99999999999999999999', '2147483647')
+    'nan', 'inf', '-inf', '-1', '-0.5', '0', '1', '2', '3', '4', '8', '32', '0.1', '0.5', '0.9', '1.5', '1e-9',
+    '1e-320', '1e308', '1e400', '99999999999999999999', '2147483647')
 WORDS = (
     '', ' ', 'x', 'nope', 'é', '\udcff', '--', '%s', '{}', '*', '[', 'a=b', 'a=[', '=', 'None', 'x' * 3000, '9' * 5000,
-    '((' * 3000, 'a=' + '((' * 3000, '../nope', '/', '.', 'rand-m9', 'hf-hub:', 'digits', 'wds/x', 'torch/nope', 'cpu:1',
-    'xpu:0', 'meta', 'test_resnet', 'test_vit', 'http://', 'http://127.0.0.1:9/a.png')
+    '((' * 3000, 'a=' + '((' * 3000, '../nope', '/', '.', 'rand-m9', 'hf-hub:', 'digits', 'wds/x', 'torch/nope',
+    'cpu:1', 'xpu:0', 'meta', 'test_resnet', 'test_vit', 'http://', 'http://127.0.0.1:9/a.png')
 OBJECTS = (
-    None, True, False, 0, 1, -1, 2, 0.5, float('nan'), float('inf'), 10 ** 400, 1e308, '', 'x', 'nope', [], {}, [1], [0.5, 2],
-    [[1]], ['a', 1], [None], {'a': 1}, {1: 2}, {'features_only': True}, '2020-01-01', 'a\0b', 'x' * 3000, [1, 2, 3, 4, 5])
-TEXTS = ('\t', ':', '- ', '{', '[', '&a', '*a', '!!int x', '!!float ""', '!!timestamp x', '!!python/name:os.system', '"', '\0',
-         '#', '\n', '? ', '<<: ', '%', '---\n', '9' * 5000, '[' * 2000, '.inf', '0x', '1:60', '2020-99-99')
+    None, True, False, 0, 1, -1, 2, 0.5, float('nan'), float('inf'), 10 ** 400, 1e308, '', 'x', 'nope', [], {}, [1],
+    [0.5, 2], [[1]], ['a', 1], [None], {'a': 1}, {1: 2}, {'features_only': True}, '2020-01-01', 'a\0b', 'x' * 3000,
+    [1, 2, 3, 4, 5])
+TEXTS = (
+    '\t', ':', '- ', '{', '[', '&a', '*a', '!!int x', '!!float ""', '!!timestamp x', '!!python/name:os.system', '"',
+    '\0', '#', '\n', '? ', '<<: ', '%', '---\n', '9' * 5000, '[' * 1000, '.inf', '0x', '1:60', '2020-99-99')
 # Options whose right values may take long, or that show tracebacks
 NOT_TRIED = {
-    'help', 'debug', 'workers', 'torchcompile', 'dataset_download', 'jobs', 'repeats', 'train', 'val', 'log_tensorboard',
-    'measure', 'stop_epoch'}
+    'help', 'debug', 'workers', 'torchcompile', 'dataset_download', 'jobs', 'repeats', 'train', 'val', 'measure',
+    'log_tensorboard', 'stop_epoch', 'modes'}
 
 
 def command_line(

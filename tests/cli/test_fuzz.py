@@ -29,8 +29,8 @@ def bases(pictures, tmp_path_factory):
     picture = str(pictures / 'val' / 'red' / '0.png')
     data = dict(data_dir=str(pictures), model=MODEL, num_classes=3, input_size=[3, 32, 32], batch_size=8, workers=0,
                 device='cpu')
-    shared = [str(pictures), '--model', MODEL, '--num-classes', '3', '--input-size', '3', '32', '32', '--batch-size', '8',
-              '--workers', '0', '--device', 'cpu']
+    shared = [str(pictures), '--model', MODEL, '--num-classes', '3', '--input-size', '3', '32', '32',
+              '--batch-size', '8', '--workers', '0', '--device', 'cpu']
     run = ['--epochs', '1', '--stop-epoch', '1', '--warmup-epochs', '0', '--output', 'out', '--experiment', 'run']
     weights = ['--checkpoint', str(root / 'c.pth')]
     lines = {

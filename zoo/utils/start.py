@@ -1,4 +1,4 @@
-"""``python -m zoo`` imports the package before its command begins, which takes seconds: Ctrl-C then is one line, too."""
+"""``python -m zoo`` imports the package before its command begins, for seconds; then, too, Ctrl-C is one line."""
 import os
 import sys
 from types import TracebackType
