@@ -58,7 +58,7 @@ CASES = {
         ('{data} --class-map {json}', 'must end in .txt or .pkl')],
     'arena': [
         ('{data} --device xpu', 'torch finds no XPU device'), ('{data} --output {text}', 'text.txt is not a folder'),
-        ('none', 'no data folder')],
+        ('none', 'no data folder'), ('{data} --results /', '--results /: name files in a folder')],
     'attention': [
         ('resnet18 {text}', 'text.txt cannot be read as a picture'), (f'resnet18 {NOWHERE}', 'cannot be fetched'),
         ('resnet18 {picture} --device xpu:0', 'torch finds no XPU device'),
@@ -74,6 +74,7 @@ CASES = {
         ('', 'name what to measure: python -m zoo benchmark ops | models | gates | loader'),
         ('ops --device xpu', "--device: 'xpu' is none"), ('gates --size x', "'x' is not a size"),
         ('gates nope', "unknown gate 'nope'"), ('loader --model nope', "unknown model 'nope'"),
+        ('ops --output /', '--output /: name files in a folder, such as /ops'),
         ('models resnet18 --output {text}/x', 'is not a folder; choose another --output')],
     'convert': [
         ('none.pth --model van_b0 --output x', 'no checkpoint file at none.pth'),

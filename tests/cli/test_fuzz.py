@@ -9,7 +9,7 @@ import torch
 
 import zoo_cli
 from zoo.arena import compare
-from zoo.train import report
+from zoo.train import options, report
 from zoo.train.option_schema import TRAIN
 
 from ..train.conftest import MODEL
@@ -111,3 +111,38 @@ def test_commands_and_configs_with_mistakes(attempt):
 def test_many_commands_and_configs_with_mistakes(attempt, first):
     for seed in range(first, first + 100):
         attempt(seed)
+
+
+def ends_of_ranges():
+    """Words for the smallest and the largest value that each number of ``train`` may have."""
+    for option in TRAIN:
+        if option.kind not in (int, float, 'ints', 'floats') or option.dest in fuzz.NOT_TRIED:
+            continue
+        step = 1 if option.kind in (int, 'ints') else 1e-6
+        low = option.low if option.above is None else option.above + step
+        high = option.high if option.below is None else option.below - step
+        for value in (low, options.MOST if high is None and step == 1 else high):
+            if value is not None:
+                yield f'--{option.dest.replace("_", "-")}', *[str(value)] * max(option.counts or (1,))
+
+
+BESIDE = {  # options that give others something to do
+    '--sched': 'step', '--opt': 'adamw', '--mixup': '0.5', '--cutmix': '0.5', '--reprob': '0.5',
+    '--smoothing': '0.1', '--model-ema': None}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(60 * HANG)
+@pytest.mark.parametrize('beside', [{}, BESIDE], ids=['alone', 'beside others'])
+def test_ranges_are_honest(bases, zoo, tmp_path, monkeypatch, beside):
+    """A run with a number at the end of its range trains, or says in one line why it does not."""
+    monkeypatch.setattr(report, 'draw_curves', lambda *_: None)
+    more = [word for pair in beside.items() for word in pair if word is not None]
+    seen = 0
+    for number, words in enumerate(ends_of_ranges()):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        end(zoo, 'train', [*bases[0]['train'], *more, *words], folder)
+        seen += 1
+    assert seen > 80

@@ -233,5 +233,8 @@ def _stem(output: str | None, kind: str, device: torch.device) -> Path:
     from .report import device_name
 
     if output:
-        return Path(re.sub(r'\.(json|md)$', '', output))
+        stem = Path(re.sub(r'\.(json|md)$', '', output))
+        if not stem.name:
+            raise ZooError(f'--output {output}: name files in a folder, such as {stem / "ops"}')
+        return stem
     return Path('results', f'{kind}-{re.sub(r"[^a-z0-9]+", "-", device_name(device).lower()).strip("-")}')
