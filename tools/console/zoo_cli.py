@@ -56,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is not None:
         return _run(list(argv))
     os.register_at_fork(after_in_child=_become_loader)
+    sys.unraisablehook = _retry_interrupt
     try:
         code = _run(sys.argv[1:])
     except KeyboardInterrupt:  # while importing
@@ -65,6 +66,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     if code == INTERRUPTED:
         sys.unraisablehook = lambda *_: None  # of destructors, whose objects have lost their processes
     return code
+
+
+def _retry_interrupt(lost) -> None:
+    """Python drops exceptions in destructors and while it forks: a Ctrl-C that is lost there is sent once more."""
+    if not issubclass(lost.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(lost)
+        return
+    import threading
+
+    timer = threading.Timer(0.1, signal.raise_signal, [signal.SIGINT])
+    timer.daemon = True
+    timer.start()
 
 
 def _become_loader() -> None:
