@@ -29,7 +29,7 @@ def main(folder: Path) -> None:
         if not child:
             os.setpgid(0, 0)
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT), 2)
+            os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
             sys.argv = ['zoo', *words]
             sys.exit(zoo_cli.main())
         time.sleep(seconds)

@@ -2,6 +2,7 @@
 import argparse
 import difflib
 import importlib.util
+import io
 import logging
 import os
 import re
@@ -127,7 +128,8 @@ def cli_main(
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors='backslashreplace')  # names of files need not be Unicode
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors='backslashreplace')  # names of files need not be Unicode
     logging.getLogger('huggingface_hub').setLevel(logging.ERROR)  # it tells of every attempt; the last raises an error
     try:
         program(argv)
