@@ -3,6 +3,7 @@
 >>> import timm, zoo
 >>> model = timm.create_model('flatten_pvt_tiny', num_classes=10)
 """
+from .utils import start  # noqa: F401  # isort: skip
 from . import models
 from .accelerate import accelerate
 from .blocks.gates import add_gates

@@ -114,6 +114,24 @@ def test_influence_of_a_mixer_that_is_known():
     assert 'forward_tokens' not in vars(blend)
 
 
+def test_what_may_take_long_tells_how_far_it_is():
+    seen = []
+    conv = nn.Conv2d(2, 6, 3, padding=1)
+
+    def progress(steps):
+        for number, step in enumerate(steps):
+            seen.append((number, len(steps)))
+            yield step
+
+    images = torch.randn(3, 2, 5, 5)
+    quiet = attribution.influence(Small(conv), images, query=(2, 2))
+    assert torch.equal(attribution.influence(Small(conv), images, query=(2, 2), progress=progress), quiet)
+    assert seen == [(i, 6) for i in range(6)]  # channels
+    seen.clear()
+    attribution.receptive_field(Small(conv), images, query=(2, 2), draws=4, progress=progress)
+    assert seen == [(i, 12) for i in range(12)]  # images times draws
+
+
 def test_influence_of_a_block_without_a_mixer():
     conv = nn.Conv2d(2, 2, 3, padding=1, groups=2)
     found = attribution.influence(Small(conv), torch.randn(1, 2, 5, 5), query=(2, 2))

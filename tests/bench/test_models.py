@@ -127,7 +127,8 @@ def test_models_with_more_arguments(tmp_path, capsys):
     capsys.readouterr()
     assert benchmark.main([*argv, 'pooling']) == 2
     assert capsys.readouterr().err == "error: expected key=value, got 'pooling'\n"
-    assert benchmark.main([*argv, 'mixer=ralla']) == 0  # told in the row
+    assert benchmark.main([*argv, 'mixer=ralla']) == 2  # nothing was measured; told in the row, too
+    assert "error: nothing could be measured: ZooError: mixer 'ralla': use one of " in capsys.readouterr().err
     [found] = json.loads((tmp_path / 'here.json').read_text())['rows']
     assert found['reason'].startswith("ZooError: mixer 'ralla': use one of ")
 

@@ -283,7 +283,7 @@ def test_the_compiler_takes_part_when_asked_alone(monkeypatch, tmp_path):
     (['ops', '--providers', 'tritn'], "unknown provider 'tritn'; did you mean triton?"),
     (['ops', '--shapes', 's5@224'], "no shape 's5@224'; did you mean s"),
     (['ops', '--peer', 'nowhere'], '--peer: no folder nowhere'),
-    (['ops', '--repeats', '0'], "argument --repeats: invalid positive number value: '0'"),
+    (['ops', '--repeats', '0'], 'argument --repeats: must be at least 1, got 0'),
     (['ops', '--device', 'tpu9'], "--device: 'tpu9' is none that this measures on"),
     (['models', 'flatten_pvt_tny'], "unknown model 'flatten_pvt_tny'; did you mean flatten_pvt_tiny"),
     (['models', 'resnet18', '--sizes', '2b'], "--sizes: '2b' is not a size"),

@@ -66,3 +66,18 @@ def test_completion_says_what_is_missing(capsys, monkeypatch):
     assert capsys.readouterr().err.splitlines() == [
         'error: --print-completion takes one of bash, zsh, tcsh',
         'error: shtab is not installed; pip install "backbone-zoo[completion]"']
+
+
+def test_a_ctrl_c_that_python_drops_is_sent_again():
+    """Exceptions in destructors are lost; the command ends nevertheless, in one line."""
+    done = run(
+        'import sys, time, types, zoo_cli\n'
+        'class Dropping:\n'
+        '    def __del__(self): raise KeyboardInterrupt\n'
+        'def work(argv):\n'
+        '    Dropping()\n'
+        '    time.sleep(20)\n'
+        'zoo_cli._module = lambda name: types.SimpleNamespace(main=work)\n'
+        'sys.argv = ["zoo", "list"]\n'
+        'sys.exit(zoo_cli.main())')
+    assert (done.returncode, done.stderr) == (130, '\ninterrupted\n')

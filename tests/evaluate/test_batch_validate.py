@@ -177,7 +177,7 @@ def test_what_a_file_of_results_gives_back(tmp_path):
     (('--model', 'nosuch_*', '--data-dir', '.'), "no model with published weights matches 'nosuch_*'"),
     (('--checkpoint', 'empty'), 'no checkpoint (*.pth.tar, *.pth, *.pt, *.bin, *.safetensors) in empty'),
     (('--checkpoint', 'empty', '--skip-done'), '--skip-done skips what is in a --results-file; give one'),
-    (('--model', MODEL, '--data-dir', '.', '--crop-sweep', '0', '1'), 'shares of the image above 0'),
+    (('--model', MODEL, '--data-dir', '.', '--crop-sweep', '0', '1'), 'must be at least 0.1 and at most 2'),
     (('--model', MODEL, '--data-dir', '.', '--crop-sweep', 'a'), "--crop-sweep: expected numbers, got ['a']")])
 def test_mistakes(zoo, words, text, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

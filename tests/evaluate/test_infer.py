@@ -239,7 +239,7 @@ def test_mistakes(zoo, checkpoint, pictures, tmp_path, monkeypatch):
             ((MODEL, tmp_path / 'a.png'), f'no picture or folder {tmp_path / "a.png"}'),
             ((MODEL, tmp_path / 'empty'), f'no pictures in {tmp_path / "empty"}'),
             (('test_convnex', picture), "unknown model 'test_convnex'; did you mean test_convnext"),
-            ((MODEL, picture, '--topk', '0'), "--topk: expected a whole number from 1 on, got '0'"),
+            ((MODEL, picture, '--topk', '0'), '--topk: must be at least 1, got 0'),
             ((MODEL,), 'arguments are required: IMAGE|FOLDER|URL'),
             ((MODEL, picture, '--chekpoint', 'x'), 'unrecognized arguments: --chekpoint'),
             ((MODEL, picture, '--num-classes', '3'), '--num-classes is for a --checkpoint'),

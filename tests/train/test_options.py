@@ -1,8 +1,12 @@
 """Flags, YAML files and their order."""
+import argparse
+import math
+
 import pytest
 import yaml
 
-from zoo.evaluate.option_schema import VALIDATE
+from zoo.arena.plan import ARENA
+from zoo.evaluate.option_schema import PROBE, VALIDATE
 from zoo.train import options
 from zoo.train.option_schema import COMMON, TRAIN
 from zoo.train.run import parser
@@ -104,6 +108,85 @@ def test_wrong_keys_and_values_of_a_file(tmp_path, values, message):
 def test_wrong_flags(words, message):
     with pytest.raises(ZooError, match=message):
         parse(*words)
+
+
+@pytest.mark.parametrize('words, message', [
+    ('--smoothing nan', "--smoothing: expected a number, got 'nan'"),
+    ('--smoothing 1', '--smoothing: must be at least 0 and below 1, got 1.0'),
+    ('--drop-path nan', "expected a number, got 'nan'"), ('--drop-path 2', 'must be at least 0 and below 1, got 2.0'),
+    ('--scale nan nan', "expected 2 numbers, got ['nan', 'nan']"), ('--scale 0.9 0.1', 'must be in rising order'),
+    ('--ratio 0 0', 'must be at least 0.1 and at most 10, got [0.0, 0.0]'),
+    ('--opt-betas .9', "expected 2 or 3 numbers, got ['.9']"), ('--opt-betas 0.9 1', 'must be at least 0 and below 1'),
+    ('--crop-pct inf', "expected a number, got 'inf'"), ('--crop-pct 1e-9', 'must be at least 0.1 and at most 2'),
+    ('--decay-epochs 0', 'must be above 0'), ('--decay-rate 0', 'must be above 0'),
+    ('--color-jitter 1 2 3 4 5', 'expected 1, 3 or 4 numbers'), ('--color-jitter 1 2', 'expected 1, 3 or 4 numbers'),
+    ('--model-ema-decay nan', "expected a number, got 'nan'"), ('--model-ema-decay 1', 'at least 0 and below 1'),
+    ('--decay-milestones 5 3', 'must be in rising order, got [5, 3]'), ('--std 0', 'must be above 0'),
+    ('--mean 124', 'must be at least 0 and at most 1'), ('--hflip 1.5', 'must be at least 0 and at most 1'),
+    ('--seed 99999999999', 'must be at least 0 and at most 2147483647'), ('--workers 10000', 'at most 512'),
+    ('--input-img-mode x', "'x' is not one of L, LA, RGB"), ('--experiment \udcff', 'expected a string'),
+    ('--momentum 1', 'below 1'), ('--kd-temperature 0', 'above 0'), ('--clip-grad 0', 'above 0'),
+])
+def test_values_out_of_range(words, message):
+    with pytest.raises(ZooError) as e:
+        parse(*words.split(' '))
+    assert message in str(e.value) and str(e.value).startswith(words.split()[0])
+
+
+@pytest.mark.parametrize('table', [TRAIN, VALIDATE, PROBE, ARENA])
+def test_every_number_is_finite_and_has_a_range(table):
+    """Above, on and below the limits that an option names; NaN and infinities from flags and from YAML."""
+    numbers = [option for option in table if option.kind in (int, float, 'ints', 'floats')]
+    assert len(numbers) > 10
+    for option in numbers:
+        kind = int if option.kind in (int, 'ints') else float
+        count = max(option.counts or (1,)) if isinstance(option.kind, str) else 0
+
+        def value(number, count=count):
+            return [number] * count if count else number
+
+        for bad in (math.nan, math.inf, -math.inf, 'nan', '-inf', '1e400', 'x', ''):
+            with pytest.raises(ZooError, match='expected'):
+                options.coerce(option, value(bad), option.dest)
+        step = 1 if kind is int else 1e-6
+        lowest, highest = (option.low, option.above), (option.high, option.below)
+        assert lowest != (None, None) and None in lowest and None in highest, option.dest
+        for inclusive, exclusive, sign in ((*lowest, -1), (*highest, 1)):
+            if inclusive is not None:
+                assert options.coerce(option, value(kind(inclusive)), option.dest) == value(kind(inclusive))
+            limit = exclusive if inclusive is None else inclusive + sign * step
+            if limit is not None:
+                with pytest.raises(ZooError, match=f'{option.dest}: must be '):
+                    options.coerce(option, value(kind(limit)), option.dest)
+        if kind is int:
+            with pytest.raises(ZooError, match=f'{option.dest}: must be .*at most'):
+                options.coerce(option, value(2 ** 31), option.dest)
+
+
+def test_ranges_of_argparse_are_those_of_options():
+    read = options.number(float, above=0, high=1)
+    assert read('1') == 1. and read('0.25') == 0.25
+    for text, message in (('0', 'must be above 0 and at most 1, got 0.0'), ('nan', "expected a number, got 'nan'")):
+        with pytest.raises(argparse.ArgumentTypeError) as e:
+            read(text)
+        assert str(e.value) == message
+
+
+@pytest.mark.parametrize('text', [
+    'epochs: ' + '9' * 5000, 'a: !!int x', 'a: !!float ""', 'a: !!timestamp x', 'a: 2020-99-99', '[' * 1000,
+    '!!python/name:os.system', 'epochs: .inf', 'base: 5', 'base: "a\\0b"', 'model_kwargs: [1]', 'model_kwargs: {1: 2}'])
+def test_texts_that_yaml_stumbles_over(tmp_path, text):
+    path = tmp_path / 'bad.yaml'
+    path.write_text(text)
+    with pytest.raises(ZooError) as e:
+        parse('--config', str(path))
+    assert str(e.value).startswith(f'{path}: ') and len(str(e.value)) < 1000
+
+
+def test_long_values_are_cut_in_errors():
+    with pytest.raises(ZooError) as e:
+        parse('--lr', 'x' * 5000)
+    assert len(str(e.value)) < 200
 
 
 @pytest.mark.parametrize('text', ['- a\n- b\n', 'a: [1\n', '\tx: 1\n'])

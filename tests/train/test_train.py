@@ -293,7 +293,7 @@ class _AllRight:
     """Stands in for the ReaL labels: counts outputs."""
 
     def __init__(self, filenames, real_json):
-        self.filenames, self.count = filenames, 0
+        self.filenames, self.count, self.real_labels = filenames, 0, dict.fromkeys(filenames)
 
     def add_result(self, output):
         self.count += len(output)

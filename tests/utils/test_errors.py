@@ -1,4 +1,5 @@
 """What a command makes of errors and of Ctrl-C."""
+import argparse
 import signal
 
 import pytest
@@ -27,12 +28,28 @@ def test_the_second_ctrl_c_acts_at_once(capfd):
 
 
 def test_commands_say_flags_where_the_library_says_arguments(capsys):
+    """Those that the command has: timm and torch write names in backquotes, too."""
     def program(argv):
-        raise ZooError('`block_size` 3: log in with `hf auth login`, or read ``b``; choose another `output`')
+        raise ZooError('`block_size` 3, `num_classes`: log in with `hf auth login`, or ``b``; choose another `output`')
+
+    def parser():
+        parser = argparse.ArgumentParser()
+        parser.add_argument('--output')
+        parser.add_subparsers().add_parser('b').add_argument('-b', '--block-size')
+        return parser
+
+    assert cli_main(program, [], parser) == 2
+    assert capsys.readouterr().err == (
+        'error: --block-size 3, `num_classes`: log in with `hf auth login`, or ``b``; choose another --output\n')
+
+
+def test_an_overlong_word_does_not_fill_the_terminal(capsys):
+    def program(argv):
+        raise ZooError(f'no file a{"x" * 100000}b; check it')
 
     assert cli_main(program, []) == 2
-    assert capsys.readouterr().err == (
-        'error: --block-size 3: log in with `hf auth login`, or read ``b``; choose another --output\n')
+    line = capsys.readouterr().err
+    assert line.startswith('error: no file axxx') and line.endswith('xxxb; check it\n') and len(line) < 500
 
 
 @pytest.mark.parametrize('error', [ValueError('unfit'), KeyError('x'), RuntimeError('r')])

@@ -56,7 +56,7 @@ def test_a_folder_has_one_user_and_is_free_when_that_one_is_killed(tmp_path):
     os.waitpid(user, 0)
     with files.folder_lock(folder), pytest.raises(ZooError), files.folder_lock(folder):
         pass
-    assert [path.name for path in folder.iterdir()] == ['taken']
+    assert sorted(path.name for path in folder.iterdir()) == [files.LOCK, 'taken']
 
 
 def test_a_lock_of_another_machine_is_waited_for(tmp_path, monkeypatch, caplog):

@@ -5,6 +5,8 @@ registers every model, which takes seconds that neither ``zoo --help`` nor a mis
 """
 import difflib
 import importlib
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -41,13 +43,50 @@ GROUPS = {  # subcommands by what they are for, each with a line on what it does
     },
 }
 COMMANDS = {name: about for group in GROUPS.values() for name, about in group.items()}
+INTERRUPTED = 128 + signal.SIGINT  # as shells count
 SHELLS = ('bash', 'zsh', 'tcsh')
 COMPLETION = '--print-completion'
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a subcommand; return its exit code, 2 for one that is unknown."""
-    argv = list(sys.argv[1:] if argv is None else argv)
+    """Run a subcommand; return its exit code, 2 for one that is unknown, 130 for Ctrl-C.
+
+    Without ``argv`` it is that of the process, which ends with this: Ctrl-C at any moment is told in one line.
+    """
+    if argv is not None:
+        return _run(list(argv))
+    os.register_at_fork(after_in_child=_become_loader)
+    sys.unraisablehook = _retry_interrupt
+    try:
+        code = _run(sys.argv[1:])
+    except KeyboardInterrupt:  # while importing
+        print('\ninterrupted', file=sys.stderr)
+        code = INTERRUPTED
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the interpreter takes a while to end
+    if code == INTERRUPTED:
+        sys.unraisablehook = lambda *_: None  # of destructors, whose objects have lost their processes
+    return code
+
+
+def _retry_interrupt(lost) -> None:
+    """Python drops exceptions in destructors and while it forks: a Ctrl-C that is lost there is sent once more."""
+    if not issubclass(lost.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(lost)
+        return
+    import threading
+
+    timer = threading.Timer(0.1, signal.raise_signal, [signal.SIGINT])
+    timer.daemon = True
+    timer.start()
+
+
+def _become_loader() -> None:
+    """What is forked loads data: Ctrl-C is for the process that it loads for, and so is that this process has gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.excepthook = lambda kind, *rest: None if issubclass(kind, ConnectionError) else sys.__excepthook__(kind, *rest)
+
+
+def _run(argv: list[str]) -> int:
     if not argv or argv[0] in ('-h', '--help'):
         print(_usage())
         return 0 if argv else 2

@@ -16,7 +16,7 @@ attention does not look. No mixer is written out again for it: the op is differe
 """
 import contextlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -30,6 +30,7 @@ from ..utils.errors import ZooError
 
 MIXERS = ('mixer', 'attn', 'token_mixer', 'attention')  # what blocks of the zoo and of timm call theirs
 OPS = ('linear_attention', 'agent_attention', 'routed_attention')  # of zoo_kernels, all linear in their third argument
+Progress = Callable[[Sequence[Tensor]], Iterable[Tensor]]
 
 
 class Call(NamedTuple):
@@ -69,7 +70,7 @@ class TokenLayout(NamedTuple):
 
 def receptive_field(
         model: nn.Module, images: Tensor, stage: int = -1, query: tuple[int, int] | None = None, draws: int = 4,
-        seed: int = 0) -> Tensor:
+        seed: int = 0, progress: Progress = iter) -> Tensor:
     """Effective receptive field of a token.
 
     Args:
@@ -79,6 +80,7 @@ def receptive_field(
         query: Row and column in tokens; the middle by default.
         draws: Random vectors of signs for each image.
         seed: Of the signs.
+        progress: Wraps what is gone through, as tqdm does.
 
     Returns:
         ``[H, W]``, not negative, float32 or the images' dtype.
@@ -88,16 +90,15 @@ def receptive_field(
     """
     generator = torch.Generator().manual_seed(seed)
     total = images.new_zeros(images.shape[2:])
-    for _ in range(draws):
-        for image in images.split(1):
-            image = image.detach().clone().requires_grad_()
-            with torch.enable_grad():
-                features = feature_map(model, image, stage)
-                y, x = token(features.shape[2:], query)
-                features = features[0, :, y, x]
-                signs = torch.randint(0, 2, features.shape, generator=generator).to(features) * 2 - 1
-                gradient, = torch.autograd.grad(features @ signs, image)
-            total += gradient[0].square().sum(0)
+    for image in progress(images.split(1) * draws):
+        image = image.detach().clone().requires_grad_()
+        with torch.enable_grad():
+            features = feature_map(model, image, stage)
+            y, x = token(features.shape[2:], query)
+            features = features[0, :, y, x]
+            signs = torch.randint(0, 2, features.shape, generator=generator).to(features) * 2 - 1
+            gradient, = torch.autograd.grad(features @ signs, image)
+        total += gradient[0].square().sum(0)
     return (total / (draws * len(images))).sqrt()
 
 
@@ -129,8 +130,8 @@ def middle(query: tuple[int, int], grid: Sequence[int], size: Sequence[int]) -> 
 # --- influence and attention weights
 
 def influence(
-        model: nn.Module, images: Tensor, stage: int = -1, block: int = -1,
-        query: tuple[int, int] | None = None) -> Tensor:
+        model: nn.Module, images: Tensor, stage: int = -1, block: int = -1, query: tuple[int, int] | None = None,
+        progress: Progress = iter) -> Tensor:
     """Influence of every token on one through the mixer of a block (through the whole block where it has no mixer).
 
     Args:
@@ -139,6 +140,7 @@ def influence(
         stage: See there.
         block: Of the stage, by its number.
         query: Row and column in tokens; the middle by default.
+        progress: Wraps the channels of the token, each a backward pass, as tqdm does.
 
     Returns:
         ``[h, w]``, the root mean square over the images.
@@ -152,7 +154,7 @@ def influence(
     with torch.enable_grad():
         output = tokens.view(call.function(given, *call.args[1:], **call.kwargs))[:, y, x]
         total = output.new_zeros(len(images), *tokens.grid)
-        for channel in output.unbind(1):
+        for channel in progress(output.unbind(1)):
             gradient, = torch.autograd.grad(channel.sum(), given, retain_graph=True)
             total += tokens.view(gradient).square().sum(-1)
     return total.mean(0).sqrt()

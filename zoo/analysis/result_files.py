@@ -2,6 +2,7 @@
 import datetime
 import functools
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,10 @@ from ..utils.files import write_atomically
 from ..weights.sources import IMAGES, load, source
 
 COUNTS, PARITY = 'models.json', 'parity.json'
+WANTED = 'give files that "benchmark models" or "validate --results-format json" wrote'
+SHARED = {'device', 'device_type', 'dtype', 'threads', 'versions', 'date'}  # by the rows of a benchmark
+COLUMNS = {'pass', 'height', 'width', 'batch', 'mode', 'kernels', 'throughput'}  # of those that have a time
+POSITIVE = 'height', 'width', 'throughput'
 
 
 def folder() -> Path | None:
@@ -38,17 +43,40 @@ def read(paths: Sequence[Path]) -> dict[str, Any]:
     """Content of the result files that come with the zoo and of others, by name.
 
     Raises:
-        ZooError: One of the others cannot be read.
+        ZooError: One of the others cannot be read, or holds something else.
     """
     files = dict(_files())
     for path in paths:
         try:
-            files[str(path)] = json.loads(path.read_text(encoding='utf-8'))
-        except (OSError, ValueError) as error:
-            raise ZooError(
-                f'{path} cannot be read as JSON ({format_error(error)}); give files that "benchmark models" or '
-                f'"validate --results-format json" wrote') from None
+            content = json.loads(path.read_text(encoding='utf-8'))
+        except (OSError, ValueError, RecursionError) as error:
+            raise ZooError(f'{path} cannot be read as JSON ({format_error(error)}); {WANTED}') from None
+        if isinstance(content, dict) and 'rows' not in content:
+            content = [content]  # of validate, when it measured one model
+        if not (_is_of_validate(content) or _is_of_benchmark(content)):
+            raise ZooError(f'{path} holds no results to draw; {WANTED}')
+        files[str(path)] = content
     return files
+
+
+def _is_of_validate(content: Any) -> bool:
+    return isinstance(content, list) and bool(content) and all(
+        isinstance(row, dict) and isinstance(row.get('model'), str) and _is_number(row.get('top1')) and 'count' in row
+        for row in content)
+
+
+def _is_of_benchmark(content: Any) -> bool:
+    if not (isinstance(content, dict) and content.get('kind') == 'models' and isinstance(content['rows'], list)
+            and SHARED <= content.keys() and isinstance(content['versions'], dict) and 'torch' in content['versions']):
+        return False
+    if not all(isinstance(row, dict) and isinstance(row.get('model'), str) for row in content['rows']):
+        return False
+    return all(COLUMNS <= row.keys() and all(_is_number(row[key]) and row[key] > 0 for key in POSITIVE)
+               for row in content['rows'] if 'ms' in row)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 def forget() -> None:
@@ -74,9 +102,8 @@ def speed(models: Sequence[str], files: Mapping[str, Any] | None = None) -> list
         models: Their names, without tags.
         files: As :func:`read` gives them; those that come with the zoo by default.
     """
-    shared = 'device', 'device_type', 'dtype', 'threads', 'versions', 'date'
     return [
-        dict(row, **{key: content[key] for key in shared})
+        dict(row, **{key: content[key] for key in SHARED})
         for content in (files or _files()).values() if isinstance(content, dict) and content.get('kind') == 'models'
         for row in content['rows'] if row['model'] in models and 'ms' in row]
 

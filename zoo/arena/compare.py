@@ -36,6 +36,8 @@ def arena(argv: Sequence[str]) -> dict[str, Any]:
     args = plan.parse(argv)
     folder = Path(args.output)
     stem = Path(re.sub(r'\.(json|md|png)$', '', args.results)) if args.results else folder / 'arena'
+    if not stem.name:
+        raise ZooError(f'--results {args.results}: name files in a folder, such as {stem / "arena"}')
     for place in (folder, stem.parent):
         check_writable(place)
     device = build.init_distributed(args.device).device

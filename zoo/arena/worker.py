@@ -9,10 +9,10 @@ from collections.abc import Sequence
 def main(argv: Sequence[str]) -> int:
     """Train; return the exit code. A process that outlives the arena would train beside its successor: it ends."""
     threading.Thread(target=_follow, args=(int(argv[0]),), daemon=True).start()
-    from ..train.run import train
+    from ..train.run import parser, train
     from ..utils.errors import cli_main
 
-    return cli_main(train, argv[1:])
+    return cli_main(train, argv[1:], parser)
 
 
 def _follow(parent: int) -> None:

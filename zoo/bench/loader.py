@@ -90,7 +90,6 @@ def measure(args: argparse.Namespace, workers: Sequence[int], batches: int) -> d
 
 def step_rate(args: argparse.Namespace, model: str, device: torch.device, dtype: torch.dtype, repeats: int) -> float:
     """Images per second of a model's training step on batches that are there already."""
-    build.check_model_name(model)
     net = build.create_model(options.merge(TRAIN, dict(model=model, num_classes=1000))).to(device).train()
     optimizer = torch.optim.SGD(net.parameters(), lr=1e-4)
     images = torch.randn(args.batch_size, 3, args.img_size, args.img_size, device=device)

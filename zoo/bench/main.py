@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from ..train.options import Parser, pairs
+from ..train.build import check_model_name
+from ..train.options import Parser, number, pairs
 from ..utils.errors import ZooError, did_you_mean, require_packages
 from ..utils.files import check_writable
 
@@ -29,7 +30,9 @@ def benchmark(argv: Sequence[str]) -> dict[str, Any] | None:
     """
     if argv and argv[0] not in (*KINDS, '-h', '--help'):
         raise ZooError(f'unknown benchmark {argv[0]!r}{did_you_mean(argv[0], KINDS)} (known: {", ".join(KINDS)})')
-    args = parser().parse_args(argv or ['--help'])
+    if not argv:
+        raise ZooError(f'name what to measure: python -m zoo benchmark {" | ".join(KINDS)}; --help tells more')
+    args = parser().parse_args(argv)
     if args.plot:
         require_packages('matplotlib')
     device = _device(args.device)
@@ -58,11 +61,12 @@ def parser() -> argparse.ArgumentParser:
     """Of the command line."""
     parser = Parser('zoo benchmark', description='Measure ops, models, gates or the input pipeline; write JSON and a '
                                                  'Markdown table.')
+    positive = number(int, low=1)
     kinds = parser.add_subparsers(dest='kind', parser_class=Parser)
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument('--device', help='cuda, cuda:1 or cpu (default: a GPU if there is one)')
     shared.add_argument('--dtype', choices=DTYPES, help='default: bfloat16 on a GPU, float32 on a CPU')
-    shared.add_argument('--repeats', type=_positive, help='timed rounds (default: 20, with --quick 5)')
+    shared.add_argument('--repeats', type=positive, help='timed rounds (default: 20, with --quick 5)')
     shared.add_argument('--quick', action='store_true', help='small and short: does it work here?')
     shared.add_argument('--output', help='where to write, without suffix (default: results/KIND-DEVICE)')
     shared.add_argument('--plot', action='store_true', help='draw a picture too')
@@ -76,7 +80,7 @@ def parser() -> argparse.ArgumentParser:
     models = kinds.add_parser('models', parents=[shared], help='whole models', prog='zoo benchmark models')
     models.add_argument('models', nargs='+', metavar='MODEL', help="names or globs, as 'flatten_pvt_*'")
     models.add_argument('--sizes', nargs='+', default=['224'], metavar='SIZE', help='as 224 448 800x1333')
-    models.add_argument('--batch-size', type=_positive, help='default: 128 on a GPU, 1 on a CPU')
+    models.add_argument('--batch-size', type=positive, help='default: 128 on a GPU, 1 on a CPU')
     models.add_argument('--modes', nargs='+', choices=('eager', 'compile'), default=['eager'])
     models.add_argument('--kernels', nargs='+', choices=('off', 'auto'), help='default: both on a GPU, off on a CPU')
     models.add_argument('--model-kwargs', nargs='+', default=[], metavar='KEY=VALUE',
@@ -86,13 +90,14 @@ def parser() -> argparse.ArgumentParser:
     gates.add_argument('gates', nargs='*', metavar='GATE', help='names or globs (default: all)')
     gates.add_argument('--host', default='resnet50', metavar='MODEL', help='of timm (default: resnet50)')
     gates.add_argument('--size', default='224', help='as 224 or 800x1333')
-    gates.add_argument('--batch-size', type=_positive, default=8)
+    gates.add_argument('--batch-size', type=positive, default=8)
     loader = kinds.add_parser('loader', parents=[shared], help='the input pipeline', prog='zoo benchmark loader')
     loader.add_argument('--recipe', default='flatten_pvt_tiny', metavar='CONFIG', help='whose augmentation is used')
     loader.add_argument('--data-dir', help='image folders (default: pictures like photographs are made up)')
-    loader.add_argument('--size', type=_positive, default=224, help='pixels (default: 224)')
-    loader.add_argument('--batch-size', type=_positive, default=16)
-    loader.add_argument('--workers', type=int, nargs='+', default=[0, 1, 2], help='loading processes (default: 0 1 2)')
+    loader.add_argument('--size', type=positive, default=224, help='pixels (default: 224)')
+    loader.add_argument('--batch-size', type=positive, default=16)
+    loader.add_argument('--workers', type=number(int, low=0, high=512), nargs='+', default=[0, 1, 2],
+                        help='loading processes (default: 0 1 2)')
     loader.add_argument('--model', metavar='MODEL', help='whose training step to compare with (default: of the recipe)')
     return parser
 
@@ -150,11 +155,11 @@ def _gates(args: argparse.Namespace, device: torch.device, argv: list[str]) -> I
     if args.plot:
         raise ZooError('--plot: there is no picture of gates; leave it out')
     host, = models.select([args.host])
+    chosen, size = gates.select(args.gates), models.parse_size(args.size)
     dtype = _dtype(args, device)
     content = report.header('gates', device, dtype, argv, [])
     _say(content)
-    content['rows'] = gates.measure(
-        host, gates.select(args.gates), models.parse_size(args.size), args.batch_size, dtype, device, _repeats(args))
+    content['rows'] = gates.measure(host, chosen, size, args.batch_size, dtype, device, _repeats(args))
     yield content
 
 
@@ -167,9 +172,10 @@ def _loader(args: argparse.Namespace, device: torch.device, argv: list[str]) -> 
     content = report.header('loader', device, dtype, argv, [])
     batches = _repeats(args)
     with tempfile.TemporaryDirectory() as folder:
+        settings = loader.settings(args.recipe, args.data_dir or folder, args.batch_size, args.size)
+        check_model_name(args.model or settings.model)
         if not args.data_dir:
             loader.make_pictures(Path(folder), 8 * args.batch_size)
-        settings = loader.settings(args.recipe, args.data_dir or folder, args.batch_size, args.size)
         content.update(loader.measure(settings, args.workers, batches), recipe=args.recipe, size=args.size)
     content['model'] = args.model or settings.model
     content['step'] = loader.step_rate(settings, content['model'], device, dtype, max(batches // 4, 2))
@@ -188,6 +194,9 @@ def _finish(content: dict[str, Any], stem: Path, plot: bool) -> dict[str, Any]:
         (draw_ops if content['kind'] == 'ops' else draw_models)(stem.with_name(stem.name + '.png'), content)
         written.append(f'{stem}.png')
     print(f'written: {", ".join(written)}')
+    reasons = [row['reason'] for row in content.get('rows', ()) if 'reason' in row]
+    if reasons and len(reasons) == len(content['rows']):
+        raise ZooError(f'nothing could be measured: {reasons[0]}')
     return content
 
 
@@ -220,19 +229,12 @@ def _repeats(args: argparse.Namespace) -> int:
     return args.repeats or (5 if args.quick else 20)
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError(text)
-    return number
-
-
-_positive.__name__ = 'positive number'  # argparse says "invalid positive number value"
-
-
 def _stem(output: str | None, kind: str, device: torch.device) -> Path:
     from .report import device_name
 
     if output:
-        return Path(re.sub(r'\.(json|md)$', '', output))
+        stem = Path(re.sub(r'\.(json|md)$', '', output))
+        if not stem.name:
+            raise ZooError(f'--output {output}: name files in a folder, such as {stem / "ops"}')
+        return stem
     return Path('results', f'{kind}-{re.sub(r"[^a-z0-9]+", "-", device_name(device).lower()).strip("-")}')

@@ -1,6 +1,7 @@
 """``zoo benchmark models``: throughput, memory and FLOPs of whole models, and how they grow with the image."""
 import fnmatch
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -52,7 +53,7 @@ def parse_size(text: str) -> tuple[int, int]:
         ZooError: Neither.
     """
     words = text.lower().split('x')
-    if len(words) > 2 or not all(word.isdecimal() and int(word) > 0 for word in words):
+    if len(words) > 2 or not all(re.fullmatch('0*[1-9][0-9]{0,4}', word) for word in words):
         raise ZooError(f'--sizes: {text!r} is not a size; write 224, or 800x1333 for height x width')
     return int(words[0]), int(words[-1])
 

@@ -1,6 +1,7 @@
 """``python -m zoo attention``: draw what a place of a model sees of an image."""
 import io
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,43 +15,55 @@ from ..analysis.attribution_figure import draw
 from ..evaluate import loading
 from ..evaluate.infer import find_pictures, open_picture
 from ..evaluate.option_schema import VALIDATE
-from ..train import build, options
-from ..train.options import Parser
+from ..train import build, checks, options
+from ..train.options import Parser, number
 from ..utils.errors import ZooError, cli_main, require_packages
-from ..utils.figures import write_figure
-from ..utils.files import write_atomically
+from ..utils.figures import FORMATS, write_figure
+from ..utils.files import check_writable, write_atomically
 
 WHAT = {  # the quantities of zoo.analysis.attribution
     'erf': 'effective receptive field',
     'influence': 'influence on a token through a mixer',
     'weights': 'attention weights of a query',
 }
+PATIENCE = 2  # seconds before a bar shows how far it is
 SHARES = (0.5, 0.9, 0.99)  # of a receptive field, whose squares are printed
-FORMATS = ('.png', '.svg', '.pdf')
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``python -m zoo attention``; returns the exit code."""
-    return cli_main(_run, argv)
+    return cli_main(_run, argv, parser)
 
 
 def _run(argv: Sequence[str]) -> None:
     given = parser().parse_intermixed_args(list(argv))  # options may stand before names, too
-    require_packages('matplotlib')
+    require_packages('matplotlib', 'tqdm')
     path = Path(given.output or f'output/attention/{given.model.replace("/", "_")}-{given.what}.png')
     if path.suffix not in FORMATS:
         raise ZooError(f'--output {path}: end in {", ".join(FORMATS)}')
+    check_writable(path.parent)
     if given.checkpoint and given.pretrained:
         raise ZooError('--checkpoint and --pretrained exclude each other; give one')
+    if bool(given.noise) == bool(given.images):
+        raise ZooError('give pictures, or --noise 16 for random ones')
+    build.check_model_name(given.model)
+    device = checks.device(given.device)
+    places = find_pictures(given.images)
+    if places:
+        open_picture(places[0])
     model, config = _build(given)
-    images = _images(given, config)
+    model.to(device)
+    images = _images(given, places, config).to(device)
     query = tuple(given.query) if given.query else None
     grid = _grid(model, images, given)
     query = attribution.token(grid, query)
+    from tqdm import tqdm
+
+    progress = partial(tqdm, desc=given.what, delay=PATIENCE, leave=False)
     if given.what == 'erf':
-        found = attribution.receptive_field(model, images, given.stage, query)[None]
+        found = attribution.receptive_field(model, images, given.stage, query, progress=progress)[None]
     elif given.what == 'influence':
-        found = attribution.influence(model, images, given.stage, given.block, query)[None]
+        found = attribution.influence(model, images, given.stage, given.block, query, progress)[None]
     else:
         found = attribution.attention_weights(model, images, given.stage, given.block, query)
     found = found.float().cpu()
@@ -69,7 +82,6 @@ def _run(argv: Sequence[str]) -> None:
 
 def _build(given: Any) -> tuple[nn.Module, dict[str, Any]]:
     torch.manual_seed(0)  # what is not given is drawn, always alike
-    build.check_model_name(given.model)
     content, carried, own = loading.bring(vars(given))
     chosen = {key: getattr(given, key) for key in ('model', 'checkpoint', 'pretrained') if getattr(given, key)}
     args = options.merge(VALIDATE, carried, chosen)
@@ -77,20 +89,17 @@ def _build(given: Any) -> tuple[nn.Module, dict[str, Any]]:
         args.in_chans, args.input_size, args.img_size = build.channels_of(args), None, given.img_size
     model = loading.build_model(args, content, own).eval()
     config = build.data_config_of(args, model)
-    return model.to(build.init_distributed(given.device).device), config
+    return model, config
 
 
-def _images(given: Any, config: dict[str, Any]) -> Tensor:
+def _images(given: Any, places: Sequence[str], config: dict[str, Any]) -> Tensor:
     """``[B, C, H, W]``, prepared as for validation, or noise of the same statistics."""
-    device = build.init_distributed(given.device).device
-    if bool(given.noise) == bool(given.images):
-        raise ZooError('give pictures, or --noise 16 for random ones')
     if given.noise:
         generator = torch.Generator().manual_seed(0)
-        return torch.randn(given.noise, *config['input_size'], generator=generator).to(device)
+        return torch.randn(given.noise, *config['input_size'], generator=generator)
     transform = create_transform(**config)
     mode = 'L' if config['input_size'][0] == 1 else 'RGB'
-    return torch.stack([transform(open_picture(place, mode)) for place in find_pictures(given.images)]).to(device)
+    return torch.stack([transform(open_picture(place, mode)) for place in places])
 
 
 def _grid(model: nn.Module, images: Tensor, given: Any) -> tuple[int, int]:
@@ -130,6 +139,7 @@ def _picture(image: Tensor, config: dict[str, Any]) -> np.ndarray:
 
 def parser() -> Parser:
     """Of the command line."""
+    count = number(int, low=1)
     usage = 'python -m zoo attention MODEL [IMAGE|FOLDER|URL...] [--noise N] [options]'
     parser = Parser('zoo attention', usage=usage, allow_abbrev=False, description=(
         'Draw what a token of a feature map depends on, as a picture and as numbers (.npy) beside it: the effective '
@@ -137,15 +147,16 @@ def parser() -> Parser:
         'mixer), or the weights of attention over the whole map. zoo/analysis/attribution.py has the formulas.'))
     parser.add_argument('model', metavar='MODEL', help='name of a zoo or timm model')
     parser.add_argument('images', nargs='*', metavar='IMAGE|FOLDER|URL')
-    parser.add_argument('--noise', type=int, default=0, metavar='N', help='N images of normal noise instead')
+    parser.add_argument('--noise', type=count, default=0, metavar='N', help='N images of normal noise instead')
     parser.add_argument('--what', choices=WHAT, default='erf', help='default: erf')
     parser.add_argument('--stage', type=int, default=-1, metavar='N', help='feature map, from 0 (default: the last)')
     parser.add_argument('--block', type=int, default=-1, metavar='N', help='of the stage, for influence and weights '
                                                                            '(default: the last)')
-    parser.add_argument('--query', type=int, nargs=2, metavar=('ROW', 'COLUMN'), help='the token (default: the middle)')
+    parser.add_argument('--query', type=number(int, low=0), nargs=2, metavar=('ROW', 'COLUMN'),
+                        help='the token (default: the middle)')
     parser.add_argument('--pretrained', action='store_true', help='with the published weights')
     parser.add_argument('--checkpoint', help='with the weights in this file')
-    parser.add_argument('--img-size', type=int, metavar='N', help="side of the images (default: the model's)")
+    parser.add_argument('--img-size', type=count, metavar='N', help="side of the images (default: the model's)")
     parser.add_argument('--device', default='auto', help='default: cuda if there is one, else cpu')
     parser.add_argument('--output', metavar='FILE', help='a png, svg or pdf file (default: '
                                                          'output/attention/MODEL-WHAT.png)')

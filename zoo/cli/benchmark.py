@@ -9,4 +9,4 @@ __all__ = ['main', 'parser']
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure as the command line says; return the exit code (0, 2 for a mistake, 130 for Ctrl-C)."""
-    return cli_main(benchmark, argv)
+    return cli_main(benchmark, argv, parser)

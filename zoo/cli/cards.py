@@ -13,7 +13,7 @@ from ..weights.sources import tags
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Do as the command line says; return the exit code (0, 2 for a mistake or a card that is out of date)."""
-    return cli_main(cards, argv)
+    return cli_main(cards, argv, parser)
 
 
 def cards(argv: Sequence[str]) -> None:

@@ -9,4 +9,4 @@ __all__ = ['main', 'parser']
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Convert as the command line says; return the exit code (0, 2 for a mistake, 130 for Ctrl-C)."""
-    return cli_main(convert, argv)
+    return cli_main(convert, argv, parser)

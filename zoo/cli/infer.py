@@ -15,5 +15,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit code: 0, 1 if some picture could not be read, 2 for a mistake, 130 for Ctrl-C.
     """
     found: list[dict[str, Any]] = []
-    code = cli_main(lambda words: found.extend(infer(words)), argv)
+    code = cli_main(lambda words: found.extend(infer(words)), argv, parser)
     return code or int(any('error' in picture for picture in found))

@@ -40,7 +40,7 @@ def parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``python -m zoo info``; returns the exit code."""
-    return cli_main(_info, argv)
+    return cli_main(_info, argv, parser)
 
 
 def describe(name: str, device: str | None = None) -> dict[str, Any]:

@@ -20,7 +20,7 @@ def parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``python -m zoo list``; returns the exit code."""
-    return cli_main(_list, argv)
+    return cli_main(_list, argv, parser)
 
 
 def _list(argv: Sequence[str]) -> None:

@@ -7,20 +7,20 @@ from ..analysis import result_files
 from ..analysis.pareto import COSTS, KINDS, collect, draw, front
 from ..train.options import Parser
 from ..utils.errors import ZooError, cli_main, require_packages
-from ..utils.figures import write_figure
-
-FORMATS = ('.png', '.svg', '.pdf')
+from ..utils.figures import FORMATS, write_figure
+from ..utils.files import check_writable
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``python -m zoo plot``; returns the exit code."""
-    return cli_main(_run, argv)
+    return cli_main(_run, argv, parser)
 
 
 def _run(argv: Sequence[str]) -> None:
     args = parser().parse_intermixed_args(list(argv))  # options may stand before names, too
     require_packages('matplotlib')
     paths = _outputs(args.output)
+    check_writable(paths[0].parent)
     files = result_files.read([Path(file) for file in args.results])
     kinds = list(KINDS) if args.accuracy == 'both' else [args.accuracy]
     panels, setting = {}, ''
@@ -48,8 +48,8 @@ def _outputs(text: str) -> list[Path]:
     path = Path(text)
     if path.suffix in FORMATS:
         return [path]
-    if path.suffix.lower() in ('.jpg', '.jpeg', '.gif', '.webp'):
-        raise ZooError(f'--output {text}: end in {", ".join(FORMATS)}, or in none of them for png and svg')
+    if path.suffix or not path.name:
+        raise ZooError(f'--output {text}: end in {", ".join(FORMATS)}, or in no suffix at all for png and svg')
     return [path.with_name(path.name + suffix) for suffix in FORMATS[:2]]
 
 

@@ -13,4 +13,4 @@ def parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``python -m zoo train-det CONFIG [DATA_DIR]``; returns the exit code."""
-    return cli_main(launch.program('train-det', 'mmdet'), argv)
+    return cli_main(launch.program('train-det', 'mmdet'), argv, parser)

@@ -13,4 +13,4 @@ def parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``python -m zoo train-seg CONFIG [DATA_DIR]``; returns the exit code."""
-    return cli_main(launch.program('train-seg', 'mmseg'), argv)
+    return cli_main(launch.program('train-seg', 'mmseg'), argv, parser)

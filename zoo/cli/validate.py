@@ -14,5 +14,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     Of several models it is 1 if some could not be measured, or none were.
     """
     found: dict[str, Any] = {}
-    code = cli_main(lambda words: found.update(validate(words)), argv)
+    code = cli_main(lambda words: found.update(validate(words)), argv, parser)
     return code or int('failed' in found and bool(found['failed'] or not found['results']))

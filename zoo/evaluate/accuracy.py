@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from timm.layers import apply_test_time_pool
 from timm.utils import check_batch_size_retry, decay_batch_step, reparameterize_model
 from torch import Tensor, nn
 
-from ..train import build, engine, report
+from ..train import build, checks, engine, report
 from ..train.data import classes, datasets, loaders, workers
 from ..utils.errors import NotFinite, ZooError
 from .loading import build_model
@@ -116,9 +115,10 @@ class Stopwatch:
 def _open(args: argparse.Namespace, model: nn.Module, channels: int, content: dict | None) -> Any:
     """The data set, its classes numbered as the model's outputs are: by the names in the checkpoint that ``train``
     wrote, or by ImageNet's where all folders are named after its synsets."""
+    count = getattr(model, 'num_classes', args.num_classes)
     if args.valid_labels:  # numbers of the data's own classes among these
-        return datasets.open_dataset(args, args.split, channels, num_samples=args.num_samples)
-    names, count = classes.names_in(content), getattr(model, 'num_classes', args.num_classes)
+        return _open_subset(args, count, channels)
+    names = classes.names_in(content)
     dataset = datasets.open_dataset(args, args.split, channels, num_samples=args.num_samples, names=names)
     own = classes.names_of(dataset)
     if names is None and own is not None and not args.class_map:
@@ -128,6 +128,17 @@ def _open(args: argparse.Namespace, model: nn.Module, channels: int, content: di
             dataset.notes.append(f'the data has {len(own)} classes, the model {count}: they are numbered from 0 in the '
                                  f'order of their names; --class-map gives them other numbers')
     datasets.check_classes(dataset, count)
+    return dataset
+
+
+def _open_subset(args: argparse.Namespace, count: int, channels: int) -> Any:
+    """The data set whose classes are those among ``count`` that ``valid_labels`` lists."""
+    chosen = check_valid_labels(args, count)
+    dataset = datasets.open_dataset(args, args.split, channels, num_samples=args.num_samples)
+    found = datasets.class_count(dataset)
+    if found and found > len(chosen):
+        raise ZooError(f'--valid-labels {args.valid_labels}: the data has {found} classes, the file {len(chosen)} '
+                       f'lines; give an index of the model for each class')
     return dataset
 
 
@@ -181,6 +192,19 @@ def _evaluate(
     return dict(figures, speed=watch.speed())
 
 
+def check_valid_labels(args: argparse.Namespace, classes: int) -> list[int]:
+    """The indices of ``valid_labels``; refuse those of classes that the model does not have.
+
+    Raises:
+        ZooError: with the largest.
+    """
+    chosen = checks.class_numbers(args.valid_labels, '--valid-labels')
+    if max(chosen) >= classes:
+        raise ZooError(f'--valid-labels {args.valid_labels}: the classes of the model are 0 to {classes - 1}, the file '
+                       f'has {max(chosen)}')
+    return chosen
+
+
 def _advance(progress: report.Progress, ctx: build.DeviceContext, images: int) -> None:
     progress.step(images * ctx.world_size)
 
@@ -193,11 +217,9 @@ def _head(
         return None, None
     chosen = real = None
     if args.valid_labels:
-        chosen = [int(line) for line in Path(args.valid_labels).read_text().split()]
+        chosen = checks.class_numbers(args.valid_labels, '--valid-labels')
     if args.real_labels:
-        if ctx.distributed:
-            raise ZooError('--real-labels works in one process')
-        real = RealLabelsImagenet(dataset.filenames(basename=True), real_json=args.real_labels)
+        real = _real_labels(args, dataset, ctx)
 
     def head(output: Tensor) -> Tensor:
         if chosen is not None:
@@ -207,6 +229,20 @@ def _head(
         return output
 
     return head, real
+
+
+def _real_labels(args: argparse.Namespace, dataset: Any, ctx: build.DeviceContext) -> RealLabelsImagenet:
+    if ctx.distributed:
+        raise ZooError('--real-labels works in one process')
+    names = dataset.filenames(basename=True) if hasattr(dataset, 'filenames') else []
+    try:
+        real = RealLabelsImagenet(names, real_json=args.real_labels)
+    except AssertionError:  # another number of labels
+        real = None
+    if real is None or not real.real_labels.keys() >= set(names):
+        raise ZooError(f'--real-labels {args.real_labels}: these labels are of the images of ImageNet\'s validation '
+                       f'set in their order, and the data has others')
+    return real
 
 
 def _print(args: argparse.Namespace, row: dict[str, Any], content: dict | None) -> None:

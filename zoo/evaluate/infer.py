@@ -1,5 +1,6 @@
 """``python -m zoo infer``: the most likely classes of pictures."""
 import argparse
+import functools
 import http.client
 import io
 import json
@@ -9,12 +10,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from PIL import Image
 from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset
 from torch import nn
 
-from ..train import build, options
+from ..train import build, checks, options
 from ..train.data import classes, decoding, folders
 from ..utils import web
 from ..utils.errors import Unreadable, ZooError, format_error, printable
@@ -41,8 +43,13 @@ def infer(argv: Sequence[str]) -> list[dict[str, Any]]:
     if given.num_classes and not given.checkpoint:
         raise ZooError('--num-classes is for a --checkpoint; the published weights have their own')
     build.check_model_name(given.model)
+    checks.device(given.device)
+    names = read_labels(given.labels) if given.labels else None
     places = find_pictures(given.images)
     content, carried, own = loading.bring(vars(given))
+    if names:
+        _check_count(names, given.labels, _classes_of(given, content))
+    check_some_open(places)
     chosen = {key: getattr(given, key) for key in ('model', 'checkpoint', 'num_classes') if getattr(given, key)}
     args = options.merge(VALIDATE, carried, chosen, dict(pretrained=content is None))
     model = loading.build_model(args, content, own)
@@ -59,6 +66,7 @@ def infer(argv: Sequence[str]) -> list[dict[str, Any]]:
                 row['label'] = labels[row['index']] if labels else None
             _print(picture, as_text=not given.json)
         found += pictures
+    _fetched.cache_clear()
     if given.json:
         print(json.dumps(found, indent=2, ensure_ascii=False))
     return found
@@ -128,11 +136,34 @@ def open_picture(place: str, mode: str = 'RGB') -> Image.Image:
     Raises:
         ZooError: it cannot be had, or is none.
     """
-    source = download(place) if _is_address(place) else place
+    source = io.BytesIO(_fetched(place)) if _is_address(place) else place
     try:
         return decoding.decode(source, mode)
     except Unreadable as e:
         raise ZooError(f'{_named(place)} cannot be read as a picture ({e})') from None
+
+
+def check_some_open(places: Sequence[str]) -> None:
+    """Look for a picture that can be read, before a model is built for it.
+
+    Raises:
+        ZooError: there is none; why the first cannot be read.
+    """
+    reasons = []
+    for place in places:
+        try:
+            open_picture(place)
+            return
+        except ZooError as e:
+            reasons.append(str(e))
+    others = f', nor can the {len(reasons) - 1} others' if len(reasons) > 1 else ''
+    raise ZooError(f'{reasons[0]}{others}')
+
+
+@functools.lru_cache(maxsize=1)
+def _fetched(address: str) -> bytes:
+    """What :func:`download` brings; the picture that was looked at first is not fetched again."""
+    return download(address).getvalue()
 
 
 def download(address: str) -> io.BytesIO:
@@ -176,13 +207,8 @@ def labels_of(
         ZooError: the file cannot be read or does not fit.
     """
     if file:
-        try:
-            labels = Path(file).read_text(encoding='utf-8').rstrip().splitlines()
-        except (OSError, UnicodeDecodeError) as e:
-            raise ZooError(f'--labels {file} cannot be read ({format_error(e)})') from None
-        if len(labels) != model.num_classes:
-            raise ZooError(f'--labels {file} has {len(labels)} lines, the model {model.num_classes} classes; give a '
-                           f'name a line')
+        labels = read_labels(file)
+        _check_count(labels, file, model.num_classes)
         return labels
     if names:
         return [name and printable(name) for name in classes.padded(names, model.num_classes)]
@@ -194,29 +220,49 @@ def labels_of(
     return ImageNetInfo(subset).label_descriptions() if subset else None
 
 
+def read_labels(file: str) -> list[str]:
+    """Names of classes, one a line.
+
+    Raises:
+        ZooError: the file cannot be read.
+    """
+    try:
+        return Path(file).read_text(encoding='utf-8').rstrip().splitlines()
+    except (OSError, UnicodeDecodeError) as e:
+        raise ZooError(f'--labels {file} cannot be read ({format_error(e)})') from None
+
+
+def _check_count(labels: Sequence[str], file: str, classes: int | None) -> None:
+    if classes not in (None, len(labels)):
+        raise ZooError(f'--labels {file} has {len(labels)} lines, the model {classes} classes; give a name a line')
+
+
+def _classes_of(given: argparse.Namespace, content: dict[str, Any] | None) -> int | None:
+    """Classes of a model that is not built yet, None if they cannot be told."""
+    if given.num_classes or content is not None:
+        return given.num_classes or content.get('num_classes')
+    cfg = timm.get_pretrained_cfg(given.model) if timm.is_model(given.model) else None
+    return cfg.num_classes if cfg else None
+
+
 def parser() -> options.Parser:
     """Of the command line."""
+    count = options.number(int, low=1)
     usage = 'python -m zoo infer MODEL IMAGE|FOLDER|URL... [options]'
     parser = options.Parser(prog='zoo infer', usage=usage, description=ABOUT, allow_abbrev=False)
     parser.add_argument('model', metavar='MODEL', help='name of a zoo or timm model')
     parser.add_argument('images', nargs='+', metavar='IMAGE|FOLDER|URL')
     parser.add_argument('--checkpoint', help='file with the weights; by default the published ones')
-    parser.add_argument('--topk', type=_count, default=5, metavar='K', help='classes a picture (default: 5)')
+    parser.add_argument('--topk', type=count, default=5, metavar='K', help='classes a picture (default: 5)')
     parser.add_argument('--labels', metavar='FILE', help="text file, a class name a line; default: those that the "
                                                         "checkpoint brings, or ImageNet's for as many classes")
-    parser.add_argument('--num-classes', type=_count, metavar='N', help='where a checkpoint does not tell')
-    parser.add_argument('-b', '--batch-size', type=_count, default=32, metavar='N', help='pictures at once '
+    parser.add_argument('--num-classes', type=count, metavar='N', help='where a checkpoint does not tell')
+    parser.add_argument('-b', '--batch-size', type=count, default=32, metavar='N', help='pictures at once '
                                                                                         '(default: 32)')
     parser.add_argument('--device', default='auto', help="default: cuda if there is one, else cpu")
     parser.add_argument('--json', action='store_true', help='print JSON')
     parser.add_argument('--debug', action='store_true', help='show tracebacks')
     return parser
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f'expected a whole number from 1 on, got {text!r}')
-    return int(text)
 
 
 def _is_address(word: str) -> bool:

@@ -1,7 +1,7 @@
 """Every option of ``validate`` and ``probe``: those of ``train`` that fit, and their own."""
 from dataclasses import replace
 
-from ..train.option_schema import COMMON, TRAIN, row
+from ..train.option_schema import COMMON, CROP, TRAIN, row
 
 VALIDATE = COMMON + (
     row('config', str, None, 'YAML file with these options; flags win over it', short=('-c',)),
@@ -22,7 +22,7 @@ VALIDATE = COMMON + (
     row('valid_labels', str, '', 'file with one class index a line: only these outputs count'),
     row('retry', bool, False, 'when memory runs out, try again with smaller batches'),
     row('log_freq', int, 10, 'batches between log lines', low=1),
-    row('crop_sweep', 'floats', None, 'not in timm: measure at each of these crop_pct, and tell the best', low=0),
+    row('crop_sweep', 'floats', None, 'not in timm: measure at each of these crop_pct, and tell the best', **CROP),
     row('skip_done', bool, False, 'not in timm: measure only what results_file lacks, and add it'),
 )
 

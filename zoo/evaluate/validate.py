@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
-from ..train import build, options, report
+from ..train import build, checks, options, report
 from ..train.data import datasets
 from ..utils.errors import ZooError, require_packages
+from ..utils.files import check_writable
 from . import accuracy, batch_validate, loading, reproduce
 from .option_schema import VALIDATE
 
@@ -52,8 +53,7 @@ def _validate(flags: dict[str, Any], config: dict[str, Any]) -> tuple[dict[str, 
     """The figures, and whether this process is the one to print them."""
     given = {**config, **flags}
     args = options.merge(VALIDATE, config, flags)
-    if any(crop <= 0 for crop in [*(args.crop_sweep or ()), *([] if args.crop_pct is None else [args.crop_pct])]):
-        raise ZooError('--crop-pct and --crop-sweep: shares of the image above 0, such as 0.875')
+    _check_files(args)
     if args.against:
         work = partial(reproduce.compare, args, given=given, run=partial(accuracy.measure, content=None, own=False))
     elif batch_validate.asked(given):
@@ -93,15 +93,30 @@ def _one(settled: batch_validate.Settled, ctx: build.DeviceContext) -> dict[str,
     return dict(results=rows, skipped={}, failed={}) if args.crop_sweep else results
 
 
+def _check_files(args: argparse.Namespace) -> None:
+    """What does not depend on the model: the device, files to read, and the one to write."""
+    checks.device(args.device)
+    if args.results_file:
+        check_writable(Path(args.results_file).parent, '`results_file`')
+        if Path(args.results_file).is_dir():
+            raise ZooError(f'--results-file {args.results_file} is a folder; name a file')
+    if args.valid_labels:
+        checks.class_numbers(args.valid_labels, '--valid-labels')
+    if args.real_labels:
+        checks.json_file(
+            args.real_labels, '--real-labels', lambda labels: isinstance(labels, list) and all(
+                isinstance(row, list) and all(type(label) is int for label in row) for row in labels),
+            'a list of lists of class indices, one for each image')
+
+
 def _check(args: argparse.Namespace) -> None:
     build.check_model_name(args.model)
     build.check_sizes(args)
-    datasets.check_folder(args)
+    checks.model_kwargs(args.model_kwargs)
+    checks.data(args)
     if args.dataset == datasets.QUICKSTART:
         raise ZooError('--dataset quickstart is for training; give --dataset torch/fashion_mnist --data-dir FOLDER, '
                        'or --dataset digits')
-    if args.torchcompile_mode and not args.torchcompile:
-        raise ZooError('--torchcompile-mode needs --torchcompile')
-    for path in (args.real_labels, args.valid_labels):
-        if path and not Path(path).is_file():
-            raise ZooError(f'no file {path}')
+    if args.num_classes and args.valid_labels:
+        accuracy.check_valid_labels(args, args.num_classes)
+    checks.compiler(args)

@@ -30,9 +30,21 @@ def read(path: str | Path) -> dict[str, Any]:
         probe = json.loads(Path(path).read_text())
     except (OSError, ValueError) as e:
         raise ZooError(f'{path} cannot be read as a probe ({e}); it should be JSON') from None
-    lacking = [key for key in ('name', 'input_size', 'logits') if key not in probe]
+    needed = ('name', 'input_size', 'logits')
+    lacking = [key for key in needed if key not in probe] if isinstance(probe, dict) else needed
     if lacking:
         raise ZooError(f'{path} is not a probe: {", ".join(lacking)} is missing')
+    try:
+        sizes, values = np.asarray(probe['input_size']), [_flat(probe['logits'])]
+        if 'grad' in probe:
+            values.append(_flat(probe['grad']['samples']))
+        fits = sizes.shape == (4,) and sizes.dtype.kind == 'i' and (sizes > 0).all() and all(
+            value.size and np.isfinite(value).all() for value in values) and isinstance(probe['name'], str)
+    except (KeyError, TypeError, ValueError):
+        fits = False
+    if not fits:
+        raise ZooError(f'{path} is not a probe: input_size should be four numbers, logits and grad samples lists of '
+                       f'numbers')
     return probe
 
 

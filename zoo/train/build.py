@@ -9,7 +9,7 @@ import timm
 import torch
 from timm.data import resolve_data_config
 from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
-from timm.optim import create_optimizer_v2, list_optimizers
+from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from timm.utils import NativeScaler, init_distributed_device
 from torch import Tensor, nn
@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from ..utils.errors import ZooError, did_you_mean, format_error
 from ..weights import without_prefix
 from ..weights.convert import check_kinds
+from . import checks
+from .data.sampling import preserve_rng_state
 
 # What timm and torch raise about a name, an argument, a key or a shape that does not fit
 MISFITS = (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
@@ -45,15 +47,7 @@ def init_distributed(device: str) -> DeviceContext:
     Raises:
         ZooError: no such device here.
     """
-    if device == 'auto':
-        device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    try:
-        kind = torch.device(device).type
-    except RuntimeError:
-        raise ZooError(f'unknown device {device!r}; use cpu, cuda or cuda:0') from None
-    if kind == 'cuda' and not torch.cuda.is_available():
-        raise ZooError(f'--device {device}: torch finds no CUDA device here; use --device cpu')
-    found = argparse.Namespace(device=device)
+    found = argparse.Namespace(device=str(checks.device(device)))
     init_distributed_device(found)
     return DeviceContext(torch.device(found.device), found.rank, found.world_size)
 
@@ -155,15 +149,19 @@ def check_forward(model: nn.Module, config: Mapping[str, Any], ctx: DeviceContex
         Whether some parameters got no gradient, which DistributedDataParallel must know.
 
     Raises:
-        ZooError: the model refuses the image.
+        ZooError: the model refuses the image, or gives something else than logits.
     """
     model.eval()
-    image = torch.zeros(1, *config['input_size'], device=ctx.device, dtype=dtype)
     try:
+        image = torch.zeros(1, *config['input_size'], device=ctx.device, dtype=dtype)
         with torch.set_grad_enabled(ctx.distributed):
             output = model(image)
     except MISFITS as e:
         raise ZooError(f'{list(config["input_size"])} images do not fit the model: {format_error(e)[:300]}') from e
+    if not isinstance(output, Tensor) or output.ndim != 2:
+        found = list(output.shape) if isinstance(output, Tensor) else f'a {type(output).__name__}'
+        raise ZooError(f'the model gives {found} instead of logits [1, classes]; it needs a classifier behind global '
+                       f'pooling: see `gp` and `model_kwargs`')
     if not ctx.distributed:
         return False
     output.float().sum().backward()
@@ -222,23 +220,31 @@ def make_optimizer(args: argparse.Namespace, model: nn.Module, lr: float) -> tor
     Raises:
         ZooError: unknown optimizer, arguments that it does not take, or an ``lr_mult`` that fits no parameter.
     """
-    names = list_optimizers()
-    if args.opt.lower() not in names:
-        raise ZooError(f'unknown optimizer {args.opt!r}{did_you_mean(args.opt.lower(), names)}')
+    checks.optimizer(args)
     extra = dict(args.opt_kwargs)
     if args.opt_eps is not None:
         extra['eps'] = args.opt_eps
     if args.opt_betas is not None:
         extra['betas'] = tuple(args.opt_betas)
+    shared = dict(extra, opt=args.opt, lr=lr, weight_decay=args.weight_decay, momentum=args.momentum)
     try:
-        optimizer = create_optimizer_v2(
-            model, args.opt, lr=lr, weight_decay=args.weight_decay, momentum=args.momentum,
-            layer_decay=args.layer_decay, **extra)
-    except MISFITS as e:
+        _try_step(shared)
+        optimizer = create_optimizer_v2(model, layer_decay=args.layer_decay, **shared)
+    except (*MISFITS, ArithmeticError, LookupError) as e:
         raise ZooError(f'--opt {args.opt}: {format_error(e)[:300]}') from e
     for ending, factor in args.lr_mult.items():
         _multiply_rates(optimizer, model, ending, factor)
     return optimizer
+
+
+def _try_step(settings: Mapping[str, Any]) -> None:
+    """Let a small layer take a step: what an optimizer cannot do with its numbers it may find out only then."""
+    layer = nn.Linear(4, 4, device='meta').to_empty(device='cpu')  # on meta nothing is drawn
+    for parameter in layer.parameters():
+        parameter.data.fill_(1.)
+        parameter.grad = torch.ones_like(parameter)
+    with preserve_rng_state():
+        create_optimizer_v2(layer, **settings).step()
 
 
 def _multiply_rates(optimizer: torch.optim.Optimizer, model: nn.Module, ending: str, factor: Any) -> None:
@@ -317,16 +323,12 @@ def choose_rows(args: argparse.Namespace, state: Mapping[str, Tensor]) -> tuple[
         ZooError: no such file, no numbers, a row that is not there, or another count than the model's classes.
     """
     source = args.pretrained_rows
-    try:
-        with open(source, encoding='utf-8') as file:
-            rows = [int(line) for line in file.read().split()]
-    except (OSError, ValueError) as e:
-        raise ZooError(f'--pretrained-rows {source}: expected a file with a number a line ({format_error(e)})') from e
+    rows = checks.class_numbers(source, '--pretrained-rows')
     heads = classifiers(args.model, state)
     count = len(state[f'{heads[0]}.weight']) if heads else 0
-    if not rows or min(rows) < 0 or max(rows) >= count:
+    if max(rows) >= count:
         raise ZooError(f'--pretrained-rows {source}: the rows of the classifier are 0 to {count - 1}, the file has '
-                       f'{min(rows, default="none")} to {max(rows, default="none")}')
+                       f'{min(rows)} to {max(rows)}')
     if args.num_classes not in (None, len(rows)):
         raise ZooError(f'--pretrained-rows {source} has {len(rows)} lines, the model {args.num_classes} classes')
     chosen = {f'{head}.{kind}': state[f'{head}.{kind}'][rows] for head in heads for kind in ('weight', 'bias')}

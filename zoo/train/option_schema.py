@@ -19,8 +19,12 @@ class Option:
         default: Value without flag and key; None means unset and can be given as null in YAML.
         help: One line.
         choices: Allowed values; '' is always allowed where it is the default.
-        count: Length of a list; None for one or more.
-        low: Smallest allowed number.
+        count: Length of a list, or the lengths that it may have; None for one or more.
+        low: Smallest allowed number. Numbers are finite, and integers fit into 32 bits, in any case.
+        high: Largest allowed number.
+        above: Numbers must be larger than this.
+        below: Numbers must be smaller than this.
+        rising: Whether no number of a list may be smaller than the one before.
         short: One-letter flags.
         const: Value of the bare flag, for an option whose value may be left out.
     """
@@ -30,13 +34,26 @@ class Option:
     default: Any
     help: str
     choices: tuple = ()
-    count: int | None = None
+    count: int | tuple[int, ...] | None = None
     low: float | None = None
+    high: float | None = None
+    above: float | None = None
+    below: float | None = None
+    rising: bool = False
     short: tuple[str, ...] = ()
     const: Any = None
 
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Lengths that a list may have, () for any from 1 on."""
+        return self.count if isinstance(self.count, tuple) else () if self.count is None else (self.count,)
+
 
 row = Option
+CHANCE = dict(low=0, high=1)
+DROP = dict(low=0, below=1)  # of what is dropped something must be left
+CROP = dict(low=0.1, high=2)  # smaller ones blow an image up until it no longer fits into memory
+PIL_MODES = ('L', 'LA', 'RGB', 'RGBA', 'CMYK', 'YCbCr', 'HSV', 'I', 'F')
 
 COMMON = (
     row('data_dir', str, None, 'folder of the data set (or give it as the first argument)'),
@@ -45,17 +62,18 @@ COMMON = (
     row('class_map', str, '', 'file that maps class names to indices (image folders)'),
     row('input_key', str, None, "what an image is called in wds/, hfds/ and hfids/ data, such as 'image' or 'jpg;png'"),
     row('target_key', str, None, "what a class is called there, such as 'label' or 'cls'"),
-    row('input_img_mode', str, None, "decode images to this PIL mode; default 'L' for one channel, else 'RGB'"),
+    row('input_img_mode', str, None, "decode images to this PIL mode; default 'L' for one channel, else 'RGB'",
+        choices=PIL_MODES),
     row('model', str, 'resnet50', 'name of a zoo or timm model'),
     row('num_classes', int, None, "classes; default: the model's own number", low=1),
     row('gp', str, None, "global pooling: avg, max, avgmax, ...; default: the model's"),
     row('img_size', int, None, "square image size in pixels; default: the model's", low=1),
     row('in_chans', int, None, 'image channels', low=1),
     row('input_size', 'ints', None, 'channels, height and width, instead of img_size and in_chans', count=3, low=1),
-    row('crop_pct', float, None, 'validation: image size over resize size', low=0),
+    row('crop_pct', float, None, 'validation: image size over resize size', **CROP),
     row('crop_mode', str, None, 'validation: how to crop', choices=('center', 'squash', 'border')),
-    row('mean', 'floats', None, 'mean of each channel, of values in [0, 1]'),
-    row('std', 'floats', None, 'standard deviation of each channel, of values in [0, 1]'),
+    row('mean', 'floats', None, 'mean of each channel, of values in [0, 1]', low=0, high=1),
+    row('std', 'floats', None, 'standard deviation of each channel, of values in [0, 1]', above=0),
     row('interpolation', str, '', "resize interpolation in validation; default: the model's",
       choices=('bilinear', 'bicubic', 'nearest', 'lanczos', 'box', 'hamming')),
     row('batch_size', int, 128, 'images per process and step', low=1, short=('-b',)),
@@ -68,7 +86,7 @@ COMMON = (
     row('amp_dtype', str, '', "low precision of --amp; default float16 on cuda, bfloat16 elsewhere",
       choices=('float16', 'bfloat16')),
     row('model_dtype', str, None, 'precision of the weights themselves', choices=('float32', 'float16', 'bfloat16')),
-    row('workers', int, 4, 'data loading processes', low=0, short=('-j',)),
+    row('workers', int, 4, 'data loading processes', low=0, high=512, short=('-j',)),
     row('worker_timeout', float, 600., 'not in timm: seconds to wait for a batch of these, 0 for ever', low=0),
     row('pin_mem', bool, False, 'pinned memory for faster copies to the GPU'),
     row('no_prefetcher', bool, False, 'normalise in the loading processes instead of on the device'),
@@ -92,10 +110,10 @@ TRAIN = COMMON + (
     row('no_resume_opt', bool, False, 'with resume: weights only, not the optimizer'),
     row('new_data', bool, False, "not in timm, with resume: go on although classes or images are not the run's"),
     # --- model
-    row('drop', float, 0., 'dropout before the classifier', low=0),
-    row('drop_path', float, None, 'stochastic depth', low=0),
+    row('drop', float, 0., 'dropout before the classifier', **DROP),
+    row('drop_path', float, None, 'stochastic depth', **DROP),
     row('drop_block', float, 0., 'not as in timm: DropBlock in the last stages of a ResNet, its chance growing to this',
-        low=0),
+        **DROP),
     row('grad_checkpointing', bool, False, 'recompute activations in the backward pass to save memory'),
     row('sync_bn', bool, False, 'synchronised batch norm over processes'),
     row('fsdp', bool, False, 'not in timm: shard weights and optimizer over the processes by FSDP2'),
@@ -105,13 +123,13 @@ TRAIN = COMMON + (
     row('grad_accum_steps', int, 1, 'batches per optimizer step', low=1),
     row('opt', str, 'sgd', 'name of an optimizer of timm'),
     row('opt_eps', float, None, 'epsilon', low=0),
-    row('opt_betas', 'floats', None, 'betas'),
+    row('opt_betas', 'floats', None, 'betas', count=(2, 3), low=0, below=1),
     row('opt_kwargs', 'kwargs', {}, 'more arguments of the optimizer'),
-    row('momentum', float, 0.9, 'momentum, where the optimizer has one'),
+    row('momentum', float, 0.9, 'momentum, where the optimizer has one', low=0, below=1),
     row('weight_decay', float, 2e-5, 'weight decay', low=0),
-    row('clip_grad', float, None, 'clip gradients at this value', low=0),
+    row('clip_grad', float, None, 'clip gradients at this value', above=0),
     row('clip_mode', str, 'norm', 'what clip_grad limits', choices=('norm', 'value', 'agc')),
-    row('layer_decay', float, None, 'learning-rate factor per layer from the head down', low=0),
+    row('layer_decay', float, None, 'learning-rate factor per layer from the head down', above=0, high=1),
     # --- schedule
     row('sched', str, 'cosine', 'learning-rate schedule', choices=SCHEDULES),
     row('sched_on_updates', bool, False, 'step the schedule on every update, not on every epoch'),
@@ -127,42 +145,44 @@ TRAIN = COMMON + (
     row('epochs', int, 300, 'epochs, warm-up included, cool-down not', low=1),
     row('start_epoch', int, None, 'start with this epoch (a resumed run knows its own)', low=0),
     row('stop_epoch', int, None, 'stop after this many epochs of the schedule', low=1),
-    row('warmup_epochs', float, 5., 'epochs of linear warm-up', low=0),
+    row('warmup_epochs', float, 5., 'epochs of linear warm-up', low=0, high=1e6),
     row('warmup_prefix', bool, False, 'the schedule begins after the warm-up, whose epochs come on top'),
     row('cooldown_epochs', int, 0, 'epochs at min_lr afterwards', low=0),
-    row('decay_epochs', float, None, "epochs between steps ('step') or of the final decay ('wsd', 'rsqrt')", low=0),
-    row('decay_milestones', 'ints', [90, 180, 270], "epochs of the steps ('multistep')"),
-    row('decay_rate', float, 0.1, "factor of a step, or power of 'poly'"),
+    row('decay_epochs', float, None, "epochs between steps ('step') or of the final decay ('wsd', 'rsqrt')",
+        above=0, high=1e6),
+    row('decay_milestones', 'ints', [90, 180, 270], "epochs of the steps ('multistep')", low=1, rising=True),
+    row('decay_rate', float, 0.1, "factor of a step, or power of 'poly'", above=0, high=10),
     row('patience_epochs', int, 10, "epochs without progress before a step ('plateau')", low=0),
     # --- augmentation
     row('no_aug', bool, False, 'no augmentation at all'),
-    row('scale', 'floats', [0.08, 1.0], 'area of random crops', count=2),
-    row('ratio', 'floats', [3 / 4, 4 / 3], 'aspect ratio of random crops', count=2),
-    row('hflip', float, 0.5, 'chance of a horizontal flip', low=0),
-    row('vflip', float, 0., 'chance of a vertical flip', low=0),
-    row('color_jitter', 'floats', [0.4], 'brightness, contrast, saturation (, hue); off with aa'),
+    row('scale', 'floats', [0.08, 1.0], 'area of random crops', count=2, low=0.01, high=1, rising=True),
+    row('ratio', 'floats', [3 / 4, 4 / 3], 'aspect ratio of random crops', count=2, low=0.1, high=10, rising=True),
+    row('hflip', float, 0.5, 'chance of a horizontal flip', **CHANCE),
+    row('vflip', float, 0., 'chance of a vertical flip', **CHANCE),
+    row('color_jitter', 'floats', [0.4], 'brightness, contrast, saturation (, hue); off with aa',
+        count=(1, 3, 4), low=0, high=10),
     row('aa', str, None, "automatic augmentation: 'v0', 'original', 'rand-m9-mstd0.5', ..."),
-    row('aug_repeats', float, 0., 'copies of an image in a global batch', low=0),
-    row('reprob', float, 0., 'chance of random erasing', low=0),
+    row('aug_repeats', float, 0., 'copies of an image in a global batch', low=0, high=100),
+    row('reprob', float, 0., 'chance of random erasing', **CHANCE),
     row('remode', str, 'pixel', 'fill of random erasing', choices=('pixel', 'const', 'rand')),
-    row('recount', int, 1, 'boxes of random erasing', low=1),
+    row('recount', int, 1, 'boxes of random erasing', low=1, high=1000),
     row('train_interpolation', str, 'random', 'resize interpolation in training',
       choices=('random', 'bilinear', 'bicubic', 'nearest', 'lanczos', 'box', 'hamming')),
-    row('mixup', float, 0., 'alpha of mixup, 0 for none', low=0),
-    row('cutmix', float, 0., 'alpha of cutmix, 0 for none', low=0),
-    row('mixup_prob', float, 1., 'chance that a batch is mixed', low=0),
-    row('mixup_switch_prob', float, 0.5, 'chance of cutmix where both are on', low=0),
+    row('mixup', float, 0., 'alpha of mixup, 0 for none', low=0, high=100),
+    row('cutmix', float, 0., 'alpha of cutmix, 0 for none', low=0, high=100),
+    row('mixup_prob', float, 1., 'chance that a batch is mixed', **CHANCE),
+    row('mixup_switch_prob', float, 0.5, 'chance of cutmix where both are on', **CHANCE),
     row('mixup_mode', str, 'batch', 'what shares one mixing ratio', choices=('batch', 'pair', 'elem')),
     row('mixup_off_epoch', int, 0, 'stop mixing from this epoch on, 0 for never', low=0),
-    row('smoothing', float, 0.1, 'label smoothing', low=0),
+    row('smoothing', float, 0.1, 'label smoothing', low=0, below=1),
     row('bce_loss', bool, False, 'binary cross entropy instead of cross entropy'),
-    row('bce_target_thresh', float, None, 'with bce_loss: targets above this are 1, others 0'),
+    row('bce_target_thresh', float, None, 'with bce_loss: targets above this are 1, others 0', low=0, below=1),
     row('aa_first', bool, False, 'not in timm: aa comes before the crop, and colour jitter stays on beside it'),
-    row('lighting', float, 0., "not in timm: strength of AlexNet's lighting noise", low=0),
+    row('lighting', float, 0., "not in timm: strength of AlexNet's lighting noise", low=0, high=10),
     # --- image size
     row('progressive_sizes', 'ints', None, 'not in timm: square image sizes before each of size_milestones', low=1),
     row('size_milestones', 'ints', None, 'not in timm: epochs at which these sizes end; the last gives way to img_size',
-        low=1),
+        low=1, rising=True),
     # --- teacher and auxiliary classifier
     row('kd_model_name', str, None, 'teacher to learn from: name of a model, with its published weights'),
     row('kd_teacher_checkpoint', str, '', "not in timm: the teacher's weights are in this file"),
@@ -171,13 +191,13 @@ TRAIN = COMMON + (
         choices=('logit', 'feature', 'token')),
     row('kd_token_distill_type', str, 'soft', "token: divergence from the teacher's logits, or its labels",
         choices=('soft', 'hard')),
-    row('kd_temperature', float, 4., 'softens both logits', low=0),
+    row('kd_temperature', float, 4., 'softens both logits', above=0),
     row('distill_loss_weight', float, None, "weight of the teacher's loss; default: 1 - task_loss_weight, or 1", low=0),
     row('task_loss_weight', float, None, "weight of the labels' loss; default: 1", low=0),
     row('aux_loss_weight', float, 0., 'not in timm: weight of the loss of an auxiliary classifier', low=0),
     # --- averaged weights
     row('model_ema', bool, False, 'keep an exponential average of the weights and judge by it'),
-    row('model_ema_decay', float, 0.9998, 'decay of the average', low=0),
+    row('model_ema_decay', float, 0.9998, 'decay of the average', low=0, below=1),
     row('model_ema_warmup', bool, False, 'let the decay grow from 0'),
     # --- run
     row('seed', int, 42, 'random seed', low=0),

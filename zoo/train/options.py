@@ -1,8 +1,11 @@
 """From the option tables to a namespace: defaults, then a YAML file, then flags."""
 import argparse
 import ast
+import math
+import operator
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import reprlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,13 @@ KIND_NAMES = {str: 'a string', int: 'an integer', float: 'a number', bool: 'true
               'floats': 'numbers', 'words': 'strings', 'kwargs': 'key=value pairs'}
 LISTS = {'ints': int, 'floats': float, 'words': str}  # kinds of options, with those of their items
 SUFFIXES = ('.yaml', '.yml', '.py')  # of config files
+BASE = Option('base', str, None, 'file whose values come first')  # of config files alone
+MOST = 2 ** 31 - 1  # of integers
+# PyYAML raises what Python does when it makes numbers, dates and keys of a text that are none
+NOT_YAML = (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError, yaml.YAMLError)
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 100
 
 
 class Parser(argparse.ArgumentParser):
@@ -71,7 +81,7 @@ def coerce(option: Option, value: Any, name: str) -> Any:
         name: How the option was spelled, for the message.
 
     Raises:
-        ZooError: wrong type, wrong choice, or below the limit.
+        ZooError: wrong type, wrong choice, not finite, outside of the limits, or another count.
     """
     if value is None and option.default is None:
         return None
@@ -79,15 +89,28 @@ def coerce(option: Option, value: Any, name: str) -> Any:
         value = option.const
     try:
         value = _convert(option, value)
-    except (TypeError, ValueError, SyntaxError):
-        raise ZooError(f'{name}: expected {_expected(option)}, got {value!r}') from None
+    except (TypeError, ValueError, SyntaxError, OverflowError):
+        raise ZooError(f'{name}: expected {_expected(option)}, got {_shown(value)}') from None
     if option.choices and value not in option.choices and value != option.default:
         raise ZooError(
-            f'{name}: {value!r} is not one of {", ".join(option.choices)}{did_you_mean(value, option.choices)}')
-    numbers = value if isinstance(value, list) else [value]
-    if option.low is not None and any(number < option.low for number in numbers):
-        raise ZooError(f'{name}: must be at least {option.low:g}, got {value}')
+            f'{name}: {_shown(value)} is not one of {", ".join(option.choices)}{did_you_mean(value, option.choices)}')
+    outside = _outside(option, value if isinstance(value, list) else [value])
+    if outside:
+        raise ZooError(f'{name}: must be {outside}, got {_shown(value)}')
     return value
+
+
+def number(kind: type, **limits: float) -> Callable[[str], Any]:
+    """A ``type`` of argparse for int or float within limits, those of :class:`Option`."""
+    option = Option('', kind, None, '', **limits)
+
+    def read(text: str) -> Any:
+        try:
+            return coerce(option, text, '')
+        except ZooError as e:
+            raise argparse.ArgumentTypeError(str(e).removeprefix(': ')) from None
+
+    return read
 
 
 def read_config(
@@ -108,12 +131,12 @@ def read_config(
         raise ZooError(f'{path}: base files form a circle')
     try:
         content = yaml.safe_load(path.read_text(encoding='utf-8')) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
+    except NOT_YAML as e:
         raise ZooError(f'{path}: cannot be read as YAML ({format_error(e)})') from None
     if not isinstance(content, dict):
         raise ZooError(f'{path}: expected "key: value" lines')
-    base = content.pop('base', None)
-    values = read_config(path.parent / str(base), table, inherit, (*seen, path)) if base and inherit else {}
+    base = coerce(BASE, content.pop('base', None), f'{path}: base')
+    values = read_config(path.parent / base, table, inherit, (*seen, path)) if base and inherit else {}
     known = {option.dest: option for option in table if option.dest != 'config'}
     for key, value in content.items():
         if key not in known:
@@ -174,7 +197,8 @@ def table_parser(table: Iterable[Option], prog: str, about: str) -> Parser:
         if option.kind == 'kwargs':
             extra.update(nargs='*', metavar='KEY=VALUE')
         elif option.kind in LISTS:
-            extra.update(nargs=option.count or '+', metavar='WORD' if option.kind == 'words' else 'N')
+            extra.update(nargs=option.count if isinstance(option.count, int) else '+',
+                         metavar='WORD' if option.kind == 'words' else 'N')
         elif option.const is not None:
             extra.update(nargs='?', const=option.const)
         default = '' if option.default in (None, '', {}, []) else f' (default: {_words(option.default)})'
@@ -190,17 +214,18 @@ def _convert(option: Option, value: Any) -> Any:
             raise TypeError
         return value
     if kind is str:
-        if not isinstance(value, str):
+        if not isinstance(value, str) or '\0' in value:
             raise TypeError
+        value.encode()  # neither terminals nor files take what is not Unicode: a ValueError
         return value
     if kind == 'kwargs':
         return pairs(value)
     if kind in LISTS:
         if not isinstance(value, (list, tuple)):
-            if option.count not in (None, 1) or isinstance(value, dict):
+            if option.counts and 1 not in option.counts or isinstance(value, dict):
                 raise TypeError
             value = [value]
-        if option.count not in (None, len(value)) or not value and option.default != []:
+        if option.counts and len(value) not in option.counts or not value and option.default != []:
             raise ValueError
         return [_number(LISTS[kind], item) for item in value]
     return _number(kind, value)
@@ -213,7 +238,21 @@ def _number(kind: type, value: Any) -> Any:
     number = kind(value)
     if kind is int and not isinstance(value, str) and number != value:
         raise ValueError
+    if kind is float and not math.isfinite(number):
+        raise ValueError
     return number
+
+
+def _outside(option: Option, numbers: Sequence[Any]) -> str:
+    """What numbers must be and are not, '' if they are."""
+    limits = [(word, limit, holds) for word, limit, holds in (
+        ('at least', option.low, operator.ge), ('above', option.above, operator.gt),
+        ('at most', option.high, operator.le), ('below', option.below, operator.lt)) if limit is not None]
+    if option.kind in (int, 'ints') and max(numbers, default=0) > MOST:
+        limits.append(('at most', MOST, operator.le))
+    if all(holds(number, limit) for _, limit, holds in limits for number in numbers):
+        return 'in rising order' if option.rising and numbers != sorted(numbers) else ''
+    return ' and '.join(f'{word} {limit:.10g}' for word, limit, _ in limits)
 
 
 def pairs(value: Mapping[str, Any] | Sequence[str]) -> dict[str, Any]:
@@ -223,22 +262,32 @@ def pairs(value: Mapping[str, Any] | Sequence[str]) -> dict[str, Any]:
         ZooError: A word without ``=``.
     """
     if isinstance(value, Mapping):
+        if not all(isinstance(key, str) for key in value):
+            raise ZooError('expected names as keys')
         return dict(value)
     found = {}
     for word in value:
+        if not isinstance(word, str):
+            raise ZooError(f'expected key=value, got {word!r}')
         key, equals, text = word.partition('=')
         if not equals:
             raise ZooError(f'expected key=value, got {word!r}')
         try:
             found[key] = ast.literal_eval(text)
-        except (SyntaxError, ValueError):
+        except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):  # the last two of a deep nest
             found[key] = text
     return found
 
 
 def _expected(option: Option) -> str:
     name = KIND_NAMES[option.kind]
-    return f'{option.count} {name}' if option.count else name
+    *first, last = map(str, option.counts or ('',))
+    return f'{", ".join(first)} or {last} {name}' if first else f'{last} {name}'.strip()
+
+
+def _shown(value: Any) -> str:
+    """A value as Python writes it, cut where it is long."""
+    return _SHORT.repr(value)
 
 
 def _flag(option: Option) -> str:

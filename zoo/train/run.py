@@ -9,11 +9,11 @@ import torch
 from timm.utils.distributed import world_info_from_env
 
 from ..utils import files
-from ..utils.errors import ZooError, did_you_mean, require_packages
-from . import build, checkpoint, logs, options, progressive_resizing, task
+from ..utils.errors import ZooError, require_packages
+from . import build, checkpoint, checks, logs, options, progressive_resizing, task
 from . import content as contents
 from .data import fashion_mnist
-from .data.datasets import DIGITS, QUICKSTART, check_folder
+from .data.datasets import DIGITS, QUICKSTART
 from .option_schema import TRAIN, Option
 from .session import NOT_CARRIED, Trainer
 
@@ -63,6 +63,11 @@ def check(args: argparse.Namespace, content: dict | None) -> None:
     logs.check(args)
     build.check_model_name(args.model)
     build.check_sizes(args)
+    checks.device(args.device)
+    checks.model_kwargs(args.model_kwargs)
+    checks.optimizer(args)
+    checks.schedule(args)
+    checks.augmentation(args)
     if content is not None and content['arch'] != args.model:
         raise ZooError(f'{args.resume} is a checkpoint of {content["arch"]}, not of {args.model}; give --model '
                        f'{content["arch"]}, or another --resume')
@@ -70,29 +75,21 @@ def check(args: argparse.Namespace, content: dict | None) -> None:
     if str(before).lower() != args.opt.lower() and not args.no_resume_opt:
         raise ZooError(f'{args.resume} holds the state of the optimizer {before}, not of {args.opt}: give --opt '
                        f'{before}, or --no-resume-opt to go on from its weights alone')
-    check_folder(args)
+    checks.data(args)
     if args.initial_checkpoint and (args.pretrained or args.pretrained_path):
         raise ZooError('--initial-checkpoint, --pretrained and --pretrained-path exclude each other; give one')
+    checks.checkpoint_files(args.initial_checkpoint, args.pretrained_path, args.kd_teacher_checkpoint)
+    if args.pretrained_rows:
+        if not args.pretrained_path:
+            raise ZooError('--pretrained-rows needs --pretrained-path')
+        checks.class_numbers(args.pretrained_rows, '--pretrained-rows')
     task.check(args)
     progressive_resizing.check(args)
     if args.kd_teacher_checkpoint:
         args.kd_teacher_checkpoint = os.path.abspath(args.kd_teacher_checkpoint)  # a resumed run may start elsewhere
-    if args.pretrained_rows and not args.pretrained_path:
-        raise ZooError('--pretrained-rows needs --pretrained-path')
-    for path in (args.initial_checkpoint, args.pretrained_path, args.kd_teacher_checkpoint):
-        if path and not os.path.isfile(path):
-            raise ZooError(f'no checkpoint file {path}')
     if args.model_dtype not in (None, 'float32') and args.amp:
         raise ZooError('--amp works on float32 weights; leave it or --model-dtype out')
-    if args.torchcompile_mode and not args.torchcompile:
-        raise ZooError('--torchcompile-mode needs --torchcompile')
-    if args.torchcompile:
-        backends = torch.compiler.list_backends(exclude_tags=())
-        if args.torchcompile not in backends:
-            raise ZooError(
-                f'--torchcompile: no backend {args.torchcompile!r}{did_you_mean(args.torchcompile, backends)}')
-    if not args.model_ema_decay < 1 or not args.smoothing < 1:  # nor NaN
-        raise ZooError('--model-ema-decay and --smoothing must be below 1')
+    checks.compiler(args)
 
 
 def folder_of(

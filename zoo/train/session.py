@@ -181,6 +181,9 @@ class Trainer:
     def fit(self) -> None:
         """Go through the epochs; print the closing table."""
         if self.start >= self.stop:
+            if self.args.start_epoch is not None:
+                raise ZooError(f'--start-epoch {self.start} leaves nothing to do: epochs count from 0 and the run has '
+                               f'{self.stop}; raise --epochs or --stop-epoch')
             self.say(f'nothing left to do: {self.start} of {self.stop} epochs are done; raise --epochs to go on')
             return
         with files.folder_lock(self.folder) if self.ctx.primary else contextlib.nullcontext():

@@ -78,8 +78,8 @@ def check(args: argparse.Namespace) -> None:
     build.check_model_name(args.kd_model_name)
     if args.aux_loss_weight:
         raise ZooError('--kd-model-name and --aux-loss-weight exclude each other; give one')
-    if args.kd_temperature <= 0:
-        raise ZooError('--kd-temperature must be above 0')
+    if args.kd_teacher_checkpoint:
+        _teacher_content(args.kd_teacher_checkpoint, args.kd_model_name)
 
 
 def make_teacher(
@@ -126,22 +126,27 @@ def make_teacher(
 
 def _read_teacher(asked: argparse.Namespace, classes: int) -> dict[str, Tensor]:
     """Weights of the teacher; what a checkpoint of :mod:`zoo.train` says of its model goes into ``asked``."""
-    source = asked.kd_weights
-    content, ours = checkpoint.read(source)
-    if 'probe' in content:
-        raise ZooError(f'{source} holds a probe, not a model; give another --kd-teacher-checkpoint')
+    content, ours = _teacher_content(asked.kd_weights, asked.model)
     if ours:
-        if content['arch'] != asked.model:
-            raise ZooError(f'{source} is a checkpoint of {content["arch"]}, not of {asked.model}; give '
-                           f'--kd-model-name {content["arch"]}')
         asked.model_kwargs = {**content['model_kwargs'], **asked.model_kwargs}
         if content['data_config']['input_size'][0] == asked.in_chans:
             asked.mean, asked.std = content['data_config']['mean'], content['data_config']['std']
-    state = checkpoint.weights_of(content, source)
+    state = checkpoint.weights_of(content, asked.kd_weights)
     if not ours:
         state = build.own_names(asked.model, state, asked.model_kwargs)
     asked.num_classes = content.get('num_classes') or build.classes_in(asked.model, state) or classes
     return state
+
+
+def _teacher_content(source: str, name: str) -> tuple[dict[str, Any], bool]:
+    """Content of a file with weights of the model ``name``, and whether :mod:`zoo.train` wrote it."""
+    content, ours = checkpoint.read(source)
+    if 'probe' in content:
+        raise ZooError(f'{source} holds a probe, not a model; give another --kd-teacher-checkpoint')
+    if ours and content['arch'] != name:
+        raise ZooError(f'{source} is a checkpoint of {content["arch"]}, not of {name}; give --kd-model-name '
+                       f'{content["arch"]}')
+    return content, ours
 
 
 def _distillation(

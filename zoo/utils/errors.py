@@ -1,6 +1,9 @@
 """Mistakes that a user can make, said in one line."""
+import argparse
 import difflib
 import importlib.util
+import io
+import logging
 import os
 import re
 import signal
@@ -9,6 +12,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 
+LONGEST = 400  # characters of a word in an error
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 EXTRA = 'pip install "backbone-zoo[train]"'
 
@@ -44,10 +48,10 @@ class GracefulInterrupt:
     """
 
     def __init__(self) -> None:
-        self.asked = False
+        self.asked, self.process = False, os.getpid()
 
     def __enter__(self) -> 'GracefulInterrupt':
-        self.asked = False
+        self.asked, self.process = False, os.getpid()
         self.before = None
         if threading.current_thread() is threading.main_thread():  # others cannot handle signals
             self.before = signal.signal(signal.SIGINT, self._note)
@@ -63,6 +67,8 @@ class GracefulInterrupt:
             raise KeyboardInterrupt
 
     def _note(self, *_: object) -> None:
+        if os.getpid() != self.process:
+            return  # a loading process, which Ctrl-C reaches too: it ends with this one
         self.check()
         self.asked = True
         os.write(2, b'\nstopping after this batch; Ctrl-C again stops at once\n')  # print() is not reentrant
@@ -96,22 +102,41 @@ def printable(text: str) -> str:
     return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in line)
 
 
-def with_flags(text: str) -> str:
-    """An error of the library in the words of a command line: arguments in backquotes become flags."""
-    return re.sub(r'(?<!`)`([a-z]\w*)`(?!`)', lambda match: '--' + match[1].replace('_', '-'), text)
+def with_flags(text: str, parser: argparse.ArgumentParser) -> str:
+    """An error of the library in the words of a command line: arguments in backquotes that are options become flags."""
+    known = _flags_of(parser)
+    return re.sub(r'(?<!`)`([a-z]\w*)`(?!`)', lambda match: known.get(match[1], match[0]), text)
 
 
-def cli_main(program: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
+def _flags_of(parser: argparse.ArgumentParser) -> dict[str, str]:
+    """The long flags of a parser, those of its subcommands too, by the names of their arguments."""
+    flags = {}
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name in action.choices:
+                flags |= _flags_of(action.choices[name])
+        flags |= {flag[2:].replace('-', '_'): flag for flag in action.option_strings if flag.startswith('--')}
+    return flags
+
+
+def cli_main(
+        program: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None,
+        parser: Callable[[], argparse.ArgumentParser] | None = None) -> int:
     """Run a program; turn what users can cause into one line on stderr.
 
     Args:
         program: Takes the command line.
         argv: Command line without the program's name; ``sys.argv[1:]`` by default.
+        parser: Makes the program's parser: arguments in backquotes that it has become flags in errors.
 
     Returns:
         Exit code: 0, 2 for a mistake (``--debug`` shows its traceback), 130 for Ctrl-C.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors='backslashreplace')  # names of files need not be Unicode
+    logging.getLogger('huggingface_hub').setLevel(logging.ERROR)  # it tells of every attempt; the last raises an error
     try:
         program(argv)
     except KeyboardInterrupt as e:
@@ -120,6 +145,13 @@ def cli_main(program: Callable[[Sequence[str]], None], argv: Sequence[str] | Non
     except (ZooError, OSError) as e:  # any other exception is a bug of ours, or a library's: it keeps its traceback
         if '--debug' in argv:
             traceback.print_exc()
-        print(f'error: {with_flags(format_error(e))}', file=sys.stderr)
+        text = format_error(e)
+        print(f'error: {_cut(with_flags(text, parser()) if parser else text)}', file=sys.stderr)
         return 2
     return 0
+
+
+def _cut(text: str) -> str:
+    """A text whose overlong words have only their ends."""
+    half = LONGEST // 2
+    return ' '.join(word if len(word) <= LONGEST else f'{word[:half]}...{word[-half:]}' for word in text.split(' '))

@@ -5,6 +5,8 @@ from typing import Any
 
 from .files import write_atomically
 
+FORMATS = ('.png', '.svg', '.pdf')
+
 
 def new_figure(width: float, height: float) -> Any:
     """An empty figure of matplotlib, in inches, whose parts find their places themselves."""

@@ -77,7 +77,7 @@ def folder_lock(folder: Path) -> Iterator[None]:
         ZooError: another process has it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / LOCK
+    path = folder / LOCK  # it stays: who removes it may take it from the next one
     lock = FileLock(path)
     try:
         _acquire(lock, path)
@@ -90,28 +90,26 @@ def folder_lock(folder: Path) -> Iterator[None]:
         yield
     finally:
         if lock.is_locked:
-            path.unlink(missing_ok=True)
             lock.release()
 
 
 def _acquire(lock: FileLock, path: Path) -> None:
-    """Lock the file at a path, which its last holder may be about to remove."""
-    while True:
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            host = path.read_text() if path.exists() else ''
-            if host in ('', socket.gethostname()):
-                raise
-            _logger.warning('%s is in use on %s; waiting up to %d s', path.parent, host, LEASE)
-            lock.acquire(timeout=LEASE)
-        if path.exists():
-            return
-        lock.release()
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        host = path.read_text()
+        if host in ('', socket.gethostname()):
+            raise
+        _logger.warning('%s is in use on %s; waiting up to %d s', path.parent, host, LEASE)
+        lock.acquire(timeout=LEASE)
 
 
-def check_writable(folder: Path) -> None:
+def check_writable(folder: Path, option: str = '`output`') -> None:
     """Check that a folder can be made or written to, without making it.
+
+    Args:
+        folder: Which.
+        option: What to change if it cannot, for the message.
 
     Raises:
         ZooError: naming the part of the path that is in the way.
@@ -120,9 +118,9 @@ def check_writable(folder: Path) -> None:
     while not os.path.lexists(place) and place != place.parent:
         place = place.parent
     if not place.is_dir():
-        raise ZooError(f'cannot write to {folder}: {place} is not a folder; choose another `output`')
+        raise ZooError(f'cannot write to {folder}: {place} is not a folder; choose another {option}')
     if not os.access(place, os.W_OK | os.X_OK):
-        raise ZooError(f'cannot write to {folder}: no permission for {place}; choose another `output`')
+        raise ZooError(f'cannot write to {folder}: no permission for {place}; choose another {option}')
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
