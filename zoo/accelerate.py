@@ -16,6 +16,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import zoo_kernels
 from zoo_kernels.dispatch import exporting
 
+from .backbone import Backbone
+
 PROBE = 64  # tokens per side of the map that a report asks the dispatch about
 SIZES = (3, 5)  # of depthwise kernels; larger ones are the library's
 FOCAL_SIZES = range(1, 32, 2)
@@ -76,6 +78,8 @@ def accelerate(model: nn.Module, dry_run: bool = False) -> Report:
     """
     swapped, skipped, covered = [], [], set()
     for name, module in model.named_modules():
+        if isinstance(module, Backbone):
+            covered.update(map(id, module.modules()))
         target = TARGETS.get(type(module))
         if isinstance(module, _Accelerated):
             covered.update(map(id, module.replaced()))

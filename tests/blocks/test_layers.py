@@ -2,6 +2,7 @@
 import pytest
 import torch
 
+from zoo.blocks.conv import conv_epilogue
 from zoo.blocks.layout import crop_map, merge, pad_map, partition
 from zoo.blocks.mixers import FocusedLinearAttention
 from zoo.blocks.mlp import ConvMlp, Mlp
@@ -53,13 +54,13 @@ def test_shared_depthwise_kernels(lepe):
     """The heads of focused attention share theirs, whether it is fused or, with a hook on it, called."""
     mixer = FocusedLinearAttention(8, 2, (5, 5), lepe=lepe)
     x, residual = torch.randn(2, 1, 5, 5, 8).unbind(0)
-    want = residual + torch.cat([mixer.dwc(x[..., :4]), mixer.dwc(x[..., 4:])], -1)
-    want = want + mixer.lepe(x) if lepe else want
+    want = residual + torch.cat([conv_epilogue(mixer.dwc, half) for half in x.chunk(2, -1)], -1)
+    want = want + conv_epilogue(mixer.lepe, x) if lepe else want
     torch.testing.assert_close(mixer.convolve(x, residual), want)
     seen = []
     mixer.dwc.register_forward_hook(lambda module, args, y: seen.append(y.shape))
     torch.testing.assert_close(mixer.convolve(x, residual), want)
-    assert seen == [(2, 5, 5, 4)]
+    assert seen == [(2, 4, 5, 5)]
 
 
 def test_chunked_inference_is_the_same():

@@ -90,7 +90,7 @@ def test_a_second_run_in_a_folder_is_refused_at_once(zoo, small, tmp_path, monke
 
     monkeypatch.setattr(session.Trainer, '_open_folder', late)
     assert zoo('train', *small(epochs=1)).code == 0
-    assert not list(folder.glob('.*'))
+    assert not list(folder.glob('.*.*'))
 
 
 OPTIMIZERS = 'sgd', 'lamb', 'rmsprop', 'adopt', 'adafactor', 'muon', 'lars', 'adabelief', 'madgrad'

@@ -55,7 +55,7 @@ def kill_and_resume(small, tmp_path, kills, processes=1, **flags):
     for kill_at in [*kills, None]:
         run = launch(['train', *small(experiment='parts', resume='auto', **flags)], log, processes, kill_at)
         assert run.codes[0] == (0 if kill_at is None else -9), run.text
-    assert not list((out / 'parts').glob('recovery-*')) and not list((out / 'parts').glob('.*'))
+    assert not list((out / 'parts').glob('recovery-*')) and not list((out / 'parts').glob('.*.*'))
     assert_same_run(out / 'whole', out / 'parts')
     return run.text
 
@@ -175,7 +175,7 @@ def test_the_newest_file_of_a_run(tmp_path):
         'recovery-10-3.pth.tar', 'recovery-10-6.pth.tar']
     (tmp_path / '.last.pth.tar.4711').write_text('half')
     keeper.tidy()
-    assert not list(tmp_path.glob('.*'))
+    assert not list(tmp_path.glob('.*.*'))
 
 
 def test_an_epoch_has_every_image_once_and_processes_share_its_batches():

@@ -75,7 +75,8 @@ def _retry_interrupt(lost) -> None:
         return
     import threading
 
-    timer = threading.Timer(0.1, signal.raise_signal, [signal.SIGINT])
+    # to the main thread, whose waiting it ends
+    timer = threading.Timer(0.1, signal.pthread_kill, [threading.main_thread().ident, signal.SIGINT])
     timer.daemon = True
     timer.start()
 

@@ -7,11 +7,13 @@ from .layout import exporting
 
 
 def batch_norm(norm: nn.Module, x: Tensor, name: str = 'batch norm') -> Tensor:
-    """Apply ``norm``, an ``nn.BatchNorm2d`` or what it was converted to (synchronised, frozen), to maps or vectors.
+    """Apply ``norm``, an ``nn.BatchNorm2d`` or what it was converted to (synchronised, frozen), to maps.
+
+    Vectors are maps of one pixel: what libraries freeze, split or convert are norms of maps.
 
     Args:
-        norm: Its input has four dimensions, whatever x has: what libraries freeze, split or convert are 2-d norms.
-        x: ``[B, H, W, C]`` or ``[B, C]``.
+        norm: The norm.
+        x: ``[B, H, W, C]``.
         name: For the error.
 
     Returns:
@@ -20,8 +22,6 @@ def batch_norm(norm: nn.Module, x: Tensor, name: str = 'batch norm') -> Tensor:
     Raises:
         ZooError: see :func:`check_values`.
     """
-    if x.ndim == 2:
-        return batch_norm(norm, x[:, None, None], name)[:, 0, 0]
     check_values(norm, x.shape[-1], x, name)
     if exporting() and not norm.training and can_fuse(norm):
         # recorded as what it is then: torch's own decomposition compares strides, which ties the graph to the size

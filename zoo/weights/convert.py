@@ -56,7 +56,7 @@ def fit_state_dict(state: dict[str, Tensor], model: nn.Module, key_map: KeyMap |
         state = {key: value for key, value in state.items() if key in target or key in free or key[:5] != 'head.'}
     if getattr(model, 'aux_head', None) is None:  # it is for training only
         state = {key: value for key, value in state.items() if not key.startswith('aux_head.')}
-    _check(state, target, free, {f'{name}.weight' for name in _names(model, 'first_conv')}, model)
+    _check(state, target, free, bool(new), {f'{name}.weight' for name in _names(model, 'first_conv')}, model)
     return state
 
 
@@ -132,8 +132,12 @@ def _names(model: nn.Module, kind: str) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names)
 
 
-def _check(state, target, free, stems, model) -> None:
-    """Raise unless every weight of the model is there in its own shape and nothing is left over."""
+def _check(state, target, free, dense, stems, model) -> None:
+    """Raise unless every weight of the model is there in its own shape and nothing is left over.
+
+    What is ``free``, the classifier, may be of other classes, and in a model for dense prediction, which has no use for
+    it, of other features.
+    """
     problems = [f'{key} is missing' for key in target if key not in state and key not in free]
     problems += [f'{key} is not in the model' for key in state if key not in target and key not in free]
     for key, value in state.items():
@@ -141,6 +145,7 @@ def _check(state, target, free, stems, model) -> None:
         want = list(target[key].shape) if key in target else have
         if key in free and have:  # of other classes perhaps
             have[0], want[0] = -1, -1
+            want = have if dense else want
         if key in stems and len(have) == len(want):  # input channels are adapted afterwards
             want[1] = have[1] = -1
         if have != want or key in free and not have:

@@ -42,7 +42,8 @@ class BAM(NotScriptable, Gate):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, H, W]`` -> the same."""
-        channels = self.fc2(F.relu(batch_norm(self.fc_norm, self.fc1(x.mean((2, 3))), 'BAM.fc_norm')))
+        z = self.fc1(x.mean((2, 3)))[:, None, None]
+        channels = self.fc2(F.relu(batch_norm(self.fc_norm, z, 'BAM.fc_norm'))[:, 0, 0])
         places = F.relu(self.norms[0](self.reduce(x)))
         for conv, norm in zip(self.convs, self.norms[1:]):
             places = F.relu(norm(conv(places)))

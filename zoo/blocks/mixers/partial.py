@@ -74,7 +74,7 @@ class PartialChannelAttention(PartialMixer):
     def weigh(self, x: Tensor) -> Tensor:
         """Weights of the channels of ``[B, H, W, D]`` maps: ``[B, 1, 1, D]``."""
         z = self.gate(style(x).to(x.dtype))
-        return F.hardsigmoid(batch_norm(self.gate_norm, z, 'PartialChannelAttention.gate_norm'))[:, None, None]
+        return F.hardsigmoid(batch_norm(self.gate_norm, z[:, None, None], 'PartialChannelAttention.gate_norm'))
 
     def attend(self, x: Tensor) -> Tensor:
         return batch_norm(self.norm, x * self.weigh(x))
