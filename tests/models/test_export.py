@@ -35,10 +35,26 @@ def shallow(name):
     return timm.create_model(name, num_classes=10, **depth).eval()
 
 
-@pytest.fixture(scope='module', params=every_structure())
-def exported(request):
+def hybrid(host, mixer):
+    """A host of few channels with a mixer in its first two stages."""
     torch.manual_seed(0)
-    model = shallow(request.param)
+    stages = {} if host.startswith('vit') else dict(stages=(0, 1))
+    return zoo.create_hybrid(host, mixer, num_classes=10, **stages, **SMALL[host.rpartition('_')[0]]).eval()
+
+
+def structures():
+    """pytest parameters for :func:`create_structure`: hybrids, and under the mark ``slow`` one model per structure."""
+    models = [pytest.param(*case.values, marks=pytest.mark.slow) for case in every_structure()]
+    return [*(pytest.param(pair, id='-'.join(pair)) for pair in STRUCTURES), *models]
+
+
+def create_structure(case):
+    return shallow(case) if isinstance(case, str) else hybrid(*case)
+
+
+@pytest.fixture(scope='module', params=structures())
+def exported(request):
+    model = create_structure(request.param)
     return model, export(model)
 
 
@@ -85,9 +101,7 @@ def check_static(model, folder):
 
 @pytest.mark.parametrize('host, mixer', STRUCTURES)
 def test_static_export(host, mixer, tmp_path):
-    stages = {} if host.startswith('vit') else dict(stages=(0, 1))
-    small = SMALL[host.rpartition('_')[0]]
-    check_static(zoo.create_hybrid(host, mixer, num_classes=10, **stages, **small).eval(), tmp_path)
+    check_static(hybrid(host, mixer), tmp_path)
 
 
 @pytest.mark.full
@@ -108,10 +122,10 @@ def test_windows_of_one_image_of_any_size(shift):
         torch.testing.assert_close(program.module()(x), mixer(x), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize('name', every_structure())
-def test_compiles_without_graph_breaks(name):
+@pytest.mark.parametrize('case', structures())
+def test_compiles_without_graph_breaks(case):
     torch._dynamo.reset()
-    model = shallow(name)
+    model = create_structure(case)
     compiled = torch.compile(model, fullgraph=True, backend='aot_eager')
     x = torch.randn(2, 3, 96, 64)
     torch.testing.assert_close(compiled(x), model(x), rtol=1e-5, atol=1e-6)
