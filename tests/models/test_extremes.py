@@ -86,7 +86,7 @@ def test_norms_of_vectors_are_frozen_and_split_as_others():
         split = convert_splitbn_model(copy.deepcopy(module), 2).train()
         torch.testing.assert_close(split(x)[:2], copy.deepcopy(module).train()(x[:2]))
     norm, vectors = nn.BatchNorm2d(3), torch.randn(5, 3)
-    torch.testing.assert_close(batch_norm(norm, vectors), nn.BatchNorm1d(3)(vectors))
+    torch.testing.assert_close(batch_norm(norm, vectors[:, None, None])[:, 0, 0], nn.BatchNorm1d(3)(vectors))
 
 
 # --- what is not finite, and what is too large

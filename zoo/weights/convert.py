@@ -56,7 +56,7 @@ def fit_state_dict(state: dict[str, Tensor], model: nn.Module, key_map: KeyMap |
         state = {key: value for key, value in state.items() if key in target or key in free or key[:5] != 'head.'}
     if getattr(model, 'aux_head', None) is None:  # it is for training only
         state = {key: value for key, value in state.items() if not key.startswith('aux_head.')}
-    _check(state, target, free, bool(new), {f'{name}.weight' for name in _names(model, 'first_conv')}, model)
+    _check(state, target, free, {f'{name}.weight' for name in _names(model, 'first_conv')}, model, dense=bool(new))
     return state
 
 
@@ -132,7 +132,7 @@ def _names(model: nn.Module, kind: str) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names)
 
 
-def _check(state, target, free, dense, stems, model) -> None:
+def _check(state, target, free, stems, model, dense=False) -> None:
     """Raise unless every weight of the model is there in its own shape and nothing is left over.
 
     What is ``free``, the classifier, may be of other classes, and in a model for dense prediction, which has no use for
