@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..utils.errors import NotFinite, ZooError
+from ..utils.errors import ZooError
 from ..utils.files import atomic_write, write_atomically
 from . import build, distributed
 from . import content as contents
@@ -197,10 +197,8 @@ def weights_of(content: Mapping[str, Any], source: str, use_ema: bool = True) ->
 
     try:
         return state_dict_of(content, use_ema=use_ema)
-    except NotFinite as e:
-        raise NotFinite(f'{source}: {e}') from None
-    except ZooError as e:
-        raise ZooError(f'{source}: {e}') from None
+    except ZooError as e:  # NotFinite stays what it is
+        raise type(e)(f'{source}: {e}') from None
 
 
 def starting_weights(args: argparse.Namespace) -> dict[str, Tensor]:
