@@ -9,6 +9,7 @@ with other numbers of splits s, groups x and widths d (``resnest50d_<s>s<x>x<d>d
 ``resnest50d_2s1x64d`` has the shapes of timm's ``resnest50d``, which pools behind it: the weights of one load into the
 other without a word, and are wrong there.
 """
+import torch
 from timm.layers import SplitAttn
 from timm.models.resnest import ResNestBottleneck
 from torch import Tensor, nn
@@ -36,7 +37,8 @@ class SplitAttention(SplitAttn):
         """``[B, C, H, W]`` -> ``[B, C', H, W]``."""
         x = self.act0(self.drop(self.bn0(self.conv(x)))).unflatten(1, (self.radix, -1))
         z = self.fc1(x.sum(1).mean((2, 3), keepdim=True))
-        check_values(self.bn1, z.shape[1], z, 'SplitAttention.bn1')
+        if not torch.jit.is_scripting():
+            check_values(self.bn1, z.shape[1], z, 'SplitAttention.bn1')
         z = self.fc2(self.act1(self.bn1(z))).flatten(1)
         if self.radix == 1:
             return x[:, 0] * z.sigmoid()[:, :, None, None]
