@@ -110,12 +110,18 @@ def test_damaged_checkpoints_are_told_in_one_line_or_loaded_as_they_were(whole, 
     assert 20 < check(range(40), assert_whole_or_told, whole, tmp_path, pictures) < 40
 
 
+WEIGHTS = 'state_dict', 'state_dict_ema'
+
+
 @pytest.mark.parametrize('prefix', ['model.', 'module.net.'])
 def test_a_prefix_of_all_names_does_not_matter(whole, tmp_path, prefix):
     timms = timm.create_model(MODEL, num_classes=3).state_dict()
     for state, given in ((whole['state_dict'], HYBRID), (timms, dict(model=MODEL))):
         torch.save(dict(state_dict={prefix + key: value for key, value in state.items()}), tmp_path / 'a.pth')
         assert equal(measure(tmp_path / 'a.pth', **given).state_dict(), state)
+    ours = {key: {prefix + name: value for name, value in whole[key].items()} for key in WEIGHTS}
+    torch.save({**whole, **ours}, tmp_path / 'ours.pth.tar')
+    assert equal(measure(tmp_path / 'ours.pth.tar').state_dict(), whole['state_dict_ema'])
 
 
 def test_damaged_weights_are_told_in_one_line_or_loaded_as_they_were(tmp_path):

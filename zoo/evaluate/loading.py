@@ -81,6 +81,7 @@ def build_model(args: argparse.Namespace, content: dict | None, own: bool) -> nn
         return probe.rebuild(content, weights, args.checkpoint)
     args = argparse.Namespace(**{**vars(args), 'pretrained': False})
     model = build.create_model(args)
+    weights = build.own_names(args.model, weights, args.model_kwargs)
     checkpoint.load_exactly(model, weights, args.checkpoint)
     return model
 

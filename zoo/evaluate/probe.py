@@ -230,9 +230,8 @@ def load_backbone(args: argparse.Namespace) -> nn.Module:
     headless = argparse.Namespace(**{**vars(args), 'num_classes': 0})
     if not args.checkpoint:
         return build.create_model(headless)
-    content, ours = checkpoint.read(args.checkpoint)
-    state = checkpoint.weights_of(content, args.checkpoint)
-    state = state if ours else build.own_names(args.model, state, args.model_kwargs)
+    content, _ = checkpoint.read(args.checkpoint)
+    state = build.own_names(args.model, checkpoint.weights_of(content, args.checkpoint), args.model_kwargs)
     model = build.create_model(headless)
     own = model.state_dict()
     if all(name in state for name in own):

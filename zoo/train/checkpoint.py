@@ -208,10 +208,8 @@ def starting_weights(args: argparse.Namespace) -> dict[str, Tensor]:
         ZooError: the file cannot be read, or ``initial_checkpoint`` has other classes than the model.
     """
     source = args.initial_checkpoint or args.pretrained_path
-    content, ours = read(source)
-    weights = weights_of(content, source)
-    if not ours:
-        weights = build.own_names(args.model, weights, args.model_kwargs)
+    content, _ = read(source)
+    weights = build.own_names(args.model, weights_of(content, source), args.model_kwargs)
     heads = build.classifiers(args.model, weights) if args.initial_checkpoint and args.num_classes else ()
     classes = {len(weights[f'{head}.weight']) for head in heads}
     if classes - {args.num_classes}:

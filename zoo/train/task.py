@@ -131,9 +131,7 @@ def _read_teacher(asked: argparse.Namespace, classes: int) -> dict[str, Tensor]:
         asked.model_kwargs = {**content['model_kwargs'], **asked.model_kwargs}
         if content['data_config']['input_size'][0] == asked.in_chans:
             asked.mean, asked.std = content['data_config']['mean'], content['data_config']['std']
-    state = checkpoint.weights_of(content, asked.kd_weights)
-    if not ours:
-        state = build.own_names(asked.model, state, asked.model_kwargs)
+    state = build.own_names(asked.model, checkpoint.weights_of(content, asked.kd_weights), asked.model_kwargs)
     asked.num_classes = content.get('num_classes') or build.classes_in(asked.model, state) or classes
     return state
 
