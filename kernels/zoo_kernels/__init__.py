@@ -3,9 +3,11 @@
 This package knows nothing of ``zoo``; it needs torch alone.
 """
 from .agent_attention import agent_attention
+from .cpu import set_gemm
 from .depthwise_conv import depthwise_conv, focal_level
 from .dispatch import Choice, explain, record, set_mode
 from .focal_modulation import focal_modulation
+from .linear import linear
 from .linear_attention import linear_attention
 from .routed_attention import route, routed_attention
 
@@ -16,9 +18,11 @@ __all__ = [
     'explain',
     'focal_level',
     'focal_modulation',
+    'linear',
     'linear_attention',
     'record',
     'route',
     'routed_attention',
+    'set_gemm',
     'set_mode',
 ]

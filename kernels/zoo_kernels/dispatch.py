@@ -37,6 +37,11 @@ _mode = _checked(os.environ.get('ZOO_KERNELS', 'auto'))
 _record: list[tuple[str, Choice]] | None = None
 
 
+def mode() -> str:
+    """The mode in force."""
+    return _mode
+
+
 @contextmanager
 def set_mode(mode: str) -> Iterator[None]:
     """Run a block with another mode than ``ZOO_KERNELS`` says: ``'off'``, ``'auto'`` or ``'force'``.

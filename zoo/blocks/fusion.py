@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.modules.module import _has_any_global_hook
 
-from zoo_kernels.dispatch import can_overwrite_inputs, transforming
+from zoo_kernels.dispatch import transforming
 
 from .layout import ceil_div
 
@@ -71,12 +71,6 @@ def _is_plain(module: nn.Module) -> bool:
 @functools.cache
 def _is_known(cls: type[nn.Module]) -> bool:
     return cls.__module__.startswith(KNOWN)
-
-
-def linear_gelu(layer: nn.Module, x: Tensor) -> Tensor:
-    """``gelu(layer(x))``; in plain inference the layer's result is overwritten, where nobody has seen it."""
-    y = layer(x)
-    return torch.ops.aten.gelu_(y) if can_overwrite_inputs() and can_fuse(layer) else nn.functional.gelu(y)
 
 
 def in_chunks(

@@ -2,7 +2,8 @@
 from torch import Tensor, nn
 
 from .conv import conv_epilogue, depthwise_conv2d
-from .fusion import CHUNK_BYTES, in_chunks, linear_gelu
+from .fusion import CHUNK_BYTES, in_chunks
+from .linear import linear, linear_gelu
 
 
 class Mlp(nn.Module):
@@ -21,7 +22,7 @@ class Mlp(nn.Module):
         return rows.view(x.shape)
 
     def _rows(self, x: Tensor) -> Tensor:
-        return self.fc2(linear_gelu(self.fc1, x))
+        return linear(self.fc2, linear_gelu(self.fc1, x))
 
 
 class ConvMlp(nn.Module):
@@ -39,7 +40,7 @@ class ConvMlp(nn.Module):
         return in_chunks(self, self._maps, x, self.hidden * x.shape[1] * x.shape[2])
 
     def _maps(self, x: Tensor) -> Tensor:
-        return self.fc2(conv_epilogue(self.dwconv, self.fc1(x), activation='gelu'))
+        return linear(self.fc2, conv_epilogue(self.dwconv, linear(self.fc1, x), activation='gelu'))
 
 
 class ResidualConvMlp(ConvMlp):
@@ -47,4 +48,4 @@ class ResidualConvMlp(ConvMlp):
 
     def _maps(self, x: Tensor) -> Tensor:
         x = linear_gelu(self.fc1, x)
-        return self.fc2(conv_epilogue(self.dwconv, x, residual=x))
+        return linear(self.fc2, conv_epilogue(self.dwconv, x, residual=x))

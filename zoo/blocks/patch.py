@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from .fusion import can_fuse
 from .layout import pad_map, to_nchw, to_nhwc
+from .linear import linear
 from .norm import batch_norm, scale_and_shift
 
 
@@ -54,7 +55,7 @@ class PatchMerging(nn.Module):
         x = pad_map(x, 0, 2 * rows - height, 0, 2 * columns - width)
         # column-major inside the square, as the weights of Swin expect
         x = x.reshape(batch, rows, 2, columns, 2, dim).permute(0, 1, 3, 4, 2, 5).flatten(3)
-        return self.reduction(self.norm(x))
+        return linear(self.reduction, self.norm(x))
 
 
 class Conv2dNorm(nn.Module):
@@ -118,4 +119,4 @@ class ProjNormAct(nn.Module):
         self.act = nn.SiLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.act(batch_norm(self.norm, self.proj(x)))
+        return self.act(batch_norm(self.norm, linear(self.proj, x)))

@@ -3,6 +3,7 @@ import torch
 from torch import Tensor, nn
 
 from ..utils.errors import ZooError
+from .linear import linear
 
 
 class GGeM(nn.Module):
@@ -77,7 +78,7 @@ class EfficientProbing(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Tokens ``[B, N, C]`` -> ``[B, C / reduction]``."""
         weights = (self.queries * x.shape[-1] ** -0.5 @ x.transpose(1, 2)).softmax(-1)
-        v = self.v(x).unflatten(-1, (len(self.queries), -1))
+        v = linear(self.v, x).unflatten(-1, (len(self.queries), -1))
         return torch.einsum('bqn,bnqc->bqc', weights, v).flatten(1)
 
 
@@ -109,4 +110,4 @@ class PooledHead(nn.Module):
         """A map ``[B, C, H, W]`` or tokens ``[B, num_prefix_tokens + N, C]`` -> ``[B, num_classes]``."""
         tokens = x.flatten(2).transpose(1, 2) if x.ndim == 4 else x[:, self.num_prefix_tokens:]
         x = self.drop(self.global_pool(tokens))
-        return x if pre_logits else self.fc(x)
+        return x if pre_logits else linear(self.fc, x)

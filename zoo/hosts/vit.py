@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..backbone import Backbone, Stage, to_pair
 from ..blocks.layout import to_nchw
+from ..blocks.linear import linear
 from ..blocks.mixers import BlockContext, MixerFactory, SoftmaxAttention, list_mixers
 from ..blocks.mlp import Mlp
 from ..blocks.patch import PatchConv
@@ -80,7 +81,7 @@ class TokenHead(nn.Module):
         if self.global_pool:
             x = x[:, 0] if self.global_pool == 'token' else x[:, 1:].mean(1)
         x = self.drop(x)
-        return x if pre_logits else self.fc(x)
+        return x if pre_logits else linear(self.fc, x)
 
 
 class ViT(Backbone):

@@ -27,8 +27,9 @@ from zoo_kernels import linear_attention
 
 from ..backbone import Backbone, Stage, to_pair
 from ..blocks.conv import conv_epilogue, depthwise_conv2d
-from ..blocks.fusion import in_chunks, linear_gelu
+from ..blocks.fusion import in_chunks
 from ..blocks.layout import to_nchw, to_nhwc
+from ..blocks.linear import linear, linear_gelu
 from ..blocks.mixers import BlockContext, MixerFactory, MixerTable, TokenMixer, register_mixer
 from ..blocks.norm import batch_norm
 from ..blocks.patch import NormConv2d
@@ -56,7 +57,7 @@ class RawValueAttention(TokenMixer):
         return cls(ctx.dim, ctx.num_heads, device=device, dtype=dtype)
 
     def forward_tokens(self, x: Tensor, grid: tuple[int, int], num_prefix_tokens: int = 0) -> Tensor:
-        q, k = self.qk(x).chunk(2, dim=-1)
+        q, k = linear(self.qk, x).chunk(2, dim=-1)
         heads = (t.unflatten(-1, (self.num_heads, -1)) for t in (q, k, x.to(q.dtype)))
         return linear_attention(*heads, feature='elu', eps=1e-6).flatten(2)
 
@@ -105,7 +106,7 @@ class Interaction(nn.Module):
 
     def _maps(self, x: Tensor) -> Tensor:
         x = conv_epilogue(self.conv, linear_gelu(self.fc1, x))
-        return x if self.fc2 is None else self.fc2(x)
+        return x if self.fc2 is None else linear(self.fc2, x)
 
 
 class CAREBlock(nn.Module):
@@ -188,7 +189,7 @@ class TwoHeads(nn.Module):
             return x, x
         x = F.gelu(self.pool(x))
         y, dist = self.drop(self.norms[0](x)), self.drop(self.norms[1](x))
-        return (y, dist) if pre_logits else (self.fc(y), self.fc_dist(dist))
+        return (y, dist) if pre_logits else (linear(self.fc, y), linear(self.fc_dist, dist))
 
 
 class CARE(Backbone):

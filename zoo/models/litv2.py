@@ -30,6 +30,7 @@ from timm.layers import DropPath, calculate_drop_path_rates
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
+import zoo_kernels
 from zoo_kernels.dispatch import can_overwrite_inputs, transforming
 
 from ..backbone import Backbone, Stage, init_layer, to_pair
@@ -106,7 +107,7 @@ class DeformableConv(nn.Module):
         places, shares = tap_corners(to_nhwc(x).shape, to_nhwc(offset))  # torchvision's has no rules for transforms
         corners = to_nhwc(x).flatten(0, 2)[places.flatten()].unflatten(0, places.shape)
         taps = (corners * shares.unsqueeze(-1)).sum(1).view(*offset.shape[:1], *offset.shape[2:], -1)
-        return to_nchw(F.linear(taps, weight.permute(0, 2, 3, 1).flatten(1), bias)).to(out_dtype)
+        return to_nchw(zoo_kernels.linear(taps, weight.permute(0, 2, 3, 1).flatten(1), bias)).to(out_dtype)
 
 
 class DeformableMerging(nn.Module):
@@ -135,7 +136,7 @@ class DeformableMerging(nn.Module):
         scale, shift = (t.to(dtype) for t in scale_and_shift(self.norm))
         weight = weight.permute(0, 2, 3, 1).flatten(1) * scale[:, None]
         with torch.autocast('cpu', enabled=False):
-            y = F.linear(read_taps(x, to_nhwc(offset)), weight, torch.addcmul(shift, bias, scale))
+            y = zoo_kernels.linear(read_taps(x, to_nhwc(offset)), weight, torch.addcmul(shift, bias, scale))
         return torch.ops.aten.gelu_(y).to(out_dtype)
 
 

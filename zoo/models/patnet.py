@@ -22,12 +22,14 @@ norms each stage's map::
 from collections.abc import Sequence
 from typing import Any
 
-import torch.nn.functional as F
 from timm.layers import DropPath, SelectAdaptivePool2d, calculate_drop_path_rates
 from torch import Tensor, nn
 
+import zoo_kernels
+
 from ..backbone import Backbone, Stage, to_pair
 from ..blocks.fusion import can_fuse, in_chunks
+from ..blocks.linear import linear
 from ..blocks.mixers import BlockContext, MixerFactory, MixerTable
 from ..blocks.mixers.partial import PartialSpatialAttention, cpu_inference
 from ..blocks.norm import BatchNormNHWC, batch_norm, scale_and_shift
@@ -80,13 +82,13 @@ class PATBlock(nn.Module):
         y = self.mixer(x)
         if self.split:
             x = y = x + y
-        return x + self.drop_path(self.spatial(self.fc2(self.act(self._expand(y)))))
+        return x + self.drop_path(self.spatial(linear(self.fc2, self.act(self._expand(y)))))
 
     def _expand(self, x: Tensor) -> Tensor:
         if not cpu_inference(x) or self.norm.training or not can_fuse(self.fc1, self.norm):
-            return batch_norm(self.norm, self.fc1(x))
+            return batch_norm(self.norm, linear(self.fc1, x))
         scale, shift = scale_and_shift(self.norm)
-        return F.linear(x, self.fc1.weight * scale[:, None], shift)
+        return zoo_kernels.linear(x, self.fc1.weight * scale[:, None], shift)
 
 
 class ProjectedHead(nn.Module):
@@ -122,8 +124,8 @@ class ProjectedHead(nn.Module):
             if isinstance(self.fc, nn.Linear) and not pre_logits:
                 raise ZooError("global_pool='' leaves a map, which has no classes; use it with num_classes=0")
             return x
-        x = self.drop(self.act(self.proj(self.pool(x))))
-        return x if pre_logits else self.fc(x)
+        x = self.drop(self.act(linear(self.proj, self.pool(x))))
+        return x if pre_logits else linear(self.fc, x)
 
 
 class PATNet(Backbone):

@@ -3,6 +3,7 @@ from torch import Tensor, nn
 
 from ...utils.errors import ZooError
 from ..layout import to_nchw, to_nhwc
+from ..linear import linear
 from ..recorders import NotScriptable, refuse_fx
 from .gate import Gate
 
@@ -36,9 +37,9 @@ class EfficientAttention(NotScriptable, Gate):
         """``[B, C, H, W]`` -> the same."""
         refuse_fx(self, x)
         tokens = to_nhwc(x)
-        q, k, v = (
-            t.flatten(1, 2).unflatten(-1, (self.num_heads, -1)) for t in self.qkv(tokens).split(self.widths, dim=-1))
+        qkv = linear(self.qkv, tokens).split(self.widths, dim=-1)
+        q, k, v = (t.flatten(1, 2).unflatten(-1, (self.num_heads, -1)) for t in qkv)
         state = k.softmax(1).permute(0, 2, 3, 1) @ v.transpose(1, 2)  # [B, heads, keys, values]
         y = q.softmax(-1).transpose(1, 2) @ state
-        y = self.proj(y.transpose(1, 2).flatten(2).unflatten(1, tokens.shape[1:3]))
+        y = linear(self.proj, y.transpose(1, 2).flatten(2).unflatten(1, tokens.shape[1:3]))
         return x + to_nchw(y)

@@ -10,6 +10,7 @@ from zoo_kernels import agent_attention
 
 from ..conv import depthwise_conv2d
 from ..layout import contiguous_for_export, exporting
+from ..linear import linear
 from ..position import resize_table
 from ..resize import adaptive_pool_matrix, pool_map
 from .block_context import BlockContext
@@ -77,13 +78,13 @@ class AgentAttention(TokenMixer):
             ctx.qkv_bias, device=device, dtype=dtype)
 
     def forward_tokens(self, x: Tensor, grid: tuple[int, int], num_prefix_tokens: int = 0) -> Tensor:
-        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        q, k, v = linear(self.qkv, x).chunk(3, dim=-1)
         agents = pool_to_grid(q[:, num_prefix_tokens:].unflatten(1, grid), self.agents)
         heads = (t.unflatten(-1, (self.num_heads, -1)) for t in (q, k, v, agents))
         agent_bias = self.agent_bias(grid, self.agents)
         query_bias = contiguous_for_export(self.query_bias(grid, self.agents).transpose(1, 2))
         mixed = contiguous_for_export(agent_attention(*heads, agent_bias, query_bias)).flatten(2)
-        return self.proj(add_local(mixed, v, self.dwc, grid, num_prefix_tokens))
+        return linear(self.proj, add_local(mixed, v, self.dwc, grid, num_prefix_tokens))
 
 
 class AgentBias(nn.Module):

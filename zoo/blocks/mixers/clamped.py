@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from zoo_kernels import linear_attention
 
+from ..linear import linear
 from .block_context import BlockContext
 from .registry import register_mixer
 from .token_mixer import TokenMixer
@@ -41,6 +42,6 @@ class ClampedLinearAttention(TokenMixer):
         return cls(ctx.dim, ctx.num_heads, ctx.qkv_bias, device=device, dtype=dtype)
 
     def forward_tokens(self, x: Tensor, grid: tuple[int, int], num_prefix_tokens: int = 0) -> Tensor:
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(2)
+        q, k, v = linear(self.qkv, x).unflatten(-1, (3, self.num_heads, -1)).unbind(2)
         mixed = linear_attention(q, k, v, feature='relu', output='clamp', eps=FLOOR / x.shape[1])
-        return self.proj((mixed * self.temperature[:, 0].to(mixed.dtype)).flatten(2))
+        return linear(self.proj, (mixed * self.temperature[:, 0].to(mixed.dtype)).flatten(2))

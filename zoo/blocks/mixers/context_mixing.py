@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from ..fusion import can_fuse
 from ..layout import exporting
+from ..linear import linear
 from ..neighborhood import NeighborhoodBias, neighborhood_sum
 from ..norm import batch_norm
 from ..resize import interpolate_map, pool_map
@@ -26,7 +27,7 @@ class LinearNorm(nn.Module):
         self.norm = nn.BatchNorm2d(dim, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        return batch_norm(self.norm, self.fc(x))
+        return batch_norm(self.norm, linear(self.fc, x))
 
 
 @register_mixer('context_mixing')
@@ -112,7 +113,7 @@ class ContextMixing(TokenMixer):
         sizes = [bias.window ** 2 for bias in biases]
         if not can_fuse(self.kernels):
             keys = keys.unflatten(-1, (self.num_heads, -1)).permute(0, 2, 3, 1)
-            for logits, bias in zip(self.kernels(queries @ keys).split(sizes, -1), biases):
+            for logits, bias in zip(linear(self.kernels, queries @ keys).split(sizes, -1), biases):
                 yield _biased(logits, bias(height, width))
             return
         taps = (self.kernels.weight @ keys).unflatten(-1, (self.num_heads, -1)).permute(0, 2, 3, 1)

@@ -8,6 +8,7 @@ from zoo_kernels import linear_attention
 
 from ..conv import conv_epilogue, depthwise_conv2d, fused_epilogue
 from ..fusion import can_fuse
+from ..linear import linear
 from ..position import PositionMap
 from .block_context import BlockContext
 from .registry import register_mixer
@@ -73,7 +74,7 @@ class FocusedLinearAttention(TokenMixer):
         return weight, bias
 
     def forward_tokens(self, x: Tensor, grid: tuple[int, int], num_prefix_tokens: int = 0) -> Tensor:
-        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        q, k, v = linear(self.qkv, x).chunk(3, dim=-1)
         position = self.positional_encoding(*grid).to(k.dtype).flatten(1, 2)  # autocast would widen the sum
         if num_prefix_tokens:
             k = torch.cat([k[:, :num_prefix_tokens], k[:, num_prefix_tokens:] + position], dim=1)
@@ -82,4 +83,4 @@ class FocusedLinearAttention(TokenMixer):
         scale = F.softplus(self.scale.to(torch.promote_types(self.scale.dtype, torch.float32))).flatten()
         heads = (t.unflatten(-1, (self.num_heads, -1)) for t in (q, k, v))
         mixed = linear_attention(*heads, feature='focus', focus_scale=scale, power=self.power)
-        return self.proj(add_local(mixed.flatten(2), v, self.convolve, grid, num_prefix_tokens))
+        return linear(self.proj, add_local(mixed.flatten(2), v, self.convolve, grid, num_prefix_tokens))

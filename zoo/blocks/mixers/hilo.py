@@ -7,6 +7,7 @@ from zoo_kernels.sdpa import scaled_dot_product_attention
 
 from ...utils.errors import ZooError
 from ..layout import contiguous_for_export, crop_map, merge, pad_map, to_nchw, to_nhwc, window_count
+from ..linear import linear
 from .block_context import BlockContext
 from .registry import register_mixer
 from .token_mixer import TokenMixer
@@ -69,15 +70,16 @@ class HiLoAttention(TokenMixer):
             padded = pad_map(x, 0, counts[0] * self.window - height, 0, counts[1] * self.window - width)
         parts = []
         if self.high_dim:
-            parts.append(self.high_proj(crop_map(self._attend_inside(padded, counts), 0, height, 0, width)))
+            parts.append(linear(self.high_proj, crop_map(self._attend_inside(padded, counts), 0, height, 0, width)))
         if self.low_dim:
-            parts.append(self.low_proj(self._attend_to_means(x, padded)))
+            parts.append(linear(self.low_proj, self._attend_to_means(x, padded)))
         return torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
 
     def _attend_inside(self, x: Tensor, counts: tuple[int, int]) -> Tensor:
         """Attention inside ``counts`` windows: ``[B, H, W, C]`` -> ``[B, H, W, high_dim]``."""
         (rows, columns), side = counts, self.window
-        qkv = self.high_qkv(x).reshape(-1, rows, side, columns, side, 3, self.high_dim // self.head_dim, self.head_dim)
+        heads = self.high_dim // self.head_dim
+        qkv = linear(self.high_qkv, x).reshape(-1, rows, side, columns, side, 3, heads, self.head_dim)
         q, k, v = qkv.permute(5, 0, 1, 3, 6, 2, 4, 7).flatten(5, 6).flatten(1, 3).unbind(0)
         y = scaled_dot_product_attention(q, k, v)
         return merge(contiguous_for_export(y.transpose(1, 2)).view(-1, side, side, self.high_dim), counts, side)
@@ -87,8 +89,8 @@ class HiLoAttention(TokenMixer):
         source = padded
         if self.window > 1:
             source = to_nhwc(F.avg_pool2d(to_nchw(padded), self.window))
-        q = self.low_q(x).flatten(1, 2).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-        kv = self.low_kv(source).flatten(1, 2).unflatten(-1, (2, -1, self.head_dim))
+        q = linear(self.low_q, x).flatten(1, 2).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        kv = linear(self.low_kv, source).flatten(1, 2).unflatten(-1, (2, -1, self.head_dim))
         k, v = kv.permute(2, 0, 3, 1, 4).unbind(0)
         y = scaled_dot_product_attention(q, k, v)
         return contiguous_for_export(y.transpose(1, 2)).flatten(2).unflatten(1, x.shape[1:3])

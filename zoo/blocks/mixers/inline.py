@@ -8,6 +8,7 @@ from zoo_kernels.dispatch import can_overwrite_inputs
 from ..conv import depthwise_conv2d
 from ..fusion import can_fuse
 from ..layout import exporting, pad_map
+from ..linear import linear
 from .block_context import BlockContext
 from .registry import register_mixer
 from .sequence import add_local
@@ -68,7 +69,7 @@ class InLineAttention(TokenMixer):
             self, x: Tensor, grid: tuple[int, int], num_prefix_tokens: int = 0,
             block_input: Tensor | None = None) -> Tensor:
         """As of every mixer; ``block_input`` is what kernels are predicted from, x by default."""
-        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        q, k, v = linear(self.qkv, x).chunk(3, dim=-1)
         heads = (t.unflatten(-1, (self.num_heads, -1)) for t in (q, k, v))
         scale = (x.shape[-1] // self.num_heads) ** -0.5
         mixed = linear_attention(*heads, output='inline', scale=scale).flatten(2)
@@ -78,7 +79,7 @@ class InLineAttention(TokenMixer):
         y = add_own_local(mixed, v, kernel, bias, grid, num_prefix_tokens)
         if self.lepe is not None and bias is None:
             y = add_local(y, v, self.lepe, grid, num_prefix_tokens)
-        return self.proj(y)
+        return linear(self.proj, y)
 
 
 def grouped(layer: nn.Conv1d, x: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..conv import conv_epilogue, depthwise_conv2d
+from ..linear import linear
 from .registry import register_mixer
 from .token_mixer import TokenMixer
 
@@ -39,6 +40,6 @@ class LargeKernelAttention(TokenMixer):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, H, W, C]`` -> ``[B, H, W, C]``."""
-        u = F.gelu(self.proj1(x))
+        u = F.gelu(linear(self.proj1, x))
         seen = conv_epilogue(self.dilated, conv_epilogue(self.conv, u))
-        return self.proj2(u * self.fc(seen)) + x
+        return linear(self.proj2, u * linear(self.fc, seen)) + x

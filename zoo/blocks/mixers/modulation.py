@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from ..conv import conv_epilogue, depthwise_conv2d
 from ..fusion import in_chunks
+from ..linear import linear
 from .block_context import BlockContext
 from .registry import register_mixer
 from .token_mixer import TokenMixer
@@ -45,14 +46,14 @@ class EfficientModulation(TokenMixer):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, H, W, C]`` -> ``[B, H, W, C]``."""
-        context = self.g(conv_epilogue(self.conv, self.f(x), activation='gelu'))
+        context = linear(self.g, conv_epilogue(self.conv, linear(self.f, x), activation='gelu'))
         rows = in_chunks(
             self, self._rows, x.flatten(0, -2), self.hidden, CHUNK_BYTES, beside=context.flatten(0, -2))
         return rows.view(x.shape)
 
     def _rows(self, x: Tensor, context: Tensor) -> Tensor:
-        hidden = self.fc1(x)
+        hidden = linear(self.fc1, x)
         if self.ratio == 1:
-            return self.fc2(hidden * context)
+            return linear(self.fc2, hidden * context)
         hidden = F.gelu(hidden).unflatten(-1, (self.ratio, -1))
-        return self.fc2((hidden * context.unsqueeze(-2)).flatten(-2))
+        return linear(self.fc2, (hidden * context.unsqueeze(-2)).flatten(-2))

@@ -6,11 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import zoo_kernels
 from zoo_kernels.sdpa import scaled_dot_product_attention
 
 from ...utils.errors import ZooError
 from ..fusion import can_fuse
 from ..layout import contiguous_for_export, sym_max, to_nchw, to_nhwc, tracing_or_fake
+from ..linear import linear
 from ..norm import batch_norm, scale_and_shift
 from .block_context import BlockContext
 from .registry import register_mixer
@@ -73,7 +75,7 @@ class PartialChannelAttention(PartialMixer):
 
     def weigh(self, x: Tensor) -> Tensor:
         """Weights of the channels of ``[B, H, W, D]`` maps: ``[B, 1, 1, D]``."""
-        z = self.gate(style(x).to(x.dtype))
+        z = linear(self.gate, style(x).to(x.dtype))
         return F.hardsigmoid(batch_norm(self.gate_norm, z[:, None, None], 'PartialChannelAttention.gate_norm'))
 
     def attend(self, x: Tensor) -> Tensor:
@@ -123,12 +125,12 @@ class PartialSelfAttention(PartialMixer):
         return cls(ctx.dim, num_heads or ctx.num_heads, device=device, dtype=dtype)
 
     def attend(self, x: Tensor) -> Tensor:
-        qkv = self.qkv(self.norm(x).flatten(1, 2))
+        qkv = linear(self.qkv, self.norm(x).flatten(1, 2))
         q, k, v = qkv.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         bias = self.distance_bias[:, distance_buckets(x.shape[1:3], x)].to(q.dtype)
         dropout = DROPOUT if self.training else 0.
         y = scaled_dot_product_attention(q, k, v, attn_mask=bias[None], dropout_p=dropout)
-        y = self.proj(contiguous_for_export(y.transpose(1, 2)).flatten(2)).view(x.shape)
+        y = linear(self.proj, contiguous_for_export(y.transpose(1, 2)).flatten(2)).view(x.shape)
         # a product instead of F.dropout: traced, that takes its gradient for contiguous, which this one need not be
         return y * y.new_empty(y.shape).bernoulli_(1 - DROPOUT).div_(1 - DROPOUT) if self.training else y
 
@@ -159,11 +161,11 @@ class PartialSpatialAttention(nn.Module):
             scale1, shift1 = scale_and_shift(self.norm1)
             scale2, shift2 = scale_and_shift(self.norm2)
             y = torch.empty_like(x)
-            torch.addcmul(shift1, first * F.hardsigmoid(self.gate(first)), scale1, out=y[..., :self.widths[0]])
-            y[..., self.widths[0]:] = F.linear(second, self.proj.weight * scale2, self.proj.weight @ shift2)
+            torch.addcmul(shift1, first * F.hardsigmoid(linear(self.gate, first)), scale1, out=y[..., :self.widths[0]])
+            y[..., self.widths[0]:] = zoo_kernels.linear(second, self.proj.weight * scale2, self.proj.weight @ shift2)
             return y
-        first = batch_norm(self.norm1, first * F.hardsigmoid(self.gate(first)))
-        return torch.cat([first, self.proj(batch_norm(self.norm2, second))], dim=-1)
+        first = batch_norm(self.norm1, first * F.hardsigmoid(linear(self.gate, first)))
+        return torch.cat([first, linear(self.proj, batch_norm(self.norm2, second))], dim=-1)
 
 
 def cpu_inference(x: Tensor) -> bool:

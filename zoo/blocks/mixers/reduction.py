@@ -4,6 +4,7 @@ from torch import Tensor, nn
 from zoo_kernels.sdpa import scaled_dot_product_attention
 
 from ..layout import contiguous_for_export, to_nchw, to_nhwc
+from ..linear import linear
 from .block_context import BlockContext
 from .registry import register_mixer
 from .token_mixer import TokenMixer
@@ -40,7 +41,8 @@ class SpatialReductionAttention(TokenMixer):
     def forward(self, x: Tensor) -> Tensor:
         batch, height, width, dim = x.shape
         source = x if self.sr is None else self.norm(to_nhwc(self.sr(to_nchw(x))))
-        q = self.q(x).flatten(1, 2).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-        k, v = self.kv(source).flatten(1, 2).unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        q = linear(self.q, x).flatten(1, 2).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        kv = linear(self.kv, source).flatten(1, 2)
+        k, v = kv.unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         y = scaled_dot_product_attention(q, k, v)
-        return self.proj(contiguous_for_export(y.transpose(1, 2)).view(batch, height, width, dim))
+        return linear(self.proj, contiguous_for_export(y.transpose(1, 2)).view(batch, height, width, dim))

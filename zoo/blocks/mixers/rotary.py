@@ -9,6 +9,7 @@ from zoo_kernels.sdpa import scaled_dot_product_attention
 from ...utils.errors import ZooError
 from ..conv import depthwise_conv2d
 from ..layout import contiguous_for_export
+from ..linear import linear
 from ..tables import cached_table
 from .block_context import BlockContext
 from .registry import register_mixer
@@ -104,13 +105,13 @@ class GatedMixer(TokenMixer):
         raise NotImplementedError
 
     def forward_tokens(self, x: Tensor, grid: tuple[int, int], num_prefix_tokens: int = 0) -> Tensor:
-        q, k, v, gate = self.qkvg(x).chunk(4, dim=-1)
+        q, k, v, gate = linear(self.qkvg, x).chunk(4, dim=-1)
         rope = rotary_table(grid, self.head_dim, q, num_prefix_tokens)
         mixed = self.attend(*(t.unflatten(-1, (self.num_heads, -1)) for t in (q, k, v)), rope).flatten(2)
         if self.norm is None:
-            return self.proj(add_local(mixed, v, self.lepe, grid, num_prefix_tokens, gate))
+            return linear(self.proj, add_local(mixed, v, self.lepe, grid, num_prefix_tokens, gate))
         mixed = add_local(mixed, v, self.lepe, grid, num_prefix_tokens)
-        return self.proj(self.norm(mixed) * F.silu(gate))
+        return linear(self.proj, self.norm(mixed) * F.silu(gate))
 
 
 @register_mixer('rope_softmax')

@@ -9,6 +9,7 @@ from zoo_kernels.sdpa import scaled_dot_product_attention
 from ...utils.errors import ZooError
 from ..conv import conv_epilogue, depthwise_conv2d
 from ..layout import contiguous_for_export, crop_map, exporting, pad_map, sym_max, window_count
+from ..linear import linear
 from .block_context import BlockContext
 from .registry import register_mixer
 from .sequence import add_local
@@ -75,14 +76,14 @@ class RoutedAttention(TokenMixer):
         height, width = x.shape[1:3]
         (rows, region_height), (columns, region_width) = self._divide(height), self._divide(width)
         pads = 0, rows * region_height - height, 0, columns * region_width - width
-        qkv = pad_map(self.qkv(x), *pads) if self.pad_projected else self.qkv(pad_map(x, *pads))
+        qkv = pad_map(linear(self.qkv, x), *pads) if self.pad_projected else linear(self.qkv, pad_map(x, *pads))
         q, k, v = qkv.chunk(3, dim=-1)
         qh, kh, vh = (t.unflatten(-1, (self.num_heads, -1)) for t in (q, k, v))
         # a recorded graph has regions enough: it is for maps of 4 x 4 tokens at least
         topk = min(self.topk, rows * columns) if self.pad_projected and not exporting() else self.topk
         routes = route(qh, kh, (rows, columns), topk, size=(height, width) if self.pad_projected else None)
         y = conv_epilogue(self.lepe, v, residual=routed_attention(qh, kh, vh, routes, (rows, columns)).flatten(3))
-        return self.proj(crop_map(y, 0, height, 0, width))
+        return linear(self.proj, crop_map(y, 0, height, 0, width))
 
     def _divide(self, side: int) -> tuple[int, int]:
         """Regions along a side of the map, and tokens of a region along it."""
@@ -123,8 +124,8 @@ class EnhancedAttention(TokenMixer):
         return cls(ctx.dim, ctx.num_heads, of_values=of_values, device=device, dtype=dtype)
 
     def forward_tokens(self, x: Tensor, grid: tuple[int, int], num_prefix_tokens: int = 0) -> Tensor:
-        qkv = self.qkv(x)
+        qkv = linear(self.qkv, x)
         q, k, v = qkv.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         y = contiguous_for_export(scaled_dot_product_attention(q, k, v).transpose(1, 2)).flatten(2)
         local = qkv.chunk(3, dim=-1)[2] if self.of_values else contiguous_for_export(x)
-        return self.proj(add_local(y, local, self.lepe, grid, num_prefix_tokens))
+        return linear(self.proj, add_local(y, local, self.lepe, grid, num_prefix_tokens))

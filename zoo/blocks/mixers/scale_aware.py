@@ -10,6 +10,7 @@ from zoo_kernels.dispatch import can_overwrite_inputs
 from ...utils.errors import ZooError
 from ..conv import conv_epilogue, depthwise_conv2d
 from ..fusion import can_fuse
+from ..linear import linear
 from ..norm import batch_norm, scale_and_shift
 from .block_context import BlockContext
 from .registry import register_mixer
@@ -60,8 +61,8 @@ class ScaleAwareModulation(TokenMixer):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, H, W, C]`` -> ``[B, H, W, C]``."""
-        heads = [conv_epilogue(conv, s) for conv, s in zip(self.convs, self.s(x).chunk(HEADS, dim=-1))]
-        return self.proj(self.fc(self.aggregate(heads)) * self.v(x))
+        heads = [conv_epilogue(conv, s) for conv, s in zip(self.convs, linear(self.s, x).chunk(HEADS, dim=-1))]
+        return linear(self.proj, linear(self.fc, self.aggregate(heads)) * linear(self.v, x))
 
 
 class ScaleAggregation(nn.Module):

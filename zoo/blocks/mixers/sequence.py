@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..conv import conv_epilogue, depthwise_conv2d
+from ..linear import linear
 from .block_context import BlockContext
 from .token_mixer import TokenMixer
 
@@ -42,11 +43,11 @@ class QKVMixer(TokenMixer):
         raise NotImplementedError
 
     def forward_tokens(self, x: Tensor, grid: tuple[int, int], num_prefix_tokens: int = 0) -> Tensor:
-        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        q, k, v = linear(self.qkv, x).chunk(3, dim=-1)
         y = self.attend(*(t.unflatten(-1, (self.num_heads, -1)) for t in (q, k, v))).flatten(2)
         if self.lepe is not None:
             y = add_local(y, v, self.lepe, grid, num_prefix_tokens)
-        return self.proj(y)
+        return linear(self.proj, y)
 
 
 def add_local(

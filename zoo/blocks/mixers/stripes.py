@@ -9,6 +9,7 @@ from ...utils.errors import ZooError
 from ..conv import conv_epilogue, depthwise_conv2d
 from ..fusion import can_fuse
 from ..layout import contiguous_for_export, crop_map, pad_map, window_count
+from ..linear import linear
 from .block_context import BlockContext
 from .registry import register_mixer
 from .token_mixer import TokenMixer
@@ -59,11 +60,11 @@ class StripeAttention(TokenMixer):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, H, W, C]`` -> ``[B, H, W, C]``."""
-        qkv = self.qkv(x)
+        qkv = linear(self.qkv, x)
         fused = can_fuse(self.lepe)
         if self.stripe is None:
             y = self._attend(qkv, self.num_heads, *((self.lepe.weight, self.lepe.bias) if fused else ()))
-            return self.proj(y if fused else conv_epilogue(self.lepe, qkv.chunk(3, dim=-1)[2], residual=y))
+            return linear(self.proj, y if fused else conv_epilogue(self.lepe, qkv.chunk(3, dim=-1)[2], residual=y))
         vertical, horizontal = (t.flatten(3) for t in qkv.unflatten(-1, (3, 2, -1)).unbind(-2))
         heads = self.num_heads // 2
         first, second = (), ()
@@ -73,7 +74,7 @@ class StripeAttention(TokenMixer):
         # vertical stripes are horizontal ones of the transposed map
         vertical = self._rows(vertical.transpose(1, 2), heads, *first)
         y = torch.cat([vertical.transpose(1, 2), self._rows(horizontal, heads, *second)], dim=-1)
-        return self.proj(y if fused else y + self._lepe_in_stripes(qkv.chunk(3, dim=-1)[2]))
+        return linear(self.proj, y if fused else y + self._lepe_in_stripes(qkv.chunk(3, dim=-1)[2]))
 
     def _lepe_in_stripes(self, v: Tensor) -> Tensor:
         """LePE of both halves of the values by one call of the convolution, ``[B, H, W, C]`` -> the same.

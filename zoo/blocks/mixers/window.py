@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from zoo_kernels.sdpa import scaled_dot_product_attention
 
 from ..layout import contiguous_for_export, crop_map, exporting, merge, pad_map, partition, window_count
+from ..linear import linear
 from ..position import RelativePositionBias
 from .block_context import BlockContext
 from .registry import register_mixer
@@ -108,13 +109,13 @@ class WindowAttention(TokenMixer):
                 the bias broadcasts over the batch without a copy.
         """
         dim = x.shape[-1]
-        qkv = self.qkv(partition(x, counts, self.window))
+        qkv = linear(self.qkv, partition(x, counts, self.window))
         qkv = qkv.view(-1, folds, self.window ** 2, 3, self.num_heads, dim // self.num_heads)
         q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).flatten(2, 3).unbind(0)
         y = scaled_dot_product_attention(q, k, v, attn_mask=None if bias is None else bias[None].to(q.dtype))
         y = contiguous_for_export(
             y.unflatten(1, (folds, self.num_heads)).transpose(2, 3)).view(-1, self.window, self.window, dim)
-        return merge(self.proj(y), counts, self.window)
+        return merge(linear(self.proj, y), counts, self.window)
 
 
 def _roll(x: Tensor, rows: int, columns: int) -> Tensor:

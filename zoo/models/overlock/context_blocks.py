@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from ...blocks.conv import conv_epilogue, depthwise_conv2d
 from ...blocks.layout import to_nchw, to_nhwc
+from ...blocks.linear import linear
 from ...blocks.mixers.context_mixing import LinearNorm
 from ...blocks.norm import batch_norm
 from .dilated_reparam import DilatedConv
@@ -82,7 +83,7 @@ class Fusion(nn.Module):
         self.response = GlobalResponseNorm(dim, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.response(self.fc(F.gelu(batch_norm(self.norm, conv_epilogue(self.conv, x)))))
+        return self.response(linear(self.fc, F.gelu(batch_norm(self.norm, conv_epilogue(self.conv, x)))))
 
 
 class FocusBlock(nn.Module):
@@ -142,4 +143,4 @@ class FocusBlock(nn.Module):
         given = dict(guide=guide) if getattr(self.mixer, 'needs_guide', False) else {}
         mixed = self.mixer(x, **given)
         mixed = self.squeeze(mixed + self.large(x)) * F.silu(self.gate(x))
-        return self.proj(batch_norm(self.proj_norm, mixed))
+        return linear(self.proj, batch_norm(self.proj_norm, mixed))

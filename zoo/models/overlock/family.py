@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ...backbone import Backbone, Stage, init_layer, pyramid_grids, to_pair
 from ...blocks.fusion import in_chunks
 from ...blocks.layout import ceil_div
+from ...blocks.linear import linear
 from ...blocks.mixers import BlockContext, ContextMixing, MixerFactory
 from ...blocks.norm import batch_norm
 from ...blocks.patch import Conv2dNorm, ProjNormAct
@@ -120,7 +121,7 @@ class FocusNorm(nn.Module):
         self.scale = ChannelAffine(dim, init=1e-5, **dd)
 
     def forward(self, x: Tensor, overview: Tensor) -> Tensor:
-        return self.norm(x) + self.scale(self.proj(self.overview_norm(overview)))
+        return self.norm(x) + self.scale(linear(self.proj, self.overview_norm(overview)))
 
 
 class AuxiliaryHead(nn.Module):
@@ -132,7 +133,7 @@ class AuxiliaryHead(nn.Module):
         self.fc = nn.Linear(dim, num_classes, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc(batch_norm(self.norm, x).mean((1, 2)))
+        return linear(self.fc, batch_norm(self.norm, x).mean((1, 2)))
 
 
 class OverLoCK(Backbone):

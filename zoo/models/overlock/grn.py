@@ -5,7 +5,8 @@ from torch import Tensor, nn
 from zoo_kernels.dispatch import can_overwrite_inputs
 
 from ...blocks.conv import conv_epilogue
-from ...blocks.fusion import can_fuse, fusible, linear_gelu
+from ...blocks.fusion import can_fuse, fusible
+from ...blocks.linear import linear, linear_gelu
 from ...blocks.mlp import ResidualConvMlp
 
 
@@ -53,4 +54,4 @@ class ResponseMlp(ResidualConvMlp):
     def _maps(self, x: Tensor) -> Tensor:
         x = linear_gelu(self.fc1, x)
         owned = can_overwrite_inputs() and can_fuse(self.response)  # the sum is no layer's result
-        return self.fc2(self.response(conv_epilogue(self.dwconv, x, residual=x), owned=owned))
+        return linear(self.fc2, self.response(conv_epilogue(self.dwconv, x, residual=x), owned=owned))

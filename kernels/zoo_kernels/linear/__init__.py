@@ -1,0 +1,73 @@
+"""Linear layer: torch's own, but for the library that a CPU's float32 products take."""
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+
+from ..cpu import gemm, onednn_linear
+from ..dispatch import Choice, mode, record_choice, transforming
+
+ROWS, PRODUCT = 4, 2 ** 20  # rows, and multiply-adds, from which on oneDNN is faster though a call of it costs 10 us
+PLAIN = Tensor, nn.Parameter
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``torch.nn.functional.linear``; large float32 products of inference on a CPU by the faster library.
+
+    Equal up to rounding, in float32 either way. Everything else is ``F.linear`` itself: other dtypes and devices,
+    gradients, autocast, compiling, exporting, transforms, and under modes that watch operators (counters know
+    ``F.linear`` alone).
+
+    Args:
+        x: ``[..., K]``; any strides.
+        weight: ``[N, K]``.
+        bias: ``[N]`` or None.
+
+    Returns:
+        ``[..., N]``.
+    """
+    if _choose(x, weight, bias).backend == 'torch' or _watched():
+        return F.linear(x, weight, bias)
+    return onednn_linear(x, weight, bias)
+
+
+def _watched() -> bool:
+    return torch._C._len_torch_dispatch_stack() > 0 or torch._C._len_torch_function_stack() > 0
+
+
+def _choose(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Choice:
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return Choice('torch', 'a graph is being recorded')
+    if x.device.type != 'cpu':
+        return Choice('torch', f'the input is on {x.device.type}; the library there is the only one')
+    limit = _limit(x, weight, bias)
+    if limit:
+        return record_choice('linear', Choice('torch', limit))
+    library, reason = gemm()
+    return record_choice('linear', Choice('onednn' if library == 'onednn' else 'torch', reason))
+
+
+def _limit(x: Tensor, weight: Tensor, bias: Tensor | None) -> str:
+    tensors = (x, weight) if bias is None else (x, weight, bias)
+    if mode() == 'off':
+        return 'ZOO_KERNELS=off'
+    if any(t.dtype != torch.float32 for t in tensors):
+        return 'not all of it is float32'
+    if weight.dim() != 2 or x.dim() < 2 or x.shape[-1] != weight.shape[1]:
+        return 'the shapes are none of a linear layer for several rows'
+    if x.numel() < ROWS * x.shape[-1] or x.numel() * weight.shape[0] < PRODUCT:
+        return f'fewer than {ROWS} rows or 2 ** 20 multiply-adds'
+    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+        return 'gradients are asked for'
+    if torch.is_autocast_enabled('cpu'):
+        return 'autocast is on'
+    if bias is not None and (bias.shape != weight.shape[:1] or not bias.is_contiguous()):
+        return 'the bias is not dense'  # oneDNN would read other numbers
+    if any(type(t) not in PLAIN and not isinstance(t, FakeTensor) for t in tensors):
+        return 'a tensor is of a class of its own'
+    return 'a transform of torch.func runs' if transforming() else ''
+
+
+linear.choose = _choose
+
+__all__ = ['linear']
