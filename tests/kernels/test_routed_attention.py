@@ -10,7 +10,7 @@ from zoo_kernels import dispatch, explain, route, routed_attention, set_mode
 
 GRIDS = {  # regions, tokens of a region
     'square': ((3, 3), (2, 2)), 'odd': ((2, 3), (7, 3)), 'a region': ((1, 1), (4, 5)), 'a token': ((4, 2), (1, 1)),
-    'few': ((3, 1), (1, 2))}
+    'few': ((3, 1), (1, 2)), 'many': ((5, 2), (2, 3)), 'large': ((2, 1), (15, 16))}
 
 
 def dense(q, k, v, routes, regions, scale):
@@ -61,15 +61,18 @@ def test_routed_to_all_regions_is_full_attention():
     torch.testing.assert_close(routed_attention(q, k, v, routes, regions, 0.7), full.transpose(1, 2).view(v.shape))
 
 
-@pytest.mark.parametrize('grid, topk', [('square', 1), ('square', 4), ('odd', 6), ('a region', 1), ('a token', 3)])
-@pytest.mark.parametrize('dtype', [torch.float64, torch.float16])
-def test_inference_goes_head_by_head(grid, topk, dtype):
+@pytest.mark.parametrize('grid, topk, calls', [
+    ('square', 1, 3), ('many', 2, 3), ('large', 2, 3), ('square', 4, 1), ('odd', 6, 1), ('a region', 1, 1),
+    ('a token', 3, 1)])
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.float16])
+@pytest.mark.parametrize('duplicates', [False, True])
+def test_inference_goes_head_by_head_or_masks_a_small_map(grid, topk, calls, dtype, duplicates):
     """Other operators, the same numbers."""
-    args = inputs(grid, topk, heads=3, dtype=dtype)
+    args = inputs(grid, topk, heads=3, dtype=dtype, duplicates=duplicates)
     attend = torch.nn.functional.scaled_dot_product_attention
-    with torch.no_grad(), mock.patch.object(torch.nn.functional, attend.__name__, side_effect=attend) as heads:
+    with torch.no_grad(), mock.patch.object(torch.nn.functional, attend.__name__, side_effect=attend) as called:
         out = routed_attention(*args, scale=0.7)
-    assert heads.call_count == 3
+    assert called.call_count == calls
     torch.testing.assert_close(out, routed_attention(*args, scale=0.7))
     assert out.is_contiguous() and out.dtype == dtype
 

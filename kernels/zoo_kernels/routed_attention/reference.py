@@ -7,6 +7,8 @@ from ..dispatch import can_overwrite_inputs
 from ..linear_attention.reference import statistics_dtype
 from ..sdpa import scaled_dot_product_attention
 
+DENSE, MASKED = 448, 4  # tokens of a map, and regions for each that is read, up to which a mask beats a gather
+
 
 def _autocast_off(x: Tensor) -> torch.autocast:
     return torch.autocast('cpu' if x.is_meta else x.device.type, enabled=False)  # there is none for meta
@@ -41,7 +43,8 @@ def routed_attention(
         q: Tensor, k: Tensor, v: Tensor, routes: Tensor, regions: tuple[int, int], scale: float) -> Tensor:
     """The reference of :func:`zoo_kernels.routed_attention`.
 
-    It gathers, so its memory grows with topk; for inference on a CPU it does so head by head.
+    It gathers, so its memory grows with topk; for inference on a CPU it does so head by head, or, for small maps of
+    which much is read, masks what is not.
     """
     batch, count, topk = routes.shape
     dtype = statistics_dtype(v.dtype)
@@ -49,12 +52,28 @@ def routed_attention(
     chosen = (routes + first).flatten()
     with _autocast_off(v):
         if can_overwrite_inputs() and v.device.type == 'cpu':
+            if q.shape[1] * q.shape[2] <= DENSE and topk * MASKED >= count:
+                return _masked(q, k, v, routes, regions, scale)
             return _by_head(q, k, v, chosen, topk, regions, scale)
         # heads come first: what the matrix products read is then contiguous as it leaves the gather
         qr, kr, vr = (_partition(x.to(dtype), regions) for x in (q, k, v))
         kr, vr = (x.index_select(1, chosen).unflatten(1, (batch * count, topk)).flatten(2, 3) for x in (kr, vr))
         out = (scale * qr @ kr.transpose(2, 3)).softmax(-1) @ vr
     return _merge(out.to(v.dtype), q.shape, regions)
+
+
+def _masked(
+        q: Tensor, k: Tensor, v: Tensor, routes: Tensor, regions: tuple[int, int], scale: float) -> Tensor:
+    """Attention to the whole map with a bias: nothing is gathered, and the map stays as it lies."""
+    (batch, height, width), (rows, columns), dtype = q.shape[:3], regions, statistics_dtype(v.dtype)
+    named = torch.zeros(batch, rows * columns, rows * columns, dtype=dtype)
+    named.scatter_add_(2, routes.long(), torch.ones((), dtype=dtype).expand(routes.shape))
+    bias = named.log_().view(batch, rows, 1, columns, 1, rows, 1, columns, 1)
+    inside = height // rows, width // columns
+    bias = bias.expand(batch, rows, inside[0], columns, inside[1], rows, inside[0], columns, inside[1])
+    q, k, t = (x.to(dtype).flatten(1, 2).transpose(1, 2) for x in (q, k, v))
+    y = scaled_dot_product_attention(q, k, t, bias.reshape(batch, 1, height * width, height * width), scale=scale)
+    return y.transpose(1, 2).reshape(v.shape).to(v.dtype).contiguous()
 
 
 def _by_head(
