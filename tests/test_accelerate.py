@@ -22,6 +22,15 @@ MODELS = {  # what is swapped in each, at a size that it takes
     'focalnet_base_lrf': ({'focal_modulation': 24}, 32),  # three levels, one of 7 x 7
     'mobilenetv3_small_050': ({'depthwise_conv': 7}, 64),
 }
+
+
+@pytest.fixture(autouse=True)
+def slow_products():
+    """Linear layers stay unless a test says otherwise, on every machine."""
+    with zoo_kernels.set_gemm('mkl'):
+        yield
+
+
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 
 
@@ -56,7 +65,7 @@ def test_outputs_and_gradients_stay(name, layout, monkeypatch):
     if name.startswith('efficientvit'):  # timm's attention rounds float64 to float32
         monkeypatch.setattr(torch.Tensor, 'float', lambda self: self)
     # the op's torch path stands in for its kernel, which tests/kernels hold against it
-    monkeypatch.setattr(sys.modules['zoo.accelerate'], '_pays', lambda *args, **options: True)
+    monkeypatch.setattr(sys.modules['zoo.accelerate.mixers'], '_pays', lambda *args, **options: True)
     model = build(name, layout=layout)
     before = {key: id(p) for key, p in model.named_parameters()}
     keys, x = list(model.state_dict()), images(name, layout=layout)
@@ -228,6 +237,40 @@ def test_a_depthwise_convolution(size, padding, bias):
         out = conv(x)
         torch.testing.assert_close(out, value, rtol=1e-12, atol=1e-12)
         assert out.stride() == value.stride()
+
+
+PRODUCTS = {  # linear layers and 1 x 1 convolutions of stride 1, at a size that the model takes
+    'resnet50': (34, 64), 'vit_tiny_patch16_224': (49, 224), 'convnext_atto': (25, 64), 'test_vit': (25, 160)}
+
+
+@pytest.mark.skipif(not zoo_kernels.cpu._has_onednn(), reason='this build of torch has no linear layer of oneDNN')
+@pytest.mark.parametrize('name', PRODUCTS)
+def test_products_of_models_that_have_no_other_op(name):
+    count, side = PRODUCTS[name]
+    model = build(name, torch.float32, torch.channels_last)
+    x = torch.randn(2, 3, side, side).to(memory_format=torch.channels_last)
+    want = results(model, x)
+    with torch.inference_mode():
+        expected = model(x)
+        with zoo_kernels.set_gemm('onednn'):
+            report = zoo.accelerate(model)
+            with zoo_kernels.record() as calls:
+                out = model(x)
+    assert report.counts == {'linear': count} and {e.choice.backend for e in report.swapped} == {'onednn'}
+    assert ('linear', ('onednn', 'ZOO_CPU_GEMM=onednn')) in calls
+    assert (out - expected).norm() <= 1e-5 * expected.norm() and out.stride() == expected.stride()
+    with zoo_kernels.set_gemm('onednn'):
+        found = results(model, x)
+    for key, value in want.items():
+        assert (found[key] - value).norm() <= 1e-4 * value.norm().clamp_min(1e-12), key
+    assert zoo.accelerate(model).swapped == ()
+
+
+def test_products_stay_where_nothing_is_faster():
+    with zoo_kernels.set_gemm('mkl'):
+        assert zoo.accelerate(build('test_vit', torch.float32), dry_run=True).swapped == ()
+    with zoo_kernels.set_gemm('onednn'):
+        assert zoo.accelerate(build('test_vit', torch.float64), dry_run=True).swapped == ()
 
 
 def test_copies_and_pickles():

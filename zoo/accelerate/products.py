@@ -1,0 +1,52 @@
+"""Linear layers and 1 x 1 convolutions, where a CPU has a faster library for them than torch takes."""
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import zoo_kernels
+from zoo_kernels.cpu import prefers_onednn
+
+from .target import PROBE, Accelerated, Make, nchw, nhwc
+
+
+def _gains(layer: nn.Module) -> bool:
+    weight = layer.weight
+    return weight.device.type == 'cpu' and weight.dtype == torch.float32 and prefers_onednn()
+
+
+class Linear(Accelerated, nn.Linear):
+    """A linear layer; inference on a CPU by oneDNN where that is faster."""
+
+    op = staticmethod(zoo_kernels.linear)
+
+    def fits(self) -> bool:
+        return _gains(self)
+
+    def probe(self, make: Make) -> tuple[tuple, dict[str, Any]]:
+        bias = None if self.bias is None else make(self.out_features)
+        return (make(1, PROBE * PROBE, self.in_features), make(*self.weight.shape), bias), {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return zoo_kernels.linear(x, self.weight, self.bias)
+
+
+class PointwiseConv2d(Accelerated, nn.Conv2d):
+    """A 1 x 1 convolution of channels-last maps as a linear layer; torch's own for other layouts and for training."""
+
+    op = staticmethod(zoo_kernels.linear)
+
+    def fits(self) -> bool:
+        return (
+            self.kernel_size == self.stride == (1, 1) and self.groups == 1 and self.padding in ((0, 0), 'same', 'valid')
+            and _gains(self))
+
+    def probe(self, make: Make) -> tuple[tuple, dict[str, Any]]:
+        bias = None if self.bias is None else make(self.out_channels)
+        return (make(1, PROBE, PROBE, self.in_channels), make(*self.weight.shape[:2]), bias), {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        if (torch.is_grad_enabled() or torch.compiler.is_compiling() or x.dim() != 4
+                or not x.is_contiguous(memory_format=torch.channels_last)):
+            return super().forward(x)
+        return nchw(zoo_kernels.linear(nhwc(x), self.weight.flatten(1), self.bias))

@@ -1,0 +1,43 @@
+"""What every class that modules are swapped for says about itself."""
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+PROBE = 64  # tokens per side of the map that a report asks the dispatch about
+Make = Callable[..., Tensor]
+
+
+class Accelerated:
+    """Base of the classes that modules are swapped for; methods are called with modules of the class they take over.
+
+    ``op`` is the function that it calls; ``replaced`` are the submodules whose weights that reads without calling them;
+    ``fits`` and ``limit`` say whether a module is of the kind, and what of it the op cannot do; ``probe`` gives
+    arguments of the op as its forward would.
+    """
+
+    op: Callable
+
+    def replaced(self) -> list[nn.Module]:
+        return []
+
+    def fits(self) -> bool:
+        return True
+
+    def limit(self) -> str:
+        return ''
+
+    def probe(self, make: Make) -> tuple[tuple, dict[str, Any]]:
+        raise NotImplementedError
+
+
+def is_gelu(module: nn.Module) -> bool:
+    return type(module) is nn.GELU and module.approximate == 'none'
+
+
+def nhwc(x: Tensor) -> Tensor:
+    return x.permute(0, 2, 3, 1)
+
+
+def nchw(x: Tensor) -> Tensor:
+    return x.permute(0, 3, 1, 2)
