@@ -243,7 +243,7 @@ PRODUCTS = {  # linear layers and 1 x 1 convolutions of stride 1, at a size that
     'resnet50': (34, 64), 'vit_tiny_patch16_224': (49, 224), 'convnext_atto': (25, 64), 'test_vit': (25, 160)}
 
 
-@pytest.mark.skipif(not zoo_kernels.cpu._has_onednn(), reason='this build of torch has no linear layer of oneDNN')
+@pytest.mark.skipif(not zoo_kernels.cpu.has_onednn(), reason='this build of torch has no linear layer of oneDNN')
 @pytest.mark.parametrize('name', PRODUCTS)
 def test_products_of_models_that_have_no_other_op(name):
     count, side = PRODUCTS[name]

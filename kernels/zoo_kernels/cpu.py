@@ -64,7 +64,7 @@ def prefers_onednn() -> bool:
 def _decide(gemm: str) -> Gemm:
     if gemm == 'mkl':
         return Gemm('mkl', 'ZOO_CPU_GEMM=mkl')
-    if not _has_onednn():
+    if not has_onednn():
         return Gemm('mkl', 'this build of torch has no linear layer of oneDNN')
     if gemm == 'onednn':
         return Gemm('onednn', 'ZOO_CPU_GEMM=onednn')
@@ -79,7 +79,7 @@ def _decide(gemm: str) -> Gemm:
     return Gemm('mkl', f'{name}: oneDNN is not known to be faster; ZOO_CPU_GEMM=measure tries')
 
 
-def _has_onednn() -> bool:
+def has_onednn() -> bool:
     """Whether the operator that compiled graphs call is there; it is not part of torch's public interface."""
     return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, '_linear_pointwise')
 

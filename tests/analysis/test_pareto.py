@@ -25,7 +25,7 @@ def point(cost, top1, kind='published', name='m.in1k'):
 def bench(tmp_path):
     """A benchmark file: two models in bfloat16 on a GPU, one of them also at another size, and one in float32."""
     def row(model, throughput, size=224, direction='forward', batch=64):
-        return {'model': model, 'height': size, 'width': size, 'batch': batch, 'mode': 'eager', 'kernels': 'auto',
+        return {'model': model, 'height': size, 'width': size, 'batch': batch, 'provider': 'eager', 'kernels': 'auto',
                 'pass': direction, 'throughput': throughput, 'ms': dict(median=1.)}
 
     shared = dict(kind='models', device='H100', device_type='cuda', threads=1, versions=dict(torch='2.15'), date='')

@@ -31,13 +31,13 @@ def test_slope_of_a_power_law(power):
 
 def row(side, ms, peak, **more):
     return {
-        'model': 'm', 'height': side, 'width': side, 'batch': 2, 'mode': 'eager', 'kernels': 'off', 'pass': 'forward',
-        'parameters': 1_230_000, 'flops': 2_000_000_000, 'throughput': 2e3 / ms, 'peak_bytes': peak,
+        'model': 'm', 'height': side, 'width': side, 'batch': 2, 'provider': 'eager', 'kernels': 'off',
+        'pass': 'forward', 'parameters': 1_230_000, 'flops': 2_000_000_000, 'throughput': 2e3 / ms, 'peak_bytes': peak,
         'ms': {'median': ms, 'low': ms, 'high': ms, 'samples': 1}, **more}
 
 
 def test_growth():
-    rows = [row(10, 1., 100), row(20, 16., 400), row(10, 1., 1, mode='compile')]
+    rows = [row(10, 1., 100), row(20, 16., 400), row(10, 1., 1, provider='compile')]
     found, = models.growth(rows)
     assert (found['time'], found['memory']) == (pytest.approx(2.), pytest.approx(1.))
     assert (found['smallest'], found['largest']) == ('10x10', '20x20')

@@ -9,7 +9,7 @@ import zoo_kernels
 from zoo.blocks.linear import linear, linear_gelu
 from zoo_kernels import cpu
 
-pytestmark = pytest.mark.skipif(not cpu._has_onednn(), reason='this build of torch has no linear layer of oneDNN')
+pytestmark = pytest.mark.skipif(not cpu.has_onednn(), reason='this build of torch has no linear layer of oneDNN')
 
 
 @pytest.fixture(autouse=True)

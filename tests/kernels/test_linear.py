@@ -11,7 +11,7 @@ from zoo_kernels import cpu, explain, linear, record, set_gemm, set_mode
 
 SMALL = 'fewer than 4 rows or 2 ** 20 multiply-adds'
 
-needs_onednn = pytest.mark.skipif(not cpu._has_onednn(), reason='this build of torch has no linear layer of oneDNN')
+needs_onednn = pytest.mark.skipif(not cpu.has_onednn(), reason='this build of torch has no linear layer of oneDNN')
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +32,7 @@ def inputs(*lead, k=64, n=192, bias=True):
     ('AuthenticAMD', 'AVX512', False, 'mkl'), ('', 'NO AVX', False, 'mkl')])
 def test_the_rule_is_fixed_by_vendor_and_instruction_set(monkeypatch, vendor, capability, mkl, library):
     monkeypatch.setattr(cpu, '_vendor', lambda: vendor)
-    monkeypatch.setattr(cpu, '_has_onednn', lambda: True)
+    monkeypatch.setattr(cpu, 'has_onednn', lambda: True)
     monkeypatch.setattr(torch.backends.cpu, 'get_cpu_capability', lambda: capability)
     monkeypatch.setattr(torch.backends.mkl, 'is_available', lambda: mkl)
     with set_gemm('auto'):
@@ -56,7 +56,7 @@ def test_the_measurement_measures():
 
 
 def test_a_torch_without_the_operator_keeps_its_own_way(monkeypatch):
-    monkeypatch.setattr(cpu, '_has_onednn', lambda: False)
+    monkeypatch.setattr(cpu, 'has_onednn', lambda: False)
     args = inputs()
     with set_gemm('onednn'), torch.inference_mode():
         assert explain(linear, *args) == ('torch', 'this build of torch has no linear layer of oneDNN')

@@ -20,7 +20,7 @@ from ..weights.sources import IMAGES, load, source
 COUNTS, PARITY = 'models.json', 'parity.json'
 WANTED = 'give files that "benchmark models" or "validate --results-format json" wrote'
 SHARED = {'device', 'device_type', 'dtype', 'threads', 'versions', 'date'}  # by the rows of a benchmark
-COLUMNS = {'pass', 'height', 'width', 'batch', 'mode', 'kernels', 'throughput'}  # of those that have a time
+COLUMNS = {'pass', 'height', 'width', 'batch', 'provider', 'kernels', 'throughput'}  # of those that have a time
 POSITIVE = 'height', 'width', 'throughput'
 
 
@@ -103,7 +103,7 @@ def speed(models: Sequence[str], files: Mapping[str, Any] | None = None) -> list
         files: As :func:`read` gives them; those that come with the zoo by default.
     """
     return [
-        dict(row, **{key: content[key] for key in SHARED})
+        {**{key: content[key] for key in SHARED}, **row}
         for content in (files or _files()).values() if isinstance(content, dict) and content.get('kind') == 'models'
         for row in content['rows'] if row['model'] in models and 'ms' in row]
 

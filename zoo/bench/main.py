@@ -1,5 +1,6 @@
 """``python -m zoo benchmark ops``, ``... models``, ``... gates`` and ``... loader``."""
 import argparse
+import itertools
 import re
 import sys
 import tempfile
@@ -81,7 +82,9 @@ def parser() -> argparse.ArgumentParser:
     models.add_argument('models', nargs='+', metavar='MODEL', help="names or globs, as 'flatten_pvt_*'")
     models.add_argument('--sizes', nargs='+', default=['224'], metavar='SIZE', help='as 224 448 800x1333')
     models.add_argument('--batch-size', type=positive, help='default: 128 on a GPU, 1 on a CPU')
-    models.add_argument('--modes', nargs='+', choices=('eager', 'compile'), default=['eager'])
+    models.add_argument('--providers', nargs='+', default=['eager'], metavar='NAME',
+                        help='eager compile onnxruntime openvino (default: eager; the last two: extra "bench")')
+    models.add_argument('--threads', type=positive, nargs='+', metavar='N', help='of a CPU (default: torch decides)')
     models.add_argument('--kernels', nargs='+', choices=('off', 'auto'), help='default: both on a GPU, off on a CPU')
     models.add_argument('--model-kwargs', nargs='+', default=[], metavar='KEY=VALUE',
                         help='more arguments of the models, as host=swin_tiny mixer=rala of zoo_hybrid')
@@ -126,12 +129,11 @@ def _ops(args: argparse.Namespace, device: torch.device, argv: list[str]) -> Ite
 
 
 def _models(args: argparse.Namespace, device: torch.device, argv: list[str]) -> Iterator[dict[str, Any]]:
-    from . import models, report
+    from . import models, report, timing
 
     names = models.select(args.models)
     sizes = [models.parse_size(size) for size in args.sizes]
-    kernels = args.kernels or (['off', 'auto'] if device.type == 'cuda' else ['off'])
-    variants = [models.Setting(mode, kernel) for mode in dict.fromkeys(args.modes) for kernel in dict.fromkeys(kernels)]
+    variants = models.settings(args.providers, args.kernels or (['off', 'auto'] if device.type == 'cuda' else ['off']))
     passes = models.PASSES[:1] if args.forward_only else models.PASSES
     batch = args.batch_size or (128 if device.type == 'cuda' and not args.quick else 1)
     dtype = _dtype(args, device)
@@ -139,14 +141,16 @@ def _models(args: argparse.Namespace, device: torch.device, argv: list[str]) -> 
     notes = [f'built with {" ".join(args.model_kwargs)}'] * bool(model_kwargs)
     content = report.header('models', device, dtype, argv, notes)
     _say(content)
-    content['rows'] = []
-    for name in names:
-        for size in sizes:
-            print(f'{name} {size[0]} x {size[1]}', file=sys.stderr, flush=True)
-            content['rows'] += models.measure(
-                name, size, batch, variants, dtype, device, _repeats(args), passes, model_kwargs)
-            content['growth'] = models.growth(content['rows'])
-            yield content
+    content.update(rates={}, rows=[])
+    for threads in args.threads or [torch.get_num_threads()]:
+        with timing.set_threads(threads):
+            rate = content['rates'][threads] = timing.product_rate(device, dtype)
+            for name, size in itertools.product(names, sizes):
+                print(f'{name} {size[0]} x {size[1]}', file=sys.stderr, flush=True)
+                content['rows'] += models.measure(
+                    name, size, batch, variants, dtype, device, _repeats(args), passes, model_kwargs, rate)
+                content['growth'] = models.growth(content['rows'])
+                yield content
 
 
 def _gates(args: argparse.Namespace, device: torch.device, argv: list[str]) -> Iterator[dict[str, Any]]:

@@ -1,4 +1,5 @@
 """``zoo benchmark models``: throughput, memory and FLOPs of whole models, and how they grow with the image."""
+import copy
 import fnmatch
 import math
 import re
@@ -16,15 +17,19 @@ import zoo_kernels
 
 from ..registry import list_models
 from ..utils.errors import ZooError, did_you_mean, format_error
-from . import timing
+from . import runtimes, timing
 
 PASSES = ('forward', 'forward+backward')
+PROVIDERS = ('eager', 'compile', *runtimes.RUNTIMES)
+PRODUCTS = 1, 3  # for each of the forward pass, in a pass: backward there are two
+ALIKE = 'model', 'provider', 'kernels', 'threads', 'pass'  # of rows that differ in size alone
+CHECKED = 2  # images whose logits are compared with float64
 
 
 class Setting(NamedTuple):
-    """How a model is run: eager or compiled, with the kernels or without."""
+    """How a model is run: by a provider of ``PROVIDERS``, with the kernels or without."""
 
-    mode: str
+    provider: str
     kernels: str
 
 
@@ -58,17 +63,35 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(words[0]), int(words[-1])
 
 
+def settings(providers: Sequence[str], kernels: Sequence[str]) -> list[Setting]:
+    """Every provider (names, or several with commas between them) with and without kernels.
+
+    Other runtimes know none, so they come once.
+
+    Raises:
+        ZooError: An unknown provider.
+    """
+    names = dict.fromkeys(name for entry in providers for name in entry.split(','))
+    for name in names:
+        if name not in PROVIDERS:
+            raise ZooError(
+                f'unknown provider {name!r}{did_you_mean(name, PROVIDERS)} (known: {", ".join(PROVIDERS)})')
+    kernels = dict.fromkeys(kernels)
+    return [Setting(name, each) for name in names for each in (['off'] if name in runtimes.RUNTIMES else kernels)]
+
+
 def measure(
         name: str, size: tuple[int, int], batch: int, variants: Sequence[Setting], dtype: torch.dtype,
         device: torch.device, repeats: int, passes: Sequence[str] = PASSES,
-        model_kwargs: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+        model_kwargs: Mapping[str, Any] | None = None, rate: float | None = None) -> list[dict[str, Any]]:
     """Rows of one model at one size: one row per pass and variant; one that fails has a ``reason`` instead of figures.
 
-    Throughput is that of calls in a row: on CUDA of the longer of ``ms`` and ``host_ms``. ``model_kwargs`` are more
-    arguments of the model.
+    Throughput is that of calls in a row: on CUDA of the longer of ``ms`` and ``host_ms``. ``deviation`` of a forward
+    pass is the largest error of a logit against the model in float64, over the largest logit. ``model_kwargs`` are more
+    arguments of the model; ``rate`` is what :func:`zoo.bench.timing.product_rate` gives, for ``floor_ms``.
     """
     height, width = size
-    row = {'model': name, 'height': height, 'width': width, 'batch': batch}
+    row = {'model': name, 'height': height, 'width': width, 'batch': batch, 'threads': torch.get_num_threads()}
     try:
         model = _build(name, size, dtype, device, model_kwargs or {})
         row.update(parameters=sum(p.numel() for p in model.parameters()), flops=flops(model, size, dtype, device))
@@ -76,25 +99,29 @@ def measure(
         reason = f'{type(e).__name__}: {format_error(e)}'[:200]
         return [{**row, **v._asdict(), 'pass': title, 'reason': reason} for title in passes for v in variants]
     images = torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(0)).to(device, dtype)
-    rows = []
+    exact, rows = _in_float64(model, images[:CHECKED]), []
     for title in passes:
         backward = title != 'forward'
         model.train(backward)
         calls, found = {}, {}
         for variant in variants:
             found[variant] = {**row, **variant._asdict(), 'pass': title}
-            call = _prepare(model, variant, images, backward)
+            if rate:
+                found[variant]['floor_ms'] = 1e3 * PRODUCTS[backward] * batch * row['flops'] / rate
             try:
-                call()
+                call = _prepare(model, variant, images, backward)
+                out = call()
             except Exception as e:
                 found[variant]['reason'] = f'{type(e).__name__}: {format_error(e)}'[:200]
             else:
                 calls[variant] = call
+                if not backward:
+                    found[variant]['deviation'] = _deviation(out, exact)
         for variant, times in timing.interleaved(calls, device, repeats, warmup=1).items():
             model.zero_grad(set_to_none=True)  # what a call frees would be taken off its peak
             found[variant].update(
                 **times.columns(), throughput=1e3 * batch / times.period,
-                peak_bytes=timing.peak_bytes(calls[variant], device))
+                peak_bytes=None if variant.provider in runtimes.RUNTIMES else timing.peak_bytes(calls[variant], device))
         rows += found.values()
     return rows
 
@@ -107,17 +134,18 @@ def growth(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     groups: dict[tuple, list[dict]] = {}
     for row in rows:
         if 'ms' in row:
-            groups.setdefault((row['model'], row['mode'], row['kernels'], row['pass']), []).append(row)
+            groups.setdefault(tuple(row.get(key) for key in ALIKE), []).append(row)
     found = []
-    for (model, mode, kernels, title), group in groups.items():
+    for key, group in groups.items():
         pixels = [row['height'] * row['width'] for row in group]
         if len(set(pixels)) < 2:
             continue
         smallest, largest = (pick(group, key=lambda r: r['height'] * r['width']) for pick in (min, max))
         found.append({
-            'model': model, 'mode': mode, 'kernels': kernels, 'pass': title,
+            **dict(zip(ALIKE, key)),
             'time': slope(pixels, [row['ms']['median'] / row['batch'] for row in group]),
-            'memory': slope(pixels, [row['peak_bytes'] / row['batch'] for row in group]),
+            'memory': None if group[0]['peak_bytes'] is None else slope(
+                pixels, [row['peak_bytes'] / row['batch'] for row in group]),
             'smallest': f'{smallest["height"]}x{smallest["width"]}',
             'largest': f'{largest["height"]}x{largest["width"]}'})
     return found
@@ -169,9 +197,27 @@ def _of_deformable(image: Sequence[int], weight: Sequence[int], *_: Any, out_sha
     return 2 * math.prod(out_shape) * math.prod(weight[1:])
 
 
-def _prepare(model: nn.Module, variant: Setting, images: Tensor, backward: bool) -> Callable[[], None]:
+def _in_float64(model: nn.Module, images: Tensor) -> list[Tensor]:
+    with zoo_kernels.set_mode('off'), torch.no_grad():
+        return _logits(copy.deepcopy(model).double()(images.double()))
+
+
+def _logits(out: Any) -> list[Tensor]:
+    return list(out) if isinstance(out, (tuple, list)) else [out]
+
+
+def _deviation(out: Any, exact: Sequence[Tensor]) -> float:
+    errors = [((y[:len(want)].double() - want).abs().max() / want.abs().max()).item()
+              for y, want in zip(_logits(out), exact)]
+    return max(errors)
+
+
+def _prepare(model: nn.Module, variant: Setting, images: Tensor, backward: bool) -> Callable[[], Any]:
+    if variant.provider in runtimes.RUNTIMES:
+        function = runtimes.prepare(variant.provider, model, images, backward)
+        return partial(function, images)
     function = model
-    if variant.mode == 'compile':
+    if variant.provider == 'compile':
         # a function of its own for each variant: one cache of compiled code would be guarded, and limited, for both
         def function(images: Tensor) -> Any:
             return model(images)
@@ -180,11 +226,11 @@ def _prepare(model: nn.Module, variant: Setting, images: Tensor, backward: bool)
 
 
 def _call(
-        function: Callable[[Tensor], Any], model: nn.Module, kernels: str, images: Tensor, backward: bool) -> None:
+        function: Callable[[Tensor], Any], model: nn.Module, kernels: str, images: Tensor, backward: bool) -> Any:
     with zoo_kernels.set_mode(kernels), torch.set_grad_enabled(backward):
         if backward:
             model.zero_grad(set_to_none=True)
         out = function(images)
         if backward:
-            outputs = out if isinstance(out, (tuple, list)) else [out]
-            torch.autograd.backward(outputs, [x.detach() for x in outputs])
+            torch.autograd.backward(_logits(out), [x.detach() for x in _logits(out)])
+    return out

@@ -88,7 +88,7 @@ def draw_models(path: Path, content: dict[str, Any]) -> None:
         if 'ms' in row:
             curves.setdefault(f'{row["model"]}, {variant(row)}, {row["pass"]}', []).append((
                 row['height'] * row['width'], row['ms']['median'] / row['batch'],
-                row['peak_bytes'] / 1e6 / row['batch']))
+                math.nan if row['peak_bytes'] is None else row['peak_bytes'] / 1e6 / row['batch']))
     sizes = {row['height'] * row['width']: f'{row["height"]} x {row["width"]}' for row in content['rows']}
     for column, (panel, title) in enumerate(zip(figure.subplots(1, 2), ('ms an image', 'peak MB an image')), start=1):
         for name, points in curves.items():

@@ -22,6 +22,9 @@ HOST_NOTE = (
 UNHIDDEN_NOTE = (
     '[^wait]: The device could not wait here: the call waits for the device, or launches more than its queue holds. So '
     'ms may contain time of the host, and host ms time of the device.')
+FLOOR_NOTE = (
+    'Floor: multiply-adds of the model, twice, over the rate of a large matrix product by the best library here. '
+    'Deviation: largest error of a logit against float64, over the largest logit.')
 CPU_NOTE = 'measured on a CPU: times of the torch references, which say nothing about the speed of the kernels'
 
 
@@ -95,6 +98,8 @@ def heading(content: dict[str, Any], title: str) -> list[str]:
         + (f', commit {content["commit"]}' if content['commit'] else '') + f', {content["date"]}.']
     if 'bandwidth' in content:
         lines[-1] += f' A copy moves {content["bandwidth"] / 1e9:.0f} GB/s.'
+    for threads, rate in content.get('rates', {}).items():
+        lines[-1] += f' A large product runs at {rate / 1e9:.0f} GFLOP/s, threads: {threads}.'
     notes = [*content['notes'], *([] if content.get('complete', True) else [PARTIAL_NOTE])]
     return [*lines, *(f'\nNote: {note}.' for note in notes)]
 
@@ -112,6 +117,7 @@ def _op_tables(content: dict[str, Any]) -> list[str]:
 
 def _model_tables(content: dict[str, Any]) -> list[str]:
     lines = [*_timings(MODEL_COLUMNS, content['rows']), '', *_host_notes(content['rows'])]
+    lines += [FLOOR_NOTE, ''] * _has(content['rows'], 'floor_ms')
     failed = [row for row in content['rows'] if 'reason' in row]
     lines += [f'* {row["model"]} at {size(row)}, {variant(row)}, {row["pass"]}: {row["reason"]}' for row in failed]
     lines += [''] * bool(failed)
@@ -136,19 +142,18 @@ def _loader_tables(content: dict[str, Any]) -> list[str]:
 
 
 def _timings(columns: dict[str, Callable[[dict], str]], rows: Sequence[dict]) -> list[str]:
-    """A table of the rows that have a time; what the host took is a column where it was measured."""
-    columns = columns if _has_hosts(rows) else {name: text for name, text in columns.items() if name != HOST}
+    """A table of the rows that have a time; what not all results have is a column where one of them has it."""
+    columns = {name: text for name, text in columns.items() if name not in OPTIONAL or _has(rows, OPTIONAL[name])}
     return table(columns, [row for row in rows if 'ms' in row])
 
 
 def _host_notes(rows: Sequence[dict]) -> list[str]:
     unhidden = any(row.get('host_hidden') is False for row in rows)
-    return [HOST_NOTE, ''] * _has_hosts(rows) + [UNHIDDEN_NOTE, ''] * unhidden
+    return [HOST_NOTE, ''] * _has(rows, 'host_ms') + [UNHIDDEN_NOTE, ''] * unhidden
 
 
-def _has_hosts(rows: Sequence[dict]) -> bool:
-    """On a CPU they are None, and results of earlier versions have none."""
-    return any(row.get('host_ms') is not None for row in rows)
+def _has(rows: Sequence[dict], key: str) -> bool:
+    return any(row.get(key) is not None for row in rows)
 
 
 def _host(row: dict) -> str:
@@ -178,10 +183,12 @@ def size(row: dict) -> str:
 
 
 def variant(row: dict) -> str:
-    return f'{row["mode"]}, kernels {row["kernels"]}'
+    return f'{row["provider"]}, kernels {row["kernels"]}'
 
 
 HOST = 'host ms'
+OPTIONAL = {  # columns, by the key that a row needs
+    HOST: 'host_ms', 'threads': 'threads', 'times the floor': 'floor_ms', 'deviation': 'deviation'}
 OP_COLUMNS: dict[str, Callable[[dict], str]] = {
     'shape': lambda r: f'{r["shape"]}: {r["batch"]} x {r["tokens"]} x {r["dim"]}',
     'pass': lambda r: r['pass'],
@@ -198,12 +205,15 @@ MODEL_COLUMNS: dict[str, Callable[[dict], str]] = {
     'model': lambda r: r['model'],
     'pixels': size,
     'batch': lambda r: str(r['batch']),
+    'threads': lambda r: str(r['threads']),
     'variant': variant,
     'pass': lambda r: r['pass'],
     'images/s': lambda r: number(r['throughput']),
     'ms (quartiles)': lambda r: milliseconds(r['ms']),
     HOST: _host,
-    'peak MB': lambda r: number(r['peak_bytes'] / 1e6),
+    'times the floor': lambda r: number(r['ms']['median'] / r['floor_ms']),
+    'deviation': lambda r: '' if r.get('deviation') is None else f'{r["deviation"]:.0e}',
+    'peak MB': lambda r: '' if r['peak_bytes'] is None else number(r['peak_bytes'] / 1e6),
     'GFLOP/image': lambda r: number(r['flops'] / 1e9),
     'M parameters': lambda r: number(r['parameters'] / 1e6),
 }
@@ -231,6 +241,6 @@ GROWTH_COLUMNS: dict[str, Callable[[dict], str]] = {
     'variant': variant,
     'pass': lambda r: r['pass'],
     'time': lambda r: f'{r["time"]:.2f}',
-    'memory': lambda r: f'{r["memory"]:.2f}',
+    'memory': lambda r: '' if r['memory'] is None else f'{r["memory"]:.2f}',
     'pixels': lambda r: f'{r["smallest"]} to {r["largest"]}',
 }

@@ -5,14 +5,19 @@ import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
+from zoo_kernels import cpu
+
 os.environ.setdefault('KINETO_LOG_LEVEL', '99')  # the profiler complains about CUDA builds without a GPU
+PRODUCT_SIDE = {'cpu': 1024, 'cuda': 8192}
 CACHE_BYTES = 2 ** 28  # more than the caches of any device here
 TRIES = 4  # of a sample, each after a sleep twice as long, before a launch counts as one that cannot be hidden
 Call = Callable[[], Any]
@@ -178,6 +183,34 @@ def bandwidth(device: torch.device, repeats: int = 10) -> float:
     target = torch.empty_like(source)
     timing = interleaved({'copy': lambda: target.copy_(source)}, device, repeats)['copy']
     return 2 * size / (1e-3 * timing.median)
+
+
+@contextmanager
+def set_threads(threads: int) -> Iterator[None]:
+    """Run a block with another number of torch's threads on a CPU."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def product_rate(device: torch.device, dtype: torch.dtype, repeats: int = 5) -> float:
+    """Operations per second of a large matrix product by the best library there is: what a model's floor is made from.
+
+    On a CPU the library that models take by themselves, oneDNN and NumPy's are tried.
+    """
+    side = PRODUCT_SIDE[device.type]
+    x, weight = (torch.ones(side, side, dtype=dtype, device=device) for _ in range(2))
+    calls: dict[str, Call] = {'torch': partial(torch.nn.functional.linear, x, weight)}
+    if device.type == 'cpu' and dtype == torch.float32:
+        calls['numpy'] = partial(np.matmul, x.numpy(), weight.numpy())
+        if cpu.has_onednn():
+            calls['onednn'] = partial(cpu.onednn_linear, x, weight, None)
+    with torch.inference_mode():
+        timings = interleaved(calls, device, repeats, warmup=1)
+    return 2 * side ** 3 / (1e-3 * min(timing.median for timing in timings.values()))
 
 
 def peak_bytes(call: Call, device: torch.device) -> int:

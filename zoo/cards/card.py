@@ -145,7 +145,7 @@ def _speed(models: Sequence[str]) -> str:
         'pixels': lambda r: f'{r["height"]} x {r["width"]}',
         'batch': lambda r: str(r['batch']),
         'device': lambda r: r['device'] + (f', threads: {r["threads"]}' if r['device_type'] == 'cpu' else ''),
-        'variant': lambda r: f'{r["dtype"]}, {r["mode"]}, kernels {r["kernels"]}',
+        'variant': lambda r: f'{r["dtype"]}, {r["provider"]}, kernels {r["kernels"]}',
         'pass': lambda r: r['pass'],
         'images/s': lambda r: number(r['throughput']),
         'ms (quartiles)': lambda r: milliseconds(r['ms'])}
