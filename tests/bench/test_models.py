@@ -1,10 +1,11 @@
 """``zoo benchmark models``: selection, FLOPs, growth, and a run at a tiny size."""
 import json
+import sys
 
 import pytest
 import torch
 
-from zoo.bench import models, report, timing
+from zoo.bench import models, report, runtimes, timing
 from zoo.cli import benchmark
 from zoo.utils.errors import ZooError
 
@@ -155,3 +156,62 @@ def test_throughput_is_of_the_longer_of_host_and_device(monkeypatch):
         'resnet18', (32, 32), 2, [models.Setting('eager', 'off')], torch.float32, CPU, 1, passes=['forward'])
     assert (found['ms']['median'], found['host_ms'], found['host_hidden']) == (2., 5., True)
     assert found['throughput'] == 2 / 5e-3
+
+
+def test_providers():
+    """Names with commas or spaces between them; other runtimes know no kernels."""
+    eager, compiled, onnx = models.settings(['eager,compile', 'onnxruntime', 'eager'], ['off'])
+    assert (eager, compiled, onnx) == (('eager', 'off'), ('compile', 'off'), ('onnxruntime', 'off'))
+    assert models.settings(['eager', 'openvino'], ['off', 'auto']) == [
+        ('eager', 'off'), ('eager', 'auto'), ('openvino', 'off')]
+    with pytest.raises(ZooError, match="unknown provider 'onnx'; did you mean 'onnxruntime'"):
+        models.settings(['onnx'], ['off'])
+
+
+@pytest.mark.parametrize('name', runtimes.RUNTIMES)
+def test_another_runtime(name):
+    """The same logits; no gradients and no memory that torch could see."""
+    pytest.importorskip(name)
+    variants = models.settings(['eager', name], ['off'])
+    rows = models.measure('test_resnet', (64, 64), 3, variants, torch.float32, CPU, repeats=2, rate=1e9)
+    eager, other, *backward = rows
+    for row in eager, other:
+        assert 0 < row['deviation'] < 1e-5
+        assert row['floor_ms'] == pytest.approx(1e3 * 3 * row['flops'] / 1e9) and row['ms']['samples'] == 2
+    assert eager['peak_bytes'] > 0 and other['peak_bytes'] is None and other['provider'] == name
+    assert backward[0]['floor_ms'] == 3 * eager['floor_ms'] and 'deviation' not in backward[0]
+    assert backward[1]['reason'] == 'ZooError: it runs forward passes only'
+
+
+def test_another_runtime_says_what_it_needs(monkeypatch):
+    x = torch.zeros(1, 3, 32, 32)
+    with pytest.raises(ZooError, match='in float32 on a CPU, not in torch.bfloat16 on cpu'):
+        runtimes.prepare('onnxruntime', torch.nn.Identity(), x.bfloat16(), False)
+    monkeypatch.setitem(sys.modules, 'openvino', None)
+    with pytest.raises(ZooError, match=r'openvino is not installed; pip install "backbone-zoo\[bench\]"'):
+        runtimes.prepare('openvino', torch.nn.Identity(), x, False)
+
+
+def test_a_table_with_a_floor():
+    rows = [row(10, 8., 1_000_000, threads=2, floor_ms=4., deviation=1.5e-6),
+            row(10, 6., None, threads=2, floor_ms=4., deviation=2e-6)]
+    text = report.markdown({
+        'kind': 'models', 'device': 'a device', 'dtype': 'float32', 'commit': None, 'date': 'today',
+        'versions': {'torch': '2.0'}, 'notes': [], 'rates': {'2': 5e11}, 'rows': rows, 'growth': models.growth(rows)})
+    assert 'a device, float32, torch 2.0, today. A large product runs at 500 GFLOP/s, threads: 2.' in text
+    head, _, first, second = (line.split(' | ') for line in text.splitlines() if line.startswith('|'))
+    assert head[3:8] == ['threads', 'variant', 'pass', 'images/s', 'ms (quartiles)']
+    assert head[8:11] == ['times the floor', 'deviation', 'peak MB']
+    assert first[8:11] == ['2.00', '2e-06', '1.00'] and second[8:11] == ['1.50', '2e-06', '']
+    assert report.FLOOR_NOTE in text
+
+
+def test_several_numbers_of_threads(tmp_path):
+    before = torch.get_num_threads()
+    argv = ['models', 'test_resnet', '--sizes', '32', '--repeats', '1', '--device', 'cpu', '--forward-only',
+            '--threads', '1', '2', '--output', str(tmp_path / 'here')]
+    assert benchmark.main(argv) == 0
+    saved = json.loads((tmp_path / 'here.json').read_text())
+    assert [row['threads'] for row in saved['rows']] == [1, 2] and torch.get_num_threads() == before
+    assert sorted(saved['rates']) == ['1', '2'] and all(rate > 1e8 for rate in saved['rates'].values())
+    assert (tmp_path / 'here.md').read_text() == report.markdown(saved)

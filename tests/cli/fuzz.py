@@ -24,7 +24,7 @@ TEXTS = (
 # Options whose right values may take long, or that show tracebacks
 NOT_TRIED = {
     'help', 'debug', 'workers', 'torchcompile', 'dataset_download', 'jobs', 'repeats', 'train', 'val', 'measure',
-    'log_tensorboard', 'stop_epoch', 'modes'}
+    'log_tensorboard', 'stop_epoch'}
 
 
 def command_line(

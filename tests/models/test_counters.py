@@ -13,17 +13,10 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.models.cases import create, one_case_or_all
 from tests.models.module_calls import recorded, tensors
 
 SIZE = 64
 NORMS = nn.LayerNorm, nn.GroupNorm, _NormBase
-
-
-@pytest.fixture(scope='module', params=one_case_or_all())
-def model(request):
-    """In eval mode; nothing that these tools leave behind changes what the next one counts."""
-    return create(request.param)
 
 
 @pytest.fixture

@@ -7,17 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.models.cases import create, one_case_or_all
 from zoo.backbone import Backbone
 
 TARGET = 3
 ROWS, COLUMNS = 64, 96
-
-
-@pytest.fixture(scope='module', params=one_case_or_all())
-def model(request):
-    """In eval mode."""
-    return create(request.param)
 
 
 @pytest.fixture
