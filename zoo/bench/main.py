@@ -84,7 +84,8 @@ def parser() -> argparse.ArgumentParser:
     models.add_argument('--batch-size', type=positive, help='default: 128 on a GPU, 1 on a CPU')
     models.add_argument('--providers', nargs='+', default=['eager'], metavar='NAME',
                         help='eager compile onnxruntime openvino (default: eager; the last two: extra "bench")')
-    models.add_argument('--threads', type=number(int, low=1, high=512), nargs='+', metavar='N', help='of a CPU (default: torch decides)')
+    models.add_argument('--threads', type=number(int, low=1, high=512), nargs='+', metavar='N',
+                        help='of a CPU, each by itself (default: torch decides)')
     models.add_argument('--kernels', nargs='+', choices=('off', 'auto'), help='default: both on a GPU, off on a CPU')
     models.add_argument('--model-kwargs', nargs='+', default=[], metavar='KEY=VALUE',
                         help='more arguments of the models, as host=swin_tiny mixer=rala of zoo_hybrid')
