@@ -164,7 +164,7 @@ def test_providers():
     assert (eager, compiled, onnx) == (('eager', 'off'), ('compile', 'off'), ('onnxruntime', 'off'))
     assert models.settings(['eager', 'openvino'], ['off', 'auto']) == [
         ('eager', 'off'), ('eager', 'auto'), ('openvino', 'off')]
-    with pytest.raises(ZooError, match="unknown provider 'onnx'; did you mean 'onnxruntime'"):
+    with pytest.raises(ZooError, match="unknown provider 'onnx'; did you mean onnxruntime, openvino"):
         models.settings(['onnx'], ['off'])
 
 
@@ -197,7 +197,8 @@ def test_a_table_with_a_floor():
             row(10, 6., None, threads=2, floor_ms=4., deviation=2e-6)]
     text = report.markdown({
         'kind': 'models', 'device': 'a device', 'dtype': 'float32', 'commit': None, 'date': 'today',
-        'versions': {'torch': '2.0'}, 'notes': [], 'rates': {'2': 5e11}, 'rows': rows, 'growth': models.growth(rows)})
+        'versions': {'torch': '2.0'}, 'notes': [], 'product_rates': {'2': 5e11}, 'rows': rows,
+        'growth': models.growth(rows)})
     assert 'a device, float32, torch 2.0, today. A large product runs at 500 GFLOP/s, threads: 2.' in text
     head, _, first, second = (line.split(' | ') for line in text.splitlines() if line.startswith('|'))
     assert head[3:8] == ['threads', 'variant', 'pass', 'images/s', 'ms (quartiles)']
@@ -213,5 +214,5 @@ def test_several_numbers_of_threads(tmp_path):
     assert benchmark.main(argv) == 0
     saved = json.loads((tmp_path / 'here.json').read_text())
     assert [row['threads'] for row in saved['rows']] == [1, 2] and torch.get_num_threads() == before
-    assert sorted(saved['rates']) == ['1', '2'] and all(rate > 1e8 for rate in saved['rates'].values())
+    assert sorted(saved['product_rates']) == ['1', '2'] and all(rate > 1e8 for rate in saved['product_rates'].values())
     assert (tmp_path / 'here.md').read_text() == report.markdown(saved)

@@ -6,12 +6,13 @@ import timm
 import torch
 
 import zoo
+import zoo_kernels
 from zoo.analysis import catalog
 from zoo.cli import info
 from zoo.weights.fetch import fetchable
 from zoo.weights.sources import load
 from zoo_cli import main
-from zoo_kernels import dispatch
+from zoo_kernels import cpu, dispatch
 
 
 @pytest.fixture
@@ -69,7 +70,8 @@ def test_unknown_names(command, capsys):
 # --- info
 
 def test_info_of_a_pyramid(capsys):
-    found = info.describe('ravlt_t', 'cpu')
+    with zoo_kernels.set_gemm('mkl'):
+        found = info.describe('ravlt_t', 'cpu')
     assert found['parameters'] == sum(p.numel() for p in timm.create_model('ravlt_t').parameters())
     assert (found['macs'], found['height'], found['width']) == (2612107776, 224, 224)
     assert [(s['channels'], s['stride'], s['depth'], s['mixers']) for s in found['stages']] == [
@@ -81,6 +83,14 @@ def test_info_of_a_pyramid(capsys):
         dict(op='depthwise_conv', calls=36, backend='torch', reason='the input is on cpu; the kernels need CUDA'),
         dict(op='linear_attention', calls=4, backend='torch',
              reason='torch.float32 is not one of torch.float16, torch.bfloat16')])
+
+
+@pytest.mark.skipif(not cpu.has_onednn(), reason='this build of torch has no linear layer of oneDNN')
+def test_info_tells_which_library_multiplies():
+    with zoo_kernels.set_gemm('onednn'):
+        ops = info.describe('ravlt_t', 'cpu')['kernels']['ops']
+    linear = [dict(op, calls=0) for op in ops if op['op'] == 'linear' and op['calls'] > 12]
+    assert linear == [dict(op='linear', calls=0, backend='onednn', reason='ZOO_CPU_GEMM=onednn')]
 
 
 def test_info_of_kernels_on_a_gpu_that_is_not_there(monkeypatch):

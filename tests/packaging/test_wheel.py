@@ -77,8 +77,8 @@ def test_metadata(wheel):
         'torch>=2.11', 'timm>=1.0.27', 'filelock', 'huggingface-hub', 'numpy', 'pillow', 'pyyaml', 'safetensors',
         'torchvision'}
     assert set(meta.get_all('Provides-Extra')) == {
-        'train', 'tensorboard', 'wandb', 'hfds', 'wds', 'gdrive', 'completion', 'export', 'mm', 'test', 'compat',
-        'dev'}
+        'train', 'tensorboard', 'wandb', 'hfds', 'wds', 'gdrive', 'completion', 'export', 'bench', 'mm', 'test',
+        'compat', 'dev'}
     assert not [r for r in required if r.name == 'triton']
 
 

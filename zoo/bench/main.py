@@ -142,10 +142,10 @@ def _models(args: argparse.Namespace, device: torch.device, argv: list[str]) -> 
     notes = [f'built with {" ".join(args.model_kwargs)}'] * bool(model_kwargs)
     content = report.header('models', device, dtype, argv, notes)
     _say(content)
-    content.update(rates={}, rows=[])
+    content.update(product_rates={}, rows=[])
     for threads in args.threads or [torch.get_num_threads()]:
         with timing.set_threads(threads):
-            rate = content['rates'][threads] = timing.product_rate(device, dtype)
+            rate = content['product_rates'][threads] = timing.product_rate(device, dtype)
             for name, size in itertools.product(names, sizes):
                 print(f'{name} {size[0]} x {size[1]}', file=sys.stderr, flush=True)
                 content['rows'] += models.measure(

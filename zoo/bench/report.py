@@ -98,7 +98,7 @@ def heading(content: dict[str, Any], title: str) -> list[str]:
         + (f', commit {content["commit"]}' if content['commit'] else '') + f', {content["date"]}.']
     if 'bandwidth' in content:
         lines[-1] += f' A copy moves {content["bandwidth"] / 1e9:.0f} GB/s.'
-    for threads, rate in content.get('rates', {}).items():
+    for threads, rate in content.get('product_rates', {}).items():
         lines[-1] += f' A large product runs at {rate / 1e9:.0f} GFLOP/s, threads: {threads}.'
     notes = [*content['notes'], *([] if content.get('complete', True) else [PARTIAL_NOTE])]
     return [*lines, *(f'\nNote: {note}.' for note in notes)]
