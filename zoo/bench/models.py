@@ -95,11 +95,12 @@ def measure(
     try:
         model = _build(name, size, dtype, device, model_kwargs or {})
         row.update(parameters=sum(p.numel() for p in model.parameters()), flops=flops(model, size, dtype, device))
+        images = torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(0)).to(device, dtype)
+        exact = _in_float64(model, images[:CHECKED])
     except Exception as e:  # a size that the model does not take, or memory
         reason = f'{type(e).__name__}: {format_error(e)}'[:200]
         return [{**row, **v._asdict(), 'pass': title, 'reason': reason} for title in passes for v in variants]
-    images = torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(0)).to(device, dtype)
-    exact, rows = _in_float64(model, images[:CHECKED]), []
+    rows = []
     for title in passes:
         backward = title != 'forward'
         model.train(backward)

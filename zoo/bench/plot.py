@@ -86,7 +86,8 @@ def draw_models(path: Path, content: dict[str, Any]) -> None:
     curves: dict[str, list[tuple[int, float, float]]] = {}
     for row in content['rows']:
         if 'ms' in row:
-            curves.setdefault(f'{row["model"]}, {variant(row)}, {row["pass"]}', []).append((
+            threads = f', threads {row["threads"]}' if 'threads' in row else ''
+            curves.setdefault(f'{row["model"]}, {variant(row)}{threads}, {row["pass"]}', []).append((
                 row['height'] * row['width'], row['ms']['median'] / row['batch'],
                 math.nan if row['peak_bytes'] is None else row['peak_bytes'] / 1e6 / row['batch']))
     sizes = {row['height'] * row['width']: f'{row["height"]} x {row["width"]}' for row in content['rows']}

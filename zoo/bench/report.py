@@ -23,7 +23,7 @@ UNHIDDEN_NOTE = (
     '[^wait]: The device could not wait here: the call waits for the device, or launches more than its queue holds. So '
     'ms may contain time of the host, and host ms time of the device.')
 FLOOR_NOTE = (
-    'Floor: multiply-adds of the model, twice, over the rate of a large matrix product by the best library here. '
+    'Floor: multiply-adds of the model, twice, over the rate of a large matrix product, of torch or oneDNN. '
     'Deviation: largest error of a logit against float64, over the largest logit.')
 CPU_NOTE = 'measured on a CPU: times of the torch references, which say nothing about the speed of the kernels'
 
@@ -123,7 +123,7 @@ def _model_tables(content: dict[str, Any]) -> list[str]:
     lines += [''] * bool(failed)
     if content.get('growth'):
         lines += ['## Growth', '', 'Time and memory grow with this power of the pixels:', '',
-                  *table(GROWTH_COLUMNS, content['growth']), '']
+                  *table(_filled(GROWTH_COLUMNS, content['growth']), content['growth']), '']
     return lines
 
 
@@ -143,8 +143,11 @@ def _loader_tables(content: dict[str, Any]) -> list[str]:
 
 def _timings(columns: dict[str, Callable[[dict], str]], rows: Sequence[dict]) -> list[str]:
     """A table of the rows that have a time; what not all results have is a column where one of them has it."""
-    columns = {name: text for name, text in columns.items() if name not in OPTIONAL or _has(rows, OPTIONAL[name])}
-    return table(columns, [row for row in rows if 'ms' in row])
+    return table(_filled(columns, rows), [row for row in rows if 'ms' in row])
+
+
+def _filled(columns: dict[str, Callable[[dict], str]], rows: Sequence[dict]) -> dict[str, Callable[[dict], str]]:
+    return {name: text for name, text in columns.items() if name not in OPTIONAL or _has(rows, OPTIONAL[name])}
 
 
 def _host_notes(rows: Sequence[dict]) -> list[str]:
@@ -238,6 +241,7 @@ RATE_COLUMNS: dict[str, Callable[[dict], str]] = {
 }
 GROWTH_COLUMNS: dict[str, Callable[[dict], str]] = {
     'model': lambda r: r['model'],
+    'threads': lambda r: str(r['threads']),
     'variant': variant,
     'pass': lambda r: r['pass'],
     'time': lambda r: f'{r["time"]:.2f}',
