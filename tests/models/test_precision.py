@@ -4,6 +4,8 @@ from importlib import import_module
 import pytest
 import timm
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 
 from tests.zoo_models import CNNS
 from zoo.registry import smallest_models
@@ -11,6 +13,30 @@ from zoo.registry import smallest_models
 SEEDS = 5
 SHALLOW = dict(_deit_=dict(depth=2), mobilenet={}, resne=dict(layers=(2, 1, 1, 1)))
 LINEAR_ATTENTION = import_module('zoo_kernels.linear_attention.reference')  # the function hides the module
+
+aten = torch.ops.aten
+PRODUCTS = {aten.mm, aten.addmm, aten.bmm, aten.baddbmm, aten.convolution, aten.convolution_backward}
+
+
+class AccumulateInFloat32(TorchDispatchMode):
+    """Computes 16-bit products in float32 and rounds them, as hardware does.
+
+    On CPUs without 16-bit instructions torch's own code for them takes 20 times as long.
+    """
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        dtypes = {x.dtype for x in args if isinstance(x, torch.Tensor)}
+        if func.overloadpacket not in PRODUCTS or dtypes.isdisjoint((torch.float16, torch.bfloat16)):
+            return func(*args, **(kwargs or {}))
+        dtype, = dtypes
+        outputs = func(*tree_map_only(torch.Tensor, torch.Tensor.float, args), **(kwargs or {}))
+        return tree_map_only(torch.Tensor, lambda y: y.to(dtype), outputs)
+
+
+@pytest.fixture(autouse=True)
+def accumulate_in_float32():
+    with AccumulateInFloat32():
+        yield
 
 
 def run(model, x, probe):
