@@ -137,8 +137,8 @@ class CAREBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         memory, first, second, third = x.split(self.widths, dim=-1)
-        near, far = conv_epilogue(self.conv3, second), conv_epilogue(self.conv7, third)
-        features = torch.cat([self.mixer(first), near, far], dim=-1)
+        features = torch.cat(
+            [self.mixer(first), conv_epilogue(self.conv3, second), conv_epilogue(self.conv7, third)], dim=-1)
         y = self.inter2(torch.cat([memory, self.inter1(features)], dim=-1))
         return self.drop_path(y) if self.gamma is None else x + self.drop_path(y * self.gamma)
 
