@@ -269,8 +269,10 @@ def _official(
         name: str, key_map: KeyMap | None, cfg: Any, overlay: dict[str, Any], cache_dir: str | None) -> Path | None:
     """Local file of the official weights; None where the user has named others, which timm fetches."""
     cfg = resolve_pretrained_cfg(name, cfg, overlay)
-    listed = timm.get_pretrained_cfg(f'{name}.{cfg.tag}') if cfg.tag else None
-    if listed is None or cfg.source or any(getattr(cfg, key) != getattr(listed, key) for key in WEIGHT_FIELDS):
+    if cfg.source or not cfg.tag:  # a folder's or the hub's weights, whose tags timm does not list
+        return None
+    listed = timm.get_pretrained_cfg(f'{name}.{cfg.tag}')
+    if listed is None or any(getattr(cfg, key) != getattr(listed, key) for key in WEIGHT_FIELDS):
         return None
 
     def native() -> nn.Module:

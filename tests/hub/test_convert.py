@@ -169,7 +169,7 @@ def test_other_mistakes(capsys, tmp_path):
 def test_error_amid_writing_leaves_nothing(capsys, tmp_path, monkeypatch):
     reference(tmp_path / 'a.pth')
 
-    def full(*args):
+    def full(*args, **kwargs):
         raise OSError(28, 'No space left on device')
     monkeypatch.setattr('zoo.hub.package.save_config_for_hf', full)
     assert 'No space left on device' in refused(

@@ -126,7 +126,7 @@ def refused(capsys, *words):
 def test_licences_that_forbid_it(capsys, folder, tmp_path):
     text = refused(capsys, f'{MODEL}.in1k')
     assert 'not published: the licence of the weights of flatten_pvt_v2_b0.in1k is unknown' in text
-    assert 'convert the checkpoint with --license SPDX' in text
+    assert 'convert or publish the checkpoint with --license SPDX' in text
     for license, part in (('unknown', 'is unknown'), ('CC-BY-ND-4.0', 'CC-BY-ND-4.0, is not known to let others')):
         words = [str(folder.parent / 'a.pth'), '--model', MODEL, '--output', str(tmp_path / license)]
         assert convert.main([*words, '--license', license]) == 0

@@ -19,6 +19,7 @@ GROUPS = {  # subcommands by what they are for, each with a line on what it does
     'train': {
         'train': 'train an image classifier (zoo train --config quickstart)',
         'probe': 'train a linear or an attentive probe on the frozen features of a model',
+        'average': 'average the weights of checkpoints of one model',
         'arena': 'compare token mixers in one host under one recipe, over seeds',
     },
     'evaluate': {
@@ -37,7 +38,7 @@ GROUPS = {  # subcommands by what they are for, each with a line on what it does
         'shapes': 'write a small data set for detection and segmentation',
     },
     'publish': {
-        'convert': 'make safetensors with our names, config and card of an official checkpoint on disk',
+        'convert': 'make safetensors with our names, config and card of a checkpoint on disk',
         'publish': 'push weights, config and card to a repository of the hub',
         'cards': 'write the model cards, or check that they are up to date',
     },

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,10 +13,12 @@ from timm.layers import apply_test_time_pool
 from timm.utils import check_batch_size_retry, decay_batch_step, reparameterize_model
 from torch import Tensor, nn
 
-from ..train import build, checks, engine, report
+from ..train import build, checks, distributed, engine, report
 from ..train.data import classes, datasets, loaders, workers
 from ..utils.errors import NotFinite, ZooError
+from .confusion import FILES, Confusion
 from .loading import build_model
+from .test_time import Views, sizes_at
 
 
 def measure(
@@ -49,17 +52,37 @@ def measure(
     dataset = _open(args, model, config['input_size'][0], content if own else None)
     for note in dataset.notes if ctx.primary else ():
         print(f'note: {note}', flush=True)
+    if args.tta or args.tta_scales:
+        model = _views(args, ctx, model, config)
     if args.torchcompile:
         model = torch.compile(model, backend=args.torchcompile, mode=args.torchcompile_mode)
     rows = []
+    count = getattr(model, 'num_classes', args.num_classes)
+    confusion = Confusion(count, ctx.device) if args.report else None
     for crop in args.crop_sweep or [config['crop_pct']]:
-        rows.append(_measure_crop(args, ctx, model, dataset, dict(config, crop_pct=crop), parameters))
+        rows.append(_measure_crop(args, ctx, model, dataset, dict(config, crop_pct=crop), parameters, confusion))
         if ctx.primary:
             _print(args, rows[-1], content if own else None)
     if len(rows) > 1 and ctx.primary:
         best = max(rows, key=lambda row: row['top1'])
         print(f'{args.model}  best crop {best["crop_pct"]:g}: top-1 {best["top1"]:.2f} %', flush=True)
+    if confusion is not None:
+        confusion.counts = distributed.all_reduce_sum(confusion.counts, ctx)
+        if ctx.primary:
+            names = classes.names_in(content if own else None) or classes.names_of(dataset) or []
+            labels = [name or f'class {i}' for i, name in enumerate(classes.padded(names, count))]
+            confusion.write(Path(args.report), labels, f'{args.model}: top-1 {rows[0]["top1"]:.2f} %')
+            print(f'written: {" ".join(str(Path(args.report, name)) for name in FILES)}', flush=True)
     return rows
+
+
+def _views(args: argparse.Namespace, ctx: build.DeviceContext, model: nn.Module, config: dict[str, Any]) -> Views:
+    channels, *size = config['input_size']
+    sizes, refused = sizes_at(
+        model, tuple(size), args.tta_scales or [1.], channels, ctx.device, build.dtype_of(args))
+    for line in refused if ctx.primary else ():
+        print(f'note: {line}', flush=True)
+    return Views(model, args.tta, sizes)
 
 
 def synsets(count: int) -> list[str]:
@@ -144,9 +167,9 @@ def _open_subset(args: argparse.Namespace, count: int, channels: int) -> Any:
 
 def _measure_crop(
         args: argparse.Namespace, ctx: build.DeviceContext, model: nn.Module, dataset: Any, config: dict[str, Any],
-        parameters: int) -> dict[str, Any]:
+        parameters: int, confusion: Confusion | None) -> dict[str, Any]:
     start = time.monotonic()
-    figures = _evaluate(args, ctx, model, dataset, config)
+    figures = _evaluate(args, ctx, model, dataset, config, confusion)
     seconds = max(time.monotonic() - start, 1e-9)
     if not math.isfinite(figures['loss']):
         raise NotFinite(f'{args.checkpoint or args.model}: the loss is {figures["loss"]} because some outputs are not '
@@ -162,7 +185,7 @@ def _measure_crop(
 
 def _evaluate(
         args: argparse.Namespace, ctx: build.DeviceContext, model: nn.Module, dataset: Any,
-        config: dict[str, Any]) -> dict[str, Any]:
+        config: dict[str, Any], confusion: Confusion | None) -> dict[str, Any]:
     """Evaluate, with smaller batches after running out of memory if ``retry`` is set."""
     batch_size = args.batch_size
     while True:
@@ -174,8 +197,11 @@ def _evaluate(
         limit = loaders.real_samples(batches, ctx.rank, ctx.world_size)
         watch = Stopwatch(model, ctx.device)
         try:
+            if confusion is not None:
+                confusion.counts.zero_()
             figures = engine.evaluate(
-                watch, batches, engine.BatchMover.of(args, ctx), limit, partial(_advance, progress, ctx), head)
+                watch, batches, engine.BatchMover.of(args, ctx), limit, partial(_advance, progress, ctx), head,
+                confusion)
             break
         except RuntimeError as e:
             if told := workers.explained(e):
@@ -247,6 +273,7 @@ def _real_labels(args: argparse.Namespace, dataset: Any, ctx: build.DeviceContex
 
 def _print(args: argparse.Namespace, row: dict[str, Any], content: dict | None) -> None:
     crop = f'  crop {row["crop_pct"]:g}' if args.crop_sweep else ''
+    crop += '  mean of several views' if args.tta or args.tta_scales else ''
     print(f'{args.model}{crop}  top-1 {row["top1"]:.2f} %  top-5 {row["top5"]:.2f} %  loss {row["loss"]:.4f}  '
           f'({row["count"]} images in {report.duration(row["count"] / row["samples_per_sec"])}, '
           f'{row["samples_per_sec"]:.0f} img/s, the model alone {row["infer_samples_per_sec"]:.0f})', flush=True)

@@ -23,6 +23,9 @@ VALIDATE = COMMON + (
     row('retry', bool, False, 'when memory runs out, try again with smaller batches'),
     row('log_freq', int, 10, 'batches between log lines', low=1),
     row('crop_sweep', 'floats', None, 'not in timm: measure at each of these crop_pct, and tell the best', **CROP),
+    row('report', str, '', 'not in timm: write accuracy per class and the confusion matrix (CSV, PNG) to this folder'),
+    row('tta', bool, False, 'not in timm: average over each image and its mirror image'),
+    row('tta_scales', 'floats', None, 'not in timm: average over these multiples of the image size', low=0.1, high=4),
     row('skip_done', bool, False, 'not in timm: measure only what results_file lacks, and add it'),
 )
 

@@ -125,7 +125,7 @@ class ProbeSession(Trainer):
         build.check_forward(backbone, config, build.DeviceContext(ctx.device), build.dtype_of(args))
         image = torch.zeros(1, *config['input_size'], device=ctx.device, dtype=build.dtype_of(args))
         width = Frozen(backbone).tokens(image).shape[-1]
-        self.sets = super()._open_sets(config['input_size'][0])
+        self.sets = super()._open_sets(config['input_size'][0])  # before the probe, which is as wide as they say
         self.classes = args.num_classes or (len(self.names) if self.names else None)
         if self.classes is None:
             raise ZooError(f'{args.dataset} does not say how many classes it has; give --num-classes')

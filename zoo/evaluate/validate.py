@@ -54,6 +54,9 @@ def _validate(flags: dict[str, Any], config: dict[str, Any]) -> tuple[dict[str, 
     given = {**config, **flags}
     args = options.merge(VALIDATE, config, flags)
     _check_files(args)
+    if args.report and (args.against or args.crop_sweep or args.valid_labels or batch_validate.asked(given)):
+        raise ZooError('--report is of one model at one crop with all of its classes; leave --against, --crop-sweep, '
+                       '--valid-labels, --skip-done, folders and patterns out')
     if args.against:
         work = partial(reproduce.compare, args, given=given, run=partial(accuracy.measure, content=None, own=False))
     elif batch_validate.asked(given):
@@ -100,6 +103,8 @@ def _check_files(args: argparse.Namespace) -> None:
         check_writable(Path(args.results_file).parent, '`results_file`')
         if Path(args.results_file).is_dir():
             raise ZooError(f'--results-file {args.results_file} is a folder; name a file')
+    if args.report:
+        check_writable(Path(args.report), '`report`')
     if args.valid_labels:
         checks.class_numbers(args.valid_labels, '--valid-labels')
     if args.real_labels:

@@ -2,7 +2,7 @@
 import contextlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +11,22 @@ import torch
 from torch import Tensor, nn
 
 from ..registry import checkpoint_filter
+from ..train import checkpoint
 from ..train.options import Parser
 from ..utils.errors import ZooError, format_error
 from ..utils.files import atomic_dir
-from ..weights import read_checkpoint, state_dict_of
+from ..weights import state_dict_of
 from ..weights.cache import Cache, sha256_of
 from ..weights.convert import StateDictMismatch, check_all, classifier_names
 from ..weights.fetch import address
 from ..weights.official import provenance
 from ..weights.sources import source
-from . import package, reference_outputs, report
+from . import card, package, reference_outputs, report, trained
 
-ABOUT = ('Convert an official checkpoint on disk to safetensors with the names of the zoo. DIR gets model.safetensors, '
-         'config.json and README.md; after "import zoo" timm.create_model("local-dir:DIR", pretrained=True) loads it, '
-         'and "python -m zoo publish DIR" pushes it.')
+ABOUT = ('Convert a checkpoint on disk to safetensors with the names of the zoo: one that "train" wrote, which brings '
+         'model, classes and preprocessing along, or an official one. DIR gets model.safetensors, config.json and '
+         'README.md; after "import zoo" timm.create_model("local-dir:DIR", pretrained=True) loads it, and "python -m '
+         'zoo publish DIR" pushes it.')
 
 
 def convert(argv: Sequence[str]) -> dict[str, Any]:
@@ -53,7 +55,8 @@ def parser() -> Parser:
     """Of the command line."""
     parser = Parser('zoo convert', description=ABOUT)
     parser.add_argument('checkpoint', type=Path, help='.pth, .pt, .pth.tar, .safetensors: of the authors, or our own')
-    parser.add_argument('--model', required=True, metavar='NAME.TAG', help='whose weights they are')
+    parser.add_argument('--model', metavar='NAME.TAG', help='whose weights they are; of a checkpoint of "train" only '
+                                                            'the tag is yours to choose (default: custom)')
     parser.add_argument('--output', required=True, type=Path, metavar='DIR', help='folder to make')
     parser.add_argument('--check', metavar='PROBE.json', help='outputs of the authors\' code that have to come out')
     parser.add_argument('--license', '--licence', metavar='SPDX', help='of weights of your own, or where the authors '
@@ -65,29 +68,63 @@ def parser() -> Parser:
 
 
 def _convert(args) -> dict[str, Any]:
+    content, ours = checkpoint.read(str(args.checkpoint))
+    told = _of_train(args, content) if ours else _of_others(args, content)
+    _print(told, args.verbose)
+    if not ours and not told['official']:
+        print('these are not taken for the weights that the authors released: their accuracy is not in the card')
+    return told
+
+
+def _of_train(args, content: dict[str, Any]) -> dict[str, Any]:
+    """Convert a checkpoint that brings everything along."""
+    if args.check:
+        raise ZooError('--check compares with the code of a paper\'s authors; leave it out for a checkpoint of "train"')
+    name_tag = trained.name_of(content, args.checkpoint, args.model)
+    with _output(args.output) as folder:
+        metadata = trained.write(folder, name_tag, content, args.checkpoint, args.license)
+    names = list(state_dict_of(content))
+    return _told_of(args, name_tag, metadata, False, report.Report(names, {}, [], [], []))
+
+
+def _of_others(args, content: dict[str, Any]) -> dict[str, Any]:
+    """Convert weights whose model the user names."""
+    if args.model is None:
+        raise ZooError(f'{args.checkpoint} does not say what model it is of; give --model NAME.TAG')
     name_tag = package.named(args.model)
     probe = reference_outputs.read(args.check) if args.check else None
     if probe and probe['name'] != name_tag.partition('.')[0]:
         raise ZooError(f'{args.check} is a probe of {probe["name"]}, not of {name_tag}')
-    state = state_dict_of(read_checkpoint(args.checkpoint))
+    state = state_dict_of(content)
+    with _output(args.output) as folder:
+        model, state, keys = _fit(name_tag, state)
+        figures = reference_outputs.compare(probe, state) if probe else None
+        if probe and not reference_outputs.agrees(figures):
+            raise ZooError(f'the converted {name_tag} does not give what {args.check} says: {_told(figures)}; '
+                           f'nothing was written')
+        same = model.num_classes == source(name_tag).num_classes and not keys.resampled
+        metadata, official = _origin(name_tag, same, args.checkpoint, args.license)
+        package.write(folder, model, state, metadata, card.of_converted(name_tag, model, metadata, official))
+    return _told_of(args, name_tag, metadata, official, keys, figures)
+
+
+@contextlib.contextmanager
+def _output(folder: Path) -> Iterator[Path]:
     try:
-        with atomic_dir(args.output) as folder:
-            model, state, keys = _fit(name_tag, state)
-            figures = reference_outputs.compare(probe, state) if probe else None
-            if probe and not reference_outputs.agrees(figures):
-                raise ZooError(f'the converted {name_tag} does not give what {args.check} says: {_told(figures)}; '
-                               f'nothing was written')
-            same = model.num_classes == source(name_tag).num_classes and not keys.resampled
-            metadata, official = _origin(name_tag, same, args.checkpoint, args.license)
-            package.write(folder, name_tag, model, state, metadata, official)
+        with atomic_dir(folder) as draft:
+            yield draft
     except OSError as e:
-        raise ZooError(f'cannot write to {args.output} ({e.strerror or e}); choose another --output') from None
-    content = dict(
+        raise ZooError(f'cannot write to {folder} ({e.strerror or e}); choose another --output') from None
+
+
+def _told_of(
+        args, name_tag: str, metadata: dict[str, str], official: bool, keys: report.Report,
+        figures: dict[str, float] | None = None) -> dict[str, Any]:
+    """What is printed of a conversion."""
+    return dict(
         model=name_tag, checkpoint=str(args.checkpoint), sha256=metadata['source_sha256'], license=metadata['license'],
         official=official, keys=keys.counts(), names=vars(keys), check=figures,
         files=[str(args.output / name) for name in package.FILES])
-    _print(content, args.verbose)
-    return content
 
 
 def _fit(name_tag: str, state: dict[str, Tensor]) -> tuple[nn.Module, dict[str, Tensor], report.Report]:
@@ -133,6 +170,4 @@ def _print(content: dict[str, Any], verbose: bool) -> None:
                 print(f'  {kind}: {name}')
     if content['check']:
         print(f'check: {_told(content["check"])}')
-    if not content['official']:
-        print('these are not taken for the weights that the authors released: their accuracy is not in the card')
     print(f'written: {" ".join(content["files"])}')

@@ -1,6 +1,6 @@
 """Weights as a folder that timm loads from disk and from the hub: :data:`FILES`."""
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,6 @@ from ..registry import FAMILIES
 from ..utils.errors import ZooError, did_you_mean
 from ..weights.official import save
 from ..weights.sources import tags
-from . import card
 
 FILES = ('model.safetensors', 'config.json', 'README.md')
 
@@ -35,24 +34,28 @@ def named(model: str) -> str:
 
 
 def write(
-        folder: Path, name_tag: str, model: nn.Module, state: Mapping[str, Tensor], metadata: Mapping[str, str],
-        official: bool) -> None:
+        folder: Path, model: nn.Module, state: Mapping[str, Tensor], metadata: Mapping[str, str], card: str,
+        labels: Sequence[str] | None = None, model_args: Mapping[str, Any] | None = None) -> None:
     """Write the three files into a folder that is there.
 
     Args:
         folder: Where.
-        name_tag: ``model.tag``.
-        model: The model that the weights are for, on any device.
+        model: The model that the weights are for, on any device; its ``pretrained_cfg`` becomes the config's.
         state: The weights, with our names.
         metadata: Of the weights: :func:`zoo.weights.official.provenance`.
-        official: Whether they are the authors'.
+        card: Text of the card.
+        labels: Names of the classes.
+        model_args: Arguments to build the model with.
     """
     save(dict(state), folder / FILES[0], dict(metadata))
-    save_config_for_hf(model, folder / FILES[1])
-    config = json.loads((folder / FILES[1]).read_text())
+    save_config_for_hf(
+        model, folder / FILES[1], model_config=dict(label_names=list(labels)) if labels else None,
+        model_args=dict(model_args or {}) or None)
+    config = json.loads((folder / FILES[1]).read_text(encoding='utf-8'))
     config['pretrained_cfg']['license'] = metadata['license'].lower()
+    config.get('model_args', {}).pop('num_classes', None)  # newer timm says it twice, and transformers takes it once
     (folder / FILES[1]).write_text(json.dumps(config, indent=2) + '\n')
-    (folder / FILES[2]).write_text(card.write(name_tag, model, metadata, official), encoding='utf-8')
+    (folder / FILES[2]).write_text(card, encoding='utf-8')
 
 
 def read(folder: Path) -> dict[str, Any]:

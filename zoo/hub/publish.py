@@ -9,17 +9,20 @@ import torch
 from safetensors import safe_open
 
 from ..registry import checkpoint_filter
+from ..train import checkpoint
 from ..train.options import Parser
+from ..utils import files
 from ..utils.errors import ZooError
 from ..utils.version import __version__
 from ..utils.web import reason
 from ..weights import read_checkpoint, resolve
 from ..weights.sources import source
-from . import card, package
+from . import card, package, trained
 
 ABOUT = ('Push a model to the hub: safetensors, config and card, so that timm.create_model("hf-hub:ORG/NAME") loads it '
-         'after "import zoo". SOURCE is a folder that "python -m zoo convert" has made, or a model of the zoo, whose '
-         'official weights are taken. Log in before with `hf auth login`, or set HF_TOKEN.')
+         'after "import zoo". SOURCE is a folder that "python -m zoo convert" has made, a checkpoint of "python -m zoo '
+         'train", or a model of the zoo, whose official weights are taken. Log in before with `hf auth login`, or set '
+         'HF_TOKEN.')
 REDISTRIBUTABLE = (  # as the hub spells them
     'apache-2.0', 'mit', 'bsd-2-clause', 'bsd-3-clause', 'bsd-3-clause-clear', 'isc', 'unlicense', 'cc0-1.0',
     'cc-by-4.0', 'cc-by-sa-4.0', 'cc-by-nc-4.0', 'cc-by-nc-sa-4.0', 'gpl-3.0', 'lgpl-3.0', 'agpl-3.0', 'mpl-2.0')
@@ -28,8 +31,11 @@ REDISTRIBUTABLE = (  # as the hub spells them
 def parser() -> Parser:
     """Of the command line."""
     parser = Parser('zoo publish', description=ABOUT)
-    parser.add_argument('source', metavar='SOURCE', help='folder, or NAME.TAG')
+    parser.add_argument('source', metavar='SOURCE', help='folder, checkpoint, or NAME.TAG')
     parser.add_argument('--repo', required=True, metavar='ORG/NAME', help='repository on the hub; made if need be')
+    parser.add_argument('--model', metavar='NAME.TAG', help='what the weights of a checkpoint are called (default: the '
+                                                            'model, with the tag custom)')
+    parser.add_argument('--license', '--licence', metavar='SPDX', help='of the weights of a checkpoint')
     parser.add_argument('--dry-run', action='store_true', help='only say what would be pushed')
     parser.add_argument('--debug', action='store_true', help='show tracebacks')
     return parser
@@ -44,8 +50,15 @@ def publish(argv: Sequence[str]) -> dict[str, Any]:
     args = parser().parse_args(argv)
     if len(args.repo.split('/')) != 2 or not all(args.repo.split('/')):
         raise ZooError(f'--repo {args.repo!r} should be ORG/NAME')
+    if (args.model or args.license) and not Path(args.source).is_file():
+        raise ZooError('--model and --license are for a checkpoint; a folder and published weights have their own')
     if Path(args.source).is_dir():
         return _publish(Path(args.source), args.repo, args.dry_run)
+    path = Path(args.source)
+    if path.is_file():
+        with tempfile.TemporaryDirectory() as folder:
+            _of_checkpoint(path, args.model, args.license, Path(folder))
+            return _publish(Path(folder), args.repo, args.dry_run)
     if '/' in args.source:
         raise ZooError(f'there is no folder {args.source}')
     name_tag = package.named(args.source)
@@ -61,7 +74,7 @@ def _publish(folder: Path, repo: str, dry_run: bool) -> dict[str, Any]:
     _check_license(license, facts.get('model', model))
     with tempfile.TemporaryDirectory() as only:  # what does not load is not pushed; older timm reads stray files too
         for name in package.FILES:
-            (Path(only) / name).symlink_to((folder / name).resolve())
+            files.link(folder / name, Path(only) / name)
         timm.create_model(f'local-dir:{only}', pretrained=True)
     readme = (folder / 'README.md').read_text(encoding='utf-8').replace(card.REPOSITORY, repo).encode()
     content = {name: folder / name for name in package.FILES} | {'README.md': readme}
@@ -81,8 +94,20 @@ def _check_license(license: str, name: str) -> None:
     why = f'the licence of the weights of {name} is unknown, so nobody else may redistribute them' \
         if license == 'unknown' else f'the licence of the weights of {name}, {license}, is not known to let others ' \
         f'redistribute them ({", ".join(REDISTRIBUTABLE[:4])}, ... are)'
-    raise ZooError(f'not published: {why}. Ask the authors; with their leave, or for weights of your own, convert the '
-                   f'checkpoint with --license SPDX. Others get them by name, from the authors, without your copy')
+    raise ZooError(f'not published: {why}. Ask the authors; with their leave, or for weights of your own, convert '
+                   f'or publish the checkpoint with --license SPDX. Others get them by name, from the authors, '
+                   f'without your copy')
+
+
+def _of_checkpoint(path: Path, model: str | None, license: str | None, folder: Path) -> None:
+    """A package of a trained model."""
+    content, ours = checkpoint.read(str(path))
+    if not ours:
+        raise ZooError(f'{path} does not say what it is; python -m zoo convert {path} --model NAME.TAG makes a folder '
+                       f'to publish')
+    name_tag = trained.name_of(content, path, model)
+    _check_license(license or 'unknown', name_tag)
+    trained.write(folder, name_tag, content, path, license)
 
 
 def _of_official(name_tag: str, folder: Path) -> None:
@@ -92,7 +117,7 @@ def _of_official(name_tag: str, folder: Path) -> None:
     path = resolve(name_tag, lambda: model, checkpoint_filter(name_tag.partition('.')[0]))
     with safe_open(path, 'pt') as file:
         metadata = file.metadata()
-    package.write(folder, name_tag, model, read_checkpoint(path), metadata, official=True)
+    package.write(folder, model, read_checkpoint(path), metadata, card.of_converted(name_tag, model, metadata, True))
 
 
 def _push(content: dict[str, Path | bytes], repo: str, model: str) -> None:

@@ -103,7 +103,7 @@ def create_model(
     """
     check_model_name(args.model)
     if state is not None:
-        classes = (classes_in(args.model, state) or -1) if adapt else args.num_classes
+        classes = (classes_in(args.model, state) or -1) if adapt else args.num_classes or classes_in(args.model, state)
         if adapt and getattr(args, 'pretrained_rows', ''):
             state, classes = choose_rows(args, state)
         overlay = dict(state_dict=dict(state)) | ({} if classes is None else {'num_classes': classes})

@@ -6,9 +6,7 @@ and the batch in their names are. A resumed run that has to begin its epoch agai
 """
 import argparse
 import math
-import os
 import secrets
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..utils.errors import ZooError
-from ..utils.files import atomic_write, write_atomically
+from ..utils.files import link, write_atomically
 from . import build, distributed
 from . import content as contents
 
@@ -62,9 +60,9 @@ class CheckpointManager:
             self.best = (epoch, metric)
         path = self._file(epoch)
         self._write(path, state, metric)
-        _link(path, self.folder / LAST)
+        link(path, self.folder / LAST)
         if improved:
-            _link(path, self.folder / BEST)
+            link(path, self.folder / BEST)
         self.kept[epoch] = metric
         self._prune()
 
@@ -236,14 +234,3 @@ def load_exactly(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
         raise ZooError(f'{source} does not fit the model: {"; ".join(problems[:2])}{more}; build the model as it was '
                        f'saved (--model, --num-classes, --model-kwargs)')
     model.load_state_dict({key: distributed.shard_like(value, state[key]) for key, value in target.items()})
-
-
-def _link(source: Path, target: Path) -> None:
-    """Give a file a second name, replacing what had it; a copy where the file system has no hard links."""
-    try:
-        with atomic_write(target) as draft:
-            draft.unlink(missing_ok=True)
-            os.link(source, draft)
-    except OSError:
-        with open(source, 'rb') as content:
-            write_atomically(target, lambda file: shutil.copyfileobj(content, file))

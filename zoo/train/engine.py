@@ -141,7 +141,8 @@ def train_epoch(
 @torch.no_grad()
 def evaluate(
         model: nn.Module, batches: Any, feed: BatchMover, limit: int | None = None,
-        after: Callable[[int], None] | None = None, head: Callable[[Tensor], Tensor] | None = None) -> dict[str, float]:
+        after: Callable[[int], None] | None = None, head: Callable[[Tensor], Tensor] | None = None,
+        record: Callable[[Tensor, Tensor], None] | None = None) -> dict[str, float]:
     """Evaluate on all images, exactly once each, also with several processes.
 
     Args:
@@ -151,6 +152,7 @@ def evaluate(
         limit: Images of this process that count; the sampler pads beyond them.
         after: Called after every batch with its images.
         head: Applied to the float32 logits ``[B, classes]`` first.
+        record: Called after that with the logits and the labels ``[B]`` of images that count.
 
     Returns:
         loss, top1 and top5 in percent, and count.
@@ -168,6 +170,8 @@ def evaluate(
         output, target = output[:count].float(), target[:count]
         if head is not None:
             output = head(output)
+        if record is not None:
+            record(output, target)
         loss = nn.functional.cross_entropy(output, target, reduction='sum')
         hits = output.topk(min(5, output.shape[1]), dim=1).indices == target[:, None]
         sums += torch.stack([loss, hits[:, 0].sum(), hits.sum(), torch.full_like(loss, count)]).to(sums)

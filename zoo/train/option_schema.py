@@ -65,7 +65,7 @@ COMMON = (
     row('input_img_mode', str, None, "decode images to this PIL mode; default 'L' for one channel, else 'RGB'",
         choices=PIL_MODES),
     row('model', str, 'resnet50', 'name of a zoo or timm model'),
-    row('num_classes', int, None, "classes; default: the model's own number", low=1),
+    row('num_classes', int, None, "classes; default: as many as the training data has, or the model's own", low=1),
     row('gp', str, None, "global pooling: avg, max, avgmax, ...; default: the model's"),
     row('img_size', int, None, "square image size in pixels; default: the model's", low=1),
     row('in_chans', int, None, 'image channels', low=1),
@@ -98,6 +98,7 @@ TRAIN = COMMON + (
     row('config', str, None, 'YAML file, or the name of one that comes with the zoo; flags win over it', short=('-c',)),
     # --- data
     row('train_split', str, 'train', 'split to train on'),
+    row('class_names', 'words', None, 'not in timm: names of the classes in the order of their numbers'),
     row('val_split', str, 'validation', 'split to validate on'),
     row('train_num_samples', int, None, 'images to train on, of a stream that does not tell', low=1),
     row('val_num_samples', int, None, 'images to validate on, of a stream that does not tell', low=1),

@@ -171,7 +171,7 @@ def draw_curves(path: Path, points: Sequence[Sequence[float]], rows: Sequence[di
         title: Above the picture.
     """
     figure = new_figure(13, 3.6)
-    figure.suptitle(title)
+    figure.suptitle(title).set_parse_math(False)  # a $ in a folder's name is a $
     panels = figure.subplots(1, 3)
     x = [point[0] for point in points]
     for panel, name, column, key in zip(

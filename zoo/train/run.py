@@ -160,6 +160,8 @@ def read_resumed(path: str) -> dict[str, Any]:
         raise ZooError(
             f'{path} is not a checkpoint of this program; start from its weights with --initial-checkpoint or '
             f'--pretrained-path')
+    if 'averaged' in content:
+        raise ZooError(f'{path} holds averaged weights, not a run; start from them with --initial-checkpoint')
     contents.check_run(content, path)
     return content
 

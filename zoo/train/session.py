@@ -16,6 +16,7 @@ from torch import nn
 
 from ..utils import files, text_tables
 from ..utils.errors import GracefulInterrupt, Interrupted, NotFinite, ZooError
+from ..utils.text_tables import some
 from . import (
     build,
     checkpoint,
@@ -34,7 +35,7 @@ from .option_schema import TRAIN
 from .task import make_task
 
 # Options of one call only
-NOT_CARRIED = ('config', 'debug', 'resume', 'no_resume_opt', 'new_data', 'start_epoch', 'stop_epoch')
+NOT_CARRIED = ('config', 'debug', 'resume', 'no_resume_opt', 'new_data', 'start_epoch', 'stop_epoch', 'class_names')
 CURVES_SECONDS = 30  # between two drawings
 
 
@@ -55,6 +56,8 @@ class Trainer:
         distributed.check(args, ctx)
         random_seed(args.seed, ctx.rank)
         self.model, self.config = self._build_model()
+        self.sets = self._open_sets(self.config['input_size'][0])
+        self._fit_classes()
         self.run = self._build_run()
         size = self.config['input_size'][-1]
         stamp = datetime.now().strftime('%Y%m%d-%H%M%S')
@@ -100,6 +103,19 @@ class Trainer:
         self.classes = getattr(model, 'num_classes', args.num_classes)
         return model, config
 
+    def _fit_classes(self) -> None:
+        """Give the model as many outputs as the training data has classes, unless the options say how many."""
+        args, count = self.args, len(self.names or ())
+        if self.content or args.num_classes or 'num_classes' in args.model_kwargs or args.pretrained_rows or not count:
+            return
+        args.num_classes = count
+        self.say(f'{count} classes in the training data ({some([name for name in self.names if name is not None])}): '
+                 f'the model gets {count} outputs')
+        if count != self.classes:
+            del self.model
+            random_seed(args.seed, self.ctx.rank)
+            self.model, self.config = self._build_model()
+
     def _build_run(self) -> engine.TrainState:
         args, ctx = self.args, self.ctx
         mixup = loaders.make_mixup(args, self.classes)
@@ -132,8 +148,8 @@ class Trainer:
         if args.dataset_download and not ctx.primary:
             torch.distributed.barrier()  # the first process downloads for all
         train_set = datasets.open_dataset(args, args.train_split, channels, True, args.train_num_samples)
-        self.names = classes.resumed_names(
-            classes.names_in(self.content), classes.names_of(train_set), args.new_data)
+        named = classes.chosen_names(args.class_names, classes.names_of(train_set))
+        self.names = classes.resumed_names(classes.names_in(self.content), named, args.new_data)
         classes.number_by(train_set, self.names, args.train_split, mapped=bool(args.class_map))
         val_set = datasets.open_dataset(
             args, args.val_split, channels, num_samples=args.val_num_samples, names=self.names)
@@ -144,7 +160,7 @@ class Trainer:
     def _build_loaders(self, mixup: Any) -> tuple[Any, Any]:
         args, ctx = self.args, self.ctx
         shared = dict(device=ctx.device, distributed=ctx.distributed, img_dtype=build.dtype_of(args))
-        train_set, val_set = self._open_sets(self.config['input_size'][0])
+        train_set, val_set = self.sets
         datasets.check_classes(train_set, self.classes)
         self.fingerprints = dict(train=classes.fingerprint(train_set), validation=classes.fingerprint(val_set))
         if self.content:
@@ -292,7 +308,10 @@ class Trainer:
         if self.ctx.primary:
             checkpoint.check_folder(self.folder, self.args.resume)  # now that no other run can write
             self.keeper.tidy()
-            text = yaml.safe_dump(self._recorded(), sort_keys=False, allow_unicode=True)
+            recorded = self._recorded()
+            if self.names and None not in self.names:
+                recorded['class_names'] = self.names
+            text = yaml.safe_dump(recorded, sort_keys=False, allow_unicode=True)
             files.write_atomically(self.folder / 'args.yaml', lambda file: file.write(text.encode()))
         parameters = sum(p.numel() for p in self.model.parameters())
         self.say(f'{self._name()}: {report.parameters(parameters)} parameters, '

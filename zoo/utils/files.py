@@ -41,6 +41,17 @@ def atomic_write(path: Path, mark: str | None = None) -> Iterator[Path]:
     _flush_names(path.parent)
 
 
+def link(source: Path, target: Path) -> None:
+    """Give a file a second name, replacing what had it; a copy where the file system has no hard links."""
+    try:
+        with atomic_write(target) as draft:
+            draft.unlink(missing_ok=True)
+            os.link(source, draft)
+    except OSError:
+        with open(source, 'rb') as content:
+            write_atomically(target, lambda file: shutil.copyfileobj(content, file))
+
+
 @contextmanager
 def atomic_dir(folder: Path) -> Iterator[Path]:
     """A hidden folder beside ``folder`` that becomes it at the end; on an error nothing is left.

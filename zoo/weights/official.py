@@ -1,5 +1,6 @@
 """Official weights by name: fetched once, verified, converted to our key names and kept."""
 import re
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,8 @@ def save(state: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
+    path.touch()
+    mode = path.stat().st_mode  # by the umask; safetensors lets the owner alone read what it writes
     try:
         save_file({key: value.detach().clone().contiguous() for key, value in state.items()}, str(path), metadata)
     except SafetensorError as e:
@@ -108,3 +111,4 @@ def save(state: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None
         if number is None:
             raise WeightsError(f'the converted weights cannot be written to {path.parent}: {e}') from None
         raise OSError(int(number.group(1)), str(e).partition('I/O error: ')[2].partition(' (os error')[0]) from None
+    path.chmod(stat.S_IMODE(mode))

@@ -46,6 +46,27 @@ def names_in(content: Mapping[str, Any] | None) -> Names | None:
     return names if any(name is not None for name in names) else None
 
 
+def chosen_names(chosen: Sequence[str] | None, own: Names | None) -> Names | None:
+    """The names that a user has listed, in the order of the numbers that they get; without a list those of the data.
+
+    Args:
+        chosen: The list; it may have names that the data lacks.
+        own: :func:`names_of` the training data.
+
+    Raises:
+        ZooError: a name is empty or there twice, or one of the data is missing.
+    """
+    if chosen is None:
+        return own
+    twice = sorted({name for name in chosen if chosen.count(name) > 1 or not name.strip()})
+    if twice:
+        raise ZooError(f'--class-names should be different names; check {some([repr(name) for name in twice])}')
+    unknown = [name for name in own or () if name is not None and name not in chosen]
+    if unknown:
+        raise ZooError(f'--class-names lacks {some(unknown)} of the training data; add them, or leave it out')
+    return list(chosen)
+
+
 def number_by(dataset: Dataset, names: Names | None, split: str, mapped: bool = False) -> None:
     """Number the classes of a data set by a list of names; what it lacks is added to its ``notes``.
 

@@ -1,0 +1,187 @@
+"""``python -m zoo average``: the mean weights of several checkpoints of one model as a new checkpoint."""
+import argparse
+import contextlib
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..train import build, checkpoint, checks, options
+from ..utils.errors import ZooError
+from ..utils.files import check_writable, write_atomically
+from . import accuracy, loading
+from .option_schema import VALIDATE
+
+ABOUT = ('Average the weights of checkpoints that "train" wrote: of a run, by its folder, or of several runs of one '
+         'model that started from the same weights. With --greedy they are taken in the order of their accuracy, and '
+         'each stays in the mean only if the mean is more accurate with it (arXiv 2203.05482): that validates as often '
+         'as there are checkpoints, on the run\'s own data unless --data-dir names another.')
+SAME = ('arch', 'model_kwargs', 'num_classes', 'in_chans', 'class_names')  # of the checkpoints of a mean
+KEPT = (*SAME, 'version', 'args', 'data_config', 'data_fingerprint', 'metric_name', 'epoch')
+
+
+def parser() -> options.Parser:
+    """Of the command line."""
+    parser = options.Parser(
+        'zoo average', usage='python -m zoo average RUN|CHECKPOINT... --output FILE [options]', description=ABOUT,
+        allow_abbrev=False)
+    parser.add_argument('sources', nargs='+', metavar='RUN|CHECKPOINT', help='folder of a run, or checkpoint files')
+    parser.add_argument('--output', required=True, type=Path, metavar='FILE', help='checkpoint to write')
+    parser.add_argument('--greedy', action='store_true', help='keep a checkpoint only if it makes the mean better')
+    parser.add_argument('--data-dir', metavar='DIR', help='with --greedy: data to validate on')
+    parser.add_argument('--split', metavar='NAME', help="with --greedy: split of it (default: the run's)")
+    parser.add_argument('-b', '--batch-size', type=options.number(int, low=1), metavar='N', help='with --greedy')
+    parser.add_argument('-j', '--workers', type=options.number(int, low=0), metavar='N', help='with --greedy')
+    parser.add_argument('--device', default='auto', help='with --greedy (default: cuda if there is one, else cpu)')
+    parser.add_argument('--json', action='store_true', help='print JSON')
+    parser.add_argument('--debug', action='store_true', help='show tracebacks')
+    return parser
+
+
+def average(argv: Sequence[str]) -> dict[str, Any]:
+    """Average as the command line says and write the checkpoint.
+
+    Returns:
+        output, used (the files in the mean), left_out, and with ``--greedy`` metric and its name.
+
+    Raises:
+        ZooError: fewer than two checkpoints, different models, or whatever else the user can put right.
+    """
+    args = parser().parse_args(list(argv))
+    with contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext():
+        told = _average(args)
+    if args.json:
+        print(json.dumps(told, indent=2))
+    return told
+
+
+def _average(args: argparse.Namespace) -> dict[str, Any]:
+    checks.device(args.device)
+    check_writable(args.output.parent)
+    if args.output.exists():
+        raise ZooError(f'{args.output} is there already; choose another --output')
+    files = find_checkpoints(args.sources)
+    contents = [_read(file) for file in files]
+    _check_same(files, contents)
+    if args.greedy:
+        chosen, state, metric = _greedy(args, files, contents)
+    else:
+        chosen, metric = files, None
+        state = mean([_weights(content, file) for file, content in zip(files, contents)])
+    told = dict(
+        output=str(args.output), used=[str(file) for file in chosen],
+        left_out=[str(file) for file in files if file not in chosen], metric=metric,
+        metric_name=contents[0]['metric_name'])
+    _write(args.output, contents[files.index(chosen[0])], state, told)
+    print(f'mean of {len(chosen)} of {len(files)} checkpoints: {", ".join(file.name for file in chosen)}')
+    print(f'written: {args.output}', flush=True)
+    return told
+
+
+def find_checkpoints(sources: Sequence[str]) -> list[Path]:
+    """The files to average; a folder stands for the ``checkpoint-N`` files of its run, in their order.
+
+    Raises:
+        ZooError: no such file, or fewer than two in all.
+    """
+    files: list[Path] = []
+    for source in map(Path, sources):
+        if source.is_dir():
+            own = [file for file in source.glob('checkpoint-*.pth.tar') if _epoch(file).isdecimal()]
+            files += sorted(own, key=lambda file: int(_epoch(file)))
+        elif source.is_file():
+            files.append(source)
+        else:
+            raise ZooError(f'no checkpoint or run {source}')
+    files = list({file.resolve(): file for file in files}.values())
+    if len(files) < 2:
+        raise ZooError(f'there is nothing to average: {len(files)} checkpoint(s) in {", ".join(sources)}; name two or '
+                       f'more, and let train keep more with --checkpoint-hist')
+    return files
+
+
+def mean(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The mean of weights, summed up in float64; of what is no floating-point number the first.
+
+    Args:
+        states: State dicts of the same names and shapes.
+    """
+    return {
+        name: torch.stack([state[name].double() for state in states]).mean(0).to(value.dtype)
+        if value.is_floating_point() else value for name, value in states[0].items()}
+
+
+def _epoch(file: Path) -> str:
+    return file.name.removeprefix('checkpoint-').removesuffix('.pth.tar')
+
+
+def _read(file: Path) -> dict[str, Any]:
+    content, ours = checkpoint.read(str(file))
+    if not ours or 'probe' in content:
+        raise ZooError(f'{file} is {"a probe" if ours else "not a checkpoint of this program"}; average what "train" '
+                       f'wrote')
+    return content
+
+
+def _weights(content: Mapping[str, Any], file: Path) -> dict[str, Tensor]:
+    return checkpoint.weights_of(content, str(file))
+
+
+def _check_same(files: Sequence[Path], contents: Sequence[Mapping[str, Any]]) -> None:
+    first = _weights(contents[0], files[0])
+    for file, content in zip(files[1:], contents[1:]):
+        for key in SAME:
+            if content.get(key) != contents[0].get(key):
+                told = '' if key == 'class_names' else f' ({content.get(key)}, not {contents[0].get(key)})'
+                raise ZooError(f'{file} and {files[0]} differ in {key}{told}; average checkpoints of one model')
+        shapes = [{name: tuple(value.shape) for name, value in state.items()}
+                  for state in (first, _weights(content, file))]
+        if shapes[0] != shapes[1]:
+            raise ZooError(f'{file} and {files[0]} have other weights; average checkpoints of one model')
+
+
+def _greedy(
+        args: argparse.Namespace, files: Sequence[Path], contents: Sequence[Mapping[str, Any]],
+) -> tuple[list[Path], dict[str, Tensor], float]:
+    """The files whose mean validates best, their mean, and its metric."""
+    name = contents[0]['metric_name']
+    sign = -1 if name == 'loss' else 1
+    states = {file: _weights(content, file) for file, content in zip(files, contents)}
+    given = {key: getattr(args, key) for key in ('data_dir', 'split', 'batch_size', 'workers', 'device')}
+    given = {key: value for key, value in given.items() if value is not None}
+    _, carried, _ = loading.bring(dict(checkpoint=str(files[0])))
+    settled = options.merge(VALIDATE, carried, given, dict(checkpoint=str(files[0]), log_freq=10 ** 6))
+    checks.data(settled)
+    ctx = build.init_distributed(settled.device)
+
+    def judge(chosen: Sequence[Path]) -> tuple[dict[str, Tensor], float]:
+        state = mean([states[file] for file in chosen])
+        print(' + '.join(file.name for file in chosen), flush=True)
+        row, = accuracy.measure(settled, ctx, _with_weights(contents[0], state), own=True)
+        return state, row[name]
+
+    alone = {file: judge([file]) for file in files}
+    order = sorted(files, key=lambda file: sign * alone[file][1], reverse=True)
+    chosen, (state, best) = [order[0]], alone[order[0]]
+    for file in order[1:]:
+        together, metric = judge([*chosen, file])
+        if sign * metric >= sign * best:
+            chosen, state, best = [*chosen, file], together, metric
+    return chosen, state, best
+
+
+def _with_weights(content: Mapping[str, Any], state: dict[str, Tensor]) -> dict[str, Any]:
+    """A checkpoint with other weights, which are the only ones in it; nothing has been measured of them."""
+    kept = {key: content[key] for key in KEPT if key in content}
+    kept['args'] = {**content['args'], 'model_ema': False}
+    return dict(kept, state_dict=state, metric=None)
+
+
+def _write(path: Path, content: Mapping[str, Any], state: dict[str, Tensor], told: Mapping[str, Any]) -> None:
+    whole = dict(_with_weights(content, state), averaged=[Path(file).name for file in told['used']])
+    whole['metric'] = told['metric']
+    write_atomically(path, lambda file: torch.save(whole, file))
