@@ -1,4 +1,5 @@
 """``python -m zoo list`` and ``info``."""
+import csv
 import json
 
 import pytest
@@ -38,6 +39,34 @@ def test_list_takes_globs_of_models_and_tags():
     [row] = catalog.rows(['ravlt_s'])
     assert (row['parameters'], row['top1'], row['host'], row['license'], row['size'], row['linear']) == (
         25591208, 84.4, 'Hugging Face', 'MIT', (224, 224), False)
+
+
+def test_list_within_limits_and_sorted(capsys):
+    every = catalog.rows()
+    limits = '--max-params', '30', '--max-macs', '4.5', '--min-top1', '82'
+    assert main(['list', *limits, '--sort', 'top1', '--json']) == 0
+    found = json.loads(capsys.readouterr().out)
+    want = {row['name'] for row in every if None not in (row['parameters'], row['macs'], row.get('top1')) and (
+        row['parameters'] <= 30e6 and row['macs'] <= 4.5e9 and row['top1'] >= 82)}
+    assert {row['name'] for row in found} == want and 5 < len(want) < len(every)
+    assert [row['top1'] for row in found] == sorted((row['top1'] for row in found), reverse=True)
+    for sort, key in (('params', 'parameters'), ('macs', 'macs')):
+        assert main(['list', '--sort', sort, '--json']) == 0
+        values = [row[key] for row in json.loads(capsys.readouterr().out) if row[key] is not None]
+        assert values == sorted(values) and len(values) > 100
+    assert main(['list', '--min-top1', '0']) == 0
+    unknown = sum(row.get('top1') is None for row in every)
+    assert f'; {unknown} left out whose figures are not known; ' in capsys.readouterr().err and unknown
+
+
+def test_list_as_csv(capsys):
+    assert main(['list', 'ravlt_s', '--csv']) == 0
+    head, row = csv.reader(capsys.readouterr().out.splitlines())
+    assert dict(zip(head, row)) == dict(
+        name='ravlt_s.in1k', parameters='25591208', macs=row[2], size='224x224', top1='84.4', host='Hugging Face',
+        license='MIT') and row[2].isdecimal()
+    assert main(['list', '--csv', '--json']) == 2
+    assert 'exclude each other' in capsys.readouterr().err
 
 
 def test_list_in_a_terminal(capsys):

@@ -1,12 +1,21 @@
 """``python -m zoo list``: which models and weights there are."""
+import csv
 import json
 import sys
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 from ..analysis.catalog import rows
-from ..train.options import Parser
-from ..utils.errors import cli_main
+from ..train.options import Parser, number
+from ..utils.errors import ZooError, cli_main
 from .model_table import COLUMNS, add_output_flags, cell, indented_table
+
+SORTS = dict(params='parameters', macs='macs', top1='top1')
+LIMITS = {  # by flag: key of a row, unit, whether it is a lower limit, what it is
+    'max_params': ('parameters', 1e6, False, 'million parameters, at most'),
+    'max_macs': ('macs', 1e9, False, 'GMACs at the size of the weights, at most'),
+    'min_top1': ('top1', 1, True, 'published top-1 on ImageNet-1k in percent, at least')}
 
 
 def parser() -> Parser:
@@ -14,6 +23,11 @@ def parser() -> Parser:
     parser = Parser('zoo list', description='List the models of the zoo, a line for each of their weights.')
     parser.add_argument('models', nargs='*', metavar='MODEL', help="names or globs, as 'ravlt*' (default: all)")
     parser.add_argument('--pretrained', action='store_true', help='only weights that can be downloaded')
+    for dest, (_, _, _, about) in LIMITS.items():
+        parser.add_argument('--' + dest.replace('_', '-'), type=number(float, low=0), metavar='N', help=about)
+    parser.add_argument('--sort', choices=SORTS, help='by size or cost, smallest first, or by accuracy, best first '
+                                                      '(default: by family)')
+    parser.add_argument('--csv', action='store_true', help='comma-separated values, for spreadsheets')
     add_output_flags(parser)
     return parser
 
@@ -25,13 +39,45 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _list(argv: Sequence[str]) -> None:
     args = parser().parse_args(argv)
-    found = rows(args.models, args.pretrained)
+    if args.csv and args.json:
+        raise ZooError('--csv and --json exclude each other; give one')
+    found, unknown = _within(rows(args.models, args.pretrained), args)
+    if args.sort:
+        found.sort(key=partial(_place, args.sort))
     if args.json:
         print(json.dumps(found, indent=1))
         return
-    if found:
+    if args.csv:
+        writer = csv.writer(sys.stdout, lineterminator='\n')
+        writer.writerow([key for key, _ in COLUMNS.values()])
+        writer.writerows([_plain(row.get(key)) for key, _ in COLUMNS.values()] for row in found)
+    elif found:
         print('\n'.join(indented_table([list(COLUMNS), *(
             [cell(row, *column) for column in COLUMNS.values()] for row in found)], right=(1, 2, 3, 4))))
     models = {row['name'].partition('.')[0] for row in found}
-    print(f'{len(models)} model{"s" * (len(models) != 1)}; top-1 is that of ImageNet-1k in percent, as published',
-          file=sys.stderr)
+    left_out = f'; {unknown} left out whose figures are not known' if unknown else ''
+    print(f'{len(models)} model{"s" * (len(models) != 1)}{left_out}; top-1 is that of ImageNet-1k in percent, as '
+          f'published', file=sys.stderr)
+
+
+def _within(found: list[dict[str, Any]], args: Any) -> tuple[list[dict[str, Any]], int]:
+    """The rows within the limits that were given, and how many were left out because a figure is not known."""
+    unknown = 0
+    for dest, (key, unit, lower, _) in LIMITS.items():
+        limit = getattr(args, dest)
+        if limit is None:
+            continue
+        known = [row for row in found if row.get(key) is not None]
+        unknown += len(found) - len(known)
+        found = [row for row in known if (row[key] >= limit * unit if lower else row[key] <= limit * unit)]
+    return found, unknown
+
+
+def _place(sort: str, row: dict[str, Any]) -> tuple[Any, ...]:
+    """By what a row is sorted; those whose figure is not known come last."""
+    value = row.get(SORTS[sort])
+    return value is None, -(value or 0) if sort == 'top1' else value or 0, row['name']
+
+
+def _plain(value: Any) -> Any:
+    return 'x'.join(map(str, value)) if isinstance(value, (list, tuple)) else value

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from ..cards.card import card
+from ..utils.errors import printable
 
 REPOSITORY = 'ORG/NAME'  # stands in a card until its model is published
 PERCENT = dict(top1='top-1 accuracy', top5='top-5 accuracy')  # metrics in per cent
@@ -107,7 +108,7 @@ def of_trained(
 
 def escape(text: str) -> str:
     """Text as Markdown and HTML show it literally, within a cell of a table too."""
-    return re.sub(r'([\\`*_\[\]|~])', r'\\\1', html.escape(text, quote=False))
+    return re.sub(r'([\\`*_\[\]|~])', r'\\\1', html.escape(printable(text), quote=False))
 
 
 def _facts(name_tag: str, model: nn.Module, metadata: Mapping[str, str]) -> dict[str, Any]:

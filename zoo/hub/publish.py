@@ -74,7 +74,7 @@ def _publish(folder: Path, repo: str, dry_run: bool) -> dict[str, Any]:
     _check_license(license, facts.get('model', model))
     with tempfile.TemporaryDirectory() as only:  # what does not load is not pushed; older timm reads stray files too
         for name in package.FILES:
-            files.link(folder / name, Path(only) / name)
+            files.link((folder / name).resolve(), Path(only) / name)
         timm.create_model(f'local-dir:{only}', pretrained=True)
     readme = (folder / 'README.md').read_text(encoding='utf-8').replace(card.REPOSITORY, repo).encode()
     content = {name: folder / name for name in package.FILES} | {'README.md': readme}
