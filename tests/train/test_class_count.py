@@ -56,7 +56,7 @@ def test_names_in_an_order_of_ones_own(zoo, small, pictures, tmp_path):
     content = read(tmp_path / 'out' / 'run' / 'last.pth.tar')
     assert content['class_names'] == names.split() and content['num_classes'] == 4
     assert 'train lacks 1 of 4 classes (yellow)' in result.out
-    assert_refused(zoo('train', *small(class_names='red green', experiment='b')), '--class-names lacks blue')
+    assert_refused(zoo('train', *small(class_names='red green', experiment='b')), 'in the config, lacks blue')
     assert_refused(zoo('train', *small(class_names='red red green blue', experiment='b')), "check 'red'")
     shutil.copytree(pictures, tmp_path / 'more')
     (tmp_path / 'more' / 'train' / 'blue').rename(tmp_path / 'more' / 'train' / 'sky')

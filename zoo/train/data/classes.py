@@ -63,7 +63,8 @@ def chosen_names(chosen: Sequence[str] | None, own: Names | None) -> Names | Non
         raise ZooError(f'--class-names should be different names; check {some([repr(name) for name in twice])}')
     unknown = [name for name in own or () if name is not None and name not in chosen]
     if unknown:
-        raise ZooError(f'--class-names lacks {some(unknown)} of the training data; add them, or leave it out')
+        raise ZooError(f'--class-names, or class_names in the config, lacks {some(unknown)} of the training data; add '
+                       f'them, or leave it out')
     return list(chosen)
 
 
