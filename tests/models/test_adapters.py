@@ -40,12 +40,15 @@ def logits_of(model: nn.Module, x: Tensor) -> Tensor:
 
 
 def without_gradient(model: nn.Module, x: Tensor, pattern: str) -> set[str]:
-    """Names with ``pattern`` of parameters that a backward pass does not reach; gradients are cleared first."""
+    """Names with ``pattern`` of parameters that a backward pass does not reach; gradients are cleared first.
+
+    An auxiliary classifier is reached in training alone, and its gradients are 0 as long as its loss is not asked for.
+    """
     model.zero_grad()
     sum(y.square().sum() for y in tensors(model(x))).backward()
     return {
         name for name, p in model.named_parameters() if pattern in name and (p.grad is None or not p.grad.any())
-        and not (TRAINING_ONLY in name and not model.training)}
+        and not (TRAINING_ONLY in name and (p.grad is not None or not model.training))}
 
 
 def step(model: nn.Module, pattern: str) -> None:
