@@ -12,6 +12,8 @@ ARGS ?=
 OLDEST := 'torch==2.11.*' 'torchvision==0.26.*' 'timm==1.0.27' 'numpy<2.4' 'datasets<4'
 # Others that take the models as backbones: tested in that environment too.
 MM_BESIDE := transformers segmentation-models-pytorch
+# What an installation depends on: pip copies the console command even where it links the rest.
+INSTALLED := pyproject.toml tools/console/zoo_cli.py
 QUICK := -m 'not slow and not full'
 PYTEST := -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 PIP := -m pip install --quiet --disable-pip-version-check
@@ -56,22 +58,22 @@ clean:
 	@test -e '$*/bin/pip' || $(PYTHON) -m pip --python '$*/bin/python' install --quiet pip  # Debian without python3-venv
 	@touch '$@'
 
-$(VENV)/.train: pyproject.toml | $(VENV)/.made
+$(VENV)/.train: $(INSTALLED) | $(VENV)/.made
 	@echo 'installing into $(VENV) (PyTorch is large: minutes on a slow line)'
 	@$(VENV)/bin/python $(PIP) --editable '.[train]'
 	@touch '$@'
 
-$(VENV)/.dev: pyproject.toml | $(VENV)/.made
+$(VENV)/.dev: $(INSTALLED) | $(VENV)/.made
 	@echo 'installing into $(VENV) (PyTorch is large: minutes on a slow line)'
 	@$(VENV)/bin/python $(PIP) --editable '.[dev]'
 	@touch '$@' '$(VENV)/.train'
 
-$(OLDEST_VENV)/.dev: pyproject.toml | $(OLDEST_VENV)/.made
+$(OLDEST_VENV)/.dev: $(INSTALLED) | $(OLDEST_VENV)/.made
 	@echo 'installing the oldest versions into $(OLDEST_VENV)'
 	@$(OLDEST_VENV)/bin/python $(PIP) --editable '.[dev]' $(OLDEST)
 	@touch '$@'
 
-$(MM_VENV)/.mm: pyproject.toml | $(MM_VENV)/.made
+$(MM_VENV)/.mm: $(INSTALLED) | $(MM_VENV)/.made
 	@echo 'installing mmdet and mmsegmentation into $(MM_VENV)'
 	@$(MM_VENV)/bin/python $(PIP) --editable '.[mm,test]' $(MM_BESIDE)
 	@touch '$@'
