@@ -12,7 +12,7 @@ from timm.data import create_transform, resolve_data_config
 from tests.train.conftest import MODEL
 from tests.train.test_errors import assert_refused
 from zoo.evaluate.confusion import Confusion
-from zoo.evaluate.test_time import Views, sizes_at
+from zoo.evaluate.views import Views, sizes_at
 from zoo.utils.errors import ZooError
 
 

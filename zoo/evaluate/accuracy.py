@@ -18,7 +18,7 @@ from ..train.data import classes, datasets, loaders, workers
 from ..utils.errors import NotFinite, ZooError
 from .confusion import FILES, Confusion
 from .loading import build_model
-from .test_time import Views, sizes_at
+from .views import Views, sizes_at
 
 
 def measure(
