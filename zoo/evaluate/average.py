@@ -18,7 +18,7 @@ from .option_schema import VALIDATE
 
 ABOUT = ('Average the weights of checkpoints that "train" wrote: of a run, by its folder, or of several runs of one '
          'model that started from the same weights. With --greedy they are taken in the order of their accuracy, and '
-         'each stays in the mean only if the mean is more accurate with it (arXiv 2203.05482): that validates as often '
+         'each stays in the mean unless it makes that less accurate (arXiv 2203.05482): that validates as often '
          'as there are checkpoints, on the run\'s own data unless --data-dir names another.')
 SAME = ('arch', 'model_kwargs', 'num_classes', 'in_chans', 'class_names')  # of the checkpoints of a mean
 KEPT = (*SAME, 'version', 'args', 'data_config', 'data_fingerprint', 'metric_name', 'epoch')
@@ -31,7 +31,7 @@ def parser() -> options.Parser:
         allow_abbrev=False)
     parser.add_argument('sources', nargs='+', metavar='RUN|CHECKPOINT', help='folder of a run, or checkpoint files')
     parser.add_argument('--output', required=True, type=Path, metavar='FILE', help='checkpoint to write')
-    parser.add_argument('--greedy', action='store_true', help='keep a checkpoint only if it makes the mean better')
+    parser.add_argument('--greedy', action='store_true', help='leave out checkpoints that make the mean worse')
     parser.add_argument('--data-dir', metavar='DIR', help='with --greedy: data to validate on')
     parser.add_argument('--split', metavar='NAME', help="with --greedy: split of it (default: the run's)")
     parser.add_argument('-b', '--batch-size', type=options.number(int, low=1), metavar='N', help='with --greedy')
@@ -65,18 +65,18 @@ def _average(args: argparse.Namespace) -> dict[str, Any]:
     if args.output.exists():
         raise ZooError(f'{args.output} is there already; choose another --output')
     files = find_checkpoints(args.sources)
-    contents = [_read(file) for file in files]
-    _check_same(files, contents)
+    contents = {file: _read(file) for file in files}
+    states = {file: checkpoint.weights_of(content, str(file)) for file, content in contents.items()}
+    _check_same(contents, states)
     if args.greedy:
-        chosen, state, metric = _greedy(args, files, contents)
+        chosen, state, metric = _greedy(args, contents[files[0]], states)
     else:
-        chosen, metric = files, None
-        state = mean([_weights(content, file) for file, content in zip(files, contents)])
+        chosen, state, metric = files, mean(list(states.values())), None
     told = dict(
         output=str(args.output), used=[str(file) for file in chosen],
         left_out=[str(file) for file in files if file not in chosen], metric=metric,
-        metric_name=contents[0]['metric_name'])
-    _write(args.output, contents[files.index(chosen[0])], state, told)
+        metric_name=contents[files[0]]['metric_name'])
+    _write(args.output, contents[chosen[0]], state, told)
     print(f'mean of {len(chosen)} of {len(files)} checkpoints: {", ".join(file.name for file in chosen)}')
     print(f'written: {args.output}', flush=True)
     return told
@@ -127,45 +127,40 @@ def _read(file: Path) -> dict[str, Any]:
     return content
 
 
-def _weights(content: Mapping[str, Any], file: Path) -> dict[str, Tensor]:
-    return checkpoint.weights_of(content, str(file))
-
-
-def _check_same(files: Sequence[Path], contents: Sequence[Mapping[str, Any]]) -> None:
-    first = _weights(contents[0], files[0])
-    for file, content in zip(files[1:], contents[1:]):
+def _check_same(contents: Mapping[Path, Mapping[str, Any]], states: Mapping[Path, Mapping[str, Tensor]]) -> None:
+    shapes = {file: {name: value.shape for name, value in state.items()} for file, state in states.items()}
+    first, *others = contents
+    for file in others:
         for key in SAME:
-            if content.get(key) != contents[0].get(key):
-                told = '' if key == 'class_names' else f' ({content.get(key)}, not {contents[0].get(key)})'
-                raise ZooError(f'{file} and {files[0]} differ in {key}{told}; average checkpoints of one model')
-        shapes = [{name: tuple(value.shape) for name, value in state.items()}
-                  for state in (first, _weights(content, file))]
-        if shapes[0] != shapes[1]:
-            raise ZooError(f'{file} and {files[0]} have other weights; average checkpoints of one model')
+            ours, theirs = contents[file].get(key), contents[first].get(key)
+            if ours != theirs:
+                told = '' if key == 'class_names' else f' ({ours}, not {theirs})'
+                raise ZooError(f'{file} and {first} differ in {key}{told}; average checkpoints of one model')
+        if shapes[file] != shapes[first]:
+            raise ZooError(f'{file} and {first} have other weights; average checkpoints of one model')
 
 
 def _greedy(
-        args: argparse.Namespace, files: Sequence[Path], contents: Sequence[Mapping[str, Any]],
+        args: argparse.Namespace, content: dict[str, Any], states: Mapping[Path, dict[str, Tensor]],
 ) -> tuple[list[Path], dict[str, Tensor], float]:
     """The files whose mean validates best, their mean, and its metric."""
-    name = contents[0]['metric_name']
+    name, source = content['metric_name'], str(next(iter(states)))
     sign = -1 if name == 'loss' else 1
-    states = {file: _weights(content, file) for file, content in zip(files, contents)}
     given = {key: getattr(args, key) for key in ('data_dir', 'split', 'batch_size', 'workers', 'device')}
     given = {key: value for key, value in given.items() if value is not None}
-    _, carried, _ = loading.bring(dict(checkpoint=str(files[0])))
-    settled = options.merge(VALIDATE, carried, given, dict(checkpoint=str(files[0]), log_freq=10 ** 6))
+    carried = loading.carried_by(content, source)
+    settled = options.merge(VALIDATE, carried, given, dict(checkpoint=source, log_freq=10 ** 6))
     checks.data(settled)
     ctx = build.init_distributed(settled.device)
 
     def judge(chosen: Sequence[Path]) -> tuple[dict[str, Tensor], float]:
         state = mean([states[file] for file in chosen])
         print(' + '.join(file.name for file in chosen), flush=True)
-        row, = accuracy.measure(settled, ctx, _with_weights(contents[0], state), own=True)
+        row, = accuracy.measure(settled, ctx, _with_weights(content, state), own=True)
         return state, row[name]
 
-    alone = {file: judge([file]) for file in files}
-    order = sorted(files, key=lambda file: sign * alone[file][1], reverse=True)
+    alone = {file: judge([file]) for file in states}
+    order = sorted(states, key=lambda file: sign * alone[file][1], reverse=True)
     chosen, (state, best) = [order[0]], alone[order[0]]
     for file in order[1:]:
         together, metric = judge([*chosen, file])

@@ -43,7 +43,7 @@ def bring(given: Mapping[str, Any]) -> tuple[dict[str, Any] | None, dict[str, An
         return None, {}, False
     content, ours = checkpoint.read(path)
     asked = given.get('model', '*')
-    carried = _carried(content, path) if ours else {}
+    carried = carried_by(content, path) if ours else {}
     if not ours and is_pattern(asked):
         name = Path(path).name.partition('.')[0]
         if not timm.is_model(name):
@@ -86,7 +86,7 @@ def build_model(args: argparse.Namespace, content: dict | None, own: bool) -> nn
     return model
 
 
-def _carried(content: dict[str, Any], source: str) -> dict[str, Any]:
+def carried_by(content: dict[str, Any], source: str) -> dict[str, Any]:
     """Model, preprocessing and data of the run that wrote a checkpoint, as options."""
     known = {option.dest for option in COMMON} - set(NOT_CARRIED)
     saved = options.merge(TRAIN, carried_options(content, TRAIN, source))

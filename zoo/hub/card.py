@@ -138,7 +138,7 @@ def _accuracy(metrics: Mapping[str, Any]) -> str:
         return 'No metric was recorded with this checkpoint.'
     unit = ' %' if metrics['name'] in PERCENT else ''
     return (f'{PERCENT.get(metrics["name"], metrics["name"])} {metrics["value"]:.2f}{unit} on the split '
-            f'{escape(metrics["split"])} of {escape(metrics["data"])}, noted during training.')
+            f'{escape(metrics["split"])} of {escape(metrics["data"])}, as its checkpoint says.')
 
 
 def _labels(labels: Sequence[str] | None) -> str:

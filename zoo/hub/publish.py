@@ -50,11 +50,11 @@ def publish(argv: Sequence[str]) -> dict[str, Any]:
     args = parser().parse_args(argv)
     if len(args.repo.split('/')) != 2 or not all(args.repo.split('/')):
         raise ZooError(f'--repo {args.repo!r} should be ORG/NAME')
-    if (args.model or args.license) and not Path(args.source).is_file():
-        raise ZooError('--model and --license are for a checkpoint; a folder and published weights have their own')
-    if Path(args.source).is_dir():
-        return _publish(Path(args.source), args.repo, args.dry_run)
     path = Path(args.source)
+    if (args.model or args.license) and not path.is_file():
+        raise ZooError('--model and --license are for a checkpoint; a folder and published weights have their own')
+    if path.is_dir():
+        return _publish(path, args.repo, args.dry_run)
     if path.is_file():
         with tempfile.TemporaryDirectory() as folder:
             _of_checkpoint(path, args.model, args.license, Path(folder))

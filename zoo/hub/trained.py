@@ -67,7 +67,7 @@ def write(folder: Path, name_tag: str, content: dict[str, Any], path: Path, lice
     Raises:
         ZooError: the checkpoint is damaged.
     """
-    model, config = _rebuild(path)
+    model, config = _rebuild(content, path)
     names = classes.padded(classes.names_in(content), model.num_classes)
     labels = names and [name or f'class {number}' for number, name in enumerate(names)]
     metadata = provenance(name_tag, path.name, sha256_of(path), license or 'unknown')
@@ -80,10 +80,10 @@ def write(folder: Path, name_tag: str, content: dict[str, Any], path: Path, lice
     return metadata
 
 
-def _rebuild(path: Path) -> tuple[nn.Module, dict[str, Any]]:
+def _rebuild(content: dict[str, Any], path: Path) -> tuple[nn.Module, dict[str, Any]]:
     """The trained model, and its preprocessing as entries of timm's pretrained cfg."""
-    content, carried, own = loading.bring(dict(checkpoint=str(path)))
-    model = loading.build_model(options.merge(VALIDATE, carried, dict(checkpoint=str(path))), content, own)
+    args = options.merge(VALIDATE, loading.carried_by(content, str(path)), dict(checkpoint=str(path)))
+    model = loading.build_model(args, content, own=True)
     return model, {key: tuple(value) if isinstance(value, list) else value
                    for key, value in content['data_config'].items()}
 
