@@ -29,7 +29,7 @@ GROUPS = {  # subcommands by what they are for, each with a line on what it does
     'analyse': {
         'benchmark': 'measure the time and memory of ops and models (zoo benchmark ops --quick)',
         'plot': 'draw accuracy against GMACs, parameters or throughput, with the Pareto front',
-        'attention': 'draw what a token of a model sees of an image: receptive field, influence, attention weights',
+        'attention': 'draw what a token of a model sees of an image, or what speaks for a class (CAM)',
     },
     'dense': {
         'train-det': 'train or test a detector of mmdet on a zoo model (zoo train-det mask_rcnn_ravlt_t_1x)',

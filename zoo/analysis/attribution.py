@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 import zoo_kernels
 
-from ..evaluate.probe import prefix_tokens
+from ..blocks.layout import prefix_tokens
 from ..utils.errors import ZooError
 
 MIXERS = ('mixer', 'attn', 'token_mixer', 'attention')  # what blocks of the zoo and of timm call theirs
@@ -280,11 +280,8 @@ def mixer_call(model: nn.Module, images: Tensor, stage: int, block: int) -> tupl
     Raises:
         ZooError: see :func:`influence`.
     """
-    index = _number(stage, len(model.feature_info), 'stage')
-    blocks = _blocks(model, index)
-    chosen = blocks[_number(block, len(blocks), 'block')]
-    owner = next((part for part in (getattr(chosen, name, None) for name in MIXERS) if isinstance(part, nn.Module)),
-                 chosen)
+    index, _ = find_stage(model, stage)
+    owner, _ = find_mixer(model, stage, block)
     function, heard, own = owner.forward, [], 'forward' in vars(owner)
 
     def listen(*args: Any, **kwargs: Any) -> Any:
@@ -310,6 +307,32 @@ def mixer_call(model: nn.Module, images: Tensor, stage: int, block: int) -> tupl
                    f'{grid[1]} tokens to another; choose another `block`')
 
 
+def find_stage(model: nn.Module, stage: int) -> tuple[int, nn.Module]:
+    """The number of a stage from 0 on, and its module.
+
+    Raises:
+        ZooError: the model tells of no stages, or has no such one.
+    """
+    if not hasattr(model, 'feature_info'):
+        raise ZooError(f'{type(model).__name__} has no feature_info: timm knows no stages of it')
+    index = _number(stage, len(model.feature_info), 'stage')
+    return index, model.get_submodule(model.feature_info[index]['module'])
+
+
+def find_mixer(model: nn.Module, stage: int, block: int) -> tuple[nn.Module, bool]:
+    """The token mixer of a block and True, or the block itself, which has none, and False.
+
+    Raises:
+        ZooError: no such stage or block.
+    """
+    _, module = find_stage(model, stage)
+    blocks = _blocks(module)
+    chosen = blocks[_number(block, len(blocks), 'block')]
+    mixer = next((part for part in (getattr(chosen, name, None) for name in MIXERS) if isinstance(part, nn.Module)),
+                 None)
+    return (chosen, False) if mixer is None else (mixer, True)
+
+
 def token(grid: Sequence[int], query: tuple[int, int] | None) -> tuple[int, int]:
     """A token of a map, the middle one by default.
 
@@ -323,10 +346,9 @@ def token(grid: Sequence[int], query: tuple[int, int] | None) -> tuple[int, int]
     return y, x
 
 
-def _blocks(model: nn.Module, stage: int) -> list[nn.Module]:
-    module = model.get_submodule(model.feature_info[stage]['module'])
-    blocks = [child for name, child in getattr(module, 'blocks', module).named_children() if name.isdigit()]
-    return blocks or [module]
+def _blocks(stage: nn.Module) -> list[nn.Module]:
+    blocks = [child for name, child in getattr(stage, 'blocks', stage).named_children() if name.isdigit()]
+    return blocks or [stage]
 
 
 def _number(index: int, count: int, what: str) -> int:

@@ -1,4 +1,5 @@
 """Figures of attribution maps, beside the picture that they are of."""
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,31 @@ def draw(
         figure.colorbar(shown, ax=axis, shrink=0.8).ax.tick_params(labelsize=6)
         axis.set_title(name, fontsize=8)
         _box(axis, x, y, size[1] / grid[1], size[0] / grid[0])
+    return figure
+
+
+def draw_cams(found: Tensor, pictures: Sequence[np.ndarray], titles: Sequence[str], title: str) -> Any:
+    """Draw class activation maps over the pictures that they are of, each beside its picture.
+
+    Args:
+        found: ``[B, H, W]`` from 0 to 1.
+        pictures: ``[H, W, 3]`` from 0 to 1.
+        titles: Of each picture.
+        title: Above the figure.
+
+    Returns:
+        A figure of matplotlib.
+    """
+    figure = new_figure(7.4, 3.7 * len(pictures) + 0.5)
+    figure.suptitle(title, fontsize=9, parse_math=False)
+    for (left, right), one, picture, text in zip(
+            figure.subplots(len(pictures), 2, squeeze=False), found, pictures, titles):
+        for axis in (left, right):
+            axis.axis('off')
+            axis.imshow(picture)
+        shown = right.imshow(one.numpy(), cmap='jet', vmin=0, vmax=1, alpha=0.5)
+        figure.colorbar(shown, ax=right, shrink=0.8).ax.tick_params(labelsize=6)
+        left.set_title(text, fontsize=8, parse_math=False)
     return figure
 
 

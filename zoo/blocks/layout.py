@@ -2,9 +2,11 @@
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from zoo_kernels.dispatch import exporting
+
+CLASS_TOKENS = ('cls_token', 'dist_token')
 
 
 def to_nhwc(x: Tensor) -> Tensor:
@@ -79,3 +81,10 @@ def merge(x: Tensor, counts: tuple[int, int], window: int) -> Tensor:
     (rows, columns), dim = counts, x.shape[-1]
     x = x.reshape(-1, rows, columns, window, window, dim)
     return x.transpose(2, 3).reshape(-1, rows * window, columns * window, dim)
+
+
+def prefix_tokens(model: nn.Module) -> int:
+    """Class and register tokens ahead of the patches in a model's sequence: what timm says, else what it has."""
+    known = getattr(model, 'num_prefix_tokens', None)
+    return known if known is not None else sum(
+        p.shape[1] for name, p in model.named_parameters() if name.rpartition('.')[2] in CLASS_TOKENS)

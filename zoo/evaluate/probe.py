@@ -22,6 +22,7 @@ import torch
 from timm.utils import random_seed
 from torch import Tensor, nn
 
+from ..blocks.layout import prefix_tokens
 from ..blocks.pooling import EfficientProbing
 from ..train import build, checkpoint, options
 from ..train.data import datasets
@@ -34,7 +35,6 @@ from .option_schema import PROBE
 ABOUT = ('Train a linear or an efficient-probing (EP) classifier on the frozen features of any model of the zoo or of '
          'timm. Data and flags are those of "train"; the checkpoints hold the probe alone.')
 PREPROCESSING = ('input_size', 'mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')
-CLASS_TOKENS = ('cls_token', 'dist_token')
 
 
 class Frozen:
@@ -263,13 +263,6 @@ def check_mark(content: Mapping[str, Any], mark: str, source: str) -> None:
         random = f'random, --seed {args.get("seed")}'
         own = args.get('checkpoint') or ('the published ones' if args.get('pretrained') else random)
         raise ZooError(f'{source} is a probe of other weights of {content["arch"]} than these; its own are {own}')
-
-
-def prefix_tokens(model: nn.Module) -> int:
-    """Class and register tokens ahead of the patches in a model's sequence: what timm says, else what it has."""
-    known = getattr(model, 'num_prefix_tokens', None)
-    return known if known is not None else sum(
-        p.shape[1] for name, p in model.named_parameters() if name.rpartition('.')[2] in CLASS_TOKENS)
 
 
 def _brought(given: Mapping[str, Any]) -> dict[str, Any]:
