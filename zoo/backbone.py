@@ -264,15 +264,20 @@ class Backbone(NotScriptable):
         there again, unless they have been trained or loaded in between; a state dict has those of one size alone.
         """
         size = to_pair(img_size)
-        grids, windows = self.grids(size), self.windows(size)
-        parts = [(self.stem, grids[0], None), *zip(self.stages, grids, windows)]
-        for part, grid, window in parts:
-            for module in part.modules():
-                if hasattr(module, 'set_grid_size'):
-                    module.set_grid_size(grid)
+        self.store_tables(size)
+        for stage, window in zip(self.stages, self.windows(size)):
+            for module in stage.modules():
                 if window is not None and isinstance(module, TokenMixer):
                     module.set_window_size(window)
         record_input_size(self, size)
+
+    def store_tables(self, img_size: int | tuple[int, int]) -> None:
+        """Resample position tables to an image size once, instead of in each forward pass: outputs there stay equal."""
+        grids = self.grids(to_pair(img_size))
+        for part, grid in zip((self.stem, *self.stages), (grids[0], *grids)):
+            for module in part.modules():
+                if hasattr(module, 'set_grid_size'):
+                    module.set_grid_size(grid)
 
     def grids(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
         """Map size of each stage for an image size, both (height, width)."""

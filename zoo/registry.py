@@ -169,6 +169,11 @@ def smallest_models(each_host: bool = True) -> list[str]:
     return names
 
 
+def smallest_like(model: str) -> str | None:
+    """The smallest model of the same family and host; None for a model of no family."""
+    return next((family.variants[0].name for family in FAMILIES if any(v.name == model for v in family.variants)), None)
+
+
 def modules() -> dict[str, list[Variant]]:
     """The variants of each family by its short name (the last part of its module's), hosts one after the other."""
     found: dict[str, list[Variant]] = {}

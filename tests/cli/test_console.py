@@ -27,14 +27,14 @@ def test_help_names_every_command_in_its_group(capsys):
     groups = capsys.readouterr().out.split('\n\n')
     found = {lines[0]: [line.split()[0] for line in lines[1:]] for lines in map(str.splitlines, groups[1:-1])}
     assert found == {f'{group}:': list(commands) for group, commands in zoo_cli.GROUPS.items()}
-    assert len(zoo_cli.COMMANDS) == sum(map(len, zoo_cli.GROUPS.values())) == 18
+    assert len(zoo_cli.COMMANDS) == sum(map(len, zoo_cli.GROUPS.values())) == 21
 
 
 def test_unknown_commands(capsys):
     assert zoo_cli.main(['benchmrk', 'ops']) == zoo_cli.main(['xyzzy']) == 2
     first, second = capsys.readouterr().err.splitlines()
     assert first == "error: unknown command 'benchmrk'; did you mean benchmark?"
-    assert second.startswith("error: unknown command 'xyzzy' (known: list, info, train, ")
+    assert second.startswith("error: unknown command 'xyzzy' (known: list, info, recipes, train, ")
 
 
 def test_runs_a_command(capsys):

@@ -15,6 +15,7 @@ GROUPS = {  # subcommands by what they are for, each with a line on what it does
     'find': {
         'list': 'the models of the zoo, with their weights',
         'info': 'what a model is: size, stages, weights, kernels',
+        'recipes': 'the published training recipes and configs for detection and segmentation, with their figures',
     },
     'train': {
         'train': 'train an image classifier (zoo train --config quickstart)',
@@ -28,6 +29,7 @@ GROUPS = {  # subcommands by what they are for, each with a line on what it does
     },
     'analyse': {
         'benchmark': 'measure the time and memory of ops and models (zoo benchmark ops --quick)',
+        'compatibility': 'try models with other runtimes, adapters, explainers, detectors',
         'plot': 'draw accuracy against GMACs, parameters or throughput, with the Pareto front',
         'attention': 'draw what a token of a model sees of an image, or what speaks for a class (CAM)',
     },
@@ -38,6 +40,7 @@ GROUPS = {  # subcommands by what they are for, each with a line on what it does
         'shapes': 'write a small data set for detection and segmentation',
     },
     'publish': {
+        'export': 'write a model as ONNX, OpenVINO, ExecuTorch, Core ML or pt2, and compare it with the model',
         'convert': 'make safetensors with our names, config and card of a checkpoint on disk',
         'publish': 'push weights, config and card to a repository of the hub',
         'cards': 'write the model cards, or check that they are up to date',
@@ -106,9 +109,10 @@ def _module(name: str) -> ModuleType:
 
 
 def _usage() -> str:
+    width = max(map(len, COMMANDS))
     lines = ['usage: zoo COMMAND ...    (also: python -m zoo COMMAND ...)']
     for group, commands in GROUPS.items():
-        lines += ['', f'{group}:', *(f'  {name:<10} {about}' for name, about in commands.items())]
+        lines += ['', f'{group}:', *(f'  {name:<{width}} {about}' for name, about in commands.items())]
     return '\n'.join([
         *lines, '', 'zoo COMMAND --help tells more of a command.',
         f'zoo {COMPLETION} {{{",".join(SHELLS)}}} prints a completion script for that shell.'])

@@ -44,6 +44,7 @@ def of_weights(source: Source) -> dict[str, Any]:
     """What the table of weights says of a row, as :func:`rows` has it."""
     return dict(
         size=source.size, crop=source.crop, crop_mode=source.crop_mode, top1=source.top1,
+        top1_source=source.top1_source or None,
         measured_top1=result_files.accuracies().get(source.name), host=HOSTS.get(source.kind),
         address=address(source) or None, downloadable=fetchable(source), license=source.license,
         num_classes=source.num_classes, note=source.note or None)

@@ -13,11 +13,12 @@ from torch import nn
 
 from ..bench.models import flops
 from ..bench.report import versions
+from ..registry import smallest_like
 from ..utils.errors import ZooError, format_error
 from ..utils.files import write_atomically
 from ..weights.sources import IMAGES, load, source
 
-COUNTS, PARITY = 'models.json', 'parity.json'
+COUNTS, PARITY, COMPATIBILITY = 'models.json', 'parity.json', 'compatibility.json'
 WANTED = 'give files that "benchmark models" or "validate --results-format json" wrote'
 SHARED = {'device', 'device_type', 'dtype', 'threads', 'versions', 'date'}  # by the rows of a benchmark
 COLUMNS = {'pass', 'height', 'width', 'batch', 'provider', 'kernels', 'throughput'}  # of those that have a time
@@ -93,6 +94,18 @@ def counts() -> dict[str, Any]:
 def parity() -> dict[str, Any]:
     """``rows``: relative differences of logits and input gradients from the papers' code by golden; ``versions``."""
     return _files().get(PARITY, dict(rows={}, versions={}))
+
+
+def compatibility(model: str) -> dict[str, dict[str, Any]]:
+    """What became of each attempt to take a model elsewhere, by target; of the smallest model of its family and host if
+    that alone was tried, {} if neither was.
+
+    Args:
+        model: Name without a tag.
+    """
+    rows = _files().get(COMPATIBILITY, dict(rows={}))['rows']
+    model = model.partition('.')[0]
+    return rows.get(model) or rows.get(smallest_like(model), {})
 
 
 def speed(models: Sequence[str], files: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:

@@ -26,6 +26,11 @@ def tracing_or_fake(x: Tensor) -> bool:
     return x.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
+def known(*sizes: int) -> bool:
+    """Whether branches may depend on these sizes: not while a graph is recorded in which they vary."""
+    return not exporting() or all(isinstance(size, int) for size in sizes)
+
+
 def contiguous_for_export(x: Tensor) -> Tensor:
     """Contiguous; while recording always by a copy, since another backend may lay out what came before differently."""
     return x.clone(memory_format=torch.contiguous_format) if exporting() else x.contiguous()
@@ -71,16 +76,16 @@ def crop_map(x: Tensor, top: int, height: int, left: int, width: int) -> Tensor:
 
 def partition(x: Tensor, counts: tuple[int, int], window: int) -> Tensor:
     """Cut ``[B, nh * w, nw * w, C]`` into ``counts`` (nh, nw) windows of side w: ``[B * nh * nw, w, w, C]``."""
-    (rows, columns), dim = counts, x.shape[-1]
-    x = x.reshape(-1, rows, window, columns, window, dim)
-    return x.transpose(2, 3).reshape(-1, window, window, dim)
+    columns, dim = counts[1], x.shape[-1]
+    x = x.reshape(-1, window, columns, window, dim)  # rows of all images: Core ML knows five dimensions
+    return x.transpose(1, 2).reshape(-1, window, window, dim)
 
 
 def merge(x: Tensor, counts: tuple[int, int], window: int) -> Tensor:
     """Undo :func:`partition`: ``[B * nh * nw, w, w, C]`` -> ``[B, nh * w, nw * w, C]``."""
     (rows, columns), dim = counts, x.shape[-1]
-    x = x.reshape(-1, rows, columns, window, window, dim)
-    return x.transpose(2, 3).reshape(-1, rows * window, columns * window, dim)
+    x = x.reshape(-1, columns, window, window, dim)
+    return x.transpose(1, 2).reshape(-1, rows * window, columns * window, dim)
 
 
 def prefix_tokens(model: nn.Module) -> int:

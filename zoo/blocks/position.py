@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
-from .layout import exporting
+from .layout import known
 
 
 def resample_map(table: Tensor, grid: tuple[int, int], mode: str) -> Tensor:
@@ -63,8 +63,8 @@ class PositionMap(nn.Module):
 
     def forward(self, height: int, width: int) -> Tensor:
         """Return ``[1, height, width, C]``; the parameter itself at its own size."""
-        # a recorded graph serves all sizes; resampling to the same size is exact
-        if not exporting() and (height, width) == tuple(self.weight.shape[1:3]):
+        # resampling to the same size is exact
+        if known(height, width) and (height, width) == tuple(self.weight.shape[1:3]):
             return self.weight
         return resample_map(self.weight, (height, width), self.mode)
 

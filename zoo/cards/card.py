@@ -1,5 +1,6 @@
 """The text of a model card."""
 import functools
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import yaml
 from ..analysis import result_files
 from ..bench.report import CPU_NOTE, milliseconds, number, table
 from ..registry import family_of, modules, variant
-from ..train.options import config_path
+from ..train.option_schema import TRAIN
+from ..train.options import config_path, read_config
 from ..utils.errors import ZooError
 from ..weights.fetch import address, fetchable
 from ..weights.sources import HOSTS, Source, tags
@@ -18,6 +20,8 @@ from . import dense
 from .family_doc import NO_DEPARTURES, bibtex, family_doc
 
 UNKNOWN = 'unknown'
+OURS = ('quickstart', 'arena')  # recipes that are nobody's but ours begin so
+TOP1 = re.compile(r'^# .*Top-1[^:]*: ((?:about )?[\d.]+ %)', re.MULTILINE)  # in the header of a recipe
 DATASETS = {'in1k': 'imagenet-1k', 'in22k': 'imagenet-22k', 'cifar100': 'cifar100'}  # by the parts of a tag
 LICENSES = {'MIT': 'mit', 'Apache-2.0': 'apache-2.0'}  # the hub's names of SPDX's
 
@@ -97,7 +101,7 @@ def _models(rows: Sequence[Source]) -> str:
         'crop': lambda row: f'{row.crop:g}' + (f', {row.crop_mode}' if row.crop_mode != 'center' else ''),
         'M parameters': lambda row: _figure(counts['rows'].get(row.name, {}).get('parameters'), 1e6),
         'GMACs': lambda row: _figure(counts['rows'].get(row.name, {}).get('macs'), 1e9),
-        'top-1, published': lambda row: f'{row.top1:g}' if row.top1 else '-',
+        'top-1, published': lambda row: f'{row.top1:g}{"*" * bool(row.top1_source)}' if row.top1 else '-',
         'top-1, measured': lambda row: f'{measured[row.name]:.2f}' if row.name in measured else '-',
         'drop path': lambda row: f'{variant(row.name.partition(".")[0]).drop_path:g}',
         'linear': lambda row: 'yes' if variant(row.name.partition('.')[0]).linear else 'no'}
@@ -110,6 +114,8 @@ def _models(rows: Sequence[Source]) -> str:
         f'image of that size (measured with {_named(counts["versions"])}). Crop is the share of the resized image '
         'that evaluation keeps, drop path the stochastic depth of the published training. Linear: the work grows '
         'with the number of pixels, no faster.']
+    others = ', '.join(f'`{row.name}` {row.top1_source}' for row in rows if row.top1_source)
+    notes += [f'"*": not from a table of the authors: {others}.'] * bool(others)
     return '\n'.join([*table(columns, rows), '', *notes])
 
 
@@ -174,19 +180,23 @@ def _usage(rows: Sequence[Source], repo: str | None) -> str:
 
 
 @functools.cache
-def _recipes() -> dict[str, list[str]]:
-    """Names of the training recipes by model."""
-    found: dict[str, list[str]] = {}
+def training_recipes() -> tuple[dict[str, Any], ...]:
+    """name, command, model, method (epochs and pixels) and figures of the published training recipes, by name."""
+    found = []
     for path in sorted(Path(config_path('quickstart')).parent.glob('[!_]*.yaml')):
-        model = yaml.safe_load(path.read_text(encoding='utf-8')).get('model')
-        if not path.stem.startswith('quickstart'):
-            found.setdefault(model, []).append(path.stem)
-    return found
+        if path.stem.startswith(OURS):
+            continue
+        config, top1 = read_config(path, TRAIN), TOP1.search(path.read_text(encoding='utf-8'))
+        size = config.get('img_size') or (config.get('input_size') or (224,))[-1]
+        found.append(dict(
+            name=path.stem, command='train', model=config['model'], method=f'{config["epochs"]} epochs, {size} pixels',
+            figures=top1 and f'{top1[1]} top-1'))
+    return tuple(found)
 
 
 def recipes(models: Sequence[str]) -> list[str]:
     """Names of the training recipes of some models."""
-    return [recipe for model in dict.fromkeys(models) for recipe in _recipes().get(model, ())]
+    return [row['name'] for model in dict.fromkeys(models) for row in training_recipes() if row['model'] == model]
 
 
 def _training(models: Sequence[str]) -> str:

@@ -48,6 +48,7 @@ class Source:
         size: Height and width in pixels of the published evaluation. A number in the YAML stands for both.
         crop: Fraction of the resized image that the crop keeps (timm's ``crop_pct``).
         top1: Published ImageNet-1k accuracy in percent; None if none is known.
+        top1_source: Where ``top1`` is from if not from a table of the authors.
         crop_mode: timm's name for the way of resizing.
         interpolation: Of the resizing.
         num_classes: Outputs of the classifier.
@@ -68,6 +69,7 @@ class Source:
     crop: float
     location: str = ''
     top1: float | None = None
+    top1_source: str = ''
     crop_mode: str = 'center'
     interpolation: str = 'bicubic'
     num_classes: int = 1000
@@ -95,6 +97,9 @@ class Source:
         self._require(
             self.top1 is None or isinstance(self.top1, int | float) and 0 < self.top1 < 100,
             f'top1 {self.top1!r} is not in percent')
+        self._require(
+            isinstance(self.top1_source, str) and (self.top1 or not self.top1_source),
+            'top1_source says where top1 is from: give both')
         self._require(
             self.sha256 is None or isinstance(self.sha256, str) and re.fullmatch('[0-9a-f]{64}', self.sha256),
             f'sha256 {self.sha256!r}: give all 64 lower-case hexadecimal digits, in quotes')

@@ -1,0 +1,1 @@
+"""Will it run: every model tried with what users take models to."""

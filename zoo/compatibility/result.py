@@ -1,0 +1,60 @@
+"""The result file of ``compatibility`` and its table."""
+import json
+from pathlib import Path
+from typing import Any
+
+from ..bench.report import heading, save, table
+from ..utils.errors import ZooError, format_error
+from .targets import TARGETS
+
+KIND = 'compatibility'
+MARKS = {'runs': 'yes', 'converts': 'not executed', 'differs': 'differs', 'fails': 'no', 'not finished': 'not finished',
+         'not installed': '-'}
+MEANING = ('yes: it runs, and where there are logits they are the model\'s (within 1e-3 of the largest); not executed: '
+           'it converts, and its runtime does not run here; no: it is refused, the reasons are below; not finished: it '
+           'took longer than the time of a cell; -: not installed where the table was made.')
+
+
+def read(stem: Path) -> dict[str, dict[str, Any]]:
+    """The rows of a result file by model and target; {} if there is no file.
+
+    Raises:
+        ZooError: it holds something else.
+    """
+    path = stem.with_name(stem.name + '.json')
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding='utf-8'))
+        if content['kind'] != KIND:
+            raise KeyError('kind')
+        return content['rows']
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise ZooError(f'{path} is no result of "compatibility" ({format_error(e)}); choose other `results`') from None
+
+
+def write(stem: Path, content: dict[str, Any]) -> None:
+    """Write both files, models and targets in their usual order."""
+    content = dict(content, rows={
+        model: {target: row[target] for target in TARGETS if target in row}
+        for model, row in sorted(content['rows'].items())})
+    save(stem, content, markdown(content))
+
+
+def markdown(content: dict[str, Any]) -> str:
+    """The table: a line per model, a column per target, and the reasons below."""
+    rows = [dict(row, model=model) for model, row in content['rows'].items()]
+    columns = {'model': lambda row: f'`{row["model"]}`'} | {
+        target.title: lambda row, key=key: MARKS[row[key]['result']] if key in row else '' for key, target
+        in TARGETS.items()}
+    size = content['size']
+    lines = [*heading(content, 'Will it run'), '', f'Smallest models, random weights, one image of {size} x {size}. '
+             f'{MEANING}', '', *table(columns, rows), '']
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for model, row in content['rows'].items():
+        for key, cell in row.items():
+            if cell['result'] in ('fails', 'differs'):
+                text = cell.get('reason') or f'logits differ by {cell["deviation"]:.1e}'
+                reasons.setdefault((TARGETS[key].title, text.replace(model, 'MODEL')), []).append(f'`{model}`')
+    lines += [f'* {title}, {", ".join(models)}: {text}' for (title, text), models in reasons.items()]
+    return '\n'.join(lines).rstrip() + '\n'

@@ -1,0 +1,65 @@
+"""Programs of fixed sizes without what does not depend on the image: position tables, masks, indices, fused weights."""
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.export import ExportedProgram
+
+RANDOM = torch.Tag.nondeterministic_seeded
+MOST_GROWTH = 4  # how much larger than its inputs a constant may be that is kept instead of them
+SMALL = 1 << 16  # elements: smaller ones are kept in any case
+
+
+@torch.no_grad()
+def fold_constants(program: ExportedProgram) -> ExportedProgram:
+    """The same program with what follows from parameters and sizes alone computed beforehand.
+
+    Other runtimes need no operators for it then, and compute it once.
+    """
+    module = program.module()
+    values: dict[fx.Node, Any] = {}
+    for node in list(module.graph.nodes):
+        if node.op == 'get_attr':
+            values[node] = _attribute(module, node.target)
+        elif _is_constant(node, values):
+            value = node.target(*fx.node.map_arg(node.args, values.get), **fx.node.map_arg(node.kwargs, values.get))
+            sources = sum(values[x].numel() for x in node.all_input_nodes if isinstance(values[x], Tensor))
+            if isinstance(value, Tensor) and value.numel() > max(MOST_GROWTH * sources, SMALL):
+                continue
+            values[node] = value
+    _replace(module, values)
+    args, kwargs = program.example_inputs
+    return torch.export.export(module, args, kwargs)
+
+
+def _attribute(module: torch.nn.Module, path: str) -> Any:
+    for name in path.split('.'):
+        module = getattr(module, name)
+    return module
+
+
+def _is_constant(node: fx.Node, values: dict[fx.Node, Any]) -> bool:
+    """Whether a call depends on constants alone, changes none and draws nothing."""
+    target = node.target
+    if node.op != 'call_function' or not all(x in values for x in node.all_input_nodes):
+        return False
+    if not isinstance(target, torch._ops.OpOverload):
+        return bool(node.all_input_nodes)  # operator.getitem
+    return RANDOM not in target.tags and not target._schema.is_mutable
+
+
+def _replace(module: fx.GraphModule, values: dict[fx.Node, Any]) -> None:
+    """Let those who use constants of calls read them from the module."""
+    graph = module.graph
+    for number, (node, value) in enumerate(values.items()):
+        if value is None:  # a check of what is a constant now
+            graph.erase_node(node)
+        if node.op == 'get_attr' or not isinstance(value, Tensor) or all(user in values for user in node.users):
+            continue
+        name = f'_folded_{number}'
+        module.register_buffer(name, value.detach().clone())
+        with graph.inserting_before(node):
+            node.replace_all_uses_with(graph.get_attr(name))
+    graph.eliminate_dead_code()
+    module.delete_all_unused_submodules()
+    module.recompile()

@@ -1,0 +1,114 @@
+"""What a format of exported models is made of."""
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from ..folding import fold_constants
+
+LEAST, MOST = 64, 2048  # pixels of the sides of images of any size: torch takes a side of one token for a constant
+DYNAMIC = {0: torch.export.Dim('batch', min=1, max=64), 2: torch.export.Dim('height', min=LEAST, max=MOST),
+           3: torch.export.Dim('width', min=LEAST, max=MOST)}
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a model is exported.
+
+    Args:
+        dynamic: For any batch, height and width; otherwise for the shape of the images.
+        half: In float16.
+        int8: With 8-bit weights of linear layers.
+    """
+
+    dynamic: bool = False
+    half: bool = False
+    int8: bool = False
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a file says of its model: how to prepare images, and what the outputs mean.
+
+    Args:
+        model: Name.
+        input_size: Channels, height and width.
+        mean: Of each channel, of values in [0, 1].
+        std: Of each channel.
+        interpolation: Of resizing.
+        crop_pct: Image size over resize size.
+        crop_mode: 'center', 'squash' or 'border'.
+        class_names: By index; None if they are not known.
+    """
+
+    model: str
+    input_size: tuple[int, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
+    crop_pct: float
+    crop_mode: str
+    class_names: list[str] | None
+
+    def texts(self) -> dict[str, str]:
+        """Each fact as JSON, a name or mode as it is; what is not known is left out."""
+        return {key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+                for key, value in asdict(self).items() if value is not None}
+
+
+class Format(NamedTuple):
+    """A format.
+
+    Args:
+        title: For people.
+        suffix: Of its files.
+        packages: Modules that it needs.
+        extra: Of backbone-zoo that installs them.
+        takes: Those of :class:`Options` that it has.
+        write: Writes a model, which may be changed, for images ``[B, C, H, W]`` to a path.
+        run: Logits of a file, which takes images of that shape; None where its runtime does not run here.
+        missing: Finds the operators that it lacks in the text of an error.
+    """
+
+    title: str
+    suffix: str
+    packages: tuple[str, ...]
+    extra: str
+    takes: tuple[str, ...]
+    write: Callable[[nn.Module, Tensor, Options, Facts, Path], None]
+    run: Callable[[Path, Tensor], Tensor] | None
+    missing: tuple[re.Pattern, ...]
+
+    def operators_in(self, text: str) -> list[str]:
+        """The operators that an error says the format lacks, in order."""
+        found = [name for pattern in self.missing for match in pattern.finditer(text)
+                 for name in re.split(r'[,\s]+', match[1]) if name]
+        return list(dict.fromkeys(name.strip("'\"{}") for name in found))
+
+
+@torch.no_grad()
+def record(model: nn.Module, images: Tensor, options: Options) -> ExportedProgram:
+    """The program of a model for images, in float16 if that is asked for; of a fixed size with constants folded."""
+    if options.half:
+        model, images = model.half(), images.half()
+    if options.dynamic:  # a batch of one would be taken for a constant
+        images = images.expand(max(len(images), 2), -1, -1, -1).contiguous()
+        return torch.export.export(model, (images,), dynamic_shapes=(DYNAMIC,))
+    program = torch.export.export(model, (images,))
+    return program if options.int8 else fold_constants(program)
+
+
+def patterns(*texts: str) -> tuple[re.Pattern, ...]:
+    """Regular expressions whose first group is an operator, or several."""
+    return tuple(map(re.compile, texts))
+
+
+def first_float(outputs: Sequence) -> Tensor:
+    """The logits among what a runtime gives, in float32."""
+    return torch.as_tensor(outputs[0]).float()

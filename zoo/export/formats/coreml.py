@@ -1,0 +1,51 @@
+"""Core ML's model package, converted anywhere and executed on macOS alone."""
+import contextlib
+import functools
+import io
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from .base import Facts, Format, Options, patterns, record
+
+
+@functools.cache
+def _add_operators() -> None:
+    """Tell coremltools of operators that it has no rule for."""
+    from coremltools.converters.mil import Builder
+    from coremltools.converters.mil.frontend.torch.ops import _get_inputs, _get_kwinputs
+    from coremltools.converters.mil.frontend.torch.torch_op_registry import _TORCH_OPS_REGISTRY, register_torch_op
+
+    def alias(context, node):
+        x = _get_inputs(context, node)[0]
+        context.add(Builder.identity(x=x, name=node.name))
+
+    def addcmul(context, node):
+        total, x, y = _get_inputs(context, node)[:3]
+        product = Builder.mul(x=x, y=y)
+        for factor in _get_kwinputs(context, node, 'value', default=[]):
+            product = Builder.mul(x=product, y=factor)
+        context.add(Builder.add(x=total, y=product, name=node.name))
+
+    for rule in (alias, addcmul):
+        if rule.__name__ not in _TORCH_OPS_REGISTRY:
+            register_torch_op(rule)
+
+
+def write(model: nn.Module, images: Tensor, options: Options, facts: Facts, path: Path) -> None:
+    """A folder, for iOS 18 and macOS 15 or newer, in float32 unless ``half``."""
+    import coremltools
+
+    _add_operators()
+    program = record(model, images, Options()).run_decompositions({})
+    with contextlib.redirect_stderr(io.StringIO()):  # bars of progress
+        package = coremltools.convert(
+            program, convert_to='mlprogram', minimum_deployment_target=coremltools.target.iOS18,
+            compute_precision=coremltools.precision.FLOAT16 if options.half else coremltools.precision.FLOAT32)
+    package.user_defined_metadata.update(facts.texts())
+    package.save(str(path))
+
+
+FORMAT = Format(
+    'Core ML', '.mlpackage', ('coremltools',), 'coreml', ('half',), write, None,
+    patterns(r'Unsupported fx node (\w+)', r"PyTorch convert function for op '(\w+)' not implemented"))

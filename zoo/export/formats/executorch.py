@@ -1,0 +1,47 @@
+"""ExecuTorch's pte, with XNNPACK for what it takes and portable kernels for the rest."""
+import contextlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from .base import Facts, Format, Options, first_float, patterns, record
+
+
+def write(model: nn.Module, images: Tensor, options: Options, facts: Facts, path: Path) -> None:
+    """One file, whose methods besides ``forward`` give the facts."""
+    with _quiet():
+        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+        from executorch.exir import to_edge_transform_and_lower
+
+        lowered = to_edge_transform_and_lower(
+            record(model, images, options), partitioner=[XnnpackPartitioner()],
+            constant_methods={f'get_{key}': text for key, text in facts.texts().items()})
+        path.write_bytes(lowered.to_executorch().buffer)
+
+
+def run(path: Path, images: Tensor) -> Tensor:
+    """Logits by the runtime that comes with the package."""
+    from executorch.runtime import Runtime
+
+    method = Runtime.get().load_program(path).load_method('forward')
+    half = method.metadata.input_tensor_meta(0).dtype() == 5  # of ScalarType
+    return first_float([method.execute([images.half() if half else images])[0].clone()])
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what its packages tell about themselves on import."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+FORMAT = Format(
+    'ExecuTorch', '.pte', ('executorch',), 'executorch', ('half',), write, run,
+    patterns(r'Missing out variants: \{([^}]+)\}', r'Operator torch\._ops\.(aten\.[\w.]+) is not',
+             r'missing operator: (\S+)'))

@@ -1,0 +1,45 @@
+"""ONNX, run by onnxruntime."""
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from .base import Facts, Format, Options, first_float, patterns, record
+
+OPSET = 18
+
+
+def write(model: nn.Module, images: Tensor, options: Options, facts: Facts, path: Path) -> None:
+    """One file; 8-bit weights of linear layers, whose inputs are quantised as they come (onnxruntime's dynamic way)."""
+    program = torch.onnx.export(
+        record(model, images, options), dynamo=True, verbose=False, opset_version=OPSET, input_names=['images'],
+        output_names=['logits'], optimize=True)
+    program.model.metadata_props.update(facts.texts())
+    if not options.int8:
+        program.save(str(path))
+        return
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    whole = path.with_suffix('.float.onnx')
+    program.save(str(whole))
+    # convolutions of 8-bit weights are slower than in float32, and onnxruntime lacks those of signed weights
+    quantize_dynamic(whole, path, weight_type=QuantType.QInt8, op_types_to_quantize=['MatMul', 'Gemm'])
+    for leftover in path.parent.glob(f'{whole.name}*'):
+        leftover.unlink()
+
+
+def run(path: Path, images: Tensor) -> Tensor:
+    """Logits by onnxruntime on the CPU."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
+    given, = session.get_inputs()
+    if given.type == 'tensor(float16)':
+        images = images.half()
+    return first_float(session.run(None, {given.name: images.numpy()}))
+
+
+FORMAT = Format(
+    'ONNX', '.onnx', ('onnx', 'onnxruntime', 'onnxscript'), 'export', ('dynamic', 'half', 'int8'), write, run,
+    patterns(r"No ONNX function found for <OpOverload\(op='([\w.:]+)'", r"No ONNX function found for (\S+)\.? ",
+             r'could not find an implementation for (\S+?)\(\d+\)', r'NOT_IMPLEMENTED.*?for (\w+)\(\d+\)'))

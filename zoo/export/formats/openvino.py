@@ -1,0 +1,29 @@
+"""OpenVINO's intermediate representation: an xml file with a bin file beside it."""
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from .base import Facts, Format, Options, first_float, patterns, record
+
+
+def write(model: nn.Module, images: Tensor, options: Options, facts: Facts, path: Path) -> None:
+    """Both files. ``half`` keeps the weights in float16; arithmetic is up to the device."""
+    import openvino
+
+    converted = openvino.convert_model(record(model, images, Options(dynamic=options.dynamic)))
+    for key, text in facts.texts().items():
+        converted.set_rt_info(text, ['model_info', key])
+    openvino.save_model(converted, path, compress_to_fp16=options.half)
+
+
+def run(path: Path, images: Tensor) -> Tensor:
+    """Logits on the CPU."""
+    import openvino
+
+    compiled = openvino.Core().compile_model(path, 'CPU')
+    return first_float([compiled(images.numpy())[compiled.output(0)]])
+
+
+FORMAT = Format(
+    'OpenVINO', '.xml', ('openvino',), 'openvino', ('dynamic', 'half'), write, run,
+    patterns(r'No conversion rule found for operations: ([\w.:, ]+)', r'No translator found for: ([\w.:]+)'))
