@@ -44,6 +44,16 @@ def test_growth():
     assert (found['smallest'], found['largest']) == ('10x10', '20x20')
 
 
+def test_growth_of_noise_is_no_finding():
+    rows = [row(10, 1., 100), row(20, 4., 400)]
+    rows[1]['ms'].update(low=1., high=16.)
+    found, = models.growth(rows)
+    assert found['time'] == pytest.approx(1.) and found['time_range'] == pytest.approx([0., 2.])
+    assert report.GROWTH_COLUMNS['time'](found) == 'noise (0.00 to 2.00)'
+    rows[1]['ms'].update(low=3.9, high=4.1)
+    assert report.GROWTH_COLUMNS['time'](models.growth(rows)[0]) == '1.00'
+
+
 def test_table():
     failed = {k: v for k, v in row(30, 1., 1).items() if k not in ('ms', 'throughput')}
     rows = [row(10, 1., 1_000_000), row(20, 16., 4_000_000), {**failed, 'reason': 'out of memory'}]

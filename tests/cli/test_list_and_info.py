@@ -178,3 +178,24 @@ def test_info_of_what_no_paper_has(capsys):
     assert (found['name'], found['family'], found['weights']) == ('zoo_hybrid', None, {})
     assert found['mixers'] is None  # the user's choice
     assert [stage['mixers'] for stage in found['stages']] == [dict(LinearAttention=2)] * 4
+
+
+def test_recipes(capsys):
+    assert main(['recipes', 'van_b4', 'fpn_ravlt_t_80k', '--json']) == 0
+    found = {row['name']: row for row in json.loads(capsys.readouterr().out)}
+    assert found['van_b4_in22k_ft_in1k']['figures'] == '85.7 % top-1' and found['van_b4_in22k']['figures'] is None
+    assert found['fpn_ravlt_t_80k'] == dict(
+        name='fpn_ravlt_t_80k', command='train-seg', model='ravlt_t', method='Semantic FPN 80k', figures='47.9 mIoU')
+    assert main(['recipes']) == 0
+    printed = capsys.readouterr()
+    assert len(printed.out.splitlines()) == 1 + int(printed.err.split()[0])
+    assert 'quickstart' not in printed.out and 'arena' not in printed.out
+    assert main(['recipes', '--command', 'train-det', 'ravlt*']) == 0
+    assert all(' train-det ' in line for line in capsys.readouterr().out.splitlines()[1:])
+    assert main(['recipes', 'ravlt_q']) == 2
+    assert "no recipe or model with one is called 'ravlt_q'; did you mean ravlt_" in capsys.readouterr().err
+
+
+def test_figures_that_the_authors_do_not_state_have_a_source():
+    from zoo.weights.sources import source
+    assert source('cbam_resnet18.in1k').top1_source and not source('ravlt_t.in1k').top1_source

@@ -95,9 +95,11 @@ def _speeds(
             found.setdefault(text, {})[row['name']] = speed['throughput']
     fitting = {text: speeds for text, speeds in found.items() if setting in text}
     if not fitting:
-        known = '; '.join(found) or 'none; measure with: python -m zoo benchmark models MODEL --forward-only'
-        raise ZooError(f'no throughput of these models at their sizes{f" in a setting {setting!r}" * bool(setting)}; '
-                       f'there is: {known}')
+        if not found:
+            raise ZooError('no throughput of these models at their sizes is known: measure it first, as by "python -m '
+                           'zoo benchmark models flatten_pvt_tiny --forward-only", and give the JSON file to `results`')
+        raise ZooError(f'no throughput of these models at their sizes in a setting {setting!r}; there is: '
+                       f'{"; ".join(found)}')
     chosen = max(fitting, key=lambda text: len(fitting[text]))
     return fitting[chosen], chosen
 

@@ -130,7 +130,8 @@ def measure(
 def growth(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """For every model, variant and pass that was measured at several sizes: exponents of time and memory over pixels.
 
-    The slope of the logarithms by least squares, per image, over all sizes: 1 is linear, 2 quadratic.
+    The slope of the logarithms by least squares, per image, over all sizes: 1 is linear, 2 quadratic. ``time_range`` is
+    what it could be as well with each time anywhere between its quartiles.
     """
     groups: dict[tuple, list[dict]] = {}
     for row in rows:
@@ -145,6 +146,8 @@ def growth(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         found.append({
             **dict(zip(ALIKE, key)),
             'time': slope(pixels, [row['ms']['median'] / row['batch'] for row in group]),
+            'time_range': slope_range(pixels, *([row['ms'][key] / row['batch'] for row in group]
+                                                for key in ('low', 'high'))),
             'memory': None if group[0]['peak_bytes'] is None else slope(
                 pixels, [row['peak_bytes'] / row['batch'] for row in group]),
             'smallest': f'{smallest["height"]}x{smallest["width"]}',
@@ -157,6 +160,13 @@ def slope(x: Sequence[float], y: Sequence[float]) -> float:
     x, y = [math.log(value) for value in x], [math.log(value) for value in y]
     mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
     return sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y)) / sum((a - mean_x) ** 2 for a in x)
+
+
+def slope_range(x: Sequence[float], low: Sequence[float], high: Sequence[float]) -> list[float]:
+    """Smallest and largest :func:`slope` through points between ``low`` and ``high``."""
+    middle = sum(map(math.log, x)) / len(x)
+    right = [math.log(value) > middle for value in x]
+    return [slope(x, [b if up is rises else a for a, b, rises in zip(low, high, right)]) for up in (False, True)]
 
 
 def _build(

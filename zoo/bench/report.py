@@ -25,6 +25,7 @@ UNHIDDEN_NOTE = (
 FLOOR_NOTE = (
     'Floor: multiply-adds of the model, twice, over the rate of a large matrix product, of torch or oneDNN. '
     'Deviation: largest error of a logit against float64, over the largest logit.')
+NOISE = 0.5  # range of an exponent that is no finding
 CPU_NOTE = 'measured on a CPU: times of the torch references, which say nothing about the speed of the kernels'
 
 
@@ -125,6 +126,12 @@ def _model_tables(content: dict[str, Any]) -> list[str]:
         lines += ['## Growth', '', 'Time and memory grow with this power of the pixels:', '',
                   *table(_filled(GROWTH_COLUMNS, content['growth']), content['growth']), '']
     return lines
+
+
+def _exponent(row: dict) -> str:
+    """Of time; only its range where the times are too noisy to tell linear from quadratic."""
+    low, high = row.get('time_range') or (row['time'],) * 2
+    return f'{row["time"]:.2f}' if high - low <= NOISE else f'noise ({low:.2f} to {high:.2f})'
 
 
 def _gate_tables(content: dict[str, Any]) -> list[str]:
@@ -244,7 +251,7 @@ GROWTH_COLUMNS: dict[str, Callable[[dict], str]] = {
     'threads': lambda r: str(r['threads']),
     'variant': variant,
     'pass': lambda r: r['pass'],
-    'time': lambda r: f'{r["time"]:.2f}',
+    'time': lambda r: _exponent(r),
     'memory': lambda r: '' if r['memory'] is None else f'{r["memory"]:.2f}',
     'pixels': lambda r: f'{r["smallest"]} to {r["largest"]}',
 }

@@ -69,8 +69,9 @@ def compatibility(argv: Sequence[str]) -> dict[str, Any]:
 
     def keep(model: str, target: str, row: dict[str, Any]) -> None:
         with lock:
-            if row['result'] != 'not installed' or target not in content['rows'].setdefault(model, {}):
-                content['rows'][model][target] = row  # another environment may have it
+            cells = content['rows'].setdefault(model, {})
+            if row['result'] != 'not installed' or target not in cells:  # another environment may have it
+                cells[target] = row
             write(args.results, content)
             told = row.get('reason') or (f'{row["deviation"]:.1e}' if 'deviation' in row else '')
             print(f'{model}  {target}: {row["result"]}  {told}'.rstrip(), flush=True)

@@ -1,9 +1,10 @@
 """Every option of ``validate`` and ``probe``: those of ``train`` that fit, and their own."""
 from dataclasses import replace
 
-from ..train.option_schema import COMMON, CROP, TRAIN, row
+from ..train.option_schema import COMMON, CROP, TRAIN, group, row
 
-VALIDATE = COMMON + (
+VALIDATE = COMMON + group(
+    'validation',
     row('config', str, None, 'YAML file with these options; flags win over it', short=('-c',)),
     row('split', str, 'validation', 'split to validate on'),
     row('num_samples', int, None, 'images of the split, of a stream that does not tell', low=1),
@@ -45,7 +46,8 @@ _SAID_OF_PROBES = dict(
     warmup_epochs='epochs of linear warm-up; default: a ninth of all',
     resume="go on from this checkpoint of a probe in its folder; 'auto': the newest one, if there is any")
 
-PROBE = (
+PROBE = group(
+    'probe',
     row('pool', str, 'linear', 'pooling of the patch tokens: their mean, or efficient probing',
       choices=('linear', 'ep')),
     row('queries', int, 32, "queries of efficient probing; divide the model's width", low=1),

@@ -231,6 +231,6 @@ def _lines(told: dict[str, Any], args: argparse.Namespace, form: Format) -> list
     lines = [f'written: {" ".join(told["files"])}  ({told["bytes"] / 1e6:.1f} MB, images {size})']
     if told['deviation'] is None:
         return [*lines, f'not executed: {form.title} runs on macOS alone']
-    same = 'the same top class' if told['same_top1'] else 'ANOTHER top class'
+    same = 'the same top class' if told['same_top1'] else 'but another top class'
     return [*lines, f'compared with the model on {args.image or "a drawn picture"}: logits differ by '
                     f'{told["deviation"]:.1e} of the largest, {same}']

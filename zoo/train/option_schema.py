@@ -2,7 +2,7 @@
 
 Names and defaults are those of timm's training script, so that its recipes and habits carry over.
 """
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 SCHEDULES = ('cosine', 'tanh', 'step', 'multistep', 'poly', 'plateau', 'wsd', 'rsqrt', 'constant', 'none')
@@ -27,6 +27,7 @@ class Option:
         rising: Whether no number of a list may be smaller than the one before.
         short: One-letter flags.
         const: Value of the bare flag, for an option whose value may be left out.
+        group: Title of what it belongs to in the help.
     """
 
     dest: str
@@ -42,11 +43,17 @@ class Option:
     rising: bool = False
     short: tuple[str, ...] = ()
     const: Any = None
+    group: str = ''
 
     @property
     def counts(self) -> tuple[int, ...]:
         """Lengths that a list may have, () for any from 1 on."""
         return self.count if isinstance(self.count, tuple) else () if self.count is None else (self.count,)
+
+
+def group(title: str, *options: Option) -> tuple[Option, ...]:
+    """Options that belong together."""
+    return tuple(replace(option, group=title) for option in options)
 
 
 row = Option
@@ -55,7 +62,8 @@ DROP = dict(low=0, below=1)  # of what is dropped something must be left
 CROP = dict(low=0.1, high=2)  # smaller ones blow an image up until it no longer fits into memory
 PIL_MODES = ('L', 'LA', 'RGB', 'RGBA', 'CMYK', 'YCbCr', 'HSV', 'I', 'F')
 
-COMMON = (
+COMMON = group(
+    'data',
     row('data_dir', str, None, 'folder of the data set (or give it as the first argument)'),
     row('dataset', str, '', "'' for image folders, 'digits', 'quickstart', or a name of timm ('torch/cifar10')"),
     row('dataset_download', bool, False, 'let torch/, tfds/ and hfids/ data sets download themselves'),
@@ -64,21 +72,28 @@ COMMON = (
     row('target_key', str, None, "what a class is called there, such as 'label' or 'cls'"),
     row('input_img_mode', str, None, "decode images to this PIL mode; default 'L' for one channel, else 'RGB'",
         choices=PIL_MODES),
+    row('skip_corrupt', bool, False, 'not in timm: name, count and replace images that cannot be read'),
+) + group(
+    'model',
     row('model', str, 'resnet50', 'name of a zoo or timm model'),
     row('num_classes', int, None, "classes; default: as many as the training data has, or the model's own", low=1),
     row('gp', str, None, "global pooling: avg, max, avgmax, ...; default: the model's"),
     row('img_size', int, None, "square image size in pixels; default: the model's", low=1),
     row('in_chans', int, None, 'image channels', low=1),
     row('input_size', 'ints', None, 'channels, height and width, instead of img_size and in_chans', count=3, low=1),
+    row('model_kwargs', 'kwargs', {}, 'more arguments of the model; flags add to the keys of a config'),
+) + group(
+    'preprocessing',
     row('crop_pct', float, None, 'validation: image size over resize size', **CROP),
     row('crop_mode', str, None, 'validation: how to crop', choices=('center', 'squash', 'border')),
     row('mean', 'floats', None, 'mean of each channel, of values in [0, 1]', low=0, high=1),
     row('std', 'floats', None, 'standard deviation of each channel, of values in [0, 1]', above=0),
     row('interpolation', str, '', "resize interpolation in validation; default: the model's",
       choices=('bilinear', 'bicubic', 'nearest', 'lanczos', 'box', 'hamming')),
+) + group(
+    'computation',
     row('batch_size', int, 128, 'images per process and step', low=1, short=('-b',)),
     row('channels_last', bool, False, 'channels-last memory layout'),
-    row('model_kwargs', 'kwargs', {}, 'more arguments of the model; flags add to the keys of a config'),
     row('torchcompile', str, None, 'compile the model with this backend', const='inductor'),
     row('torchcompile_mode', str, None, 'mode of torch.compile'),
     row('device', str, 'auto', "'auto' is cuda if there is one, else cpu"),
@@ -91,18 +106,20 @@ COMMON = (
     row('pin_mem', bool, False, 'pinned memory for faster copies to the GPU'),
     row('no_prefetcher', bool, False, 'normalise in the loading processes instead of on the device'),
     row('debug', bool, False, 'show tracebacks'),
-    row('skip_corrupt', bool, False, 'not in timm: name, count and replace images that cannot be read'),
 )
 
-TRAIN = COMMON + (
+TRAIN = COMMON + group(
+    'run',
     row('config', str, None, 'YAML file, or the name of one that comes with the zoo; flags win over it', short=('-c',)),
-    # --- data
+) + group(
+    'data',
     row('train_split', str, 'train', 'split to train on'),
     row('class_names', 'words', None, 'not in timm: names of the classes in the order of their numbers'),
     row('val_split', str, 'validation', 'split to validate on'),
     row('train_num_samples', int, None, 'images to train on, of a stream that does not tell', low=1),
     row('val_num_samples', int, None, 'images to validate on, of a stream that does not tell', low=1),
-    # --- weights
+) + group(
+    'weights',
     row('pretrained', bool, False, 'start from the published weights'),
     row('pretrained_path', str, None, 'start from the weights in this file; size and classes may differ'),
     row('pretrained_rows', str, '', 'not in timm: file that lists the rows of its classifier to start from'),
@@ -110,7 +127,8 @@ TRAIN = COMMON + (
     row('resume', str, '', "go on from this checkpoint in its folder; 'auto': the newest in output, if any"),
     row('no_resume_opt', bool, False, 'with resume: weights only, not the optimizer'),
     row('new_data', bool, False, "not in timm, with resume: go on although classes or images are not the run's"),
-    # --- model
+) + group(
+    'model',
     row('drop', float, 0., 'dropout before the classifier', **DROP),
     row('drop_path', float, None, 'stochastic depth', **DROP),
     row('drop_block', float, 0., 'not as in timm: DropBlock in the last stages of a ResNet, its chance growing to this',
@@ -119,7 +137,8 @@ TRAIN = COMMON + (
     row('sync_bn', bool, False, 'synchronised batch norm over processes'),
     row('fsdp', bool, False, 'not in timm: shard weights and optimizer over the processes by FSDP2'),
     row('dist_bn', str, 'reduce', 'what makes batch-norm statistics equal', choices=('broadcast', 'reduce')),
-    # --- optimizer
+) + group(
+    'optimizer',
     row('validation_batch_size', int, None, 'batch_size in validation', low=1, short=('-vb',)),
     row('grad_accum_steps', int, 1, 'batches per optimizer step', low=1),
     row('opt', str, 'sgd', 'name of an optimizer of timm'),
@@ -131,7 +150,8 @@ TRAIN = COMMON + (
     row('clip_grad', float, None, 'clip gradients at this value', above=0),
     row('clip_mode', str, 'norm', 'what clip_grad limits', choices=('norm', 'value', 'agc')),
     row('layer_decay', float, None, 'learning-rate factor per layer from the head down', above=0, high=1),
-    # --- schedule
+) + group(
+    'schedule',
     row('sched', str, 'cosine', 'learning-rate schedule', choices=SCHEDULES),
     row('sched_on_updates', bool, False, 'step the schedule on every update, not on every epoch'),
     row('lr', float, None, 'learning rate; default: lr_base scaled to the global batch', low=0),
@@ -154,7 +174,8 @@ TRAIN = COMMON + (
     row('decay_milestones', 'ints', [90, 180, 270], "epochs of the steps ('multistep')", low=1, rising=True),
     row('decay_rate', float, 0.1, "factor of a step, or power of 'poly'", above=0, high=10),
     row('patience_epochs', int, 10, "epochs without progress before a step ('plateau')", low=0),
-    # --- augmentation
+) + group(
+    'augmentation',
     row('no_aug', bool, False, 'no augmentation at all'),
     row('scale', 'floats', [0.08, 1.0], 'area of random crops', count=2, low=0.01, high=1, rising=True),
     row('ratio', 'floats', [3 / 4, 4 / 3], 'aspect ratio of random crops', count=2, low=0.1, high=10, rising=True),
@@ -180,11 +201,13 @@ TRAIN = COMMON + (
     row('bce_target_thresh', float, None, 'with bce_loss: targets above this are 1, others 0', low=0, below=1),
     row('aa_first', bool, False, 'not in timm: aa comes before the crop, and colour jitter stays on beside it'),
     row('lighting', float, 0., "not in timm: strength of AlexNet's lighting noise", low=0, high=10),
-    # --- image size
+) + group(
+    'image size',
     row('progressive_sizes', 'ints', None, 'not in timm: square image sizes before each of size_milestones', low=1),
     row('size_milestones', 'ints', None, 'not in timm: epochs at which these sizes end; the last gives way to img_size',
         low=1, rising=True),
-    # --- teacher and auxiliary classifier
+) + group(
+    'teacher and auxiliary classifier',
     row('kd_model_name', str, None, 'teacher to learn from: name of a model, with its published weights'),
     row('kd_teacher_checkpoint', str, '', "not in timm: the teacher's weights are in this file"),
     row('kd_model_kwargs', 'kwargs', {}, 'not in timm: more arguments of the teacher'),
@@ -196,11 +219,13 @@ TRAIN = COMMON + (
     row('distill_loss_weight', float, None, "weight of the teacher's loss; default: 1 - task_loss_weight, or 1", low=0),
     row('task_loss_weight', float, None, "weight of the labels' loss; default: 1", low=0),
     row('aux_loss_weight', float, 0., 'not in timm: weight of the loss of an auxiliary classifier', low=0),
-    # --- averaged weights
+) + group(
+    'averaged weights',
     row('model_ema', bool, False, 'keep an exponential average of the weights and judge by it'),
     row('model_ema_decay', float, 0.9998, 'decay of the average', low=0, below=1),
     row('model_ema_warmup', bool, False, 'let the decay grow from 0'),
-    # --- run
+) + group(
+    'run',
     row('seed', int, 42, 'random seed', low=0),
     row('log_interval', int, 50, 'updates between log lines and points of the curves', low=1),
     row('val_interval', int, 1, 'epochs between validations', low=1),
@@ -211,7 +236,8 @@ TRAIN = COMMON + (
     row('output', str, 'output/train', 'folder of all runs'),
     row('experiment', str, '', 'folder of this run; default: time, model and size'),
     row('eval_metric', str, 'top1', 'what makes a checkpoint the best', choices=METRICS),
-    # --- other places to look at a run
+) + group(
+    'logging',
     row('log_tensorboard', bool, False, "not in timm: write events for TensorBoard into the run's folder"),
     row('log_wandb', bool, False, 'write to Weights & Biases'),
     row('wandb_project', str, None, 'with log_wandb: project'),

@@ -182,16 +182,17 @@ def table_parser(table: Iterable[Option], prog: str, about: str) -> Parser:
     """
     parser = Parser(prog=prog, usage=f'python -m {prog} [DATA_DIR] [options]', description=about, allow_abbrev=False)
     parser.add_argument('word', nargs='?', metavar='DATA_DIR', help='the same as --data-dir')
+    groups = {title: parser.add_argument_group(title) for title in dict.fromkeys(option.group for option in table)}
     for option in table:
+        add = groups[option.group].add_argument
         flags = [*option.short, _flag(option)]
         text = option.help.replace('%', '%%')
         if option.kind is bool:
             # the opposite of a 'no_x' key is --x, of any other --no-x: a flag can always undo a config
             bare = option.dest.replace('_', '-')
             opposite = bare[3:] if bare.startswith('no-') else f'no-{bare}'
-            parser.add_argument(*flags, dest=option.dest, action='store_const', const=True, help=text)
-            parser.add_argument(f'--{opposite}', dest=option.dest, action='store_const', const=False,
-                                help=argparse.SUPPRESS)
+            add(*flags, dest=option.dest, action='store_const', const=True, help=text)
+            add(f'--{opposite}', dest=option.dest, action='store_const', const=False, help=argparse.SUPPRESS)
             continue
         extra: dict[str, Any] = {'metavar': option.dest.upper()}
         if option.kind == 'kwargs':
@@ -203,7 +204,7 @@ def table_parser(table: Iterable[Option], prog: str, about: str) -> Parser:
             extra.update(nargs='?', const=option.const)
         default = '' if option.default in (None, '', {}, []) else f' (default: {_words(option.default)})'
         choices = f' [{", ".join(option.choices)}]' if option.choices else ''
-        parser.add_argument(*flags, dest=option.dest, help=text + choices + default, **extra)
+        add(*flags, dest=option.dest, help=text + choices + default, **extra)
     return parser
 
 

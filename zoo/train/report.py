@@ -182,6 +182,7 @@ def draw_curves(path: Path, points: Sequence[Sequence[float]], rows: Sequence[di
             panel.plot(*zip(*seen), color='tab:red', marker='o', markersize=3, label='validation')
             panel.legend()
         panel.set_xlabel('epoch')
+        panel.xaxis.get_major_locator().set_params(integer=True)
         panel.set_title(name)
         panel.grid(alpha=0.3)
     write_figure(path, figure)
