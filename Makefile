@@ -36,7 +36,7 @@ test-mm: $(MM_VENV)/.mm
 
 # Every model and every slow test on the newest torch and timm and in mmdet and mmsegmentation, then the quick tests on
 # the oldest.
-test-all: lint $(OLDEST_VENV)/.dev $(MM_VENV)/.mm
+test-all: lint $(VENV)/.runtimes $(OLDEST_VENV)/.dev $(MM_VENV)/.mm
 	$(VENV)/bin/python $(PYTEST) $(ARGS)
 	$(MM_VENV)/bin/python $(PYTEST) $(ARGS) tests/dense
 	$(OLDEST_VENV)/bin/python $(PYTEST) $(QUICK) $(ARGS)
@@ -67,6 +67,11 @@ $(VENV)/.dev: $(INSTALLED) | $(VENV)/.made
 	@echo 'installing into $(VENV) (PyTorch is large: minutes on a slow line)'
 	@$(VENV)/bin/python $(PIP) --editable '.[dev]'
 	@touch '$@' '$(VENV)/.train'
+
+$(VENV)/.runtimes: $(VENV)/.dev
+	@echo 'installing the runtimes that models are exported to into $(VENV)'
+	@$(VENV)/bin/python $(PIP) --editable '.[dev,runtimes]'
+	@touch '$@'
 
 $(OLDEST_VENV)/.dev: $(INSTALLED) | $(OLDEST_VENV)/.made
 	@echo 'installing the oldest versions into $(OLDEST_VENV)'

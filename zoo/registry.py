@@ -15,6 +15,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models._features import FeatureGetterNet
 from torch import Tensor, nn
 
+from .backbone import Backbone
 from .blocks.mixers import Mixers, MixerTable, mixer_factory
 from .blocks.recorders import NotScriptable
 from .utils.errors import ZooError
@@ -243,6 +244,9 @@ def _build(
     """timm's builder, with weights (``file``, ``state_dict`` of the overlay, else the official ones) read and fitted
     by us."""
     overlay = dict(pretrained_cfg_overlay or {})
+    if isinstance(host, type) and issubclass(host, Backbone) and kwargs.pop('output_stride', 32) != 32:
+        raise ZooError(f'{name} cannot trade strides for dilation (`output_stride`): use a decoder for maps of strides '
+                       f'4 to 32, such as FPN, UNet, UPerNet or Segformer, or a CNN')
     if pretrained:
         source = overlay.get('state_dict') or overlay.get('file') or _official(
             name, key_map, kwargs.get('pretrained_cfg'), overlay, kwargs.get('cache_dir'))

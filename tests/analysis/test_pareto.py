@@ -67,6 +67,11 @@ def test_throughput_is_of_one_setting_at_the_size_of_the_accuracy(bench):
         pareto.collect(names, 'throughput', ['published'], files, 'TPU')
 
 
+def test_throughput_that_nobody_measured_says_what_to_do():
+    with pytest.raises(ZooError, match='measure it with "zoo benchmark models" and give its JSON file to `results`'):
+        pareto.collect(['agent_pvt_tiny'], 'throughput', ['published'], {})
+
+
 def test_labels_tell_what_is_unusual():
     assert point(1, 70.).label == 'm'
     assert Point('m.in22k_ft_in1k_384', 'f', 'published', 1, 80., (384, 384)).label == 'm (22k, 384)'

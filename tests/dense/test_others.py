@@ -38,3 +38,12 @@ def test_segmentation_models_pytorch(name):
     assert y.shape == (2, 3, 64, 96)
     y.square().mean().backward()
     assert next(model.encoder.parameters()).grad.abs().sum() > 0
+
+
+def test_decoders_that_ask_for_dilation_are_told():
+    smp = pytest.importorskip('segmentation_models_pytorch')
+    with pytest.raises(ValueError, match=r'flatten_pvt_v2_b0 cannot trade strides for dilation .* such as FPN, UNet'):
+        smp.DeepLabV3('tu-flatten_pvt_v2_b0', encoder_weights=None, classes=3)
+    with torch.no_grad():
+        y = smp.DeepLabV3('tu-cbam_resnet18', encoder_weights=None, classes=3).eval()(torch.randn(1, 3, 64, 96))
+    assert y.shape == (1, 3, 64, 96)

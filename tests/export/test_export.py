@@ -136,6 +136,16 @@ def test_what_a_format_lacks_is_named(text, words, tmp_path, monkeypatch, capsys
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_interruption_leaves_nothing(tmp_path, monkeypatch, capsys):
+    def interrupt(model, images, options, facts, path):
+        path.write_bytes(b'half of it')
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(FORMATS, 'pt2', FORMATS['pt2']._replace(write=interrupt))
+    assert run('--format', 'pt2', '--output', tmp_path / 'a.pt2') == 130
+    assert 'interrupted' in capsys.readouterr().err and list(tmp_path.iterdir()) == []
+
+
 def test_other_outputs_are_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(FORMATS, 'pt2', FORMATS['pt2']._replace(run=lambda path, images: torch.ones(1, 1000)))
     assert run('--format', 'pt2', '--output', tmp_path / 'a.pt2') == 2

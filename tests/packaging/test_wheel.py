@@ -1,10 +1,8 @@
 """The wheel: what is in it, and that it works where there is no checkout."""
 import csv
-import os
 import re
 import subprocess
 import sys
-import venv
 import zipfile
 from email.parser import Parser
 from pathlib import Path
@@ -13,33 +11,15 @@ import pytest
 from packaging.requirements import Requirement
 
 import zoo
+from tests.packaging.conftest import ROOT, build, install_fresh
 
-ROOT = Path(__file__).resolve().parents[2]
 HELP = ['-m', 'zoo', 'train', '--config', 'quickstart', '--help']
 # One epoch (44 updates) on the digits that scikit-learn brings along.
 SHORT = ['-m', 'zoo', 'train', '--config', 'quickstart', '--dataset', 'digits', '--epochs', '1', '--output', 'runs']
 
 
-def build(source: Path, target: str, folder: Path) -> Path:
-    subprocess.run(
-        [sys.executable, '-m', 'hatchling', 'build', '--target', target, '--directory', folder], cwd=source, check=True)
-    [built] = folder.iterdir()
-    return built
-
-
 def files(root: Path) -> set:
     return {path.relative_to(root).as_posix() for path in root.rglob('*') if path.is_file() and path.suffix != '.pyc'}
-
-
-@pytest.fixture(scope='module')
-def wheel(tmp_path_factory) -> Path:
-    return build(ROOT, 'wheel', tmp_path_factory.mktemp('wheel'))
-
-
-@pytest.fixture
-def clean_env() -> dict:
-    """The environment without what could lead to the checkout."""
-    return {key: value for key, value in os.environ.items() if key not in {'PYTHONPATH', 'PYTHONHOME', 'VIRTUAL_ENV'}}
 
 
 def names(path: Path) -> set:
@@ -52,7 +32,7 @@ def test_wheel_holds_both_packages_and_nothing_else(wheel):
     want = {f'zoo/{name}' for name in files(ROOT / 'zoo')}
     want |= {f'zoo_kernels/{name}' for name in files(ROOT / 'kernels' / 'zoo_kernels')}
     want |= {f'zoo/configs/{name}' for name in files(ROOT / 'configs')}
-    want |= {'zoo/results/models.json', 'zoo/results/parity.json', 'zoo_cli.py'}
+    want |= {'zoo/results/models.json', 'zoo/results/parity.json', 'zoo/results/compatibility.json', 'zoo_cli.py'}
     assert got == want
     assert {'zoo/py.typed', 'zoo_kernels/py.typed', 'zoo/configs/train/quickstart.yaml'} <= got
 
@@ -78,7 +58,7 @@ def test_metadata(wheel):
         'torchvision'}
     assert set(meta.get_all('Provides-Extra')) == {
         'train', 'tensorboard', 'wandb', 'hfds', 'wds', 'gdrive', 'completion', 'export', 'bench', 'mm', 'test',
-        'compat', 'dev'}
+        'compat', 'dev', 'explain', 'openvino', 'executorch', 'coreml', 'runtimes'}
     assert not [r for r in required if r.name == 'triton']
 
 
@@ -128,12 +108,7 @@ def test_wheel_works_without_the_checkout(wheel, clean_env, tmp_path):
 @pytest.mark.timeout(1800)
 def test_wheel_in_a_fresh_environment(wheel, clean_env, tmp_path):
     """pip finds everything that training needs; nothing comes along by accident."""
-    fresh = tmp_path / 'fresh'
-    venv.create(fresh)
-    python = fresh / 'bin' / 'python'
-    subprocess.run(
-        [sys.executable, '-m', 'pip', '--python', python, 'install', '--quiet', f'{wheel}[train]'], env=clean_env,
-        check=True)
-    [site] = fresh.glob('lib/python*/site-packages')
+    programs = install_fresh(tmp_path / 'fresh', f'{wheel}[train]', clean_env)
+    [site] = tmp_path.glob('fresh/lib/python*/site-packages')
     (tmp_path / 'work').mkdir()
-    smoke(python, site, tmp_path / 'work', clean_env)
+    smoke(programs / 'python', site, tmp_path / 'work', clean_env)

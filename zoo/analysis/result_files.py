@@ -96,16 +96,15 @@ def parity() -> dict[str, Any]:
     return _files().get(PARITY, dict(rows={}, versions={}))
 
 
-def compatibility(model: str) -> dict[str, dict[str, Any]]:
-    """What became of each attempt to take a model elsewhere, by target; of the smallest model of its family and host if
-    that alone was tried, {} if neither was.
+def tried(model: str) -> dict[str, dict[str, Any]]:
+    """What became of each attempt to take a model elsewhere, by target; {} if nothing was tried."""
+    return _files().get(COMPATIBILITY, dict(rows={}))['rows'].get(model, {})
 
-    Args:
-        model: Name without a tag.
-    """
-    rows = _files().get(COMPATIBILITY, dict(rows={}))['rows']
+
+def compatibility(model: str) -> dict[str, dict[str, Any]]:
+    """:func:`tried` of a model, by name or ``model.tag``, or else of the smallest of its family and host."""
     model = model.partition('.')[0]
-    return rows.get(model) or rows.get(smallest_like(model), {})
+    return tried(model) or tried(smallest_like(model) or '')
 
 
 def speed(models: Sequence[str], files: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ import yaml
 
 from ..analysis import result_files
 from ..bench.report import CPU_NOTE, milliseconds, number, table
+from ..compatibility import result
 from ..registry import family_of, modules, variant
 from ..train.option_schema import TRAIN
 from ..train.options import config_path, read_config
@@ -49,6 +50,7 @@ def card(name: str, repo: str | None = None) -> str:
         'Models': _models(rows),
         'Weights': _weights(rows, repo),
         'Speed': _speed(models),
+        'Will it run': _compatibility(models),
         'Usage': _usage(rows, repo),
         'Training': _training(models),
         'Detection and segmentation': dense.section(models),
@@ -160,6 +162,15 @@ def _speed(models: Sequence[str]) -> str:
     if any(r['device_type'] == 'cpu' for r in rows):
         notes.append(f'On a CPU: {CPU_NOTE.partition(": ")[2]}.')
     return '\n'.join([*table(columns, rows), '', *notes])
+
+
+def _compatibility(models: Sequence[str]) -> str:
+    rows = {model: row for model in dict.fromkeys(models) if (row := result_files.tried(model))}
+    if not rows:
+        return ''
+    return '\n'.join([
+        *result.lines_of(rows), '', f'{result.MEANING[0].upper()}{result.MEANING[1:]} Reasons and versions: '
+        'results/compatibility.md.'])
 
 
 def _usage(rows: Sequence[Source], repo: str | None) -> str:

@@ -167,6 +167,7 @@ def _text(found: dict[str, Any]) -> list[str]:
         lines += ['', 'weights', *indented_table([['tag', 'from', *titles[1:]], *(
             [tag, *(cell(row, *keys[title]) for title in titles)] for tag, row in found['weights'].items())])]
         lines += [f'  {tag}: {row["note"]}' for tag, row in found['weights'].items() if row['note']]
+        lines += [f'  {tag}: top-1 {row["top1_source"]}' for tag, row in found['weights'].items() if row['top1_source']]
     asked = found['kernels']
     lines += ['', f'kernels (one image, {asked["dtype"]} on {asked["device"]})']
     lines += [line for op in asked['ops'] for line in _wrap(

@@ -56,8 +56,10 @@ def _list(argv: Sequence[str]) -> None:
             [cell(row, *column) for column in COLUMNS.values()] for row in found)], right=(1, 2, 3, 4))))
     models = {row['name'].partition('.')[0] for row in found}
     left_out = f'; {unknown} left out whose figures are not known' if unknown else ''
+    others = ' (*: not in a table of the authors; zoo info MODEL says where)' if any(
+        row.get('top1_source') for row in found) else ''
     print(f'{len(models)} model{"s" * (len(models) != 1)}{left_out}; top-1 is that of ImageNet-1k in percent, as '
-          f'published', file=sys.stderr)
+          f'published{others}', file=sys.stderr)
 
 
 def _within(found: list[dict[str, Any]], args: Any) -> tuple[list[dict[str, Any]], int]:

@@ -22,8 +22,8 @@ def _size(size: Sequence[int]) -> str:
 
 
 def cell(row: dict[str, Any], key: str, write: Any) -> str:
-    """What a column of :data:`COLUMNS` shows of a row; - where it knows nothing."""
-    return '-' if row.get(key) is None else write(row[key])
+    """What a column of :data:`COLUMNS` shows of a row; - where it knows nothing, * where it is from another source."""
+    return '-' if row.get(key) is None else write(row[key]) + '*' * bool(row.get(f'{key}_source'))
 
 
 def indented_table(lines: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[str]:

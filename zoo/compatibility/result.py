@@ -11,7 +11,7 @@ KIND = 'compatibility'
 MARKS = {'runs': 'yes', 'converts': 'not executed', 'differs': 'differs', 'fails': 'no', 'not finished': 'not finished',
          'not installed': '-'}
 MEANING = ('yes: it runs, and where there are logits they are the model\'s (within 1e-3 of the largest); not executed: '
-           'it converts, and its runtime does not run here; no: it is refused, the reasons are below; not finished: it '
+           'it converts, and its runtime does not run here; no: it is refused; not finished: it '
            'took longer than the time of a cell; -: not installed where the table was made.')
 
 
@@ -43,13 +43,9 @@ def write(stem: Path, content: dict[str, Any]) -> None:
 
 def markdown(content: dict[str, Any]) -> str:
     """The table: a line per model, a column per target, and the reasons below."""
-    rows = [dict(row, model=model) for model, row in content['rows'].items()]
-    columns = {'model': lambda row: f'`{row["model"]}`'} | {
-        target.title: lambda row, key=key: MARKS[row[key]['result']] if key in row else '' for key, target
-        in TARGETS.items()}
     size = content['size']
-    lines = [*heading(content, 'Will it run'), '', f'Smallest models, random weights, one image of {size} x {size}. '
-             f'{MEANING}', '', *table(columns, rows), '']
+    lines = [*heading(content, 'Will it run'), '', f'Random weights, one image of {size} x {size}. {MEANING} The '
+             'reasons are below the table.', '', *lines_of(content['rows']), '']
     reasons: dict[tuple[str, str], list[str]] = {}
     for model, row in content['rows'].items():
         for key, cell in row.items():
@@ -58,3 +54,11 @@ def markdown(content: dict[str, Any]) -> str:
                 reasons.setdefault((TARGETS[key].title, text.replace(model, 'MODEL')), []).append(f'`{model}`')
     lines += [f'* {title}, {", ".join(models)}: {text}' for (title, text), models in reasons.items()]
     return '\n'.join(lines).rstrip() + '\n'
+
+
+def lines_of(rows: dict[str, dict[str, Any]]) -> list[str]:
+    """Markdown lines of a table of models (by name) and targets."""
+    columns = {'model': lambda row: f'`{row["model"]}`'} | {
+        target.title: lambda row, key=key: MARKS[row[key]['result']] if key in row else '' for key, target
+        in TARGETS.items()}
+    return table(columns, [dict(row, model=model) for model, row in rows.items()])
