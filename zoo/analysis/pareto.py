@@ -96,8 +96,8 @@ def _speeds(
     fitting = {text: speeds for text, speeds in found.items() if setting in text}
     if not fitting:
         if not found:
-            raise ZooError('no throughput of these models at their sizes is known: measure it with "zoo benchmark models" '
-                           'and give its JSON file to `results`')
+            raise ZooError('no throughput of these models at their sizes is known: measure it with "zoo benchmark '
+                           'models" and give its JSON file to `results`')
         raise ZooError(f'no throughput of these models at their sizes in a setting {setting!r}; there is: '
                        f'{"; ".join(found)}')
     chosen = max(fitting, key=lambda text: len(fitting[text]))

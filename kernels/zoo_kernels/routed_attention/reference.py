@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..dispatch import can_overwrite_inputs
+from ..dispatch import can_overwrite_inputs, exporting
 from ..linear_attention.reference import statistics_dtype
 from ..sdpa import scaled_dot_product_attention
 
@@ -22,8 +22,8 @@ def route(
     means = []
     for x in (q.detach(), k.detach()):
         # one side at a time: ten times as fast as both at once on a CPU
-        x = x.unflatten(2, (columns, -1)).mean(3, dtype=statistics_dtype(x.dtype))
-        means.append(x.unflatten(1, (rows, -1)).mean(2).flatten(1, 2).flatten(2))
+        x = x.flatten(3).unflatten(2, (columns, -1)).mean(3, dtype=statistics_dtype(x.dtype))
+        means.append(x.unflatten(1, (rows, -1)).mean(2).flatten(1, 2))
     with _autocast_off(q):
         logits = scale * means[0] @ means[1].transpose(1, 2)
         if size is not None:  # what the mean queries are divided by changes no choice
@@ -101,10 +101,18 @@ def _by_region(x: Tensor, regions: tuple[int, int]) -> Tensor:
 
 def _partition(x: Tensor, regions: tuple[int, int]) -> Tensor:
     """Map ``[B, H, W, heads, D]`` to ``[heads, B * R, tokens of a region, D]``."""
-    return _by_region(x, regions).flatten(4, 5).flatten(1, 3)
+    if not exporting():
+        return _by_region(x, regions).flatten(4, 5).flatten(1, 3)
+    x, heads = x.flatten(3).unflatten(1, (regions[0], -1)).flatten(0, 1), x.shape[3]  # Core ML knows five dimensions
+    x = x.unflatten(2, (regions[1], -1)).transpose(1, 2).flatten(2, 3).flatten(0, 1)
+    return x.unflatten(2, (heads, -1)).permute(2, 0, 1, 3)
 
 
 def _merge(x: Tensor, shape: torch.Size, regions: tuple[int, int]) -> Tensor:
     """What :func:`_partition` did, undone."""
+    if exporting():
+        x = x.permute(1, 2, 0, 3).flatten(2).unflatten(0, (shape[0] * regions[0], regions[1]))
+        x = x.unflatten(2, (shape[1] // regions[0], -1)).transpose(1, 2)
+        return x.reshape(shape)
     x = x.unflatten(2, (shape[1] // regions[0], shape[2] // regions[1])).unflatten(1, (shape[0], *regions))
     return x.permute(1, 2, 4, 3, 5, 0, 6).flatten(3, 4).flatten(1, 2).contiguous()

@@ -65,7 +65,8 @@ class StripeAttention(TokenMixer):
         if self.stripe is None:
             y = self._attend(qkv, self.num_heads, *((self.lepe.weight, self.lepe.bias) if fused else ()))
             return linear(self.proj, y if fused else conv_epilogue(self.lepe, qkv.chunk(3, dim=-1)[2], residual=y))
-        vertical, horizontal = (t.flatten(3) for t in qkv.unflatten(-1, (3, 2, -1)).unbind(-2))
+        halves = qkv.unflatten(-1, (6, -1))  # of queries, keys and values
+        vertical, horizontal = (halves[..., half::2, :].flatten(3) for half in (0, 1))
         heads = self.num_heads // 2
         first, second = (), ()
         if fused:

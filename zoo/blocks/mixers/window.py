@@ -109,9 +109,11 @@ class WindowAttention(TokenMixer):
                 the bias broadcasts over the batch without a copy.
         """
         dim = x.shape[-1]
-        qkv = linear(self.qkv, partition(x, counts, self.window))
-        qkv = qkv.view(-1, folds, self.window ** 2, 3, self.num_heads, dim // self.num_heads)
-        q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).flatten(2, 3).unbind(0)
+        qkv = linear(self.qkv, partition(x, counts, self.window)).flatten(1, 2)
+        tokens, depth = self.window ** 2, dim // self.num_heads
+        q, k, v = (
+            t.unflatten(-1, (self.num_heads, depth)).transpose(1, 2).reshape(-1, folds * self.num_heads, tokens, depth)
+            for t in qkv.chunk(3, dim=-1))
         y = scaled_dot_product_attention(q, k, v, attn_mask=None if bias is None else bias[None].to(q.dtype))
         y = contiguous_for_export(
             y.unflatten(1, (folds, self.num_heads)).transpose(2, 3)).view(-1, self.window, self.window, dim)

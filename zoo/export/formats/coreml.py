@@ -4,6 +4,7 @@ import functools
 import io
 from pathlib import Path
 
+import numpy as np
 from torch import Tensor, nn
 
 from .base import Facts, Format, Options, patterns, record
@@ -15,6 +16,7 @@ def _add_operators() -> None:
     from coremltools.converters.mil import Builder
     from coremltools.converters.mil.frontend.torch.ops import _get_inputs, _get_kwinputs
     from coremltools.converters.mil.frontend.torch.torch_op_registry import _TORCH_OPS_REGISTRY, register_torch_op
+    from coremltools.converters.mil.mil import types
 
     def alias(context, node):
         x = _get_inputs(context, node)[0]
@@ -27,7 +29,12 @@ def _add_operators() -> None:
             product = Builder.mul(x=product, y=factor)
         context.add(Builder.add(x=total, y=product, name=node.name))
 
-    for rule in (alias, addcmul):
+    def isfinite(context, node):
+        x = _get_inputs(context, node)[0]
+        largest = np.finfo(np.float16 if x.dtype == types.fp16 else np.float32).max
+        context.add(Builder.less_equal(x=Builder.abs(x=x), y=largest, name=node.name))
+
+    for rule in (alias, addcmul, isfinite):
         if rule.__name__ not in _TORCH_OPS_REGISTRY:
             register_torch_op(rule)
 
