@@ -137,7 +137,7 @@ def test_what_a_format_lacks_is_named(text, words, tmp_path, monkeypatch, capsys
 
 
 def test_an_interruption_leaves_nothing(tmp_path, monkeypatch, capsys):
-    def interrupt(model, images, options, facts, path):
+    def interrupt(recording, options, facts, path):
         path.write_bytes(b'half of it')
         raise KeyboardInterrupt
 

@@ -4,6 +4,7 @@ A target returns how far its logits are from the model's, over the largest of th
 compare, and raises what it is refused with.
 """
 import copy
+import functools
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -16,8 +17,8 @@ from torch import Tensor, nn
 
 from .. import dense
 from ..analysis.cam import class_activation_map
-from ..backbone import Backbone
-from ..export.formats import FORMATS, Facts, Options
+from ..export.export import recorded
+from ..export.formats import FORMATS, Facts, Options, Recording
 
 CLASSES = 10
 
@@ -51,17 +52,22 @@ def deviation(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).abs().max() / expected.abs().max())
 
 
+@functools.lru_cache(maxsize=1)
+def _recorded(name: str, size: int) -> Recording:
+    """Once for all formats."""
+    return recorded(*build(name, size))
+
+
 def _export(key: str, model: nn.Module, images: Tensor, name: str) -> float | None:
-    form = FORMATS[key]
-    with torch.no_grad():
-        expected = model(images)
-    if isinstance(model, Backbone):
-        model.store_tables(tuple(images.shape[2:]))
+    form, recording = FORMATS[key], _recorded(name, images.shape[-1])
     facts = Facts(name, tuple(images.shape[1:]), (0.5,) * 3, (0.5,) * 3, 'bicubic', 0.9, 'center', None)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, 'model' + form.suffix)
-        form.write(model, images, Options(), facts, path)
-        return deviation(form.run(path, images), expected) if form.run else None
+        form.write(recording, Options(), facts, path)
+        if form.run is None:
+            return None
+        with torch.no_grad():
+            return deviation(form.run(path, images), model(images))
 
 
 def _compile(model: nn.Module, images: Tensor, name: str) -> float:

@@ -2,6 +2,7 @@
 import argparse
 import copy
 import json
+import re
 import shutil
 import sys
 import tempfile
@@ -24,7 +25,7 @@ from ..train import build, checks, options
 from ..train.data import classes
 from ..utils.errors import ZooError, format_error, printable, require_packages
 from ..utils.files import check_writable
-from .formats import FORMATS, Facts, Format, Options
+from .formats import FORMATS, Facts, Format, Options, Recording
 
 ABOUT = ('Write a model as a file for another runtime, for one image of a fixed size (or --dynamic), with names of '
          'classes, mean and std in its metadata. Its logits for a picture are compared with those of the model before '
@@ -107,7 +108,7 @@ def _check(args: argparse.Namespace, form: Format) -> Path:
     require_packages(*form.packages, extra=f'pip install "backbone-zoo[{form.extra}]"')
     build.check_model_name(args.model)
     checks.model_kwargs(options.pairs(args.model_kwargs))
-    path = args.output or Path(f'output/export/{args.model.replace("/", "_")}{form.suffix}')
+    path = args.output or Path('output/export', re.sub(r'[^\w.-]', '_', args.model) + form.suffix)
     if path.suffix != form.suffix:
         raise ZooError(f'--output {path}: a file of {args.format} ends in {form.suffix}')
     check_writable(path.parent)
@@ -162,11 +163,8 @@ def _logits(model: nn.Module, images: Tensor, args: argparse.Namespace) -> Tenso
 
 def _write(
         form: Format, model: nn.Module, images: Tensor, chosen: Options, facts: Facts, path: Path, debug: bool) -> None:
-    model = copy.deepcopy(model)
-    if isinstance(model, Backbone) and not chosen.dynamic:
-        model.store_tables(tuple(images.shape[2:]))
     try:
-        form.write(model, images, chosen, facts, path)
+        form.write(recorded(model, images, chosen.dynamic), chosen, facts, path)
     except ZooError:
         raise
     except Exception as e:  # of torch and the converters, each of its own kind
@@ -180,6 +178,14 @@ def _write(
         raise ZooError(f'{facts.model}: {reason}; ' + (
             f'these formats are known to take it: {", ".join(others)}' if others else
             'try another --format; --debug shows the traceback')) from e
+
+
+def recorded(model: nn.Module, images: Tensor, dynamic: bool = False) -> Recording:
+    """A copy of a model to record for images ``[B, C, H, W]``, with position tables of their size."""
+    model = copy.deepcopy(model)
+    if isinstance(model, Backbone) and not dynamic:
+        model.store_tables(tuple(images.shape[2:]))
+    return Recording(model, images, dynamic)
 
 
 def works_for(model: str) -> list[str]:

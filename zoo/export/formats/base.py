@@ -1,4 +1,5 @@
 """What a format of exported models is made of."""
+import copy
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from ...utils.errors import require_packages
 from ..folding import fold_constants
 
 LEAST, MOST = 64, 2048  # pixels of the sides of images of any size: torch takes a side of one token for a constant
@@ -22,7 +24,7 @@ class Options:
     """How a model is exported.
 
     Args:
-        dynamic: For any batch, height and width; otherwise for the shape of the images.
+        dynamic: For any batch, height and width.
         half: In float16.
         int8: With 8-bit weights of linear layers.
     """
@@ -62,6 +64,49 @@ class Facts:
                 for key, value in asdict(self).items() if value is not None}
 
 
+class Recording:
+    """A model and images to record it for; each program is recorded once.
+
+    Args:
+        model: In eval mode.
+        images: ``[B, C, H, W]``.
+        dynamic: For any batch, height and width; otherwise for the shape of the images.
+    """
+
+    def __init__(self, model: nn.Module, images: Tensor, dynamic: bool = False):
+        self.model, self.images, self.dynamic = model, images, dynamic
+        self._programs: dict[tuple[bool, bool], ExportedProgram] = {}
+
+    @torch.no_grad()
+    def program(self, half: bool = False, int8: bool = False) -> ExportedProgram:
+        """In float16 or with 8-bit linear layers if asked for; of a fixed size with constants folded."""
+        if (half, int8) not in self._programs:
+            self._programs[half, int8] = self._record(half, int8)
+        return self._programs[half, int8]
+
+    def _record(self, half: bool, int8: bool) -> ExportedProgram:
+        model, images = self.model, self.images
+        if half:
+            model, images = copy.deepcopy(model).half(), images.half()
+        if int8:
+            model = _quantized(model)
+        if self.dynamic:  # a batch of one would be taken for a constant
+            images = images.expand(max(len(images), 2), -1, -1, -1).contiguous()
+            return torch.export.export(model, (images,), dynamic_shapes=(DYNAMIC,))
+        program = torch.export.export(model, (images,))
+        return program if int8 else fold_constants(program)
+
+
+def _quantized(model: nn.Module) -> nn.Module:
+    """A copy with 8-bit linear layers by torchao, whose inputs are quantised as they come."""
+    require_packages('torchao', extra='pip install torchao')
+    from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+
+    model = copy.deepcopy(model)
+    quantize_(model, Int8DynamicActivationInt8WeightConfig())
+    return model
+
+
 class Format(NamedTuple):
     """A format.
 
@@ -71,7 +116,7 @@ class Format(NamedTuple):
         packages: Modules that it needs.
         extra: Of backbone-zoo that installs them.
         takes: Those of :class:`Options` that it has.
-        write: Writes a model, which may be changed, for images ``[B, C, H, W]`` to a path.
+        write: Writes a recorded model to a path.
         run: Logits of a file, which takes images of that shape; None where its runtime does not run here.
         missing: Finds the operators that it lacks in the text of an error.
     """
@@ -81,7 +126,7 @@ class Format(NamedTuple):
     packages: tuple[str, ...]
     extra: str
     takes: tuple[str, ...]
-    write: Callable[[nn.Module, Tensor, Options, Facts, Path], None]
+    write: Callable[[Recording, Options, Facts, Path], None]
     run: Callable[[Path, Tensor], Tensor] | None
     missing: tuple[re.Pattern, ...]
 
@@ -90,18 +135,6 @@ class Format(NamedTuple):
         found = [name for pattern in self.missing for match in pattern.finditer(text)
                  for name in re.split(r'[,\s]+', match[1]) if name]
         return list(dict.fromkeys(name.strip("'\"{}") for name in found))
-
-
-@torch.no_grad()
-def record(model: nn.Module, images: Tensor, options: Options) -> ExportedProgram:
-    """The program of a model for images, in float16 if that is asked for; of a fixed size with constants folded."""
-    if options.half:
-        model, images = model.half(), images.half()
-    if options.dynamic:  # a batch of one would be taken for a constant
-        images = images.expand(max(len(images), 2), -1, -1, -1).contiguous()
-        return torch.export.export(model, (images,), dynamic_shapes=(DYNAMIC,))
-    program = torch.export.export(model, (images,))
-    return program if options.int8 else fold_constants(program)
 
 
 def patterns(*texts: str) -> tuple[re.Pattern, ...]:

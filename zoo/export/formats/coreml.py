@@ -5,9 +5,8 @@ import io
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor, nn
 
-from .base import Facts, Format, Options, patterns, record
+from .base import Facts, Format, Options, Recording, patterns
 
 
 @functools.cache
@@ -39,12 +38,12 @@ def _add_operators() -> None:
             register_torch_op(rule)
 
 
-def write(model: nn.Module, images: Tensor, options: Options, facts: Facts, path: Path) -> None:
+def write(recording: Recording, options: Options, facts: Facts, path: Path) -> None:
     """A folder, for iOS 18 and macOS 15 or newer, in float32 unless ``half``."""
     import coremltools
 
     _add_operators()
-    program = record(model, images, Options()).run_decompositions({})
+    program = recording.program().run_decompositions({})
     with contextlib.redirect_stderr(io.StringIO()):  # bars of progress
         package = coremltools.convert(
             program, convert_to='mlprogram', minimum_deployment_target=coremltools.target.iOS18,

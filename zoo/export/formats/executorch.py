@@ -4,19 +4,19 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from .base import Facts, Format, Options, first_float, patterns, record
+from .base import Facts, Format, Options, Recording, first_float, patterns
 
 
-def write(model: nn.Module, images: Tensor, options: Options, facts: Facts, path: Path) -> None:
+def write(recording: Recording, options: Options, facts: Facts, path: Path) -> None:
     """One file, whose methods besides ``forward`` give the facts."""
     with _quiet():
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
 
         lowered = to_edge_transform_and_lower(
-            record(model, images, options), partitioner=[XnnpackPartitioner()],
+            recording.program(half=options.half), partitioner=[XnnpackPartitioner()],
             constant_methods={f'get_{key}': text for key, text in facts.texts().items()})
         path.write_bytes(lowered.to_executorch().buffer)
 

@@ -2,17 +2,17 @@
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .base import Facts, Format, Options, first_float, patterns, record
+from .base import Facts, Format, Options, Recording, first_float, patterns
 
 OPSET = 18
 
 
-def write(model: nn.Module, images: Tensor, options: Options, facts: Facts, path: Path) -> None:
+def write(recording: Recording, options: Options, facts: Facts, path: Path) -> None:
     """One file; 8-bit weights of linear layers, whose inputs are quantised as they come (onnxruntime's dynamic way)."""
     program = torch.onnx.export(
-        record(model, images, options), dynamo=True, verbose=False, opset_version=OPSET, input_names=['images'],
+        recording.program(half=options.half), dynamo=True, verbose=False, opset_version=OPSET, input_names=['images'],
         output_names=['logits'], optimize=True)
     program.model.metadata_props.update(facts.texts())
     if not options.int8:

@@ -1,16 +1,16 @@
 """OpenVINO's intermediate representation: an xml file with a bin file beside it."""
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from .base import Facts, Format, Options, first_float, patterns, record
+from .base import Facts, Format, Options, Recording, first_float, patterns
 
 
-def write(model: nn.Module, images: Tensor, options: Options, facts: Facts, path: Path) -> None:
+def write(recording: Recording, options: Options, facts: Facts, path: Path) -> None:
     """Both files. ``half`` keeps the weights in float16; arithmetic is up to the device."""
     import openvino
 
-    converted = openvino.convert_model(record(model, images, Options(dynamic=options.dynamic)))
+    converted = openvino.convert_model(recording.program())
     for key, text in facts.texts().items():
         converted.set_rt_info(text, ['model_info', key])
     openvino.save_model(converted, path, compress_to_fp16=options.half)

@@ -4,23 +4,17 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ...utils.errors import require_packages
-from .base import Facts, Format, Options, first_float, patterns, record
+from .base import Facts, Format, Options, Recording, first_float, patterns
 
 FACTS = 'facts.json'  # name in the archive
 
 
-def write(model: nn.Module, images: Tensor, options: Options, facts: Facts, path: Path) -> None:
-    """One file; ``int8`` by torchao, with inputs quantised as they come."""
-    if options.int8:
-        require_packages('torchao', extra='pip install torchao')
-        from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
-
-        quantize_(model, Int8DynamicActivationInt8WeightConfig())
-    torch.export.save(
-        record(model, images, options), path, extra_files={FACTS: json.dumps(asdict(facts), ensure_ascii=False)})
+def write(recording: Recording, options: Options, facts: Facts, path: Path) -> None:
+    """One file."""
+    told = json.dumps(asdict(facts), ensure_ascii=False)
+    torch.export.save(recording.program(options.half, options.int8), path, extra_files={FACTS: told})
 
 
 def run(path: Path, images: Tensor) -> Tensor:
