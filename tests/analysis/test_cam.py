@@ -172,6 +172,7 @@ def test_program(pictures, tmp_path, capsys):
     (['PICTURES', '--class', '1'], '--class and --method are for --what cam'),
     (['--what', 'cam', 'PICTURES', '--class', '1000', '--img-size', '64'], '--class 1000: the model has 1000'),
     (['--what', 'cam', 'PICTURES', '--img-size', '16'], 'images must be at least 32 x 32'),
+    (['--what', 'cam', '--img-size', '32', *['PICTURES'] * 13], '26 pictures are too many for a figure; give up to 24'),
 ])
 def test_program_names_mistakes(words, message, pictures, capsys):
     words = [str(pictures) if word == 'PICTURES' else word for word in words]

@@ -26,7 +26,7 @@ def tracing_or_fake(x: Tensor) -> bool:
     return x.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
-def known(*sizes: int) -> bool:
+def sizes_known(*sizes: int) -> bool:
     """Whether branches may depend on these sizes: not while a graph is recorded in which they vary."""
     return not exporting() or all(isinstance(size, int) for size in sizes)
 

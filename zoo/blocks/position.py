@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
-from .layout import known
+from .layout import sizes_known
 
 
 def resample_map(table: Tensor, grid: tuple[int, int], mode: str) -> Tensor:
@@ -64,7 +64,7 @@ class PositionMap(nn.Module):
     def forward(self, height: int, width: int) -> Tensor:
         """Return ``[1, height, width, C]``; the parameter itself at its own size."""
         # resampling to the same size is exact
-        if known(height, width) and (height, width) == tuple(self.weight.shape[1:3]):
+        if sizes_known(height, width) and (height, width) == tuple(self.weight.shape[1:3]):
             return self.weight
         return resample_map(self.weight, (height, width), self.mode)
 

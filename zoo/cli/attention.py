@@ -30,6 +30,7 @@ WHAT = {  # the quantities of zoo.analysis.attribution, and of zoo.analysis.cam
     'weights': 'attention weights of a query',
     'cam': 'class activation map',
 }
+MOST_PICTURES = 24  # with maps in one figure
 PATIENCE = 2  # seconds before a bar shows how far it is
 SHARES = (0.5, 0.9, 0.99)  # of a receptive field, whose squares are printed
 
@@ -117,6 +118,8 @@ def _cam(
         names: classes.Names | None) -> tuple[Any, Tensor, list[str]]:
     """Figure, maps ``[B, H, W]`` and lines to print of class activation maps."""
     method = given.method or 'gradcam'
+    if len(images) > MOST_PICTURES:
+        raise ZooError(f'{len(images)} pictures are too many for a figure; give up to {MOST_PICTURES}')
     with _fitting(given, images):
         probabilities = model(images).float().softmax(-1).cpu()
     numbers = probabilities.argmax(1).tolist() if given.number is None else [given.number] * len(images)

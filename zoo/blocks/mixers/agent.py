@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from zoo_kernels import agent_attention
 
 from ..conv import depthwise_conv2d
-from ..layout import contiguous_for_export, exporting, known
+from ..layout import contiguous_for_export, exporting, sizes_known
 from ..linear import linear
 from ..position import resize_table
 from ..resize import adaptive_pool_matrix, pool_map
@@ -152,7 +152,7 @@ class AxisBias(nn.Module):
 
     def forward(self, length: int) -> Tensor:
         """Return ``[num_heads, agents, length]``; the parameter itself at its own length."""
-        if known(length) and length == self.weight.shape[2]:  # resampling to the same length is exact
+        if sizes_known(length) and length == self.weight.shape[2]:  # resampling to the same length is exact
             return self.weight
         return _resample(self.weight, length)
 
