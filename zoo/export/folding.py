@@ -7,6 +7,8 @@ from torch.export import ExportedProgram
 
 RANDOM = torch.Tag.nondeterministic_seeded
 MOST_GROWTH = 4  # how much larger than its inputs a constant may be that is kept instead of them
+# What a recorder writes behind a constant; a constant that was read from a file may be a view, which refuses it
+IN_PLACE = {torch.ops.aten.detach_.default: torch.ops.aten.detach.default}
 SMALL = 1 << 16  # elements: smaller ones are kept in any case
 
 
@@ -19,6 +21,7 @@ def fold_constants(program: ExportedProgram) -> ExportedProgram:
     module = program.module()
     values: dict[fx.Node, Any] = {}
     for node in list(module.graph.nodes):
+        node.target = IN_PLACE.get(node.target, node.target) if node.op == 'call_function' else node.target
         if node.op == 'get_attr':
             values[node] = _attribute(module, node.target)
         elif _is_constant(node, values):
