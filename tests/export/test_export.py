@@ -12,8 +12,8 @@ from PIL import Image
 from tests.models.test_export import shallow
 from tests.zoo_models import every_smallest_model
 from zoo.export import export as program
-from zoo.export.folding import fold_constants
-from zoo.export.formats import FORMATS, Facts, Options, onnx
+from zoo.export.folding import fold_constants, without_in_place
+from zoo.export.formats import FORMATS, Facts, onnx
 from zoo_cli import main
 
 SMALL = ['--model-kwargs', 'depths=(1,1,1,1)', 'embed_dims=(16,16,16,16)', 'num_heads=(1,1,2,2)', 'num_classes=1000',
@@ -189,7 +189,6 @@ def test_tables_of_a_built_size_are_constants():
     stored = torch.export.export(model, (other,))
     assert 'aten.upsample_bicubic2d.vec' not in operators(stored.graph)
     torch.testing.assert_close(stored.module()(other), expected, rtol=1e-5, atol=1e-5)
-    assert model.stages[0].blocks[0].mixer is not None
 
 
 @torch.no_grad()
@@ -197,8 +196,7 @@ def test_tables_of_a_built_size_are_constants():
 def test_constants_are_folded(name):
     torch.manual_seed(0)
     model, x = shallow(name) if name != 'fcanet_resnet34' else timm.create_model(name).eval(), torch.randn(2, 3, 64, 64)
-    program = torch.export.export(model, (x,))
-    folded = fold_constants(program)
+    folded = fold_constants(without_in_place(torch.export.export(model, (x,))))
     assert {'aten.arange.default'} & operators(folded.graph) == set()
     for node in folded.graph.nodes:  # what is computed needs the images
         assert node.op != 'call_function' or node.all_input_nodes
@@ -211,6 +209,5 @@ def test_facts_are_texts():
     assert facts.texts() == dict(
         model='m', input_size='[3, 8, 8]', mean='[0.5, 0.5, 0.5]', std='[1.0, 1.0, 1.0]', interpolation='bicubic',
         crop_pct='0.9', crop_mode='center', class_names='["ä", "\\"b\\""]')
-    assert Options() == Options(dynamic=False, half=False, int8=False)
     assert onnx.FORMAT.operators_in("No ONNX function found for <OpOverload(op='aten.foo', overload='bar')>.") == [
         'aten.foo']

@@ -251,7 +251,7 @@ GROWTH_COLUMNS: dict[str, Callable[[dict], str]] = {
     'threads': lambda r: str(r['threads']),
     'variant': variant,
     'pass': lambda r: r['pass'],
-    'time': lambda r: _exponent(r),
+    'time': _exponent,
     'memory': lambda r: '' if r['memory'] is None else f'{r["memory"]:.2f}',
     'pixels': lambda r: f'{r["smallest"]} to {r["largest"]}',
 }

@@ -19,6 +19,7 @@ from .. import dense
 from ..analysis.cam import class_activation_map
 from ..export.export import recorded
 from ..export.formats import FORMATS, Facts, Options, Recording
+from ..utils.errors import ZooError, printable, require_packages
 
 CLASSES = 10
 
@@ -200,8 +201,6 @@ TARGETS: dict[str, Target] = {
 def attempt(target: Target, name: str, size: int) -> dict[str, Any]:
     """Try a target with a model: ``result`` ('runs', 'converts', 'differs', 'fails' or 'not installed'), with
     ``deviation`` and ``reason`` where there is one."""
-    from ..utils.errors import ZooError, printable, require_packages
-
     try:
         require_packages(*target.packages)
     except ZooError:

@@ -12,6 +12,15 @@ IN_PLACE = {torch.ops.aten.detach_.default: torch.ops.aten.detach.default}
 SMALL = 1 << 16  # elements: smaller ones are kept in any case
 
 
+def without_in_place(program: ExportedProgram) -> ExportedProgram:
+    """The same program, changed: constants are not detached in place."""
+    for node in program.graph.nodes:
+        if node.op == 'call_function':
+            node.target = IN_PLACE.get(node.target, node.target)
+    program.graph_module.recompile()
+    return program
+
+
 @torch.no_grad()
 def fold_constants(program: ExportedProgram) -> ExportedProgram:
     """The same program with what follows from parameters and sizes alone computed beforehand.
@@ -21,7 +30,6 @@ def fold_constants(program: ExportedProgram) -> ExportedProgram:
     module = program.module()
     values: dict[fx.Node, Any] = {}
     for node in list(module.graph.nodes):
-        node.target = IN_PLACE.get(node.target, node.target) if node.op == 'call_function' else node.target
         if node.op == 'get_attr':
             values[node] = _attribute(module, node.target)
         elif _is_constant(node, values):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from ...utils.errors import require_packages
-from ..folding import fold_constants
+from ..folding import fold_constants, without_in_place
 
 LEAST, MOST = 64, 2048  # pixels of the sides of images of any size: torch takes a side of one token for a constant
 DYNAMIC = {0: torch.export.Dim('batch', min=1, max=64), 2: torch.export.Dim('height', min=LEAST, max=MOST),
@@ -92,8 +92,8 @@ class Recording:
             model = _quantized(model)
         if self.dynamic:  # a batch of one would be taken for a constant
             images = images.expand(max(len(images), 2), -1, -1, -1).contiguous()
-            return torch.export.export(model, (images,), dynamic_shapes=(DYNAMIC,))
-        program = torch.export.export(model, (images,))
+            return without_in_place(torch.export.export(model, (images,), dynamic_shapes=(DYNAMIC,)))
+        program = without_in_place(torch.export.export(model, (images,)))
         return program if int8 else fold_constants(program)
 
 
