@@ -7,9 +7,8 @@ import torch
 from timm.layers import calculate_drop_path_rates
 from torch import Tensor, nn
 
-from ...backbone import Backbone, Stage, init_layer, pyramid_grids, to_pair
+from ...backbone import Backbone, Stage, init_layer, to_pair
 from ...blocks.fusion import in_chunks
-from ...blocks.layout import ceil_div
 from ...blocks.linear import linear
 from ...blocks.mixers import BlockContext, ContextMixing, MixerFactory
 from ...blocks.norm import batch_norm
@@ -205,12 +204,9 @@ class OverLoCK(Backbone):
         else:
             ends = dict(norm=ProjNormAct(widths[3], HIDDEN, bias=False, **dd), num_features=HIDDEN)
         super().__init__(
-            OverLoCKStem(in_chans, dims[0], **dd), stages, widths, strides=(4, 8, 16, 32), in_chans=in_chans,
-            conv_init='linear', **ends, **dd, **backbone)
+            OverLoCKStem(in_chans, dims[0], **dd), stages, widths, in_chans=in_chans, conv_init='linear', **ends,
+            **dd, **backbone)
         self.aux_head = None if feature_norms else self.make_auxiliary_head(**dd)
-
-    def grids(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
-        return pyramid_grids((ceil_div(img_size[0], 4), ceil_div(img_size[1], 4)), 4)
 
     # --- two heads
 
