@@ -11,7 +11,7 @@ from ..blocks.conv import conv_epilogue, depthwise_conv2d
 from ..blocks.fusion import in_chunks
 from ..blocks.mixers import BlockContext, MixerFactory, RotaryAttention
 from ..blocks.mlp import ResidualConvMlp
-from ..blocks.patch import Conv2dNorm, ProjNormAct
+from ..blocks.patch import Conv2dNorm, ConvStem, ProjNormAct
 from ..blocks.transformer import TransformerBlock
 from .stages import build_stages
 
@@ -58,21 +58,6 @@ class PyramidBlock(TransformerBlock):
         if self.pos2 is not None:
             x = conv_epilogue(self.pos2, x, residual=x)
         return torch.addcmul(x, self.gamma2, self.drop_path2(self.mlp(self.norm2(x))))
-
-
-class ConvStem(nn.Sequential):
-    """Four 3x3 convolutions with BatchNorm to a quarter of the size; GELU after all but the last."""
-
-    def __init__(self, in_chans: int, dim: int, device=None, dtype=None):
-        half, dd = dim // 2, dict(device=device, dtype=dtype)
-        super().__init__(
-            Conv2dNorm(in_chans, half, 2, activation=True, **dd), Conv2dNorm(half, half, 1, activation=True, **dd),
-            Conv2dNorm(half, half, 1, activation=True, **dd), Conv2dNorm(half, dim, 2, **dd))
-        self.half = half
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[B, H, W, in_chans]`` -> ``[B, ceil(H / 4), ceil(W / 4), dim]``."""
-        return in_chunks(self, super().forward, x, self.half * x.shape[1] * x.shape[2] // 2)
 
 
 class Pyramid(Backbone):
@@ -122,6 +107,8 @@ class Pyramid(Backbone):
             ends = dict(feature_norms=[nn.LayerNorm(dim, eps=1e-6, **dd) for dim in embed_dims])
         else:
             ends = dict(norm=ProjNormAct(embed_dims[-1], projection, **dd), num_features=projection)
+        half = embed_dims[0] // 2
+        stem = ConvStem(in_chans, (half, half, half, embed_dims[0]), strides=(2, 1, 1, 2), **dd)
         super().__init__(
-            ConvStem(in_chans, embed_dims[0], **dd), stages, embed_dims, in_chans=in_chans, linear_init=linear_init,
+            stem, stages, embed_dims, in_chans=in_chans, linear_init=linear_init,
             conv_init='linear', **ends, **dd, **backbone)

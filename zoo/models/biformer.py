@@ -28,7 +28,7 @@ from ..blocks.conv import conv_epilogue, depthwise_conv2d
 from ..blocks.mixers import BlockContext, MixerFactory, MixerTable
 from ..blocks.mlp import Mlp
 from ..blocks.norm import BatchNormNHWC
-from ..blocks.patch import Conv2dNorm, NormConv2d
+from ..blocks.patch import Conv2dNorm, ConvStem, NormConv2d
 from ..blocks.transformer import TransformerBlock
 from ..hosts.stages import build_stages
 from ..registry import Variant, register_family
@@ -101,16 +101,14 @@ class BiFormer(Backbone):
         stages = build_stages(
             block, dims, depths, self.grids(to_pair(img_size)), drop_path_rate,
             downsample=downsample, num_heads=num_heads)
+        if swin_layout:
+            stem = Conv2dNorm(in_chans, dims[0], 4, kernel_size=4, **dd)
+        else:
+            stem = ConvStem(in_chans, (dims[0] // 2, dims[0]), strides=(2, 2), **dd)
         super().__init__(
-            self._stem(in_chans, dims[0], **dd), stages, dims, in_chans=in_chans, norm=BatchNormNHWC(dims[-1], **dd),
+            stem, stages, dims, in_chans=in_chans, norm=BatchNormNHWC(dims[-1], **dd),
             feature_norms=[nn.LayerNorm(dim, eps=1e-6, **dd) for dim in dims] if feature_norms else None,
             linear_init=linear_init, **dd, **backbone)
-
-    def _stem(self, in_chans: int, dim: int, **dd: Any) -> nn.Module:
-        if self.swin_layout:
-            return Conv2dNorm(in_chans, dim, 4, kernel_size=4, **dd)
-        return nn.Sequential(
-            Conv2dNorm(in_chans, dim // 2, 2, activation=True, **dd), Conv2dNorm(dim // 2, dim, 2, **dd))
 
     def grids(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
         return patch_grids(img_size) if self.swin_layout else super().grids(img_size)
