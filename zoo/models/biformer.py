@@ -32,7 +32,7 @@ from ..blocks.patch import Conv2dNorm, ConvStem, NormConv2d
 from ..blocks.transformer import TransformerBlock
 from ..hosts.stages import build_stages
 from ..registry import Variant, register_family
-from ..weights.convert import rename
+from ..weights.convert import pointwise_to_linear, rename
 
 __all__ = []  # the entrypoints: filled by the registration
 
@@ -167,10 +167,7 @@ RULES = (
 
 def biformer_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """Both layouts, classification and dense prediction; 1x1 convolutions become linear layers."""
-    state = rename(state, (*(SWIN_STEM if model.swin_layout else STEM), *RULES))
-    for key in [key for key, value in state.items() if value.ndim == 4 and value.shape[2:] == (1, 1)]:
-        state[key] = state[key].flatten(1)
-    return state
+    return pointwise_to_linear(rename(state, (*(SWIN_STEM if model.swin_layout else STEM), *RULES)))
 
 
 register_family(__name__, BiFormer, MIXERS, VARIANTS, biformer_keys, CFG)

@@ -38,7 +38,7 @@ from ..blocks.patch import NormConv2d
 from ..hosts.stages import build_stages
 from ..registry import Variant, register_family
 from ..utils.errors import ZooError
-from ..weights.convert import rename
+from ..weights.convert import pointwise_to_linear, rename
 
 __all__ = []  # the entrypoints: filled by the registration
 
@@ -306,10 +306,7 @@ RULES = (
 
 def care_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """1x1 convolutions become linear layers."""
-    state = rename(state, RULES)
-    return {
-        key: value.flatten(1) if key.endswith(('.qk.weight', '.fc1.weight', '.fc2.weight')) else value
-        for key, value in state.items()}
+    return pointwise_to_linear(rename(state, RULES))
 
 
 register_family(__name__, CARE, MIXERS, VARIANTS, care_keys, CFG)

@@ -38,7 +38,7 @@ from ..blocks.patch import Conv2dNorm
 from ..hosts.stages import build_stages
 from ..registry import Variant, register_family
 from ..utils.errors import ZooError
-from ..weights.convert import rename
+from ..weights.convert import pointwise_to_linear, rename
 
 __all__ = []  # the entrypoints: filled by the registration
 
@@ -242,12 +242,10 @@ RULES = (
 
 def patnet_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """1x1 convolutions become linear layers; a detection model has no head, whose projection then stays as it is."""
-    state = rename(state, RULES)
+    state = pointwise_to_linear(rename(state, RULES))
     for key, value in state.items():
-        if key.endswith('.gate.weight') and value.shape[-1] == 2:  # [C, C, 1, 2]: means, then deviations
+        if key.endswith('.gate.weight') and value.ndim == 4:  # [C, C, 1, 2]: means, then deviations
             state[key] = value.permute(0, 2, 3, 1).flatten(1)
-        elif value.ndim == 4 and value.shape[2:] == (1, 1):
-            state[key] = value.flatten(1)
     if 'feature_norms.0.norm.weight' in state:
         head = {key: value for key, value in model.state_dict().items() if key == 'head.proj.weight'}
         state = {**head, **state}

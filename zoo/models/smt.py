@@ -31,7 +31,7 @@ from ..blocks.patch import Conv2dNorm, PatchConv
 from ..blocks.transformer import TransformerBlock
 from ..hosts.stages import build_stages
 from ..registry import Variant, register_family
-from ..weights.convert import concatenate, rename
+from ..weights.convert import concatenate, pointwise_to_linear, rename
 
 __all__ = []  # the entrypoints: filled by the registration
 
@@ -169,13 +169,12 @@ RULES = (
 
 def smt_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """Join queries with keys and values, and order aggregated channels by run instead of by group."""
-    state = concatenate(rename(state, RULES), '.mixer.q.', '.mixer.kv.', '.mixer.qkv.')
+    state = concatenate(pointwise_to_linear(rename(state, RULES)), '.mixer.q.', '.mixer.kv.', '.mixer.qkv.')
     for key, value in state.items():
-        if '.mixer.aggregate.' in key and value.ndim:  # [groups * runs (, heads, 1, 1)]
-            value = value.squeeze((-1, -2)) if value.ndim == 4 else value
+        if '.mixer.aggregate.' in key and value.ndim:  # [groups * runs (, heads)]
             state[key] = _by_run(value.mT if value.ndim == 2 else value)
         elif key.endswith('.mixer.fc.weight'):
-            state[key] = _by_run(value.squeeze((-1, -2)))
+            state[key] = _by_run(value)
     return state
 
 

@@ -35,7 +35,7 @@ from ..blocks.norm import batch_norm
 from ..blocks.patch import Conv2dNorm
 from ..hosts.stages import build_stages
 from ..registry import Variant, register_family
-from ..weights.convert import rename
+from ..weights.convert import pointwise_to_linear, rename
 
 __all__ = []  # the entrypoints: filled by the registration
 
@@ -149,9 +149,7 @@ RULES = (
 
 def van_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """1x1 convolutions become linear layers."""
-    return {
-        key: value.flatten(1) if value.ndim == 4 and value.shape[2:] == (1, 1) else value
-        for key, value in rename(state, RULES).items()}
+    return pointwise_to_linear(rename(state, RULES))
 
 
 register_family(__name__, VAN, MIXERS, VARIANTS, van_keys, CFG)
