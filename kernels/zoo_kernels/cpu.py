@@ -6,16 +6,16 @@ and instruction set, so that two runs on one machine never differ; ``measure`` t
 process.
 """
 import functools
-import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .setting import Setting
 
 GEMMS = ('auto', 'mkl', 'onednn', 'measure')
 GAIN = 1.1  # that a measurement has to show
@@ -30,34 +30,22 @@ class Gemm(NamedTuple):
     reason: str
 
 
-def _checked(gemm: str) -> str:
-    if gemm not in GEMMS:
-        raise ValueError(f'ZOO_CPU_GEMM={gemm!r}: use one of {", ".join(GEMMS)}')
-    return gemm
+_GEMM = Setting('ZOO_CPU_GEMM', GEMMS)
 
 
-_gemm = _checked(os.environ.get('ZOO_CPU_GEMM', 'auto'))
-
-
-@contextmanager
-def set_gemm(gemm: str) -> Iterator[None]:
+def set_gemm(gemm: str) -> AbstractContextManager[None]:
     """Run a block as if ``ZOO_CPU_GEMM`` were ``'auto'``, ``'mkl'``, ``'onednn'`` or ``'measure'``, for the process."""
-    global _gemm
-    before, _gemm = _gemm, _checked(gemm)
-    try:
-        yield
-    finally:
-        _gemm = before
+    return _GEMM.set(gemm)
 
 
 def gemm() -> Gemm:
     """The library for large float32 products in inference, in force now."""
-    return _decide(_gemm)
+    return _decide(_GEMM.value)
 
 
 def prefers_onednn() -> bool:
     """Whether that is oneDNN."""
-    return _decide(_gemm).library == 'onednn'
+    return _decide(_GEMM.value).library == 'onednn'
 
 
 @functools.cache

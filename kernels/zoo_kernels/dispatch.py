@@ -7,12 +7,14 @@ it cannot.
 import functools
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+
+from .setting import Setting
 
 MODES = ('off', 'auto', 'force')
 INTERPRETING = os.environ.get('TRITON_INTERPRET') == '1'  # Triton runs kernels on CPU tensors then, for tests only
@@ -27,33 +29,21 @@ class Choice(NamedTuple):
     reason: str
 
 
-def _checked(mode: str) -> str:
-    if mode not in MODES:
-        raise ValueError(f'ZOO_KERNELS={mode!r}: use one of {", ".join(MODES)}')
-    return mode
-
-
-_mode = _checked(os.environ.get('ZOO_KERNELS', 'auto'))
+_MODE = Setting('ZOO_KERNELS', MODES)
 _record: list[tuple[str, Choice]] | None = None
 
 
 def mode() -> str:
     """The mode in force."""
-    return _mode
+    return _MODE.value
 
 
-@contextmanager
-def set_mode(mode: str) -> Iterator[None]:
+def set_mode(mode: str) -> AbstractContextManager[None]:
     """Run a block with another mode than ``ZOO_KERNELS`` says: ``'off'``, ``'auto'`` or ``'force'``.
 
     The mode is one for the process. Enter it outside of compiled functions; they are compiled again for it.
     """
-    global _mode
-    before, _mode = _mode, _checked(mode)
-    try:
-        yield
-    finally:
-        _mode = before
+    return _MODE.set(mode)
 
 
 @contextmanager
@@ -144,7 +134,7 @@ def choose(
 
 
 def _decide(op: str, x: Tensor, limit: str, tokens: int, dtypes: tuple[torch.dtype, ...]) -> Choice:
-    if _mode == 'off':
+    if _MODE.value == 'off':
         return Choice('torch', 'ZOO_KERNELS=off')
     if exporting():
         limit = 'the graph is being exported, and other runtimes know no Triton'
@@ -155,7 +145,7 @@ def _decide(op: str, x: Tensor, limit: str, tokens: int, dtypes: tuple[torch.dty
     elif not x.is_cuda and not (INTERPRETING and x.device.type == 'cpu'):
         limit = f'the input is on {x.device.type}; the kernels need CUDA'
     limit = limit or unavailable(x.device.index if x.is_cuda else None)
-    if _mode == 'force':
+    if _MODE.value == 'force':
         if limit:
             raise RuntimeError(f'{op}: ZOO_KERNELS=force, but {limit}')
         return Choice('triton', 'ZOO_KERNELS=force')

@@ -97,7 +97,7 @@ def test_the_published_recipe_learns_too(zoo, flags, tmp_path):
 
 def test_the_recipe_is_that_of_the_paper():
     args = options.merge(TRAIN, {option.dest: option.default for option in PROBE})
-    probe._settle(args, {})
+    probe._settle(args)
     assert (args.opt, args.weight_decay, args.momentum, args.epochs, args.warmup_epochs) == ('lars', 0, 0.9, 90, 10)
     args.batch_size = 512
     assert build.learning_rates(args, 8) == dict(lr=pytest.approx(0.1 * 4096 / 256), warmup_lr=0, min_lr=0)

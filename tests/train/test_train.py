@@ -328,8 +328,8 @@ def test_the_quickstart_goes_on_with_digits_where_nothing_else_can_be_had(zoo, t
     monkeypatch.setenv('ZOO_DATA', str(tmp_path / 'cache'))
     monkeypatch.setattr(fashion_mnist, 'from_torchvision', no_network)
     monkeypatch.setattr(fashion_mnist, 'from_debian', no_network)
-    result = zoo('train', '--config', 'quickstart', '--epochs', '1', '--workers', '0', '--output', tmp_path / 'out',
-                 '--experiment', 'run')
+    words = '--config', 'quickstart', '--workers', '0', '--output', tmp_path / 'out', '--experiment', 'run'
+    result = zoo('train', *words, '--epochs', '1')
     assert result.code == 0, result.err
     assert result.out.count('no network here') == 2 and 'digits that come with scikit-learn' in result.out
     run = tmp_path / 'out' / 'run'
@@ -339,3 +339,5 @@ def test_the_quickstart_goes_on_with_digits_where_nothing_else_can_be_had(zoo, t
     assert args['mean'] == digits['mean'] and args['hflip'] == 0 and args['model'] == 'flatten_pvt_v2_b0'
     found = figures('--checkpoint', run / 'model_best.pth.tar')
     assert found['count'] == 360 and found['top1'] == pytest.approx(read(run / 'last.pth.tar')['metric'], abs=1e-4)
+    assert zoo('train', *words, '--epochs', '2', '--resume', 'auto').code == 0
+    assert [row['epoch'] for row in summary(run)] == ['0', '1']

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 import zoo_kernels
 from zoo_kernels.dispatch import exporting
 
-from .target import PROBE, Accelerated, Make, is_gelu, nchw, nhwc
+from ..blocks.layout import to_nchw, to_nhwc
+from .target import PROBE, Accelerated, Make, is_gelu, weights_of
 
 SIZES = (3, 5)  # of depthwise kernels; larger ones are the library's
 
@@ -35,13 +36,12 @@ class DepthwiseConv2d(Accelerated, nn.Conv2d):
         return is_depthwise(self)
 
     def probe(self, make: Make) -> tuple[tuple, dict[str, Any]]:
-        bias = None if self.bias is None else make(self.in_channels)
-        return (make(1, PROBE, PROBE, self.in_channels), make(*self.weight.shape), bias), {}
+        return (make(1, PROBE, PROBE, self.in_channels), *weights_of(self, make)), {}
 
     def forward(self, x: Tensor) -> Tensor:
         if exporting() or x.dim() != 4 or not x.is_contiguous(memory_format=torch.channels_last):
             return super().forward(x)
-        return nchw(zoo_kernels.depthwise_conv(nhwc(x), self.weight, self.bias))
+        return to_nchw(zoo_kernels.depthwise_conv(to_nhwc(x), self.weight, self.bias))
 
 
 class PvtMlp(Accelerated, MlpWithDepthwiseConv):
@@ -110,6 +110,6 @@ class MapPosConv(Accelerated, ConvPosEnc):
     def forward(self, x: Tensor) -> Tensor:
         if exporting() or not x.is_contiguous(memory_format=torch.channels_last):
             return super().forward(x)
-        x = nhwc(x)
-        return nchw(zoo_kernels.depthwise_conv(
+        x = to_nhwc(x)
+        return to_nchw(zoo_kernels.depthwise_conv(
             x, self.proj.weight, self.proj.bias, residual=x, activation='gelu' if is_gelu(self.act) else None))

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 import zoo_kernels
 from zoo_kernels.dispatch import exporting
 
+from ..blocks.layout import to_nchw, to_nhwc
 from .convolutions import is_depthwise
-from .target import PROBE, Accelerated, Make, is_gelu, nchw, nhwc
+from .target import PROBE, Accelerated, Make, is_gelu
 
 FOCAL_SIZES = range(1, 32, 2)
 
@@ -44,7 +45,7 @@ class FocalLevels(Accelerated, FocalModulation):
             return super().forward(x)
         q, ctx, gates = self.f(x).split(self.input_split, 1)
         weights = [level[0].weight for level in self.focal_layers]
-        ctx = nchw(zoo_kernels.focal_modulation(nhwc(ctx), nhwc(gates), weights))
+        ctx = to_nchw(zoo_kernels.focal_modulation(to_nhwc(ctx), to_nhwc(gates), weights))
         if self.normalize_modulator:
             ctx = ctx / (self.focal_level + 1)
         return self.proj_drop(self.proj(self.norm(q * self.h(ctx))))
@@ -67,13 +68,13 @@ class ReluLinearAttention(Accelerated, LiteMLA):
         return (q, k, v), dict(feature='relu', eps=self.eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        like_q = nhwc(x[:, :self.dim]).flatten(1, 2).unsqueeze(2)
+        like_q = to_nhwc(x[:, :self.dim]).flatten(1, 2).unsqueeze(2)
         if not _pays(self.op, like_q, like_q, like_q, feature='relu'):
             return super().forward(x)
         qkv = self.qkv(x)
         qkv = torch.cat([qkv, *(branch(qkv) for branch in self.aggreg)], 1)
         height, width = qkv.shape[2:]
-        q, k, v = nhwc(qkv).flatten(1, 2).unflatten(2, (-1, 3, self.dim)).unbind(3)
+        q, k, v = to_nhwc(qkv).flatten(1, 2).unflatten(2, (-1, 3, self.dim)).unbind(3)
         # the op divides both sums by the number of keys
         out = zoo_kernels.linear_attention(q, k, v, feature='relu', eps=self.eps / (height * width))
-        return self.proj(nchw(out.flatten(2).unflatten(1, (height, width))))
+        return self.proj(to_nchw(out.flatten(2).unflatten(1, (height, width))))

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 import zoo_kernels
 from zoo_kernels.cpu import prefers_onednn
 
-from .target import PROBE, Accelerated, Make, nchw, nhwc
+from ..blocks.layout import to_nchw, to_nhwc
+from .target import PROBE, Accelerated, Make, weights_of
 
 
 def _gains(layer: nn.Module) -> bool:
@@ -24,8 +25,7 @@ class Linear(Accelerated, nn.Linear):
         return _gains(self)
 
     def probe(self, make: Make) -> tuple[tuple, dict[str, Any]]:
-        bias = None if self.bias is None else make(self.out_features)
-        return (make(1, PROBE * PROBE, self.in_features), make(*self.weight.shape), bias), {}
+        return (make(1, PROBE * PROBE, self.in_features), *weights_of(self, make)), {}
 
     def forward(self, x: Tensor) -> Tensor:
         return zoo_kernels.linear(x, self.weight, self.bias)
@@ -42,11 +42,11 @@ class PointwiseConv2d(Accelerated, nn.Conv2d):
             and _gains(self))
 
     def probe(self, make: Make) -> tuple[tuple, dict[str, Any]]:
-        bias = None if self.bias is None else make(self.out_channels)
-        return (make(1, PROBE, PROBE, self.in_channels), make(*self.weight.shape[:2]), bias), {}
+        weight, bias = weights_of(self, make)
+        return (make(1, PROBE, PROBE, self.in_channels), weight.flatten(1), bias), {}
 
     def forward(self, x: Tensor) -> Tensor:
         if (torch.is_grad_enabled() or torch.compiler.is_compiling() or x.dim() != 4
                 or not x.is_contiguous(memory_format=torch.channels_last)):
             return super().forward(x)
-        return nchw(zoo_kernels.linear(nhwc(x), self.weight.flatten(1), self.bias))
+        return to_nchw(zoo_kernels.linear(to_nhwc(x), self.weight.flatten(1), self.bias))

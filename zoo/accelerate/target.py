@@ -31,13 +31,10 @@ class Accelerated:
         raise NotImplementedError
 
 
+def weights_of(layer: nn.Linear | nn.Conv2d, make: Make) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias of a layer as ``make`` makes them."""
+    return make(*layer.weight.shape), None if layer.bias is None else make(*layer.bias.shape)
+
+
 def is_gelu(module: nn.Module) -> bool:
     return type(module) is nn.GELU and module.approximate == 'none'
-
-
-def nhwc(x: Tensor) -> Tensor:
-    return x.permute(0, 2, 3, 1)
-
-
-def nchw(x: Tensor) -> Tensor:
-    return x.permute(0, 3, 1, 2)

@@ -27,9 +27,9 @@ from ..blocks.pooling import EfficientProbing
 from ..train import build, checkpoint, options
 from ..train.data import datasets
 from ..train.option_schema import TRAIN
-from ..train.run import AUTO, carried, check, folder_of, quickstart_data, read_resumed, resumed_file
+from ..train.run import carried, quickstart_data, read_request, run
 from ..train.session import Trainer
-from ..utils.errors import ZooError, require_packages
+from ..utils.errors import ZooError
 from .option_schema import PROBE
 
 ABOUT = ('Train a linear or an efficient-probing (EP) classifier on the frozen features of any model of the zoo or of '
@@ -109,6 +109,11 @@ class ProbeSession(Trainer):
 
     command, table = 'probe', PROBE
 
+    @staticmethod
+    def check_resumed(content: dict[str, Any], path: str) -> None:
+        if 'probe' not in content:
+            raise ZooError(f'{path} is not a checkpoint of a probe; --checkpoint probes the features in it')
+
     def _build_model(self) -> tuple[nn.Module, dict[str, Any]]:
         args, ctx = self.args, self.ctx
         random_seed(args.seed)  # untrained weights are the same in every process
@@ -168,32 +173,23 @@ def probe(argv: Sequence[str]) -> None:
         ZooError: whatever the user can put right.
         Interrupted: Ctrl-C; the last whole checkpoint stays.
     """
-    require_packages('tqdm', 'matplotlib')
-    flags, config = options.parse(PROBE, argv, parser())
-    given, content, brought = {**config, **flags}, None, {}
+    request = read_request(ProbeSession, argv, parser())
+    given = request.given
     if given.get('checkpoint') and given.get('pretrained'):
         raise ZooError('--checkpoint and --pretrained exclude each other; give one')
-    path = resumed_file(given, PROBE)
-    if path:
-        content = read_resumed(path)
-        if 'probe' not in content:
-            raise ZooError(f'{path} is not a checkpoint of a probe; --checkpoint probes the features in it')
-        config = config or carried(content, PROBE, path)
-    elif given.get('checkpoint'):
-        brought = _brought(given)
-    args = options.merge(TRAIN, {option.dest: option.default for option in PROBE}, brought, config, flags,
-                         dict(resume=path))
-    _settle(args, given)
-    check(args, content)
-    folder = folder_of(args, flags, content, auto=given.get('resume') == AUTO)
-    ctx = build.init_distributed(args.device)
-    try:
-        if args.dataset == datasets.QUICKSTART:
-            vars(args).update(quickstart_data(args, ctx))
-        ProbeSession(args, ctx, folder, content).fit()
-    finally:
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+    brought = _brought(given) if given.get('checkpoint') and not request.resume else {}
+    args = options.merge(
+        TRAIN, {option.dest: option.default for option in PROBE}, brought, request.config, request.flags,
+        dict(resume=request.resume))
+    _settle(args)
+    run(ProbeSession, args, request, _with_quickstart)
+
+
+def _with_quickstart(args: argparse.Namespace, ctx: build.DeviceContext) -> argparse.Namespace:
+    """Here the digits take no options of their own."""
+    if args.dataset == datasets.QUICKSTART:
+        vars(args).update(quickstart_data(args, ctx))
+    return args
 
 
 def rebuild(content: Mapping[str, Any], weights: Mapping[str, Tensor], source: str) -> Probe:
@@ -286,7 +282,7 @@ def _brought(given: Mapping[str, Any]) -> dict[str, Any]:
     return dict(brought, model=content['arch'], model_kwargs=content['model_kwargs'])
 
 
-def _settle(args: argparse.Namespace, given: Mapping[str, Any]) -> None:
+def _settle(args: argparse.Namespace) -> None:
     """Defaults that follow from other options, and what can be refused at once."""
     args.lr_base, args.lr_base_scale = args.blr, 'linear'
     if args.warmup_epochs is None:

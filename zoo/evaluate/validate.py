@@ -8,8 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..train import build, checks, options, report
 from ..train.data import datasets
 from ..utils.errors import ZooError, require_packages
@@ -64,12 +62,8 @@ def _validate(flags: dict[str, Any], config: dict[str, Any]) -> tuple[dict[str, 
     else:
         settled = _settle(flags, config, {})
         work = partial(_one, settled)
-    ctx = build.init_distributed(args.device)
-    try:
+    with build.distributed_context(args.device) as ctx:
         return work(ctx=ctx), ctx.primary
-    finally:
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
 
 
 def _settle(

@@ -15,17 +15,19 @@ convolution. The last block does not project back: it has no shortcut, and stoch
 The classifier sees four times as many channels, after GELU and LayerNorm; there are two, the second for a teacher's
 labels, and their mean counts.
 """
+import dataclasses
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath, SelectAdaptivePool2d, calculate_drop_path_rates
+from timm.layers import DropPath, SelectAdaptivePool2d
 from torch import Tensor, nn
 
 from zoo_kernels import linear_attention
 
-from ..backbone import Backbone, Stage, to_pair
+from ..backbone import Backbone, patch_grids, to_pair
 from ..blocks.conv import conv_epilogue, depthwise_conv2d
 from ..blocks.fusion import in_chunks
 from ..blocks.layout import to_nchw, to_nhwc
@@ -33,9 +35,10 @@ from ..blocks.linear import linear, linear_gelu
 from ..blocks.mixers import BlockContext, MixerFactory, MixerTable, TokenMixer, register_mixer
 from ..blocks.norm import batch_norm
 from ..blocks.patch import NormConv2d
+from ..hosts.stages import build_stages
 from ..registry import Variant, register_family
 from ..utils.errors import ZooError
-from ..weights.convert import rename
+from ..weights.convert import pointwise_to_linear, rename
 
 __all__ = []  # the entrypoints: filled by the registration
 
@@ -221,20 +224,22 @@ class CARE(Backbone):
             ratios: Sequence[tuple[int, int]] = ((2, 2), (2, 4), (4, 4), (4, 4)), drop_path_rate: float = 0.,
             in_chans: int = 3, device=None, dtype=None, **backbone: Any):
         dd = dict(device=device, dtype=dtype)
-        rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
-        stages = []
-        for s, (dim, width, grid) in enumerate(zip(dims, widths, self.grids(to_pair(img_size)))):
-            contexts = [BlockContext(s, i, width, num_heads[s], grid) for i in range(depths[s])]
-            blocks = [
-                CAREBlock(dim, width, mixer(ctx, **dd), ratios[s], rates[s][ctx.index],
-                          last=s == len(dims) - 1 and ctx.index == depths[s] - 1, **dd) for ctx in contexts]
-            stages.append(Stage(blocks, downsample=NormConv2d(dims[s - 1], dim, **dd) if s else None))
+
+        def block(ctx: BlockContext, drop_path: float) -> nn.Module:
+            feature = dataclasses.replace(ctx, dim=widths[ctx.stage])
+            return CAREBlock(
+                ctx.dim, feature.dim, mixer(feature, **dd), ratios[ctx.stage], drop_path,
+                last=ctx.stage == len(dims) - 1 and ctx.index == depths[ctx.stage] - 1, **dd)
+
+        stages = build_stages(
+            block, dims, depths, self.grids(to_pair(img_size)), drop_path_rate,
+            downsample=partial(NormConv2d, **dd), num_heads=num_heads)
         super().__init__(
-            CAREStem(in_chans, dims[0], **dd), stages, (*dims[:-1], dims[-1] * ratios[-1][1]), strides=(4, 8, 16, 32),
-            in_chans=in_chans, conv_init='linear', **dd, **backbone)
+            CAREStem(in_chans, dims[0], **dd), stages, (*dims[:-1], dims[-1] * ratios[-1][1]), in_chans=in_chans,
+            conv_init='linear', **dd, **backbone)
 
     def grids(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
-        return [(img_size[0] // stride, img_size[1] // stride) for stride in (4, 8, 16, 32)]
+        return patch_grids(img_size)
 
     def make_head(self, num_classes: int, global_pool: str, device=None, dtype=None) -> TwoHeads:
         return TwoHeads(self.num_features, num_classes, global_pool, self.drop_rate, device=device, dtype=dtype)
@@ -301,10 +306,7 @@ RULES = (
 
 def care_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """1x1 convolutions become linear layers."""
-    state = rename(state, RULES)
-    return {
-        key: value.flatten(1) if key.endswith(('.qk.weight', '.fc1.weight', '.fc2.weight')) else value
-        for key, value in state.items()}
+    return pointwise_to_linear(rename(state, RULES))
 
 
 register_family(__name__, CARE, MIXERS, VARIANTS, care_keys, CFG)

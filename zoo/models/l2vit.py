@@ -16,20 +16,22 @@ The weights released on the repository's page (v1.0) are averaged ones for ``in1
 authors' own.
 """
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch.nn.functional as F
-from timm.layers import DropPath, calculate_drop_path_rates
+from timm.layers import DropPath
 from torch import Tensor, nn
 
-from ..backbone import Backbone, Stage, pyramid_grids, to_pair
+from ..backbone import Backbone, to_pair
 from ..blocks.conv import conv_epilogue, depthwise_conv2d
-from ..blocks.layout import ceil_div, pad_map, to_nchw, to_nhwc
+from ..blocks.layout import pad_map, to_nchw, to_nhwc
 from ..blocks.mixers import BlockContext, MixerFactory, MixerTable
 from ..blocks.mlp import Mlp
 from ..blocks.norm import batch_norm
 from ..blocks.patch import Conv2dNorm
 from ..blocks.transformer import TransformerBlock
+from ..hosts.stages import build_stages
 from ..registry import Variant, register_family
 from ..weights.convert import rename
 
@@ -139,22 +141,18 @@ class L2ViT(Backbone):
             num_heads: Sequence[int] = (3, 6, 12, 24), window_size: int = 7, feature_norms: bool = False,
             drop_path_rate: float = 0., in_chans: int = 3, device=None, dtype=None, **backbone: Any):
         dd = dict(device=device, dtype=dtype)
-        rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
-        stages = []
-        for s, (dim, grid) in enumerate(zip(dims, self.grids(to_pair(img_size)))):
-            blocks = []
-            for i, rate in enumerate(rates[s]):
-                ctx = BlockContext(s, i, dim, num_heads[s], grid, window=window_size)
-                block = GlobalBlock if i % 2 else LocalBlock
-                blocks.append(block(dim, mixer(ctx, **dd), Mlp(dim, 4 * dim, **dd), rate, **dd))
-            stages.append(Stage(blocks, downsample=Downsample(dims[s - 1], dim, **dd) if s else None))
-        super().__init__(
-            L2ViTStem(in_chans, dims[0], **dd), stages, dims, strides=(4, 8, 16, 32), in_chans=in_chans,
-            norm=nn.LayerNorm(dims[-1], **dd), conv_init='linear',
-            feature_norms=[nn.LayerNorm(dim, **dd) for dim in dims] if feature_norms else None, **dd, **backbone)
 
-    def grids(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
-        return pyramid_grids((ceil_div(img_size[0], 4), ceil_div(img_size[1], 4)), 4)
+        def block(ctx: BlockContext, drop_path: float) -> nn.Module:
+            kind = GlobalBlock if ctx.index % 2 else LocalBlock
+            return kind(ctx.dim, mixer(ctx, **dd), Mlp(ctx.dim, 4 * ctx.dim, **dd), drop_path, **dd)
+
+        stages = build_stages(
+            block, dims, depths, self.grids(to_pair(img_size)), drop_path_rate,
+            downsample=partial(Downsample, **dd), num_heads=num_heads, window=window_size)
+        super().__init__(
+            L2ViTStem(in_chans, dims[0], **dd), stages, dims, in_chans=in_chans, norm=nn.LayerNorm(dims[-1], **dd),
+            conv_init='linear',
+            feature_norms=[nn.LayerNorm(dim, **dd) for dim in dims] if feature_norms else None, **dd, **backbone)
 
 
 # --- variants: smallest first

@@ -1,7 +1,7 @@
 """From options to device, model, loss, optimizer and schedule, all of timm's parts."""
 import argparse
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +50,16 @@ def init_distributed(device: str) -> DeviceContext:
     found = argparse.Namespace(device=str(checks.device(device)))
     init_distributed_device(found)
     return DeviceContext(torch.device(found.device), found.rank, found.world_size)
+
+
+@contextlib.contextmanager
+def distributed_context(device: str) -> Iterator[DeviceContext]:
+    """:func:`init_distributed` for a block, at the end of which the process leaves the others."""
+    try:
+        yield init_distributed(device)
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
 
 
 def check_model_name(name: str) -> None:

@@ -1,7 +1,9 @@
 """``python -m zoo train``: from a command line to a folder with a trained model."""
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,27 +37,62 @@ def train(argv: Sequence[str]) -> None:
         ZooError: whatever the user can put right.
         Interrupted: Ctrl-C; the last whole checkpoint stays.
     """
+    request = read_request(Trainer, argv, parser())
+    args = options.merge(TRAIN, request.config, request.flags, dict(resume=request.resume))
+    run(Trainer, args, request, partial(_with_quickstart, request))
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a command line asks for, and the checkpoint that it goes on from.
+
+    Args:
+        flags: Its options.
+        config: Those of the config file; without one, those of the checkpoint.
+        given: Those of config file and command line together.
+        resume: Path of the checkpoint, '' for none.
+        content: Of the checkpoint.
+    """
+
+    flags: dict[str, Any]
+    config: dict[str, Any]
+    given: dict[str, Any]
+    resume: str
+    content: dict[str, Any] | None
+
+
+def read_request(trainer: type[Trainer], argv: Sequence[str], parser: options.Parser) -> Request:
+    """Read the command line of ``train`` or ``probe``, the config file and the checkpoint that it names.
+
+    Raises:
+        ZooError: an option is wrong, or the checkpoint is not one of this command.
+    """
     require_packages('tqdm', 'matplotlib')
-    flags, config = options.parse(TRAIN, argv, parser())
-    content = None
-    path = resumed_file({**config, **flags}, TRAIN)
+    flags, config = options.parse(trainer.table, argv, parser)
+    given, content = {**config, **flags}, None
+    path = resumed_file(given, trainer.table)
     if path:
         content = read_resumed(path)
-        if 'probe' in content:
-            raise ZooError(f'{path} is a checkpoint of a probe; python -m zoo probe --resume goes on with it')
-        if not config:
-            config = carried(content, TRAIN, path)
-    args = options.merge(TRAIN, config, flags, dict(resume=path))
-    check(args, content)
-    folder = folder_of(args, flags, content, auto={**config, **flags}.get('resume') == AUTO)
-    ctx = build.init_distributed(args.device)
-    try:
-        if args.dataset == QUICKSTART or config.get('dataset') == QUICKSTART and args.dataset == DIGITS:
-            args = _quickstart(args, config, flags, ctx)
-        Trainer(args, ctx, folder, content).fit()
-    finally:
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+        trainer.check_resumed(content, path)
+        config = config or carried(content, trainer.table, path)
+    return Request(flags, config, given, path, content)
+
+
+def run(
+        trainer: type[Trainer], args: argparse.Namespace, request: Request,
+        with_data: Callable[[argparse.Namespace, build.DeviceContext], argparse.Namespace]) -> None:
+    """Check the options, find folder and device, and train.
+
+    Args:
+        trainer: Class of the run.
+        args: Options.
+        request: Where they come from.
+        with_data: Gives the options with those of the quickstart's data, if that is asked for.
+    """
+    check(args, request.content)
+    folder = folder_of(args, request.flags, request.content, auto=request.given.get('resume') == AUTO)
+    with build.distributed_context(args.device) as ctx:
+        trainer(with_data(args, ctx), ctx, folder, request.content).fit()
 
 
 def check(args: argparse.Namespace, content: dict | None) -> None:
@@ -113,16 +150,17 @@ def folder_of(
     return folder
 
 
-def _quickstart(
-        args: argparse.Namespace, config: dict[str, Any], flags: dict[str, Any],
-        ctx: build.DeviceContext) -> argparse.Namespace:
-    """Settle the quickstart's data: Fashion-MNIST if it can be had, else the digits, with what they need."""
+def _with_quickstart(
+        request: Request, args: argparse.Namespace, ctx: build.DeviceContext) -> argparse.Namespace:
+    """The quickstart's data: Fashion-MNIST if it can be had, else the digits, with what they need."""
+    if args.dataset != QUICKSTART and not (request.config.get('dataset') == QUICKSTART and args.dataset == DIGITS):
+        return args
+    overlay, found = {}, dict(dataset=DIGITS, data_dir=None)
     if args.dataset == QUICKSTART:
         found = quickstart_data(args, ctx)
-        if found['dataset'] != DIGITS:
-            return options.merge(TRAIN, config, flags, found)
-    overlay = options.read_config(options.config_path(DIGITS_CONFIG), TRAIN, inherit=False)
-    return options.merge(TRAIN, config, overlay, flags, dict(dataset=DIGITS, data_dir=None))
+    if found['dataset'] == DIGITS:
+        overlay = options.read_config(options.config_path(DIGITS_CONFIG), TRAIN, inherit=False)
+    return options.merge(TRAIN, request.config, overlay, request.flags, found, dict(resume=request.resume))
 
 
 def quickstart_data(args: argparse.Namespace, ctx: build.DeviceContext) -> dict[str, Any]:

@@ -76,6 +76,16 @@ class Trainer:
         self.ctrl_c = GracefulInterrupt()
         self.drawn = time.monotonic()
 
+    @staticmethod
+    def check_resumed(content: dict[str, Any], path: str) -> None:
+        """Refuse a checkpoint that another command wrote.
+
+        Raises:
+            ZooError: it is such a one.
+        """
+        if 'probe' in content:
+            raise ZooError(f'{path} is a checkpoint of a probe; python -m zoo probe --resume goes on with it')
+
     # --- building
 
     def _build_model(self) -> tuple[nn.Module, dict[str, Any]]:
