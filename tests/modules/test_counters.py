@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.models.module_calls import recorded, tensors
+from tests.modules.module_calls import recorded, tensors
 
 SIZE = 64
 NORMS = nn.LayerNorm, nn.GroupNorm, _NormBase

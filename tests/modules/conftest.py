@@ -1,7 +1,7 @@
 """Models that several modules of tests try tools on."""
 import pytest
 
-from tests.models.cases import create, one_case_or_all
+from tests.modules.cases import create, one_case_or_all
 
 
 @pytest.fixture(scope='module', params=one_case_or_all())

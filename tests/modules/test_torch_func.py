@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, stack_module_state, vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from tests.models.cases import TRAINING_ONLY, alive, every_case, exact, images
+from tests.modules.cases import TRAINING_ONLY, alive, every_case, exact, images
 
 EXACT = dict(rtol=1e-8, atol=1e-11)
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.models.cases import create, one_case_or_all
+from tests.modules.cases import create, one_case_or_all
 from zoo.backbone import Backbone
 from zoo.blocks.gates import GATES, GateContext
 from zoo.utils.errors import ZooError

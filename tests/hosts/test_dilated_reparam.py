@@ -4,20 +4,13 @@ import timm
 import torch
 import torch.nn.functional as F
 
+from tests.models.weights import scatter
 from zoo.models.overlock.dilated_reparam import BRANCHES, DilatedConv
 
 
 def trained(kernel_size, dim=3):
     """In float64, with statistics and weights that are not those of the start."""
-    torch.manual_seed(0)
-    layer = DilatedConv(dim, kernel_size).double().eval()
-    for module in layer.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            for value in (module.weight.data, module.running_var):
-                value.uniform_(0.5, 2)
-            for value in (module.bias.data, module.running_mean):
-                value.normal_()
-    return layer
+    return scatter(DilatedConv(dim, kernel_size).double())
 
 
 def branch_by_branch(layer, x):

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
-from tests.models.cases import ONE, TRAINING_ONLY, every_case, exact, images
-from tests.models.module_calls import tensors
+from tests.modules.cases import ONE, TRAINING_ONLY, every_case, exact, images
+from tests.modules.module_calls import tensors
 
 EXACT = dict(rtol=1e-8, atol=1e-10)
 

@@ -17,8 +17,8 @@ from timm.models.resnest import ResNestBottleneck
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import Tensor, nn
 
-from tests.models.cases import alive, create, every_case, images
-from tests.models.module_calls import faults_of, is_layer, modules_with_parameters, recorded
+from tests.modules.cases import alive, create, every_case, images
+from tests.modules.module_calls import faults_of, is_layer, modules_with_parameters, recorded
 from zoo.blocks.gates import ELA
 from zoo.models.care import TwoHeads
 from zoo.models.overlock.family import OverLoCK

@@ -8,8 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import zoo
-from tests.models.test_hybrid import SMALL
-from tests.zoo_models import every_smallest_model
+from tests.zoo_models import every_smallest_model, narrow
 from zoo.blocks.mixers import list_mixers
 
 HYBRIDS = [
@@ -47,7 +46,7 @@ def create(case: str | tuple[str, str], **kwargs: Any) -> nn.Module:
     if isinstance(case, str):
         return timm.create_model(case, num_classes=10, **kwargs).eval()
     host, mixer = case
-    return zoo.create_hybrid(host, mixer, num_classes=10, **SMALL[host], **kwargs).eval()
+    return zoo.create_hybrid(host, mixer, num_classes=10, **narrow(host), **kwargs).eval()
 
 
 @torch.no_grad()
