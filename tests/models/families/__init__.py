@@ -14,6 +14,8 @@
 ``no_weight_decay``: pattern of all parameters that the published training does not decay; '' for none.
 ``learning_rates``: pattern -> factor of the parameters that learn at a rate of their own.
 ``eps``: pattern of modules' names -> eps of the norms among them.
+``untrained``: models that have no recipe in configs/train, each with the reason.
+``no_dense_config``: why there is none in configs/mmdet and configs/mmseg, in families without.
 ``kernels``: by model, calls of our custom ops in a forward pass on a GPU, at 224 pixels in 16 bits.
 """
 import functools
@@ -30,7 +32,7 @@ from zoo.registry import FAMILIES, modules
 FOLDER = Path(__file__).parent
 NAMES = sorted(path.stem for path in FOLDER.glob('*.yaml'))
 FIELDS = {'reference', 'checkpoint', 'parameters', 'mixers', 'modules', 'initial', 'no_weight_decay', 'learning_rates',
-          'eps', 'kernels'}
+          'eps', 'untrained', 'no_dense_config', 'kernels'}
 
 
 @functools.cache
@@ -62,9 +64,6 @@ def first_match(patterns: dict[str, Any], name: str) -> str | None:
 
 @functools.cache
 def smallest_golden(family: str) -> str | None:
-    """The first golden of its smallest model that has one at the arguments of the table; None without any."""
-    for name in variants(family):
-        for path in sorted(goldens.FOLDER.glob(f'{name}@*.json')):
-            if not goldens.load(path.stem).get('create_kwargs'):
-                return path.stem
-    return None
+    """The first golden of its smallest model that has one at 224 pixels, without arguments; None without any."""
+    stems = (f'{name}@224' for name in variants(family))
+    return next((stem for stem in stems if (goldens.FOLDER / f'{stem}.json').exists()), None)
