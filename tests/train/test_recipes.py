@@ -191,7 +191,7 @@ def test_only_resnests_momentum_is_nesterovs():
 
 
 def smallest():
-    """The recipe of the first model of each family that has one, and one per family of timm's: the last is a small one."""
+    """The recipe of each family's first model that has one, and the last, a small one, of each family of timm's."""
     for variants in modules().values():
         yield from [v.name for v in variants if v.name in PUBLISHED][:1]
     yield from {load(name).model.partition('_')[0]: name for name in TIMMS_OWN}.values()

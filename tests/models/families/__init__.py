@@ -10,7 +10,8 @@
 ``initial``: by model or glob of models, the rule of the parameters whose name matches a pattern and none before it. A
     number: every value is that. ``std X``: normal with this deviation. ``torch``: as torch's layers start, uniform in
     +-1 / sqrt(fan in), biases too. ``fan_out``: normal with the variance 2 / fan out, counted per group.
-    ``kaiming``: the same by ``torch.nn.init.kaiming_normal_``, which counts the channels of all groups.
+    ``kaiming``: the same by ``torch.nn.init.kaiming_normal_``, which counts the channels of all groups. ``null``: not
+    published, or nothing that these rules say.
 ``no_weight_decay``: pattern of all parameters that the published training does not decay; '' for none.
 ``learning_rates``: pattern -> factor of the parameters that learn at a rate of their own.
 ``eps``: pattern of modules' names -> eps of the norms among them.
