@@ -5,10 +5,13 @@ a word of ``NO_DECAY``; ``loss_scale`` is None without mixed precision; ``sizes`
 random; ``figures`` are quoted in the docstring, as ``commit`` is. Schedules follow from the end of the name, but for
 those in ``OTHER``: length (epochs; iterations if more than 100), steps and factor of the warm-up, and what follows.
 FLatten and InLine have no configurations: they share those of Agent.
-
-``UNPUBLISHED`` are the families that have no config, each with the reason.
 """
-from tests.train.published import rows
+
+
+def rows(columns, table, **shared):
+    """Recipe name -> figures, from rows of columns and what all of them share."""
+    return {name: dict(shared, **dict(zip(columns.split(), row, strict=True))) for name, row in table.items()}
+
 
 NO_DECAY = {
     '': (),
@@ -260,13 +263,3 @@ FCANET = rows(' figures', {
 RECIPES = (
     FLATTEN | AGENT_PVT | AGENT_SWIN | INLINE | RAVLT | MAVIT | L2VIT | BIFORMER | EFFICIENTMOD | SMT | VAN | LITV2
     | OVERLOCK | PATNET | IFORMER | ECANET | FCANET)
-
-UNPUBLISHED = {
-    'care': 'no code for dense prediction in the repository',
-    'cbam': 'Faster R-CNN in the paper alone, no code in the repository',
-    'emca': 'figures alone: neither configurations nor weights in the repository',
-    'nalaformer': 'no code for dense prediction in the repository',
-    'resnest_fast': 'the fast variants were trained for classification alone',
-    'triplet': 'trained with Detectron2 on its heads, 90000 iterations',
-    'unplaced': 'gates published without a whole model',
-}

@@ -4,7 +4,7 @@ import timm
 import torch
 
 import zoo
-from tests.models.cases import create
+from tests.modules.cases import create
 from tests.zoo_models import every_smallest_model, every_structure
 from zoo.blocks.mixers import WindowAttention
 

@@ -1,27 +1,38 @@
-"""The recipes that come with the zoo, against the published figures (published.py)."""
+"""The recipes that come with the zoo: what their headers say is what the options make of them, and what tables say.
+
+A header gives the published figures, which the authors' scripts and configurations have: the global batch and what it
+makes of the learning rates, epochs, weight decay, the accuracy. The options below it are how the trainer gets there.
+"""
 import math
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import timm
 import torch
+from packaging.version import Version
 from PIL import Image
 from timm.layers import DropPath
 
 import zoo
-from tests.train.published import LACKING, PUBLISHED, RESNEST, TIMMS_OWN, UNPUBLISHED
+from tests.models import families
+from zoo.registry import family_of, family_table, modules, variant
 from zoo.train import build, engine, options, report
 from zoo.train.option_schema import TRAIN
 from zoo.train.session import Trainer
 
 FOLDER = options.config_path('quickstart').parent
-OURS = ('quickstart', 'arena')  # recipes that no paper has
-RECIPES = sorted(path.stem for path in FOLDER.glob('[!_]*.yaml'))
-TOLD = (  # what is no option of the trainer, or none as it is told
-    'processes', 'nodes', 'batch', 'lr', 'warmup_lr', 'min_lr', 'scales', 'length', 'model_ema_decay', 'paper',
-    'commit', 'model', 'built_for_size', 'tag', 'top1', 'header', 'starts_from')
+OURS = dict(quickstart='flatten_pvt_v2_b0', quickstart_digits='flatten_pvt_v2_b0', arena='zoo_hybrid')  # no paper's
+PUBLISHED = sorted(path.stem for path in FOLDER.glob('[!_]*.yaml') if path.stem not in OURS)
+NUMBER = r'([\d.e-]*\d)'
+RATES = re.compile(
+    rf'# Learning rate {NUMBER}(?: \((?:warm-up from {NUMBER})?(?:, )?(?:down to {NUMBER})?\))?, {NUMBER} epochs; '
+    rf'weight decay {NUMBER}, stochastic depth {NUMBER}\.\n')
+NOT_PUBLISHED = (
+    'not published', 'No accuracy is published', 'No accuracy of its own', 'not in its repository',
+    'The repository has no accuracy', "off the repository's plot")
 
 
 def load(name):
@@ -33,36 +44,32 @@ def header(name):
     return text[:text.index('base:')]
 
 
-def model_and_size(name):
-    """Model and side of its images, as the name tells: ``<model>_<size>`` where the size is not 224."""
-    model, _, size = name.rpartition('_')
-    if 'model' in PUBLISHED[name]:
-        model = PUBLISHED[name]['model']
-        return model, int(size) if size.isdigit() else 224
-    return (model, int(size)) if size.isdigit() else (name, 224)
+def devices(name):
+    """As many as the command in the header starts processes."""
+    nodes, processes = re.search(r'torchrun (?:--nnodes=(\d+) )?--nproc_per_node=(\d+) ', header(name)).groups()
+    return int(nodes or 1) * int(processes)
 
 
-def tag(name):
-    size = model_and_size(name)[1]
-    return PUBLISHED[name].get('tag', 'in1k' if size == 224 else f'in1k_{size}')
+def top1(name):
+    """The accuracy that a header quotes, None without."""
+    quoted = re.search(r'(\d\d\.\d+) %', header(name))
+    return quoted and float(quoted[1])
 
 
-@pytest.mark.parametrize('name', RECIPES)
+TIMMS_OWN = [name for name in PUBLISHED if family_of(load(name).model) is None]
+LACKING = {  # in the timm that is installed
+    name for name in TIMMS_OWN if name.startswith('iformer') and Version(timm.__version__) < Version('1.0.30')}
+
+
+@pytest.mark.parametrize('name', [*PUBLISHED, *OURS])
 def test_every_recipe_parses_and_names_a_model(name):
     args = load(name)
     assert timm.is_model(args.model) is (name not in LACKING)
-    own = dict(quickstart='flatten_pvt_v2_b0', quickstart_digits='flatten_pvt_v2_b0', arena='zoo_hybrid')
-    assert args.model == own[name] if name in own else name.startswith(args.model)
-
-
-def test_there_is_a_recipe_for_every_published_variant():
-    assert sorted(PUBLISHED) == [name for name in RECIPES if not name.startswith(OURS)]
-    published = {  # a model whose branches are folded is not trained as such
-        (model, tag) for model in zoo.list_models() if not model.endswith('_reparam')
-        for tag in zoo.registry.variant(model).top1}
-    told = told_in_headers()
-    assert {row for row in published if row[0] not in told} <= {
-        (model_and_size(name)[0], tag(name)) for name in PUBLISHED}
+    assert args.model == OURS[name] if name in OURS else name.startswith(args.model)
+    size = name.rpartition('_')[2]
+    if name not in OURS:
+        assert args.img_size == (int(size) if size.isdigit() else 224)
+        assert args.model_kwargs.get('img_size') in (None, args.img_size)
 
 
 def told_in_headers():
@@ -70,75 +77,79 @@ def told_in_headers():
     return {word for name in PUBLISHED for word in re.findall(r'\w+', header(name))} - {*PUBLISHED}
 
 
+def test_there_is_a_recipe_for_every_published_accuracy():
+    """Whatever the table of weights has, but of models whose branches are folded, which are not trained as such."""
+    quoted = {(load(name).model, top1(name)) for name in PUBLISHED}
+    published = {
+        (model, value) for model in zoo.list_models() if not model.endswith('_reparam')
+        for value in variant(model).top1.values()}
+    told = told_in_headers()
+    assert {row for row in published - quoted if row[0] not in told} == set()
+    assert {row for row in quoted if row[1] is not None and family_of(row[0])} <= published
+
+
 def test_models_without_a_recipe_are_those_that_have_none_published():
     told = told_in_headers()
     trained = {load(name).model for name in PUBLISHED} | told
-    without = {name for name in zoo.list_models() if name not in trained and not name.endswith('_reparam')}
-    assert without == set(UNPUBLISHED)
-    assert not any(zoo.registry.variant(name).top1 for name in UNPUBLISHED)
+    for family, variants in modules().items():
+        without = {v.name for v in variants if v.name not in trained and not v.name.endswith('_reparam')}
+        assert without == set(families.load(family).get('untrained', {}))
+        assert not any(variant(name).top1 for name in without)
 
 
 @pytest.mark.parametrize('name', PUBLISHED)
-def test_schedule_is_the_published_one(name):
-    args, row = load(name), PUBLISHED[name]
-    devices = row['processes'] * row.get('nodes', 1)
-    assert args.batch_size * devices * args.grad_accum_steps == row['batch']
+def test_headers_give_command_source_and_figures(name):
+    args, text = load(name), header(name)
+    assert re.search(rf'torchrun .*-m zoo train --config {name} ', text)
+    assert f'Global batch {args.batch_size * devices(name) * args.grad_accum_steps}:' in text
+    paper, commit = re.search(r'arXiv (\d{4}\.\d{5})', text)[1], re.search(r'commit ([0-9a-f]{7})\b', text)[1]
+    family = family_table(args.model)
+    if family is not None:
+        assert timm.get_pretrained_cfg(args.model).paper_ids == f'arXiv:{paper}'
+        assert f'@ {commit}' in sys.modules[family.module].__doc__
+    if top1(name) is None:
+        assert any(words in text for words in NOT_PUBLISHED)
+    assert ('--pretrained-path' in text) is bool(re.search('[Ff]ine-tun(ed|ing) (from|at|of)|fine-tuned,', text))
+
+
+@pytest.mark.parametrize('name', PUBLISHED)
+def test_rates_are_those_of_the_header(name):
+    args, text = load(name), header(name)
+    lr, warmup_lr, min_lr, length, weight_decay, drop_path = (
+        value and float(value) for value in RATES.search(text).groups())
+    rates = build.learning_rates(args, devices(name))
+    assert rates['lr'] == pytest.approx(lr)
+    assert bool(args.warmup_epochs) is (warmup_lr is not None) and (args.sched == 'step') is (min_lr is None)
+    assert warmup_lr is None or rates['warmup_lr'] == pytest.approx(warmup_lr)
+    assert min_lr is None or rates['min_lr'] == pytest.approx(min_lr)
     ahead = args.warmup_epochs if args.warmup_prefix else 0
-    assert ahead + args.epochs + args.cooldown_epochs == row['length']
-    rates = {key: row[key] for key in ('lr', 'warmup_lr', 'min_lr')}
-    assert build.learning_rates(args, devices) == pytest.approx(rates)
-    half = {key: rate / 2 if key in row['scales'] else rate for key, rate in rates.items()}
-    assert build.learning_rates(args, devices // 2) == pytest.approx(half)
-    if 'model_ema_decay' in row:
-        decay = row['model_ema_decay']
-        assert args.model_ema is (decay is not None)
-        assert decay is None or 1 - args.model_ema_decay == pytest.approx(1 - decay, rel=2e-3)
+    assert ahead + args.epochs + args.cooldown_epochs == length
+    assert (args.weight_decay, args.drop_path or 0.) == (weight_decay, drop_path)
 
 
-@pytest.mark.parametrize('name', PUBLISHED)
-def test_options_are_the_published_ones(name):
-    args, row = load(name), PUBLISHED[name]
-    told = {key: value for key, value in row.items() if key not in TOLD}
-    assert {key: getattr(args, key) for key in told} == told
-    model, size = model_and_size(name)
-    assert (args.model, args.img_size) == (model, size)
-    sized = row.get('built_for_size', size != 224 and not model.endswith(str(size)))
-    assert args.model_kwargs.get('img_size') == (size if sized else None)
-    assert args.crop_pct == row.get('crop_pct')
-
-
-@pytest.mark.parametrize('name', PUBLISHED)
-def test_headers_give_command_source_and_batch(name):
-    row, text = PUBLISHED[name], header(name)
-    nodes = f'--nnodes={row["nodes"]} ' if 'nodes' in row else ''
-    assert f'torchrun {nodes}--nproc_per_node={row["processes"]} -m zoo train --config {name} ' in text
-    assert all(word in text for word in (row['paper'], row['commit'], f'Global batch {row["batch"]}'))
-    assert row.get('header', '') in ' '.join(text.replace('#', '').split())
-    top1 = row['top1'] if name in TIMMS_OWN else zoo.registry.variant(model_and_size(name)[0]).top1.get(tag(name))
-    if top1:
-        assert f'{top1} %' in text
-    elif tag(name) != 'in22k':
-        assert any(words in text for words in (
-            'not published', 'No accuracy is published', 'not in its repository', 'The repository has no accuracy',
-            "off the repository's plot"))
-    assert ('--pretrained-path' in text) is row.get('starts_from', row['weight_decay'] == 1e-8)  # or fine-tuning
+@pytest.mark.parametrize('name, scaled', [
+    ('flatten_pvt_tiny', ('lr', 'warmup_lr', 'min_lr')), ('ravlt_t', ('lr',)), ('van_b0', ())])
+def test_rates_on_half_the_devices(name, scaled):
+    """As the authors' code scales them: all three, the highest alone, or none."""
+    whole, half = (build.learning_rates(load(name), count) for count in (8, 4))
+    assert half == pytest.approx({key: rate / 2 if key in scaled else rate for key, rate in whole.items()})
 
 
 @pytest.mark.parametrize('name', [  # from scratch at the model's own size, with a rate that is published
-    name for name, row in PUBLISHED.items()
-    if name in zoo.list_models() and 'not published' not in row.get('header', '')])
+    name for name in PUBLISHED if name in zoo.list_models() and 'not published for this size' not in header(name)])
 def test_stochastic_depth_is_that_of_the_table(name):
-    assert PUBLISHED[name]['drop_path'] == zoo.registry.variant(name).drop_path
+    assert (load(name).drop_path or 0.) == variant(name).drop_path
 
 
 def test_models_of_timms_own_are_no_one_elses():
-    assert set(TIMMS_OWN) - LACKING <= set(timm.list_models()) - set(zoo.list_models())
+    assert set(TIMMS_OWN) - LACKING - {name for name in TIMMS_OWN if name.endswith('_distilled')} <= set(
+        timm.list_models()) - set(zoo.list_models())
 
 
 def rates_of_updates(name, updates):
     """Learning rate of every update of a recipe, as the trainer goes through it, of so many updates per epoch."""
     args = load(name)
-    rates = build.learning_rates(args, PUBLISHED[name]['processes'] * PUBLISHED[name].get('nodes', 1))
+    rates = build.learning_rates(args, devices(name))
     optimizer = build.make_optimizer(args, torch.nn.Linear(2, 2), rates['lr'])
     schedule, epochs = build.make_schedule(args, optimizer, updates, rates)
     used = []
@@ -173,24 +184,20 @@ def test_gated_cnns_have_the_published_cosine(name, length, peak):
     assert rates_of_updates(name, 4) == pytest.approx(rates)
 
 
-@pytest.mark.parametrize('name', ['cbam_resnet18', 'ecanet_mobilenet_v2', 'fcanet_resnet34', 'resnest50d_1s2x40d'])
-def test_gated_cnns_decay_what_the_authors_decay(name):
-    """All parameters; ResNeSt no norms and no biases."""
-    args = load(name)
-    model = build.create_model(args)
-    optimizer = build.make_optimizer(args, model, 0.1)
-    decays = {id(p): group['weight_decay'] for group in optimizer.param_groups for p in group['params']}
-    for key, p in model.named_parameters():
-        spared = name.startswith('resnest') and p.ndim == 1
-        assert decays[id(p)] == (0. if spared else PUBLISHED[name]['weight_decay']), key
-    assert {group['nesterov'] for group in optimizer.param_groups} == {name.startswith('resnest')}
+def test_only_resnests_momentum_is_nesterovs():
+    for name in ('cbam_resnet18', 'resnest50d_1s2x40d'):
+        optimizer = build.make_optimizer(load(name), torch.nn.Linear(2, 2), 0.1)
+        assert {group['nesterov'] for group in optimizer.param_groups} == {name.startswith('resnest')}
 
 
-SMALLEST = (  # of each family
-    'flatten_pvt_v2_b0', 'agent_deit_tiny', 'inline_deit_tiny', 'ravlt_t', 'mavit_t', 'nalaformer_xt', 'l2vit_tiny',
-    'care_s0', 'van_b0', 'efficientmod_xxs', 'smt_tiny', 'litv2_s', 'biformer_tiny', 'patnet_t0', 'overlock_xt',
-    'cbam_resnet18', 'bam_resnet18', 'ecanet_mobilenet_v2', 'fcanet_resnet34', 'triplet_mobilenet_v2_k3',
-    'emca_resnet18', 'resnest50d_1s2x40d', 'focalnet_tiny_srf', 'swiftformer_xs', 'mambaout_femto', 'iformer_t')
+def smallest():
+    """The recipe of each family's first model that has one, and the last, a small one, of each family of timm's."""
+    for variants in modules().values():
+        yield from [v.name for v in variants if v.name in PUBLISHED][:1]
+    yield from {load(name).model.partition('_')[0]: name for name in TIMMS_OWN}.values()
+
+
+SMALLEST = tuple(smallest())
 
 
 @pytest.fixture(scope='module')
@@ -215,19 +222,19 @@ def small_teacher(tmp_path_factory):
     return dict(kd_model_name='test_resnet', kd_teacher_checkpoint=str(path))
 
 
-def published_loss(row, output, target, opinion):
+def published_loss(args, output, target, opinion):
     """The loss of a recipe, written out: on labels, on those of an auxiliary head too, from a teacher's outputs."""
     logits = [x.detach().double().log_softmax(1) for x in (output if isinstance(output, tuple) else (output,))]
     if target.ndim == 1:  # smoothed here, where mixing does it otherwise
-        target = torch.nn.functional.one_hot(target, 1000) * (1 - row['smoothing']) + row['smoothing'] / 1000
+        target = torch.nn.functional.one_hot(target, 1000) * (1 - args.smoothing) + args.smoothing / 1000
     losses = [-(target.double() * x).sum(1).mean() for x in logits]
-    if 'aux_loss_weight' in row:
+    if args.aux_loss_weight:
         return losses[0] + 0.4 * losses[1]
-    if 'kd_model_name' not in row:
+    if not args.kd_model_name:
         loss, = losses
         return loss
     opinion = opinion.detach().double().log_softmax(1)
-    if row['kd_distill_type'] == 'logit':
+    if args.kd_distill_type == 'logit':
         return 0.1 * losses[0] + 0.9 * (opinion.exp() * (opinion - logits[0])).sum(1).mean()
     return (losses[0] - logits[1].gather(1, opinion.argmax(1, keepdim=True)).mean()) / 2
 
@@ -236,8 +243,8 @@ def published_loss(row, output, target, opinion):
     *SMALLEST, *(pytest.param(name, marks=pytest.mark.full) for name in PUBLISHED if name not in SMALLEST)])
 def test_models_train_by_their_recipes(name, four_pictures, small_teacher, tmp_path):
     """Two updates of the model, its optimizer, schedule, clipping, mixing and loss, on two small images each."""
-    args, row = load(name), PUBLISHED[name]
-    if args.model in LACKING:
+    args = load(name)
+    if name in LACKING:
         pytest.skip('not in this timm')
     vars(args).update(
         data_dir=str(four_pictures), dataset='', img_size=64, batch_size=2, grad_accum_steps=1, aug_repeats=0,
@@ -250,7 +257,7 @@ def test_models_train_by_their_recipes(name, four_pictures, small_teacher, tmp_p
         args.progressive_sizes, args.img_size = [64], 96
     session = Trainer(args, build.DeviceContext(torch.device('cpu')), tmp_path / 'run', None)
     run, model = session.run, session.model
-    assert (run.mixup is None) is (row['mixup'] == row['cutmix'] == 0)
+    assert (run.mixup is None) is (args.mixup == args.cutmix == 0)
     assert run.task.has_ema() is args.model_ema
     assert [group['lr'] for group in run.optimizer.param_groups][0] == pytest.approx(
         args.warmup_lr * (args.batch_size / args.lr_base_size if args.lr_scale_ends else 1)
@@ -267,14 +274,14 @@ def test_models_train_by_their_recipes(name, four_pictures, small_teacher, tmp_p
     if args.kd_model_name:
         run.task.teacher.model.register_forward_hook(lambda module, args, output: seen['opinion'].append(output))
     # norms that start at zero, at a rate of zero, hold back the gradients of what is before them until the third update
-    for epoch in range(2 if name in RESNEST else 1):
+    for epoch in range(2 if name.startswith('resnest') else 1):
         for kind in seen.values():
             kind.clear()
         result = engine.train_epoch(run, epoch, report.Progress(2, '', shown=False))
-    assert run.updates == (4 if name in RESNEST else 2)
+    assert run.updates == (4 if name.startswith('resnest') else 2)
     assert seen['sides'] == [(64, 64)] * 2
     targets = seen['target'][::2] if args.aux_loss_weight else seen['target']
-    losses = [published_loss(row, *parts) for parts in zip(seen['output'], targets, seen['opinion'] or [None] * 2)]
+    losses = [published_loss(args, *parts) for parts in zip(seen['output'], targets, seen['opinion'] or [None] * 2)]
     assert result['loss'] == pytest.approx(float(sum(losses)) / 2, rel=5e-3 if args.amp else 1e-5)
     # in the warm-up, some move by less than float32 tells from one: they have a momentum at least
     moving = {p for p, state in run.optimizer.state.items() if any(

@@ -14,9 +14,9 @@ from safetensors import safe_open
 
 import zoo
 from tests import goldens
+from tests.models import families
 from tests.weights.host import File
 from tests.weights.official_file import MODEL, NAME, PATH, PLACE, READY, create, names
-from zoo.registry import FAMILIES
 from zoo.weights import WeightsError, official
 from zoo.weights.cache import FORMAT, cache_folder
 from zoo.weights.sources import source
@@ -61,39 +61,27 @@ def timms(state):
     return {'arch': 'x', 'state_dict': {key: value + 1 for key, value in state.items()}, 'state_dict_ema': state}
 
 
-FORMATS = {  # as the authors' programs write and read files, with averaged weights; where nothing is known: bare
-    leaplab: ('agent', 'flatten', 'inline'),
-    parallel: ('cbam', 'ecanet', 'emca', 'fcanet', 'triplet'),
-    averaged: ('l2vit', 'ravlt', 'mavit', 'nalaformer'),
-    timms: ('efficientmod', 'van'),
-    (lambda state: {'model': state, 'epoch': 299}): ('biformer', 'litv2', 'smt'),
-    (lambda state: {'state_dict': {f'model.{key}': value for key, value in state.items()}}): ('patnet',),
-    dict: ('care', 'overlock', 'resnest_fast'),
-}
-QUICK = (
-    'flatten_pvt_v2_b0', 'ecanet_resnet18', 'nalaformer_xt', 'efficientmod_xxs', 'smt_tiny', 'patnet_t0', 'care_s0')
+FORMATS = dict(  # as the authors' programs write and read files, with averaged weights; bare where nothing is known
+    bare=dict, leaplab=leaplab, parallel=parallel, averaged=averaged, timm=timms,
+    epoch=lambda state: {'model': state, 'epoch': 299},
+    lightning=lambda state: {'state_dict': {f'model.{key}': value for key, value in state.items()}})
 
 
-def families():
-    """A golden of the smallest variant of each table that is built without arguments, and the format of its file."""
-    for family in FAMILIES:
-        module = family.module.rpartition('.')[2]
-        for variant in family.variants:
-            stem = f'{variant.name}@224'
-            if (goldens.FOLDER / f'{stem}.json').exists() and not goldens.load(stem).get('create_kwargs'):
-                wrap = next(wrap for wrap, names in FORMATS.items() if module in names)
-                yield pytest.param(stem, wrap, id=stem, marks=() if variant.name in QUICK else pytest.mark.full)
-                break
+def cases():
+    """The smallest golden of each family and the format of its file; the smallest of each format in a quick run."""
+    seen = set()
+    stems = {family: stem for family in families.NAMES if (stem := families.smallest_golden(family))}
+    for family, stem in sorted(stems.items(), key=lambda pair: goldens.load(pair[1])['params']):
+        written = families.load(family).get('checkpoint', 'bare')
+        yield pytest.param(stem, FORMATS[written], id=stem, marks=pytest.mark.full if written in seen else ())
+        seen.add(written)
 
 
-def test_every_family_and_format_is_tried():
-    tried = [case.values[0].partition('@')[0] for case in families()]
-    untried = {family.module for family in FAMILIES if not {variant.name for variant in family.variants} & {*tried}}
-    assert untried == {'zoo.models.unplaced'}  # no reference
-    assert set(QUICK) <= set(tried) and len({case.values[1] for case in families() if not case.marks}) == len(FORMATS)
+def test_every_format_is_tried():
+    assert {families.load(family).get('checkpoint', 'bare') for family in families.NAMES} == set(FORMATS)
 
 
-@pytest.mark.parametrize('stem, wrap', list(families()))
+@pytest.mark.parametrize('stem, wrap', list(cases()))
 def test_goldens_from_the_server(official_host, monkeypatch, tmp_path, stem, wrap):
     """The paper's numbers, by name: a file in the authors' format is served, fetched, converted, kept and loaded."""
     golden = goldens.load(stem)

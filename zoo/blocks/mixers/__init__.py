@@ -4,6 +4,9 @@ A host asks a ``MixerFactory`` for the mixer of each of its blocks and gives it 
 :class:`TokenMixer` is what a host may ask of a mixer; its ``from_context`` is such a factory. ``@register_mixer``
 gives a mixer a name, :func:`list_mixers` lists them.
 """
+from importlib import import_module
+from pkgutil import iter_modules
+
 from .agent import AgentAttention
 from .block_context import BlockContext, MixerFactory
 from .clamped import ClampedLinearAttention
@@ -40,3 +43,6 @@ __all__ = [
     'SpatialReductionAttention', 'StripeAttention', 'TokenMixer', 'WindowAttention', 'list_mixers', 'mixer_class',
     'mixer_factory', 'register_mixer',
 ]
+
+for _module in iter_modules(__path__):  # a mixer that nobody imports by name needs no line here
+    import_module(f'{__name__}.{_module.name}')
