@@ -29,7 +29,7 @@ def arena(argv: Sequence[str]) -> dict[str, Any]:
     """Train every mixer with every seed, one after another, measure them, write and print the table; return it all.
 
     Raises:
-        ZooError: whatever the user can put right.
+        ZooError: a mistake of the user's.
         Interrupted: Ctrl-C; the same command goes on.
     """
     require_packages('tqdm', 'matplotlib')

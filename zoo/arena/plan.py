@@ -77,7 +77,7 @@ class Run:
 
 
 def parser() -> options.Parser:
-    """Of the command line."""
+    """The command line's parser."""
     return options.table_parser(ARENA, 'zoo arena', ABOUT)
 
 

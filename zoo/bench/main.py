@@ -59,7 +59,7 @@ def _save_each(states: Iterator[dict[str, Any]], stem: Path) -> dict[str, Any]:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Of the command line."""
+    """The command line's parser."""
     parser = Parser('zoo benchmark', description='Measure ops, models, gates or the input pipeline; write JSON and a '
                                                  'Markdown table.')
     positive = number(int, low=1)

@@ -201,7 +201,7 @@ def _picture(image: Tensor, config: dict[str, Any]) -> np.ndarray:
 
 
 def parser() -> Parser:
-    """Of the command line."""
+    """The command line's parser."""
     count = number(int, low=1)
     usage = 'python -m zoo attention MODEL [IMAGE|FOLDER|URL...] [--noise N] [options]'
     parser = Parser('zoo attention', usage=usage, allow_abbrev=False, description=(

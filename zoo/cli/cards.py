@@ -21,7 +21,7 @@ def cards(argv: Sequence[str]) -> None:
     """Write, check, or measure what cards are made of.
 
     Raises:
-        ZooError: A card is out of date, or what the user can put right.
+        ZooError: A card is out of date, or another mistake of the user's.
     """
     args = parser().parse_args(argv)
     results = result_files.folder() or Path('results')

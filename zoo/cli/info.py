@@ -29,7 +29,7 @@ WIDTH = 100  # of a terminal
 
 
 def parser() -> Parser:
-    """Of the command line."""
+    """The command line's parser."""
     parser = Parser('zoo info', description='Tell what a model is: size, stages, weights, kernels.')
     parser.add_argument('model', metavar='MODEL', help='as ravlt_t or ravlt_t.in1k')
     parser.add_argument('--device', choices=DEVICES, help='whose kernels are asked, for one image; it need not be '

@@ -19,7 +19,7 @@ LIMITS = {  # by flag: key of a row, unit, whether it is a lower limit, what it 
 
 
 def parser() -> Parser:
-    """Of the command line."""
+    """The command line's parser."""
     parser = Parser('zoo list', description='List the models of the zoo, a line for each of their weights.')
     parser.add_argument('models', nargs='*', metavar='MODEL', help="names or globs, as 'ravlt*' (default: all)")
     parser.add_argument('--pretrained', action='store_true', help='only weights that can be downloaded')

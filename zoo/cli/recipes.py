@@ -15,7 +15,7 @@ COLUMNS = {'recipe': 'name', 'command': 'command', 'model': 'model', 'what': 'me
 
 
 def parser() -> Parser:
-    """Of the command line."""
+    """The command line's parser."""
     parser = Parser('zoo recipes', description=(
         'List the published training recipes, and the configs for detection (mmdet, COCO) and segmentation '
         '(mmsegmentation, ADE20K), with the published figures: zoo COMMAND --config RECIPE trains by one of the first, '

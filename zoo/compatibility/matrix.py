@@ -32,7 +32,7 @@ START = 60  # seconds for the imports of a process, beside the time of its first
 
 
 def parser() -> Parser:
-    """Of the command line."""
+    """The command line's parser."""
     count = number(int, low=1)
     parser = Parser('zoo compatibility', description=ABOUT, allow_abbrev=False)
     parser.add_argument('models', nargs='*', metavar='MODEL', help='names or globs (default: the smallest of every '

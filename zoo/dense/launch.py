@@ -73,7 +73,7 @@ def program(command: str, kind: str) -> Callable[[Sequence[str]], None]:
 
 
 def parser(command: str, kind: str) -> Parser:
-    """Of the command line of ``train-det`` and ``train-seg``."""
+    """The parser of ``train-det`` and ``train-seg``."""
     parser = Parser(prog=f'zoo {command}', allow_abbrev=False, description=(
         f'Train a model of {kind} on a zoo backbone, or measure one. Several devices: torchrun --nproc_per_node=8 '
         f'-m zoo {command} ... The learning rates are for the batch that a config names; with another one add '

@@ -35,7 +35,7 @@ def measure(
         own: Whether ``train`` wrote it.
 
     Raises:
-        ZooError: whatever the user can put right.
+        ZooError: a mistake of the user's.
     """
     model = build_model(args, content, own)
     parameters = sum(p.numel() for p in model.parameters())

@@ -25,7 +25,7 @@ KEPT = (*SAME, 'version', 'args', 'data_config', 'data_fingerprint', 'metric_nam
 
 
 def parser() -> options.Parser:
-    """Of the command line."""
+    """The command line's parser."""
     parser = options.Parser(
         'zoo average', usage='python -m zoo average RUN|CHECKPOINT... --output FILE [options]', description=ABOUT,
         allow_abbrev=False)
@@ -49,7 +49,7 @@ def average(argv: Sequence[str]) -> dict[str, Any]:
         output, used (the files in the mean), left_out, and with ``--greedy`` metric and its name.
 
     Raises:
-        ZooError: fewer than two checkpoints, different models, or whatever else the user can put right.
+        ZooError: fewer than two checkpoints, different models, or any other mistake of the user's.
     """
     args = parser().parse_args(list(argv))
     with contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext():

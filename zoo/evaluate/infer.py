@@ -37,7 +37,7 @@ def infer(argv: Sequence[str]) -> list[dict[str, Any]]:
         most likely first (dicts of ``index``, ``label``, None if it is not known, and ``probability``), or ``error``.
 
     Raises:
-        ZooError: whatever the user can put right.
+        ZooError: a mistake of the user's.
     """
     given = parser().parse_args(list(argv))
     if given.num_classes and not given.checkpoint:
@@ -246,7 +246,7 @@ def _classes_of(given: argparse.Namespace, content: dict[str, Any] | None) -> in
 
 
 def parser() -> options.Parser:
-    """Of the command line."""
+    """The command line's parser."""
     count = options.number(int, low=1)
     usage = 'python -m zoo infer MODEL IMAGE|FOLDER|URL... [options]'
     parser = options.Parser(prog='zoo infer', usage=usage, description=ABOUT, allow_abbrev=False)

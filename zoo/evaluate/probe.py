@@ -157,7 +157,7 @@ class ProbeSession(Trainer):
 
 
 def parser() -> options.Parser:
-    """Of the command line."""
+    """The command line's parser."""
     return options.table_parser(PROBE, 'zoo probe', ABOUT)
 
 
@@ -165,7 +165,7 @@ def probe(argv: Sequence[str]) -> None:
     """Probe as the command line says.
 
     Raises:
-        ZooError: whatever the user can put right.
+        ZooError: a mistake of the user's.
         Interrupted: Ctrl-C; the last whole checkpoint stays.
     """
     require_packages('tqdm', 'matplotlib')

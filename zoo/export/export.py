@@ -35,7 +35,7 @@ TOLERANCES = dict(float32=1e-3, half=0.05, int8=0.5)
 
 
 def parser() -> options.Parser:
-    """Of the command line."""
+    """The command line's parser."""
     count = options.number(int, low=1)
     parser = options.Parser(
         'zoo export', usage=f'python -m zoo export MODEL --format {"|".join(FORMATS)} [options]', description=ABOUT,
@@ -67,7 +67,7 @@ def export(argv: Sequence[str]) -> dict[str, Any]:
         same_top1.
 
     Raises:
-        ZooError: an operator that the format lacks, outputs that differ, or what else the user can put right.
+        ZooError: an operator that the format lacks, outputs that differ, or another mistake of the user's.
     """
     args = parser().parse_intermixed_args(list(argv))
     form = FORMATS[args.format]

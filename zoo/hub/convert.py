@@ -34,7 +34,7 @@ def convert(argv: Sequence[str]) -> dict[str, Any]:
 
     Raises:
         ZooError: the checkpoint cannot be read, would run code or does not fit; one line. Nothing is written.
-        ZooError: whatever else the user can put right.
+        ZooError: any other mistake of the user's.
     """
     args = parser().parse_args(argv)
     try:
@@ -52,7 +52,7 @@ def convert(argv: Sequence[str]) -> dict[str, Any]:
 
 
 def parser() -> Parser:
-    """Of the command line."""
+    """The command line's parser."""
     parser = Parser('zoo convert', description=ABOUT)
     parser.add_argument('checkpoint', type=Path, help='.pth, .pt, .pth.tar, .safetensors: of the authors, or our own')
     parser.add_argument('--model', metavar='NAME.TAG', help='whose weights they are; of a checkpoint of "train" only '

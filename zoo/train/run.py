@@ -24,7 +24,7 @@ DIGITS_CONFIG = 'quickstart_digits'  # what differs where Fashion-MNIST cannot b
 
 
 def parser() -> options.Parser:
-    """Of the command line."""
+    """The command line's parser."""
     return options.table_parser(TRAIN, 'zoo train', ABOUT)
 
 
@@ -32,7 +32,7 @@ def train(argv: Sequence[str]) -> None:
     """Train as the command line says.
 
     Raises:
-        ZooError: whatever the user can put right.
+        ZooError: a mistake of the user's.
         Interrupted: Ctrl-C; the last whole checkpoint stays.
     """
     require_packages('tqdm', 'matplotlib')
