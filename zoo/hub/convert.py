@@ -33,8 +33,8 @@ def convert(argv: Sequence[str]) -> dict[str, Any]:
     """Convert as the command line says, print what became of the keys and return it.
 
     Raises:
-        ZooError: the checkpoint cannot be read, would run code or does not fit; one line. Nothing is written.
-        ZooError: any other mistake of the user's.
+        ZooError: The checkpoint cannot be read, would run code or does not fit, or another mistake of the user's.
+            Nothing is written then.
     """
     args = parser().parse_args(argv)
     try:
@@ -77,7 +77,7 @@ def _convert(args) -> dict[str, Any]:
 
 
 def _of_train(args, content: dict[str, Any]) -> dict[str, Any]:
-    """Convert a checkpoint that brings everything along."""
+    """Convert a checkpoint of ``zoo train``, which describes its own model."""
     if args.check:
         raise ZooError('--check compares with the code of a paper\'s authors; leave it out for a checkpoint of "train"')
     name_tag = trained.name_of(content, args.checkpoint, args.model)
@@ -120,7 +120,7 @@ def _output(folder: Path) -> Iterator[Path]:
 def _told_of(
         args, name_tag: str, metadata: dict[str, str], official: bool, keys: report.Report,
         figures: dict[str, float] | None = None) -> dict[str, Any]:
-    """What is printed of a conversion."""
+    """The report of a conversion, for printing."""
     return dict(
         model=name_tag, checkpoint=str(args.checkpoint), sha256=metadata['source_sha256'], license=metadata['license'],
         official=official, keys=keys.counts(), names=vars(keys), check=figures,

@@ -1,4 +1,4 @@
-"""Image folders and tar files: which files are images, and of which class."""
+"""Image folders and tar files: which files are images, and which class they belong to."""
 import contextlib
 import os
 from collections import Counter
@@ -20,14 +20,14 @@ HIDDEN = ('.', '__pycache__', '__MACOSX')  # what names of files and folders tha
 
 @dataclass
 class Found:
-    """What is in a folder and below: images, by paths relative to it, and what is left out."""
+    """The content of a folder and all below it: paths of images, relative to the folder, and what is left out."""
 
     images: list[str] = field(default_factory=list)
     others: Counter = field(default_factory=Counter)  # ending -> files
     refused: list[str] = field(default_factory=list)  # links that form a loop, named pipes, devices
 
     def notes(self) -> list[str]:
-        """What is left out, in lines."""
+        """Lines about what is left out."""
         lines = []
         if self.others:
             ranked = sorted(self.others.items(), key=lambda item: (-item[1], item[0] or '~'))
@@ -41,7 +41,7 @@ class Found:
 
 
 def scan(root: str | os.PathLike) -> Found:
-    """Look through a folder and all below it. Links are followed, hidden files and folders passed over."""
+    """Search a folder and all below it. Links are followed; hidden files and folders are skipped."""
     found, top = Found(), os.path.realpath(root)
     pending = [(os.fspath(root), '', (_identity(root),))]
     while pending:
@@ -77,7 +77,7 @@ def _identity(path: str | os.PathLike) -> tuple[int, int]:
 
 
 def _leads_back(link: str, top: str, within: bool) -> bool:
-    """Whether a link leads to a folder that holds all of the data, or, from within a class, to part of the data."""
+    """Whether a link leads to a folder that contains all of the data, or from within a class to part of the data."""
     target = os.path.realpath(link)
     common = os.path.commonpath([target, top])
     return common == target or within and common == top
