@@ -84,16 +84,16 @@ def _leads_back(link: str, top: str, within: bool) -> bool:
 
 
 def class_folders(folders: Collection[str], known: Collection[str]) -> dict[str, str | None]:
-    """The class that each folder of images belongs to: the first part of its path that is the name of a known class.
+    """The class of each folder of images: the first part of its path that names a known class.
 
-    Without one, it is the first part of the path, after what all paths begin with.
+    If there is none, it is the first part of the path after the part that all paths have in common.
 
     Args:
         folders: Paths relative to the root, '' for the root itself.
-        known: Names of classes, if they are known.
+        known: Names of the classes, if they are known.
 
     Returns:
-        Class by folder; None for the root, which is not of a class.
+        Class by folder; None for the root, which belongs to no class.
     """
     parts = {folder: folder.split('/') for folder in folders if folder}
     depth = 0
@@ -105,7 +105,7 @@ def class_folders(folders: Collection[str], known: Collection[str]) -> dict[str,
 
 
 class _ByClass:
-    """Mixed into timm's readers: which of some images count, and as what."""
+    """Mixed into timm's readers: chooses the images that count, and their classes."""
 
     def _sort_in(self, paths: Sequence[str], known: Collection[str], class_map: Mapping[str, int] | None) -> list[int]:
         """Give every path its class.
@@ -153,16 +153,16 @@ class FolderReader(_ByClass, ReaderImageFolder):
 
     Args:
         root: The folder.
-        known: Names of classes, if they are known.
-        class_map: Numbers of the classes; images of others are left out.
+        known: Names of the classes, if they are known.
+        class_map: Numbers of the classes; images of other classes are left out.
 
     Attributes:
         entries: Path, relative to the root, and class of every image.
-        counts: Images by class.
-        notes: What is left out, in lines.
+        counts: Number of images by class.
+        notes: Lines about what is left out.
 
     Raises:
-        RuntimeError: no image.
+        RuntimeError: There is no image.
     """
 
     def __init__(self, root: str, known: Collection[str] = (), class_map: Mapping[str, int] | None = None):
@@ -183,7 +183,7 @@ class FolderReader(_ByClass, ReaderImageFolder):
 
 
 class TarReader(_ByClass, ReaderImageInTar):
-    """timm's reader of a tar file, as :class:`FolderReader`."""
+    """timm's reader of a tar file, with the classes of :func:`class_folders`."""
 
     def __init__(self, root: str, known: Collection[str] = (), class_map: Mapping[str, int] | None = None):
         with _all_endings():
@@ -203,7 +203,7 @@ class TarReader(_ByClass, ReaderImageInTar):
 
 @contextlib.contextmanager
 def _all_endings() -> Iterator[None]:
-    """Let timm's reader of tar files take all images; it has no argument for that."""
+    """Make timm's reader of tar files accept all image formats, for which it has no argument."""
     before = img_extensions.get_img_extensions()
     img_extensions.set_img_extensions(sorted(endings()))
     try:
