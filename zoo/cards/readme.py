@@ -1,4 +1,4 @@
-"""The tables of README, made from the registry, the table of weights and docstrings.
+"""Generates the tables of README from the registry, the table of weights and docstrings.
 
 A table stands between two comments, of which the first names it: a key of :data:`TABLES`.
 """
@@ -26,10 +26,10 @@ USUAL_SIZE = (224, 224)
 
 
 def filled(text: str) -> str:
-    """A text with its tables as they would be made now.
+    """Fill the tables of a text.
 
     Raises:
-        ZooError: It has a place for a table that nobody makes.
+        ZooError: The text has a place for an unknown table.
     """
     unknown = [name for _, name, _ in PLACE.findall(text) if name not in TABLES]
     if unknown:
@@ -38,17 +38,17 @@ def filled(text: str) -> str:
 
 
 def write(path: Path) -> None:
-    """Make the tables of a file anew."""
+    """Rewrite the tables of a file."""
     text = filled(path.read_text(encoding='utf-8'))
     write_atomically(path, lambda file: file.write(text.encode()))
     print(f'tables written to {path}')
 
 
 def check(path: Path) -> None:
-    """Compare the tables of a file with what they would be now.
+    """Check that the tables of a file are up to date.
 
     Raises:
-        ZooError: naming those that are out of date, and the command that makes them anew.
+        ZooError: The message names those that are not, and the command that writes them.
     """
     text = path.read_text(encoding='utf-8')
     stale = [old[2] for old, new in zip(PLACE.finditer(text), PLACE.finditer(filled(text))) if old[0] != new[0]]
@@ -58,7 +58,7 @@ def check(path: Path) -> None:
 
 
 def families() -> str:
-    """The families whose hosts are backbones of ours, one line per host."""
+    """The families of our own backbones, one line per host."""
     return _families([family for family in FAMILIES if issubclass(family.host, Backbone)], {
         'token mixing': lambda family: _about(family) + _by_stage(family), 'linear': _linear})
 
@@ -69,7 +69,7 @@ def gates() -> str:
 
 
 def mixers() -> str:
-    """The zoo's own mixers by name, without those of other packages that are installed, and the hosts."""
+    """The zoo's own mixers by name, without those of other installed packages, and the hosts."""
     classes = {name: mixer_class(name) for name in list_mixers()}
     names = [name for name, cls in classes.items() if cls.__module__.startswith(OURS)]
     lines = table({
@@ -90,12 +90,12 @@ def _families(chosen: Sequence[Family], columns: dict[str, Callable[[Family], st
 
 
 def _first(family: Family) -> bool:
-    """Whether a table is the first of its file, which stands for what the file's docstring says of all."""
+    """Whether a table is the first of its module; that one shows what the module's docstring says of all."""
     return next(other for other in FAMILIES if other.module == family.module) is family
 
 
 def _title(family: Family) -> str:
-    """Name, which leads to the card, and papers."""
+    """The name, linked to the card, and the papers."""
     if not _first(family):
         return ''
     name = family.module.rpartition('.')[2]
@@ -120,7 +120,7 @@ def _figures(family: Family) -> str:
 
 
 def _top1(variant: Variant) -> str:
-    """The accuracies of a model's weights, with what is not usual of them in brackets; "-" without any."""
+    """The accuracies of a model's weights, with unusual sizes and data in brackets; "-" if there are none."""
     def figure(tag: str, row: Source) -> str:
         notes = [str(row.size[0])] * (row.size != USUAL_SIZE) + ['22k'] * ('22k' in tag)
         return f'{row.top1:.1f}' + '\\*' * bool(row.top1_source) + (f' ({", ".join(notes)})' if notes else '')

@@ -18,10 +18,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def cards(argv: Sequence[str]) -> None:
-    """Write, check, or measure what cards are made of.
+    """Write or check cards, or measure the figures in them.
 
     Raises:
-        ZooError: A card is out of date, or another mistake of the user's.
+        ZooError: A card is out of date, or a mistake of the user's.
     """
     args = parser().parse_args(argv)
     results = result_files.folder() or Path('results')

@@ -1,4 +1,4 @@
-"""``python -m zoo plot``: accuracy against cost, published and measured told apart, with the Pareto front."""
+"""``python -m zoo plot``: draw accuracy against cost, with the Pareto front."""
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path

@@ -30,7 +30,8 @@ def read(stem: Path) -> dict[str, dict[str, Any]]:
             raise KeyError('kind')
         return content['rows']
     except (OSError, ValueError, KeyError, TypeError) as e:
-        raise ZooError(f'{path} is no result of "compatibility" ({format_error(e)}); choose other `results`') from None
+        raise ZooError(
+            f'{path} is not a result of "compatibility" ({format_error(e)}); choose other `results`') from None
 
 
 def write(stem: Path, content: dict[str, Any]) -> None:

@@ -234,7 +234,7 @@ def read_labels(file: str) -> list[str]:
 
 def _check_count(labels: Sequence[str], file: str, classes: int | None) -> None:
     if classes not in (None, len(labels)):
-        raise ZooError(f'--labels {file} has {len(labels)} lines, the model {classes} classes; give a name a line')
+        raise ZooError(f'--labels {file} has {len(labels)} lines, the model {classes} classes; give one name per line')
 
 
 def _classes_of(given: argparse.Namespace, content: dict[str, Any] | None) -> int | None:
@@ -253,9 +253,9 @@ def parser() -> options.Parser:
     parser.add_argument('model', metavar='MODEL', help='name of a zoo or timm model')
     parser.add_argument('images', nargs='+', metavar='IMAGE|FOLDER|URL')
     parser.add_argument('--checkpoint', help='file with the weights; by default the published ones')
-    parser.add_argument('--topk', type=count, default=5, metavar='K', help='classes a picture (default: 5)')
-    parser.add_argument('--labels', metavar='FILE', help="text file, a class name a line; default: those that the "
-                                                        "checkpoint brings, or ImageNet's for as many classes")
+    parser.add_argument('--topk', type=count, default=5, metavar='K', help='classes per picture (default: 5)')
+    parser.add_argument('--labels', metavar='FILE', help="file with one class name per line; default: those of the "
+                                                        "checkpoint, or ImageNet's for as many classes")
     parser.add_argument('--num-classes', type=count, metavar='N', help='where a checkpoint does not tell')
     parser.add_argument('-b', '--batch-size', type=count, default=32, metavar='N', help='pictures at once '
                                                                                         '(default: 32)')

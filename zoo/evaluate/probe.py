@@ -60,8 +60,8 @@ class Frozen:
             return features.flatten(1, 2) if getattr(self.model, 'output_fmt', None) == 'NHWC' else (
                 features.flatten(2).transpose(1, 2))
         if not isinstance(features, Tensor) or features.ndim != 3 or features.shape[1] <= self.num_prefix_tokens:
-            raise ZooError(f'{type(self.model).__name__} cannot be probed: its features are no map and no sequence of '
-                           f'patch tokens but {shape}; choose another --model')
+            raise ZooError(f'{type(self.model).__name__} cannot be probed: its features are neither a map nor a '
+                           f'sequence of patch tokens but {shape}; choose another --model')
         return features[:, self.num_prefix_tokens:]
 
 

@@ -175,7 +175,8 @@ def class_numbers(path: str, flag: str) -> list[int]:
         if not numbers or min(numbers) < 0:
             raise ValueError('it has none' if not numbers else f'it has {min(numbers)}')
     except (OSError, ValueError) as e:
-        raise ZooError(f'{flag} {path}: expected a file with a number from 0 on a line ({format_error(e)})') from None
+        raise ZooError(
+            f'{flag} {path}: expected a file with one number, from 0 on, per line ({format_error(e)})') from None
     return numbers
 
 

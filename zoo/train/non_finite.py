@@ -58,8 +58,8 @@ class Guard:
             buffer.copy_(before)
         self.skipped += 1
         if self.skipped > self.limit:
-            raise NotFinite(f'more than --skip-nonfinite {self.limit} updates had a loss or gradient that is no '
-                            f'number, the last one after {updates} updates; {REMEDY}')
+            raise NotFinite(f'more than --skip-nonfinite {self.limit} updates had a loss or gradient that is '
+                            f'not finite, the last one after {updates} updates; {REMEDY}')
 
 
 def check_weights(state: Mapping[str, Any]) -> None:
