@@ -111,8 +111,8 @@ def test_a_damaged_archive_is_refused(tmp_path, cache, damage, reason):
 
 def test_folders_without_the_data_are_an_error(tmp_path, cache):
     (tmp_path / 'empty').mkdir()
-    for name in ('none', 'empty'):
-        with pytest.raises(ZooError, match=f'{name} does not hold Fashion-MNIST .*; check `data_dir`'):
+    for name, error in (('none', 'no data folder .*none'), ('empty', 'empty does not hold Fashion-MNIST .*')):
+        with pytest.raises(ZooError, match=f'{error}; check `data_dir`'):
             fashion_mnist.obtain(str(tmp_path / name), print)
 
 

@@ -80,7 +80,8 @@ def read_all(folder: Path) -> dict[str, bytes]:
         found = {name: path for name in FILES for path in (place / f'{name}.gz', place / name) if path.is_file()}
         if len(found) == len(FILES):
             return {name: read_idx(path) for name, path in found.items()}
-    raise ValueError(f'{folder} does not hold Fashion-MNIST ({", ".join(FILES)}, raw or .gz, there or in {RAW})')
+    raise ValueError(f'no data folder {folder}' if not folder.is_dir() else (
+        f'{folder} does not hold Fashion-MNIST ({", ".join(FILES)}, raw or .gz, there or in {RAW})'))
 
 
 def install(contents: dict[str, bytes], root: Path) -> None:
