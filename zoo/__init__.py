@@ -1,7 +1,12 @@
-"""The zoo of efficient-attention vision backbones: importing it makes its models timm models.
+"""Vision backbones with efficient token mixing: importing ``zoo`` registers them as timm models.
 
->>> import timm, zoo
->>> model = timm.create_model('flatten_pvt_tiny', num_classes=10)
+>>> import timm, torch, zoo
+>>> model = timm.create_model('flatten_pvt_v2_b0', num_classes=10).eval()
+>>> model(torch.randn(2, 3, 96, 160)).shape  # any height and width from 32 pixels
+torch.Size([2, 10])
+>>> backbone = timm.create_model('flatten_pvt_v2_b0', features_only=True)
+>>> [tuple(x.shape) for x in backbone(torch.randn(1, 3, 64, 64))]
+[(1, 32, 16, 16), (1, 64, 8, 8), (1, 160, 4, 4), (1, 256, 2, 2)]
 """
 from .utils import start  # noqa: F401  # isort: skip
 from . import models

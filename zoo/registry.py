@@ -144,9 +144,14 @@ def _from_table(name_tag: str) -> dict[str, Any]:
 def list_models(filter: str | Sequence[str] = '', pretrained: bool = False) -> list[str]:
     """Names of the zoo's models, sorted.
 
+    >>> zoo.list_models('ravlt_*')
+    ['ravlt_b', 'ravlt_l', 'ravlt_s', 'ravlt_t']
+    >>> zoo.list_models('ravlt_t.*', pretrained=True)
+    ['ravlt_t.in1k']
+
     Args:
-        filter: Glob or globs, e.g. ``'flatten_*'``; '' for all.
-        pretrained: Only those with weights to download, with their tags (``name.tag``).
+        filter: A glob or several, e.g. ``'flatten_*'``; '' for all.
+        pretrained: List only weights that can be downloaded, as ``name.tag``.
     """
     globs = [filter] if isinstance(filter, str) else list(filter)
     names = timm.list_models(pretrained=pretrained)

@@ -346,13 +346,6 @@ def section(title):
     return README.partition(f'\n### {title}\n')[2].partition('\n## ')[0].partition('\n### ')[0]
 
 
-def test_readme_names_the_mixers_of_every_host():
-    everywhere, maps = (
-        sorted(re.findall(r'`(\w+)`', line.split('|')[2]))
-        for line in section('Any mixer in any host').splitlines() if line.startswith(('| every host', '| `pvt`')))
-    assert (everywhere, maps) == (list_mixers(class_token=True), list_mixers(class_token=False))
-
-
 def test_the_example_of_readme():
     text = section('A mixer of your own')
     [code] = re.findall(r'```python\n(.*?)```', text, re.DOTALL)

@@ -32,7 +32,7 @@ CASES = {
         ('--dataset wds/x', 'needs the folder or the address of its shards; give --data-dir'),
         ('{data} --class-map none.txt', 'no file none.txt'),
         ('{data} --model-kwargs features_only=True', '--model-kwargs features_only: a classifier is needed here'),
-        ('{data} --pretrained-path {weights} --pretrained-rows {text}', 'a number from 0 on a line'),
+        ('{data} --pretrained-path {weights} --pretrained-rows {text}', 'one number, from 0 on, per line'),
         ('{data} --kd-model-name resnet18 --kd-teacher-checkpoint none.pth', 'no checkpoint file none.pth'),
         ('{data} --kd-model-name resnet18 --kd-teacher-checkpoint {text}', 'text.txt is refused'),
         ('{data} --torchcompile inductor --torchcompile-mode x', "'x' is not one of default"),
@@ -40,7 +40,7 @@ CASES = {
     'validate': [
         ('{data} --pretrained --results-file {text}/a.csv', 'is not a folder; choose another --results-file'),
         ('{data} --pretrained --results-file {data}', 'is a folder; name a file'),
-        ('{data} --valid-labels {text}', '--valid-labels {text}: expected a file with a number from 0 on a line'),
+        ('{data} --valid-labels {text}', '--valid-labels {text}: expected a file with one number, from 0 on, per line'),
         ('{data} --num-classes 3 --valid-labels {numbers}', 'the classes of the model are 0 to 2, the file has 9'),
         ('{data} --real-labels {text}', '--real-labels {text} cannot be read as JSON'),
         ('{data} --real-labels {json}', '--real-labels {json} does not hold a list of lists'),
@@ -49,7 +49,7 @@ CASES = {
         ('{data} --dataset x/y', "--dataset 'x/y' is not known")],
     'infer': [
         ('resnet18 {picture} --labels none.txt', '--labels none.txt cannot be read'),
-        ('resnet18 {picture} --labels {numbers}', 'has 3 lines, the model 1000 classes; give a name a line'),
+        ('resnet18 {picture} --labels {numbers}', 'has 3 lines, the model 1000 classes; give one name per line'),
         (f'resnet18 {NOWHERE}', f'{NOWHERE} cannot be fetched'), ('resnet18 http://', 'no host given'),
         (f'resnet18 {{text}} {NOWHERE}', 'text.txt cannot be read as a picture (not a known image format), nor can'),
         ('resnet18 {picture} --device xpu:0', 'torch finds no XPU device')],

@@ -92,5 +92,5 @@ def test_what_another_environment_found_stays(tmp_path):
 
 def test_foreign_results_are_refused(tmp_path):
     (tmp_path / 'table.json').write_text('[]')
-    with pytest.raises(ZooError, match='is no result of "compatibility"'):
+    with pytest.raises(ZooError, match='is not a result of "compatibility"'):
         result.read(tmp_path / 'table')

@@ -257,7 +257,7 @@ def test_tokens_of_all_layouts():
                   Features(torch.cat([classes, tokens], 1), num_prefix_tokens=2)):
         assert torch.equal(probe.Frozen(model).tokens(image), tokens)
     for features in ([tokens], tokens[:, 0]):
-        with pytest.raises(ZooError, match='Features cannot be probed: its features are no map and no sequence'):
+        with pytest.raises(ZooError, match='Features cannot be probed: its features are neither a map nor a sequence'):
             probe.Frozen(Features(features)).tokens(image)
 
 

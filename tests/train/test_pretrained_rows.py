@@ -34,9 +34,9 @@ def test_weights_in_the_authors_names_too(tmp_path):
 
 @pytest.mark.parametrize('lines, classes, message', [
     ('7\n12\n', 2, 'the rows of the classifier are 0 to 9, the file has 7 to 12'),
-    ('-1\n', 1, 'expected a file with a number from 0 on a line .it has -1'),
-    ('', 1, 'expected a file with a number from 0 on a line .it has none'),
-    ('cat\n', 1, 'expected a file with a number from 0 on a line'),
+    ('-1\n', 1, 'expected a file with one number, from 0 on, per line .it has -1'),
+    ('', 1, 'expected a file with one number, from 0 on, per line .it has none'),
+    ('cat\n', 1, 'expected a file with one number, from 0 on, per line'),
     ('1\n2\n', 3, 'has 2 lines, the model 3 classes'),
 ])
 def test_rows_that_do_not_fit_are_told(tmp_path, lines, classes, message):
@@ -50,5 +50,5 @@ def test_they_need_weights_and_a_file(zoo, small, tmp_path):
     assert result.code == 2 and '--pretrained-rows needs --pretrained-path' in result.err
     state = timm.create_model('test_convnext', num_classes=10).state_dict()
     args = options.merge(TRAIN, dict(model='test_convnext', num_classes=3, pretrained_rows=str(tmp_path / 'none.txt')))
-    with pytest.raises(ZooError, match='none.txt: expected a file with a number from 0 on a line'):
+    with pytest.raises(ZooError, match='none.txt: expected a file with one number, from 0 on, per line'):
         build.create_model(args, state, adapt=True)

@@ -304,11 +304,10 @@ class _AllRight:
 
 
 def test_the_quickstart_on_fashion_mnist(zoo, tmp_path, monkeypatch):
-    from .data.test_fashion_mnist import ITEMS, put
+    from .data.test_fashion_mnist import expect_small_files, put
 
     monkeypatch.setenv('ZOO_DATA', str(tmp_path / 'cache'))
-    monkeypatch.setattr(fashion_mnist, 'FILES', {
-        name: (magic, ITEMS[name.split('-')[0]]) for name, (magic, _) in fashion_mnist.FILES.items()})
+    expect_small_files(monkeypatch)
     put(tmp_path / 'mine', packed=True)
     result = zoo('train', '--config', 'quickstart', '--data-dir', tmp_path / 'mine', '-b', '10', '--epochs', '1',
                  '--workers', '0', '--output', tmp_path / 'out', '--experiment', 'run')
@@ -326,7 +325,7 @@ def test_the_quickstart_goes_on_with_digits_where_nothing_else_can_be_had(zoo, t
         raise OSError('no network here')
 
     monkeypatch.setenv('ZOO_DATA', str(tmp_path / 'cache'))
-    monkeypatch.setattr(fashion_mnist, 'from_torchvision', no_network)
+    monkeypatch.setattr(fashion_mnist, 'from_server', no_network)
     monkeypatch.setattr(fashion_mnist, 'from_debian', no_network)
     words = '--config', 'quickstart', '--workers', '0', '--output', tmp_path / 'out', '--experiment', 'run'
     result = zoo('train', *words, '--epochs', '1')

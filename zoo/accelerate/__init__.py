@@ -1,4 +1,4 @@
-"""Swap the modules of any timm model that ``zoo_kernels`` can compute for ones that call it."""
+"""Swap modules of any timm model for ones that call the ops of ``zoo_kernels``."""
 import dataclasses
 from collections import Counter
 
@@ -24,7 +24,7 @@ HOOKS = ('_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_p
 
 @dataclasses.dataclass(frozen=True)
 class Swapped:
-    """A module that an op serves: its name, what it was, the op, and what that would take for a large map."""
+    """A swapped module: its name, its former class, the op, and the backend that the op would take for a large map."""
 
     name: str
     module: str
@@ -34,7 +34,7 @@ class Swapped:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What :func:`accelerate` swapped (or would swap), and what it left as it was though an op is made for it."""
+    """What :func:`accelerate` swapped (or would swap), and which modules of the same kinds it left alone, and why."""
 
     swapped: tuple[Swapped, ...]
     skipped: tuple[tuple[str, str], ...]  # name, reason
@@ -42,7 +42,7 @@ class Report:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Modules by op."""
+        """Number of swapped modules by op."""
         return dict(Counter(entry.op for entry in self.swapped))
 
     def __str__(self) -> str:
@@ -57,21 +57,25 @@ class Report:
 
 
 def accelerate(model: nn.Module, dry_run: bool = False) -> Report:
-    """Swap what our ops serve in a model, in place: focal modulation, linear attention, depthwise convolutions.
+    """Swap the modules of a model that our ops can compute, in place, and report which.
 
-    On CPUs where oneDNN multiplies faster than torch's default (``ZOO_CPU_GEMM``), linear layers and 1 x 1 convolutions
-    of float32 models too, for inference.
+    These are focal modulation, linear attention and depthwise convolutions; for float32 inference on CPUs where oneDNN
+    multiplies faster than torch's default (``ZOO_CPU_GEMM``), linear layers and 1 x 1 convolutions too.
 
-    A swapped module stays the same object with another class, one derived from its own: parameters, names in the state
-    dict, hooks, mode and device are untouched, and outputs are equal up to rounding. Which backend an op takes is still
-    decided at every call (:func:`zoo_kernels.explain`). What looks for the exact class of a layer, such as
-    ``quantize_dynamic``, has to come first. Modules that are someone's own (a subclass, a changed
-    ``forward``, hooks on parts that the op would pass over) stay as they are. To do it twice changes nothing more.
+    >>> model = timm.create_model('pvt_v2_b0').eval()
+    >>> print(zoo.accelerate(model, dry_run=True).counts['depthwise_conv'])
+    8
+
+    A swapped module stays the same object but gets another class, derived from its own: parameters, names in the state
+    dict, hooks, mode and device do not change, and outputs are equal up to rounding. Each call still chooses the
+    backend of its op (:func:`zoo_kernels.explain`). Do first whatever looks for the exact class of a layer, such as
+    ``quantize_dynamic``. Modified modules (subclasses, a replaced ``forward``, hooks on parts that the op would skip)
+    are left alone. Calling it again changes nothing.
 
     Args:
-        model: Any model; timm's are the ones with something to swap, ours call the ops already. Convolutions, DaViT's
-            and focal modulation gain where maps are channels-last: ``model.to(memory_format=torch.channels_last)``.
-        dry_run: Only report.
+        model: Any model. Models of timm have something to swap, the zoo's own call the ops already. Convolutions and
+            focal modulation are faster on channels-last maps: ``model.to(memory_format=torch.channels_last)``.
+        dry_run: Report only, swap nothing.
 
     Returns:
         What was swapped, with the backend that a map of 64 x 64 tokens would take in the dtype and on the device of the

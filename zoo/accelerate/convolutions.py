@@ -1,4 +1,4 @@
-"""Depthwise convolutions of timm's models, alone and with what surrounds them."""
+"""Replacements for depthwise convolutions of timm's models, alone or with the surrounding layers."""
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +18,7 @@ SIZES = (3, 5)  # of depthwise kernels; larger ones are the library's
 
 
 def is_depthwise(conv: nn.Module, sizes: Sequence[int] = SIZES) -> bool:
-    """Whether the op computes exactly this convolution, of one of some sizes."""
+    """Whether this is a depthwise convolution, with one of these kernel sizes, that the op computes exactly."""
     if type(conv) not in (nn.Conv2d, DepthwiseConv2d) or conv.padding_mode != 'zeros':
         return False
     size = conv.kernel_size[0]
@@ -45,7 +45,7 @@ class DepthwiseConv2d(Accelerated, nn.Conv2d):
 
 
 class PvtMlp(Accelerated, MlpWithDepthwiseConv):
-    """PVTv2's feed-forward layer without the way to channels-first and back; GELU in the same pass."""
+    """PVTv2's feed-forward layer without transposing to channels-first and back, with GELU in the same pass."""
 
     op = staticmethod(zoo_kernels.depthwise_conv)
 
@@ -68,7 +68,7 @@ class PvtMlp(Accelerated, MlpWithDepthwiseConv):
 
 
 class TokenPosConv(Accelerated, PosConv):
-    """Twins' positional convolution on tokens as they lie, with the shortcut in the same pass."""
+    """Twins' positional convolution, computed on tokens without transposing, with the shortcut in the same pass."""
 
     op = staticmethod(zoo_kernels.depthwise_conv)
 

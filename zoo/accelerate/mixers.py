@@ -1,4 +1,4 @@
-"""Token mixers of timm's models."""
+"""Replacements for token mixers of timm's models."""
 from collections.abc import Callable
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Linear layers and 1 x 1 convolutions, where a CPU has a faster library for them than torch takes."""
+"""Replacements for linear layers and 1 x 1 convolutions, for CPUs with a faster library than torch's default."""
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ def _gains(layer: nn.Module) -> bool:
 
 
 class Linear(Accelerated, nn.Linear):
-    """A linear layer; inference on a CPU by oneDNN where that is faster."""
+    """A linear layer that uses oneDNN for inference on a CPU if that is faster."""
 
     op = staticmethod(zoo_kernels.linear)
 

@@ -1,4 +1,4 @@
-"""What every class that modules are swapped for says about itself."""
+"""The base of the classes that modules are swapped for."""
 from collections.abc import Callable
 from typing import Any
 

@@ -1,1 +1,1 @@
-"""What models look at, and what they cost for their accuracy: attribution maps, Pareto charts."""
+"""Analyses of models: attribution maps, class activation maps, charts of accuracy against cost."""

@@ -1,4 +1,4 @@
-"""What a place of a model depends on: three quantities, each a map, for any model of the zoo or of timm.
+"""Attribution maps: what a token of a feature map depends on, by three quantities, for any model of the zoo or timm.
 
 The **effective receptive field** of a token of a feature map, in pixels of the image: with the Jacobian ``J_p`` of the
 token's features by the channels of pixel p, ``E(p) = rms over images of ||J_p||_F``. Luo et al., arXiv 1701.04128, take
@@ -7,7 +7,7 @@ would vanish behind a LayerNorm). Its square is estimated without bias, by ``||J
 ||s^T J_p||^2``.
 
 The **influence** of the tokens of a map on one token through one mixer, exact: ``I(j) = ||d mixer(x)_i / d x_j||_F``.
-It is there for every mixer, with attention or without, and counts all ways: values, queries, keys, gates, convolutions.
+Every mixer has it, with or without attention, and it includes all paths: values, queries, keys, gates, convolutions.
 
 The **attention weights** of one query, head by head: ``W(j) = d out_i / d v_j``, where the attention ``out`` is a
 linear function of its values v. That is ``softmax(q_i . k_j / sqrt(d))`` of softmax attention, ``phi(q_i) . phi(k_j) /
@@ -34,7 +34,7 @@ Progress = Callable[[Sequence[Tensor]], Iterable[Tensor]]
 
 
 class Call(NamedTuple):
-    """A function with the arguments that it was called with; tensors are copies."""
+    """A function and copies of the arguments that it was called with."""
 
     function: Callable
     args: tuple
@@ -42,7 +42,7 @@ class Call(NamedTuple):
 
 
 class TokenLayout(NamedTuple):
-    """Height and width of a map in tokens, and how many tokens that are not pixels stand before them in sequences."""
+    """Height and width of a map in tokens, and the number of prefix tokens in sequences."""
 
     height: int
     width: int
@@ -53,7 +53,7 @@ class TokenLayout(NamedTuple):
         return self.height, self.width
 
     def view(self, x: Tensor | tuple) -> Tensor | None:
-        """``[B, h, w, C]``, a view of the tokens in any layout; None if x has others. Of a tuple, the first counts."""
+        """View the tokens, in any layout, as ``[B, h, w, C]``; None for other shapes. Of a tuple, take the first."""
         x = x[0] if isinstance(x, tuple) and x else x
         if not isinstance(x, Tensor):
             return None
@@ -71,22 +71,26 @@ class TokenLayout(NamedTuple):
 def receptive_field(
         model: nn.Module, images: Tensor, stage: int = -1, query: tuple[int, int] | None = None, draws: int = 4,
         seed: int = 0, progress: Progress = iter) -> Tensor:
-    """Effective receptive field of a token.
+    """The effective receptive field of a token.
+
+    >>> model = timm.create_model('flatten_pvt_v2_b0').eval()
+    >>> receptive_field(model, torch.randn(1, 3, 64, 64), stage=0, draws=1).shape
+    torch.Size([64, 64])
 
     Args:
-        model: With timm's ``forward_intermediates``, in eval mode.
+        model: A model in eval mode that has timm's ``forward_intermediates``.
         images: ``[B, C, H, W]``.
-        stage: Feature map, by its number among those of ``features_only``.
-        query: Row and column in tokens; the middle by default.
-        draws: Random vectors of signs for each image.
-        seed: Of the signs.
-        progress: Wraps what is gone through, as tqdm does.
+        stage: Index of the feature map among those of ``features_only``.
+        query: Row and column of the token; by default the middle.
+        draws: Number of random sign vectors per image.
+        seed: Seed of the signs.
+        progress: Wraps the iterations, as tqdm does.
 
     Returns:
-        ``[H, W]``, not negative, float32 or the images' dtype.
+        ``[H, W]`` in pixels, not negative, in float32 or the images' dtype.
 
     Raises:
-        ZooError: the model has no such map, or the map no such token.
+        ZooError: The model has no such map, or the map no such token.
     """
     generator = torch.Generator().manual_seed(seed)
     total = images.new_zeros(images.shape[2:])
@@ -103,14 +107,14 @@ def receptive_field(
 
 
 def extent(field: Tensor, center: tuple[float, float], shares: Sequence[float]) -> list[float]:
-    """Side in pixels of the smallest square around a point that holds a share of the sum of a map, for each share.
+    """Side of the smallest square around a point that holds a share of the sum of a map, for each share.
 
-    A square that reaches beyond the map is counted with its whole side.
+    If the square extends beyond the map, its whole side counts.
 
     Args:
-        field: ``[H, W]``, not negative, not all zero.
-        center: Row and column; the middle of the first pixel is 0.
-        shares: From 0 to 1.
+        field: ``[H, W]``, not negative and not all zero.
+        center: Row and column of the point; the middle of the first pixel is 0.
+        shares: Shares from 0 to 1.
     """
     height, width = field.shape
     rows = (torch.arange(height, dtype=torch.float64) - center[0]).abs()
@@ -123,7 +127,7 @@ def extent(field: Tensor, center: tuple[float, float], shares: Sequence[float]) 
 
 
 def middle(query: tuple[int, int], grid: Sequence[int], size: Sequence[int]) -> tuple[float, float]:
-    """Row and column in pixels of the middle of a token, for maps and images of these heights and widths."""
+    """Row and column in pixels of the middle of a token, given height and width of the map and of the image."""
     return tuple((q + 0.5) * pixels / tokens - 0.5 for q, tokens, pixels in zip(query, grid, size))
 
 
@@ -132,21 +136,25 @@ def middle(query: tuple[int, int], grid: Sequence[int], size: Sequence[int]) -> 
 def influence(
         model: nn.Module, images: Tensor, stage: int = -1, block: int = -1, query: tuple[int, int] | None = None,
         progress: Progress = iter) -> Tensor:
-    """Influence of every token on one through the mixer of a block (through the whole block where it has no mixer).
+    """The influence of every token on one, through the mixer of a block, or through the whole block if it has no mixer.
+
+    >>> model = timm.create_model('flatten_pvt_v2_b0').eval()
+    >>> influence(model, torch.randn(1, 3, 64, 64), stage=3, block=0).shape
+    torch.Size([2, 2])
 
     Args:
         model: As in :func:`receptive_field`.
         images: ``[B, C, H, W]``.
-        stage: See there.
-        block: Of the stage, by its number.
-        query: Row and column in tokens; the middle by default.
-        progress: Wraps the channels of the token, each a backward pass, as tqdm does.
+        stage: As in :func:`receptive_field`.
+        block: Index of the block in the stage.
+        query: Row and column of the token; by default the middle.
+        progress: Wraps the channels of the token, each of which takes a backward pass, as tqdm does.
 
     Returns:
-        ``[h, w]``, the root mean square over the images.
+        ``[h, w]`` in tokens, the root mean square over the images.
 
     Raises:
-        ZooError: no such stage, block or token, or a block that does not map tokens to as many tokens.
+        ZooError: There is no such stage, block or token, or the block does not return as many tokens as it gets.
     """
     call, tokens = mixer_call(model, images, stage, block)
     y, x = token(tokens.grid, query)
@@ -163,17 +171,18 @@ def influence(
 def attention_weights(
         model: nn.Module, images: Tensor, stage: int = -1, block: int = -1,
         query: tuple[int, int] | None = None) -> Tensor:
-    """Weights that the attention of a block gives to its keys, for one query.
+    """The weights that the attention of a block gives to its keys, for one query; arguments as in :func:`influence`.
 
-    Args:
-        As in :func:`influence`.
+    >>> model = timm.create_model('agent_deit_tiny').eval()
+    >>> attention_weights(model, torch.randn(1, 3, 224, 224), stage=0, block=0).shape
+    torch.Size([3, 14, 14])
 
     Returns:
-        ``[heads, h, w]``, means over the images; smaller than the map where keys are reduced. What goes to class tokens
-        and to padding is left out.
+        ``[heads, h, w]``, means over the images. It is smaller than the map if keys are reduced. Weights of class
+        tokens and padding are left out.
 
     Raises:
-        ZooError: as :func:`influence`, and where no attention of the block sees the whole map.
+        ZooError: As :func:`influence`, or no attention of the block covers the whole map.
     """
     call, tokens = mixer_call(model, images, stage, block)
     y, x = token(tokens.grid, query)
@@ -191,7 +200,7 @@ def attention_weights(
 
 
 def _weights(op: Call, y: int, x: int, tokens: TokenLayout, batch: int) -> Tensor | None:
-    """Row of the attention matrix of a call, ``[heads, h, w]``; None if that is not over the whole map."""
+    """A row of the attention matrix of a call, ``[heads, h, w]``; None if that does not cover the whole map."""
     v = op.args[2].detach().requires_grad_()
     with torch.enable_grad():
         out = op.function(*op.args[:2], v, *op.args[3:], **op.kwargs)
@@ -216,7 +225,7 @@ def _weights(op: Call, y: int, x: int, tokens: TokenLayout, batch: int) -> Tenso
 
 
 def _key_grid(count: int, tokens: TokenLayout) -> tuple[int, tuple[int, int] | None]:
-    """Keys before those of a map, and its height and width: the queries', or these reduced by a whole number."""
+    """Number of prefix keys, and the grid of the others: that of the queries, or reduced by an integer."""
     for ratio in range(1, max(tokens.grid) + 1):
         keys = tuple(-(-side // ratio) for side in tokens.grid)
         first = tokens.num_prefix_tokens if ratio == 1 else 0
@@ -227,7 +236,7 @@ def _key_grid(count: int, tokens: TokenLayout) -> tuple[int, tuple[int, int] | N
 
 @contextlib.contextmanager
 def _listening(function: Callable) -> Iterator[list[Call]]:
-    """Note the attention ops that a mixer calls, not those that they call themselves."""
+    """Record the attention ops that a mixer calls, but not those that they call in turn."""
     heard: list[Call] = []
     busy = []
     places = [(F, 'scaled_dot_product_attention')]
@@ -266,7 +275,7 @@ def feature_map(model: nn.Module, images: Tensor, stage: int) -> Tensor:
     """A feature map ``[B, C, h, w]`` as ``features_only`` gives it.
 
     Raises:
-        ZooError: the model does not hand out maps, or has no such one.
+        ZooError: timm gets no maps from the model, or there is no such one.
     """
     if not hasattr(model, 'forward_intermediates'):
         raise ZooError(f'{type(model).__name__} has no forward_intermediates: timm gives no maps of it')
@@ -275,7 +284,7 @@ def feature_map(model: nn.Module, images: Tensor, stage: int) -> Tensor:
 
 
 def mixer_call(model: nn.Module, images: Tensor, stage: int, block: int) -> tuple[Call, TokenLayout]:
-    """What the mixer of a block is called with for some images, and what its tokens are.
+    """The call of a block's mixer for some images, and the layout of its tokens.
 
     Raises:
         ZooError: see :func:`influence`.
@@ -308,10 +317,10 @@ def mixer_call(model: nn.Module, images: Tensor, stage: int, block: int) -> tupl
 
 
 def find_stage(model: nn.Module, stage: int) -> tuple[int, nn.Module]:
-    """The number of a stage from 0 on, and its module.
+    """The index of a stage, from 0, and its module.
 
     Raises:
-        ZooError: the model tells of no stages, or has no such one.
+        ZooError: The model has no ``feature_info``, or no such stage.
     """
     if not hasattr(model, 'feature_info'):
         raise ZooError(f'{type(model).__name__} has no feature_info: timm knows no stages of it')
@@ -320,10 +329,10 @@ def find_stage(model: nn.Module, stage: int) -> tuple[int, nn.Module]:
 
 
 def find_mixer(model: nn.Module, stage: int, block: int) -> tuple[nn.Module, bool]:
-    """The token mixer of a block and True, or the block itself, which has none, and False.
+    """The token mixer of a block and True, or, if it has none, the block itself and False.
 
     Raises:
-        ZooError: no such stage or block.
+        ZooError: There is no such stage or block.
     """
     _, module = find_stage(model, stage)
     blocks = _blocks(module)
@@ -334,10 +343,10 @@ def find_mixer(model: nn.Module, stage: int, block: int) -> tuple[nn.Module, boo
 
 
 def token(grid: Sequence[int], query: tuple[int, int] | None) -> tuple[int, int]:
-    """A token of a map, the middle one by default.
+    """Row and column of a token of a map, by default of the middle one.
 
     Raises:
-        ZooError: it lies outside.
+        ZooError: It lies outside the map.
     """
     y, x = (grid[0] // 2, grid[1] // 2) if query is None else query
     if not (0 <= y < grid[0] and 0 <= x < grid[1]):

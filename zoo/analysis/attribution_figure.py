@@ -1,4 +1,4 @@
-"""Figures of attribution maps, beside the picture that they are of."""
+"""Figures of attribution maps, beside their picture."""
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,16 +14,16 @@ DARKEST = 1e-4  # of the largest value: where a logarithmic scale of colours end
 def draw(
         found: Tensor, grid: tuple[int, int], query: tuple[int, int], title: str, size: tuple[int, int],
         picture: np.ndarray | None, logarithmic: bool) -> Any:
-    """Draw maps beside the picture that they are of.
+    """Draw maps beside their picture.
 
     Args:
-        found: ``[maps, h, w]``; of several, their mean is drawn too.
-        grid: Height and width of the map of the token.
-        query: Its row and column.
-        title: Above the figure.
-        size: Height and width of the image.
+        found: ``[maps, h, w]``; if there are several, their mean is drawn too.
+        grid: Height and width in tokens of the token's map.
+        query: Row and column of the token.
+        title: Title of the figure.
+        size: Height and width of the image in pixels.
         picture: ``[H, W, 3]`` from 0 to 1, or None.
-        logarithmic: Scale of the colours.
+        logarithmic: Whether the scale of the colours is logarithmic.
 
     Returns:
         A figure of matplotlib.
@@ -63,13 +63,13 @@ def draw(
 
 
 def draw_cams(found: Tensor, pictures: Sequence[np.ndarray], titles: Sequence[str], title: str) -> Any:
-    """Draw class activation maps over the pictures that they are of, each beside its picture.
+    """Draw class activation maps over their pictures, each beside the picture alone.
 
     Args:
         found: ``[B, H, W]`` from 0 to 1.
         pictures: ``[H, W, 3]`` from 0 to 1.
-        titles: Of each picture.
-        title: Above the figure.
+        titles: Title of each picture.
+        title: Title of the figure.
 
     Returns:
         A figure of matplotlib.

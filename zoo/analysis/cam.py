@@ -1,8 +1,8 @@
-"""Class activation maps: where in a picture the evidence for a class is, by pytorch-grad-cam (extra ``explain``).
+"""Class activation maps: where in an image the evidence for a class is, by pytorch-grad-cam (extra ``explain``).
 
-pytorch-grad-cam hooks one layer and wants its output as ``[B, C, h, w]``. Models of the zoo exchange ``[B, H, W, C]``,
-ViTs sequences with class tokens ahead, and timm has all three: :func:`cam_target` gives the layer and what brings its
-output to that form. Without it Grad-CAM on an NHWC stage runs, takes columns for channels and is wrong.
+pytorch-grad-cam hooks one layer and expects its output as ``[B, C, h, w]``. Stages of the zoo return ``[B, H, W, C]``,
+ViTs sequences that start with class tokens, and timm has all three: :func:`cam_target` finds the layer and a function
+that converts its output. Without it Grad-CAM runs on an NHWC stage too, but takes columns for channels and is wrong.
 
 ``gradcam`` is ``relu(sum_c mean_hw(dy/dA_c) A_c)`` of the maps A of the layer and the logit y (Selvaraju et al., arXiv
 1610.02391), ``layercam`` ``relu(sum_c relu(dy/dA_c) A_c)`` (Jiang et al., IEEE TIP 2021), ``eigencam`` the first
@@ -26,11 +26,11 @@ EXTRA = 'pip install "backbone-zoo[explain]"'
 
 
 class CamTarget(NamedTuple):
-    """What pytorch-grad-cam asks for.
+    """Arguments of pytorch-grad-cam's methods.
 
     Args:
-        layer: For ``target_layers``.
-        reshape_transform: Brings the layer's output, or its gradient, to ``[B, C, h, w]``.
+        layer: The only one of ``target_layers``.
+        reshape_transform: Converts the layer's output, or the gradient of it, to ``[B, C, h, w]``.
     """
 
     layer: nn.Module
@@ -38,22 +38,26 @@ class CamTarget(NamedTuple):
 
 
 def cam_target(model: nn.Module, stage: int = -1, img_size: int | Sequence[int] | None = None) -> CamTarget:
-    """The layer of a model that class activation maps are made of, with what brings its output to ``[B, C, h, w]``.
+    """The layer of a model to compute class activation maps from, and a function that converts its output to NCHW.
 
-    It is the stage itself; in the last stage of a model that classifies a class token it is the first norm of the last
-    block, since behind it no other token has a gradient.
-
+    >>> model = timm.create_model('flatten_pvt_v2_b0').eval()
     >>> layer, reshape_transform = zoo.cam_target(model)
-    >>> GradCAM(model, target_layers=[layer], reshape_transform=reshape_transform)
+    >>> reshape_transform(torch.randn(1, 7, 7, 256)).shape  # what stage 4 returns for an image of 224 pixels
+    torch.Size([1, 256, 7, 7])
+
+    ``GradCAM(model, [layer], reshape_transform=reshape_transform)`` is then a method of pytorch-grad-cam.
+
+    The layer is the stage itself, except in the last stage of a model that classifies its class token: there it is the
+    first norm of the last block, because no other token has a gradient behind that.
 
     Args:
-        model: Of the zoo or of timm, with ``feature_info``.
-        stage: Number of the stage, among those of ``features_only``.
-        img_size: Height and width of the images in pixels, for sequences of tokens. By default they have the model's
-            own size or are square.
+        model: A model of the zoo or of timm that has ``feature_info``.
+        stage: Index of the stage among the maps of ``features_only``; -1 for the last.
+        img_size: Height and width of the images in pixels, or one number for both. It is needed for sequences of
+            tokens if the images have neither the model's own size nor are square.
 
     Raises:
-        ZooError: the model has no such stage; from the transform, if the layer's output is no map of that size.
+        ZooError: The model has no such stage. The function raises it if the layer's output is not a map of that size.
     """
     index, layer = find_stage(model, stage)
     size = to_pair(img_size) if img_size is not None else tuple(resolve_model_data_config(model)['input_size'][1:])
@@ -69,17 +73,20 @@ def cam_target(model: nn.Module, stage: int = -1, img_size: int | Sequence[int] 
 def class_activation_map(
         model: nn.Module, images: Tensor, classes: Sequence[int] | None = None, method: str = 'gradcam',
         stage: int = -1) -> Tensor:
-    """Class activation maps ``[B, H, W]`` of images, from 0 to 1, at the size of the images.
+    """Compute class activation maps at the size of the images.
 
     Args:
-        model: In eval mode.
-        images: ``[B, C, H, W]``.
-        classes: One per image; by default the one that the model predicts.
+        model: A classifier in eval mode.
+        images: ``[B, C, H, W]``, normalised.
+        classes: One class per image; by default the predicted ones.
         method: One of :data:`METHODS`.
-        stage: See :func:`cam_target`.
+        stage: As in :func:`cam_target`.
+
+    Returns:
+        ``[B, H, W]``, from 0 to 1.
 
     Raises:
-        ZooError: an unknown method or class, a model without a classifier, or as :func:`cam_target`.
+        ZooError: An unknown method or class, a model without a classifier, or as :func:`cam_target`.
     """
     require_packages('pytorch_grad_cam', extra=EXTRA)
     import pytorch_grad_cam
@@ -103,14 +110,14 @@ def class_activation_map(
 
 
 class _Layout:
-    """Any layout of a map to ``[B, C, h, w]``.
+    """Converts any layout of a map to ``[B, C, h, w]``.
 
     Args:
-        channels: Of the map.
-        grid: Its height and width in tokens.
+        channels: Number of channels.
+        grid: Height and width of the map in tokens.
         exact: Whether another grid is an error.
-        num_prefix_tokens: Ahead of the map in a sequence.
-        nhwc: Whether channels come last where both readings of a shape are possible.
+        num_prefix_tokens: Number of tokens before those of the map in a sequence.
+        nhwc: Whether channels come last where a shape could be read both ways.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What is known of the zoo's models and weights without building a model."""
+"""A catalogue of the zoo's models and weights, for which no model is built."""
 import fnmatch
 from collections.abc import Sequence
 from typing import Any
@@ -11,14 +11,18 @@ from . import result_files
 
 
 def rows(globs: Sequence[str] = (), pretrained: bool = False) -> list[dict[str, Any]]:
-    """What is known of models without building them, a row for each ``model.tag``.
+    """The facts about models that are known without building them, one row per ``model.tag``.
+
+    >>> [row] = rows(['ravlt_t'])
+    >>> row['name'], round(row['parameters'] / 1e6, 1), row['top1']
+    ('ravlt_t.in1k', 14.9, 82.8)
 
     Args:
-        globs: On ``model`` or ``model.tag``; none for all.
-        pretrained: Only those with weights to download.
+        globs: Globs for ``model`` or ``model.tag``; none for all.
+        pretrained: List only weights that can be downloaded.
 
     Raises:
-        ZooError: A glob that fits none.
+        ZooError: A glob matches nothing.
     """
     every = [(model, tag, row) for model in list_models() for tag, row in (tags(model) or {'': None}).items()]
     chosen = []
@@ -41,7 +45,7 @@ def _row(model: str, tag: str, source: Source | None) -> dict[str, Any]:
 
 
 def of_weights(source: Source) -> dict[str, Any]:
-    """What the table of weights says of a row, as :func:`rows` has it."""
+    """The part of a row of :func:`rows` that comes from the table of weights."""
     return dict(
         size=source.size, crop=source.crop, crop_mode=source.crop_mode, top1=source.top1,
         top1_source=source.top1_source or None,
@@ -51,6 +55,6 @@ def of_weights(source: Source) -> dict[str, Any]:
 
 
 def unknown(name: str) -> ZooError:
-    """The error for a name that no model has."""
+    """The error for the name of an unknown model."""
     near = did_you_mean(name, list_models()) or '; python -m zoo list shows all'
     return ZooError(f'no model of the zoo is called {name!r}{near}')

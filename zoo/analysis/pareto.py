@@ -1,4 +1,4 @@
-"""``python -m zoo plot``: accuracy against cost, published and measured told apart, with the Pareto front."""
+"""``python -m zoo plot``: accuracy against cost, with one Pareto front for published and one for measured accuracy."""
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -29,10 +29,10 @@ class Point(NamedTuple):
     Args:
         name: ``model.tag``.
         family: Short name of its family.
-        kind: Of the accuracy, one of :data:`KINDS`.
-        cost: In the unit of :data:`COSTS`.
-        top1: Of ImageNet-1k, in percent.
-        size: Height and width in pixels.
+        kind: Kind of the accuracy, one of :data:`KINDS`.
+        cost: Cost in the unit of :data:`COSTS`.
+        top1: Accuracy on ImageNet-1k in percent.
+        size: Height and width of the images in pixels.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Point(NamedTuple):
 
     @property
     def label(self) -> str:
-        """The name, as short as it is clear: the usual tag and size are left out."""
+        """The name without the usual tag and size."""
         model, _, tag = self.name.partition('.')
         extra = [word for word in ('22k',) if word in tag] + [str(side) for side in self.size[:1] if side != 224]
         return model + (f' ({", ".join(extra)})' if extra else '')
@@ -66,7 +66,7 @@ def collect(
         The points and, for throughput, the setting of all of them.
 
     Raises:
-        ZooError: a glob that fits no model.
+        ZooError: A glob matches no model.
     """
     rows, chosen = catalog.rows(globs), ''
     if cost == 'throughput':
@@ -105,11 +105,11 @@ def _speeds(
 
 
 def front(points: Iterable[Point], less: bool) -> list[Point]:
-    """Those that no other beats, in the order of their cost: none is as good in both and better in one.
+    """The Pareto front in the order of cost: points for which no other is at least as good in both and better in one.
 
     Args:
-        points: Of one kind.
-        less: Whether less cost is better, else more.
+        points: Points of one kind.
+        less: Whether lower cost is better; otherwise higher is.
     """
     best: list[Point] = []
     for point in sorted(points, key=lambda p: (p.cost if less else -p.cost, -p.top1)):
@@ -119,11 +119,11 @@ def front(points: Iterable[Point], less: bool) -> list[Point]:
 
 
 def draw(panels: Mapping[str, Sequence[Point]], setting: str = '') -> Any:
-    """Draw accuracy against some costs.
+    """Draw accuracy against one or more costs.
 
     Args:
         panels: Points by the name of the cost.
-        setting: Of the throughput.
+        setting: Setting in which the throughput was measured.
 
     Returns:
         A figure of matplotlib.
@@ -169,7 +169,7 @@ def _minor(x: float, _: int) -> str:
 
 
 def _mark(kind: str) -> dict[str, Any]:
-    """Circles that are empty, squares that are full: they differ in print, too."""
+    """The marker of a kind: empty circles or full squares, which differ in print too."""
     filled = KINDS[kind][1]
     return dict(marker='s' if filled else 'o', markersize=6, fillstyle='full' if filled else 'none')
 
@@ -185,7 +185,7 @@ def _legend(figure: Any, axis: Any, colours: Mapping[str, Any], kinds: set[str])
 
 
 def _label(figure: Any, axis: Any, points: Sequence[Point], less: bool) -> None:
-    """Write names beside points so that they hide as little as can be; those of the fronts come first."""
+    """Write names beside points so that they hide as little as possible; those of the fronts come first."""
     from matplotlib.text import Text
     from matplotlib.transforms import Bbox
 

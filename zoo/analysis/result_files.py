@@ -1,4 +1,4 @@
-"""Measured figures: read from the result files, and counted anew."""
+"""Reads measured figures from the result files, and counts parameters and GMACs anew."""
 import datetime
 import functools
 import json
@@ -26,7 +26,7 @@ POSITIVE = 'height', 'width', 'throughput'
 
 
 def folder() -> Path | None:
-    """Where the results lie: inside the package when installed, beside it in a checkout; None if neither has them."""
+    """The folder of results: inside the package if it is installed, beside it in a checkout; None without results."""
     package = Path(__file__).resolve().parents[1]
     places = package / 'results', package.parent / 'results'
     return next((place for place in places if (place / COUNTS).is_file()), None)
@@ -34,7 +34,7 @@ def folder() -> Path | None:
 
 @functools.cache
 def _files() -> dict[str, Any]:
-    """Content of every result file by its name."""
+    """The content of every result file by its name."""
     place = folder()
     return {path.name: json.loads(path.read_text(encoding='utf-8')) for path in sorted(place.glob('*.json'))} \
         if place else {}
@@ -44,7 +44,7 @@ def read(paths: Sequence[Path]) -> dict[str, Any]:
     """Content of the result files that come with the zoo and of others, by name.
 
     Raises:
-        ZooError: One of the others cannot be read, or holds something else.
+        ZooError: One of the other files cannot be read, or does not hold results.
     """
     files = dict(_files())
     for path in paths:
@@ -81,7 +81,7 @@ def _is_number(value: Any) -> bool:
 
 
 def forget() -> None:
-    """Read the files anew the next time."""
+    """Forget the content of the files, so that they are read again."""
     _files.cache_clear()
 
 
@@ -97,7 +97,7 @@ def parity() -> dict[str, Any]:
 
 
 def tried(model: str) -> dict[str, dict[str, Any]]:
-    """What became of each attempt to take a model elsewhere, by target; {} if nothing was tried."""
+    """The result of each attempt to use a model with a tool, by target; {} if nothing was tried."""
     return _files().get(COMPATIBILITY, dict(rows={}))['rows'].get(model, {})
 
 
@@ -108,10 +108,10 @@ def compatibility(model: str) -> dict[str, dict[str, Any]]:
 
 
 def speed(models: Sequence[str], files: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
-    """Rows of the benchmarks of some models, each with the device, data type and versions.
+    """Benchmark rows of some models, each with device, data type and versions.
 
     Args:
-        models: Their names, without tags.
+        models: Names without tags.
         files: As :func:`read` gives them; those that come with the zoo by default.
     """
     return [
@@ -149,10 +149,10 @@ def write_counts(path: Path, names: Sequence[str]) -> None:
 
 
 def write_parity(path: Path, files: Sequence[Path]) -> None:
-    """Put the figures of golden checks together: files with ``logits``, ``grad`` and ``agrees`` by golden.
+    """Merge the figures of golden checks: files with ``logits``, ``grad`` and ``agrees`` by golden.
 
     Raises:
-        ZooError: A file is none of that.
+        ZooError: A file is not a result of the golden check.
     """
     rows = {}
     for file in files:

@@ -26,10 +26,10 @@ NOTES = (
 
 
 def arena(argv: Sequence[str]) -> dict[str, Any]:
-    """Train every mixer with every seed, one after another, measure them, write and print the table; return it all.
+    """Train every mixer with every seed, measure all of them, and write, print and return the results.
 
     Raises:
-        ZooError: whatever the user can put right.
+        ZooError: a mistake of the user's.
         Interrupted: Ctrl-C; the same command goes on.
     """
     require_packages('tqdm', 'matplotlib')
@@ -83,7 +83,7 @@ def _run(
 
 
 def _images(args: argparse.Namespace) -> list[str]:
-    """How many images the data has, unless it is a stream."""
+    """A line with the number of images in the data; none for a stream."""
     channels = build.channels_of(args) or 3
     sets = [datasets.open_dataset(args, split, channels, num_samples=count) for split, count in (
         (args.train_split, args.train_num_samples), (args.val_split, args.val_num_samples))]

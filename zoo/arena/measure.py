@@ -1,4 +1,4 @@
-"""What a mixer costs in the arena's host: measured in one process, all mixers by turns."""
+"""Measures what each mixer costs in the arena's host, in one process and interleaved."""
 import argparse
 from functools import partial
 from typing import Any
@@ -15,15 +15,16 @@ REPEATS = 10
 
 
 def measure(args: argparse.Namespace, mixers: list[str], device: torch.device, threads: int) -> dict[str, dict]:
-    """Time of a training step and of inference on a batch, memory of the step, parameters and FLOPs of each mixer.
+    """Measure each mixer: time of a training step and of inference, memory of the step, parameters and FLOPs.
 
-    A step is forward, loss and backward, without optimizer and data. A mixer that does not run has a ``reason``.
+    A step is forward, loss and backward of one batch, without optimizer and data loading. A mixer that does not run
+    has a ``reason`` instead.
 
     Args:
         args: The recipe, as options of ``train``.
-        mixers: Names.
-        device: To measure on.
-        threads: Of torch on a CPU, as the runs had them.
+        mixers: Names of the mixers.
+        device: Device to measure on.
+        threads: Number of torch's threads on a CPU, as in the runs.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -37,7 +38,7 @@ def model_of(args: argparse.Namespace, mixer: str) -> nn.Module:
     """The host of the recipe with a mixer in it.
 
     Raises:
-        ZooError: it does not fit.
+        ZooError: It does not run in the host.
     """
     return build.create_model(argparse.Namespace(**{
         **vars(args), 'model_kwargs': {**args.model_kwargs, 'mixer': mixer}}))

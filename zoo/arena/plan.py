@@ -1,4 +1,4 @@
-"""What an arena trains: options, the recipe that all runs share, and the place of each run."""
+"""Plans an arena: its options, the recipe that all runs share, and the folder of each run."""
 import argparse
 import json
 from collections.abc import Mapping, Sequence
@@ -29,7 +29,7 @@ _OF_ONE_CALL = ('config', 'debug', 'output')
 ARENA = (
     Option('mixers', 'words', list_mixers(), 'mixers to compare'),
     Option('seeds', 'ints', [0, 1], 'a run of each mixer for each of them', low=0),
-    Option('jobs', int, 1, 'runs at the same time; two of one thread train more on two cores than one of two', low=1),
+    Option('jobs', int, 1, 'runs at the same time; on two cores, two with one thread beat one with two', low=1),
     Option('results', str, '', 'results as STEM.json, STEM.md and STEM.png; default: arena in the output folder'),
     *(replace(option, default='output/arena') if option.dest == 'output' else option
       for option in TRAIN if option.dest not in _NOT_OF_ARENAS),
@@ -57,19 +57,19 @@ class Run:
         return self.arena / 'logs' / f'{self.name}.log'
 
     def result(self) -> dict[str, Any] | None:
-        """The figures of the finished run, None before that."""
+        """The figures of the finished run; None if it is not finished."""
         try:
             return json.loads((self.folder / 'result.json').read_text())
         except FileNotFoundError:
             return None
 
     def keep(self, figures: Mapping[str, Any]) -> None:
-        """Write the figures: from then on the run is finished."""
+        """Write the figures, which marks the run as finished."""
         text = json.dumps(figures, indent=1) + '\n'
         write_atomically(self.folder / 'result.json', lambda file: file.write(text.encode()))
 
     def words(self) -> list[str]:
-        """The command line of ``train``, going on from the newest checkpoint if there is one."""
+        """The command line of ``train``, which resumes from the newest checkpoint if there is one."""
         newest = CheckpointManager(self.folder, 1).newest()
         return ['--config', str(recipe_path(self.arena)), '--model-kwargs', f'mixer={self.mixer}',
                 '--seed', str(self.seed), '--output', str(self.folder.parent), '--experiment', self.name,
@@ -77,15 +77,15 @@ class Run:
 
 
 def parser() -> options.Parser:
-    """Of the command line."""
+    """The command line's parser."""
     return options.table_parser(ARENA, 'zoo arena', ABOUT)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """The options of an arena, from its recipe and the flags, checked as far as that takes no time.
+    """The options of an arena, from its recipe and the flags, after checks that take no time.
 
     Raises:
-        ZooError: an unknown flag, key or mixer, or a recipe of another model than the hybrid.
+        ZooError: A flag, key or mixer is unknown, or the recipe's model is not the hybrid.
     """
     flags, config = options.parse(ARENA, argv, parser())
     if 'config' not in flags:
@@ -106,10 +106,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def recipe_of(args: argparse.Namespace) -> dict[str, Any]:
-    """The recipe that all runs share, as ``train`` reads it: what differs from its defaults, data found.
+    """The recipe that all runs share: the options of ``train`` that differ from the defaults, with the data located.
 
     Raises:
-        ZooError: the data cannot be had, or options that contradict each other.
+        ZooError: The data is not available, or options contradict each other.
     """
     given = vars(args)
     recipe = options.plain({
@@ -127,15 +127,15 @@ def recipe_of(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def recipe_path(folder: Path) -> Path:
-    """The recipe of the arena in a folder."""
+    """The path of the recipe of the arena in a folder."""
     return folder / 'recipe.yaml'
 
 
 def keep_recipe(folder: Path, recipe: Mapping[str, Any]) -> None:
-    """Write the recipe beside the runs; runs by another one are not mixed with them.
+    """Write the recipe beside the runs, so that runs with another one are not mixed with them.
 
     Raises:
-        ZooError: the folder holds an arena with another recipe; the message names the first difference.
+        ZooError: The folder holds an arena with another recipe; the message names the first difference.
     """
     path = recipe_path(folder)
     if path.exists():

@@ -1,4 +1,4 @@
-"""What an arena leaves behind: a JSON file, a Markdown table, a picture."""
+"""Writes the results of an arena: a JSON file, a Markdown table, a picture."""
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -39,7 +39,7 @@ def write(stem: Path, content: dict[str, Any]) -> list[Path]:
 
 
 def markdown(content: dict[str, Any]) -> str:
-    """The text of an arena: where it ran, by which recipe, its table, what failed."""
+    """The results as Markdown: device, recipe, table, failures."""
     recipe = content['recipe']
     host = ', '.join(f'{key} {value}' for key, value in recipe['model_kwargs'].items())
     told = ', '.join(f'{key} {value}' for key, value in recipe.items() if key not in ('model_kwargs', 'data_dir'))
@@ -53,7 +53,7 @@ def markdown(content: dict[str, Any]) -> str:
 
 
 def draw(path: Path, content: dict[str, Any]) -> None:
-    """Draw accuracy of each mixer with every seed, and beside it accuracy against the time of a training step."""
+    """Draw the accuracy of each mixer with every seed, and accuracy against the time of a training step."""
     rows = [row for row in content['rows'] if 'top1' in row][::-1]
     figure = new_figure(11, 1.6 + 0.28 * max(len(rows), 8))
     recipe = content['recipe']

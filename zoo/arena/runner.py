@@ -1,4 +1,4 @@
-"""Trains the runs of an arena, each in a process of its own, so that none takes others down or borrows their time."""
+"""Trains the runs of an arena, each in its own process, so that a crash or a slow run does not affect the others."""
 import os
 import signal
 import subprocess
@@ -17,7 +17,7 @@ SECONDS = 0.2  # between two looks at the processes
 
 
 def threads_of(jobs: int) -> int:
-    """Threads of each run: ``OMP_NUM_THREADS``, else so many that all runs together fill the processor."""
+    """Number of threads per run: ``OMP_NUM_THREADS``, or as many as make all runs together fill the processor."""
     if os.environ.get('OMP_NUM_THREADS', '').isdecimal():
         return max(1, int(os.environ['OMP_NUM_THREADS']))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
@@ -27,13 +27,13 @@ def threads_of(jobs: int) -> int:
 def train_all(
         runs: Sequence[Run], jobs: int, say: Callable[[str], None],
         after: Callable[[dict[Run, str]], None]) -> dict[Run, str]:
-    """Train what is not finished; return why runs failed.
+    """Train the unfinished runs; return the reasons of those that failed.
 
     Args:
-        runs: In this order; those that have a result are left as they are.
-        jobs: How many at the same time.
-        say: Takes a line on each run.
-        after: Called when a run is finished or has failed, with the reasons so far.
+        runs: Runs in this order; those with a result are skipped.
+        jobs: Number of runs at the same time.
+        say: Called with one line about each run.
+        after: Called when a run has finished or failed, with the reasons so far.
 
     Raises:
         Interrupted: Ctrl-C; the runs were stopped at a checkpoint.
@@ -82,7 +82,7 @@ def _start(run: Run, threads: int) -> subprocess.Popen:
 
 
 def _settle(run: Run, code: int) -> str:
-    """Keep the figures of a run that ended well; else the reason in one line."""
+    """Save the figures of a run that succeeded and return ''; otherwise return the reason in one line."""
     rows = report.read_summary(run.folder / 'summary.csv', before=sys.maxsize) if code == 0 else []
     if not rows:
         lines = [line.strip() for line in run.log.read_text(encoding='utf-8', errors='replace').splitlines()]
@@ -103,7 +103,7 @@ def _outcome(run: Run, reason: str) -> str:
 
 
 def _stop(active: dict[Run, subprocess.Popen]) -> None:
-    """Let the runs write what they have to; kill those that take too long."""
+    """Let the runs write a checkpoint; kill those that take too long."""
     for process in active.values():
         process.send_signal(signal.SIGINT)
     for process in active.values():

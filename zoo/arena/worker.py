@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 def main(argv: Sequence[str]) -> int:
-    """Train; return the exit code. A process that outlives the arena would train beside its successor: it ends."""
+    """Train; return the exit code. The process ends with the arena, or it would train beside its successor."""
     threading.Thread(target=_follow, args=(int(argv[0]),), daemon=True).start()
     from ..train.run import parser, train
     from ..utils.errors import cli_main

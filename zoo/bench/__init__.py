@@ -1,1 +1,1 @@
-"""Measuring ops and models: ``python -m zoo benchmark``."""
+"""Benchmarks of ops, models, gates and the input pipeline: ``python -m zoo benchmark``."""

@@ -1,4 +1,4 @@
-"""``zoo benchmark gates``: what gates cost in a model of timm's."""
+"""``zoo benchmark gates``: what gates cost in a model of timm."""
 import fnmatch
 from collections.abc import Sequence
 from typing import Any
@@ -15,10 +15,10 @@ NAMES = sorted([*GATES, 'emca'])  # which recalls other blocks, and so is not a 
 
 
 def select(globs: Sequence[str]) -> list[str]:
-    """Gates by names or globs; all of them for none.
+    """The gates that match names or globs; all if there are none.
 
     Raises:
-        ZooError: A name or glob that fits none.
+        ZooError: A name or glob matches nothing.
     """
     chosen: dict[str, None] = {}
     for glob in globs or ['*']:
@@ -33,10 +33,10 @@ def select(globs: Sequence[str]) -> list[str]:
 def measure(
         host: str, names: Sequence[str], size: tuple[int, int], batch: int, dtype: torch.dtype, device: torch.device,
         repeats: int) -> list[dict[str, Any]]:
-    """Rows of the plain host and of each gate in all of its blocks: forward passes in turns, channels last.
+    """Measure the plain host and the host with each gate in all blocks: interleaved forward passes, channels last.
 
     Raises:
-        ZooError: A host that has no place for gates, or has gates.
+        ZooError: The host has no place for gates, or has gates already.
     """
     models = {'none': _host(host).to(device, dtype, memory_format=torch.channels_last)}
     for name in names:

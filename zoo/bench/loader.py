@@ -28,7 +28,7 @@ STAGES = {  # what is left out of the recipe
 
 
 def make_pictures(folder: Path, count: int) -> None:
-    """Write JPEG pictures with the size and about the detail of photographs, in two classes."""
+    """Write JPEG pictures of two classes, with the size and roughly the detail of photographs."""
     random = np.random.default_rng(0)
     for i in range(count):
         path = folder / 'train' / f'class{i % 2}' / f'{i:04}.jpg'
@@ -42,10 +42,10 @@ def make_pictures(folder: Path, count: int) -> None:
 
 
 def settings(recipe: str, folder: str, batch: int, size: int) -> argparse.Namespace:
-    """The options of a recipe, for this data, in one process without a GPU.
+    """The options of a recipe for this data, in one process without a GPU.
 
     Raises:
-        ZooError: no such recipe.
+        ZooError: There is no such recipe.
     """
     config = options.read_config(options.config_path(recipe), TRAIN)
     return options.merge(TRAIN, config, dict(
@@ -54,18 +54,18 @@ def settings(recipe: str, folder: str, batch: int, size: int) -> argparse.Namesp
 
 
 def measure(args: argparse.Namespace, workers: Sequence[int], batches: int) -> dict[str, list[dict[str, Any]]]:
-    """CPU time per image in each stage of the recipe, and images per second by number of loading processes.
+    """Measure CPU time per image in each stage of the recipe, and images per second by number of loading processes.
 
     Args:
-        args: From :func:`settings`.
-        workers: Numbers of processes.
-        batches: Timed ones of each measurement; one more goes ahead.
+        args: Options from :func:`settings`.
+        workers: Numbers of loading processes to try.
+        batches: Number of timed batches per measurement, after one for warm-up.
 
     Returns:
         costs: stage, cpu_ms (median of the batches) and cores for :data:`TARGET`; rates: workers and images per second.
 
     Raises:
-        ZooError: fewer images than two batches.
+        ZooError: There are fewer images than two batches need.
     """
     costs = []
     for stage, without in STAGES.items():
@@ -89,7 +89,7 @@ def measure(args: argparse.Namespace, workers: Sequence[int], batches: int) -> d
 
 
 def step_rate(args: argparse.Namespace, model: str, device: torch.device, dtype: torch.dtype, repeats: int) -> float:
-    """Images per second of a model's training step on batches that are there already."""
+    """Images per second of a model's training step on batches in memory."""
     net = build.create_model(options.merge(TRAIN, dict(model=model, num_classes=1000))).to(device).train()
     optimizer = torch.optim.SGD(net.parameters(), lr=1e-4)
     images = torch.randn(args.batch_size, 3, args.img_size, args.img_size, device=device)
@@ -118,7 +118,7 @@ def _loader(args: argparse.Namespace) -> Any:
 
 
 def _endless(loader: Any, count: int) -> Any:
-    """So many batches, epoch after epoch."""
+    """Yield so many batches, over as many epochs as that takes."""
     epoch = 0
     while count > 0:
         loader.sampler.seek(epoch)

@@ -21,13 +21,13 @@ SHRUNK = 'a CPU gets one image a batch, and detection-sized images at a quarter 
 
 
 def benchmark(argv: Sequence[str]) -> dict[str, Any] | None:
-    """Measure as the command line says, print the table, write ``STEM.json`` and ``STEM.md``; return the content.
+    """Measure what the command line says, print the table, write ``STEM.json`` and ``STEM.md``; return the content.
 
-    Both files are written after every op at a shape, or model at a size, and say until the end that they are not
-    complete.
+    Both files are rewritten after every op and shape, or model and size, and until the end say that they are
+    incomplete.
 
     Raises:
-        ZooError: Whatever the user can put right.
+        ZooError: A mistake of the user's.
     """
     if argv and argv[0] not in (*KINDS, '-h', '--help'):
         raise ZooError(f'unknown benchmark {argv[0]!r}{did_you_mean(argv[0], KINDS)} (known: {", ".join(KINDS)})')
@@ -44,7 +44,7 @@ def benchmark(argv: Sequence[str]) -> dict[str, Any] | None:
 
 
 def _save_each(states: Iterator[dict[str, Any]], stem: Path) -> dict[str, Any]:
-    """Write what has been measured whenever there is more of it; return the last state, which is complete."""
+    """Write each state of the results as it comes; return the last, which is complete."""
     from . import report
 
     content: dict[str, Any] = {}
@@ -59,7 +59,7 @@ def _save_each(states: Iterator[dict[str, Any]], stem: Path) -> dict[str, Any]:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Of the command line."""
+    """The command line's parser."""
     parser = Parser('zoo benchmark', description='Measure ops, models, gates or the input pipeline; write JSON and a '
                                                  'Markdown table.')
     positive = number(int, low=1)

@@ -1,4 +1,4 @@
-"""``zoo benchmark models``: throughput, memory and FLOPs of whole models, and how they grow with the image."""
+"""``zoo benchmark models``: throughput, memory and FLOPs of whole models, and their growth with the image size."""
 import copy
 import fnmatch
 import math
@@ -27,17 +27,17 @@ CHECKED = 2  # images whose logits are compared with float64
 
 
 class Setting(NamedTuple):
-    """How a model is run: by a provider of ``PROVIDERS``, with the kernels or without."""
+    """How a model is run: by a provider of ``PROVIDERS``, with or without the kernels."""
 
     provider: str
     kernels: str
 
 
 def select(globs: Sequence[str]) -> list[str]:
-    """Models by names (any of timm's) or globs (of the zoo's models; of timm's where none of ours fits).
+    """The models that match names (of any timm model) or globs (of zoo models, or of timm's where none of ours match).
 
     Raises:
-        ZooError: A name or glob that fits none.
+        ZooError: A name or glob matches nothing.
     """
     chosen: dict[str, None] = {}
     for glob in globs:
@@ -52,10 +52,13 @@ def select(globs: Sequence[str]) -> list[str]:
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """``224`` or ``800x1333`` as height and width.
+    """Parse ``224`` or ``800x1333`` to height and width.
+
+    >>> parse_size('224'), parse_size('800x1333')
+    ((224, 224), (800, 1333))
 
     Raises:
-        ZooError: Neither.
+        ZooError: The text is neither.
     """
     words = text.lower().split('x')
     if len(words) > 2 or not all(re.fullmatch('0*[1-9][0-9]{0,4}', word) for word in words):
@@ -66,7 +69,7 @@ def parse_size(text: str) -> tuple[int, int]:
 def settings(providers: Sequence[str], kernels: Sequence[str]) -> list[Setting]:
     """Every provider (names, or several with commas between them) with and without kernels.
 
-    Other runtimes know none, so they come once.
+    Other runtimes have no kernels, so they come once.
 
     Raises:
         ZooError: An unknown provider.
@@ -84,7 +87,7 @@ def measure(
         name: str, size: tuple[int, int], batch: int, variants: Sequence[Setting], dtype: torch.dtype,
         device: torch.device, repeats: int, passes: Sequence[str] = PASSES,
         model_kwargs: Mapping[str, Any] | None = None, rate: float | None = None) -> list[dict[str, Any]]:
-    """Rows of one model at one size: one row per pass and variant; one that fails has a ``reason`` instead of figures.
+    """Measure a model at one size: one row per pass and variant, with a ``reason`` instead of figures if it fails.
 
     Throughput is that of calls in a row: on CUDA of the longer of ``ms`` and ``host_ms``. ``deviation`` of a forward
     pass is the largest error of a logit against the model in float64, over the largest logit. ``model_kwargs`` are more

@@ -19,10 +19,10 @@ PASSES = ('forward', 'forward+backward')
 
 
 def select(globs: Sequence[str] | None) -> list[Operator]:
-    """Ops by names or globs; all when None.
+    """The ops that match names or globs; all if None.
 
     Raises:
-        ZooError: A name or glob that fits none.
+        ZooError: A name or glob matches nothing.
     """
     chosen: dict[str, Operator] = {}
     for glob in globs or ['*']:
@@ -36,7 +36,7 @@ def select(globs: Sequence[str] | None) -> list[Operator]:
 def measure(
         operator: Operator, shape: Shape, providers: Sequence[str], dtype: torch.dtype, device: torch.device,
         bandwidth: float, repeats: int) -> list[dict[str, Any]]:
-    """Rows of one op at one shape: one row per pass and provider; one that cannot take part has a ``reason`` alone."""
+    """Measure an op at one shape: one row per pass and provider, with only a ``reason`` if that cannot take part."""
     inputs = make_inputs(operator, shape, dtype, device)
     oracle = _oracle(operator, inputs)
     rows = []

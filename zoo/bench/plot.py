@@ -13,15 +13,15 @@ Points = dict[int, float]
 
 
 def crossing(linear: Points, quadratic: Points) -> float | None:
-    """From how many tokens on the first curve is below the second.
+    """The number of tokens from which the first curve is below the second.
 
     Args:
-        linear: Time by tokens.
-        quadratic: Time by tokens; only tokens that both have count.
+        linear: Time by number of tokens.
+        quadratic: Time by number of tokens; only numbers in both curves count.
 
     Returns:
-        The last point where it comes below, straight lines between logarithms; the smallest number of tokens if it is
-        below everywhere; None if it is not below at the largest.
+        The last crossing, by straight lines between logarithms; the smallest number of tokens if the first curve is
+        below everywhere; None if it is not below at the largest number.
     """
     tokens = sorted(linear.keys() & quadratic.keys())
     gaps = [math.log(linear[n] / quadratic[n]) for n in tokens]
@@ -91,7 +91,7 @@ def draw_models(path: Path, content: dict[str, Any]) -> None:
                 row['height'] * row['width'], row['ms']['median'] / row['batch'],
                 math.nan if row['peak_bytes'] is None else row['peak_bytes'] / 1e6 / row['batch']))
     sizes = {row['height'] * row['width']: f'{row["height"]} x {row["width"]}' for row in content['rows']}
-    for column, (panel, title) in enumerate(zip(figure.subplots(1, 2), ('ms an image', 'peak MB an image')), start=1):
+    for column, (panel, title) in enumerate(zip(figure.subplots(1, 2), ('ms per image', 'peak MB per image')), start=1):
         for name, points in curves.items():
             points = sorted(points)
             panel.plot([p[0] for p in points], [p[column] for p in points], marker='o', markersize=3, label=name)

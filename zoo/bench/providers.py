@@ -1,4 +1,4 @@
-"""Who computes an op: its reference, the compiler's version of that, its kernel, and what others offer instead."""
+"""The providers that compute an op: its reference, compiled or not, its kernel, and functions of other packages."""
 import importlib
 import sys
 from collections.abc import Callable, Sequence
@@ -18,14 +18,14 @@ Function = Callable[[dict[str, Tensor]], Tensor]
 
 
 class Unavailable(Exception):
-    """Why a provider does not take part."""
+    """A provider cannot take part; the message says why."""
 
 
 class Provider(NamedTuple):
     """A way to compute an op.
 
-    ``prepare`` returns the function to time, for an op and its inputs, or raises :class:`Unavailable`. ``same``: it is
-    the op's own function, so it has an error against float64; otherwise it is another attention on the same q, k and v.
+    ``prepare`` returns the function to time for an op and its inputs, or raises :class:`Unavailable`. ``same``: whether
+    this is the op's own function, with an error against float64, or another attention on the same q, k and v.
     """
 
     title: str
@@ -112,10 +112,10 @@ PROVIDERS = {
 
 
 def select(names: Sequence[str] | None) -> tuple[list[str], str]:
-    """The providers that take part, all but torch.compile when None, and a note on who is left out.
+    """The providers that take part (if None, all except torch.compile), and a note about those that are left out.
 
     Raises:
-        ZooError: An unknown name.
+        ZooError: A name is unknown.
     """
     if names:
         for name in names:

@@ -1,4 +1,4 @@
-"""What a benchmark leaves behind: a JSON file with everything, and a Markdown table of it."""
+"""Writes the results of a benchmark: a JSON file with everything, and a Markdown table."""
 import datetime
 import json
 import math
@@ -30,7 +30,7 @@ CPU_NOTE = 'measured on a CPU: times of the torch references, which say nothing 
 
 
 def header(kind: str, device: torch.device, dtype: torch.dtype, argv: Sequence[str], notes: Sequence[str]) -> dict:
-    """What was measured where: device, versions, commit, command."""
+    """The conditions of a measurement: device, versions, commit, command."""
     return {
         'kind': kind, 'device': device_name(device), 'device_type': device.type,
         'dtype': str(dtype).removeprefix('torch.'), 'threads': torch.get_num_threads(), 'versions': versions(),
@@ -50,7 +50,7 @@ def device_name(device: torch.device) -> str:
 
 
 def versions() -> dict[str, str | None]:
-    """Of everything that a time depends on; None for what is not there."""
+    """Versions of everything that a time depends on; None for what is not installed."""
     from ..utils.version import __version__
 
     try:
@@ -84,7 +84,7 @@ def save(stem: Path, content: dict[str, Any], text: str) -> None:
 
 
 def markdown(content: dict[str, Any]) -> str:
-    """The text of a result: where it was measured, then its tables."""
+    """A result as Markdown: where it was measured, then its tables."""
     tables = {'ops': _op_tables, 'models': _model_tables, 'gates': _gate_tables, 'loader': _loader_tables}[
         content['kind']](content)
     return '\n'.join([*heading(content, f'Benchmark of {content["kind"]}'), '', *tables]) + '\n'

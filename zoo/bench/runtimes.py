@@ -51,13 +51,13 @@ def prepare(name: str, model: nn.Module, images: Tensor, backward: bool) -> Func
     """A model as a function of images by a runtime of ``RUNTIMES``.
 
     Args:
-        name: Of the runtime.
-        model: On a CPU, in eval mode, float32.
+        name: Name of the runtime.
+        model: A model on a CPU, in eval mode and float32.
         images: ``[B, 3, H, W]``: the batch and size that the function is for.
-        backward: Whether gradients are wanted, which they have none of.
+        backward: Whether gradients are needed, which these runtimes do not compute.
 
     Raises:
-        ZooError: Gradients, another device or dtype, or a package that is not installed.
+        ZooError: Gradients are needed, device or dtype are not supported, or a package is not installed.
     """
     if backward:
         raise ZooError('it runs forward passes only')

@@ -1,4 +1,4 @@
-"""What the ops are measured on: the maps of a four-stage backbone, and a row of lengths at equal work."""
+"""The shapes that ops are measured at: the maps of a four-stage backbone, and a series of lengths at equal work."""
 import fnmatch
 from collections.abc import Sequence
 from math import ceil
@@ -60,12 +60,12 @@ def select(device: str, globs: Sequence[str] | None, quick: bool = False, sweep:
 
     Args:
         device: Type of the device.
-        globs: Names or globs; all stages when None.
-        quick: Of those, only maps of at most 14 x 14, in batches of at most two.
-        sweep: The lengths of the sweep too (with ``quick``: up to 784).
+        globs: Names or globs; all stages if None.
+        quick: Take only maps of at most 14 x 14, in batches of at most two.
+        sweep: Add the lengths of the sweep (with ``quick``: up to 784).
 
     Raises:
-        ZooError: A name or glob that fits no shape.
+        ZooError: A name or glob matches no shape.
     """
     known = shapes(device)
     chosen: dict[str, Shape] = {}

@@ -1,4 +1,4 @@
-"""Time and memory of calls, all in one process and interleaved, so that a busy machine is unfair to none of them."""
+"""Time and memory of calls, all in one process and interleaved, so that a busy machine affects all of them equally."""
 import json
 import os
 import statistics
@@ -25,7 +25,7 @@ Call = Callable[[], Any]
 class Timing(NamedTuple):
     """Milliseconds of one call: the median of the samples and their quartiles.
 
-    On CUDA these are the device's; ``host`` is the median of what the CPU needs to launch the call, and ``hidden`` says
+    On CUDA it is the time of the device; ``host`` is the median time in which the CPU launches the call, and ``hidden``
     whether all of it was launched before the device began. Elsewhere both are None.
     """
 
@@ -53,7 +53,7 @@ class Timing(NamedTuple):
         return dict(median=self.median, low=self.low, high=self.high, samples=self.samples)
 
     def columns(self) -> dict[str, Any]:
-        """What the row of a result says of it: ``ms``, ``host_ms`` and ``host_hidden``."""
+        """The columns of a result: ``ms``, ``host_ms`` and ``host_hidden``."""
         return dict(ms=self.quartiles(), host_ms=self.host, host_hidden=self.hidden)
 
 

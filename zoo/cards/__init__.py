@@ -1,4 +1,4 @@
-"""Model cards: what a family is and does, from its docstring, the table of weights and measured results."""
+"""Generates model cards and README's tables from docstrings, the table of weights and measured results."""
 from .card import card
 
 __all__ = ['card']

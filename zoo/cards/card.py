@@ -28,14 +28,18 @@ LICENSES = {'MIT': 'mit', 'Apache-2.0': 'apache-2.0'}  # the hub's names of SPDX
 
 
 def card(name: str, repo: str | None = None) -> str:
-    """A model card as Markdown, with a YAML front matter that ``huggingface_hub.ModelCard`` takes.
+    """A model card as Markdown, with a YAML front matter for ``huggingface_hub.ModelCard``.
+
+    >>> '# RAVLT' in card('ravlt').splitlines()
+    True
 
     Args:
-        name: A family (``'ravlt'``) for all of its models; ``model.tag``, or ``model`` for its default tag, for one.
-        repo: ``org/name`` on the hub where the card of one model will be; the usage is that from there.
+        name: A family (``'ravlt'``) for the card of all its models; ``model.tag``, or ``model`` for its default tag,
+            for the card of one.
+        repo: ``org/name`` of the hub's repository that the card is for; the card then loads the model from there.
 
     Raises:
-        ZooError: No such family, model or tag.
+        ZooError: There is no such family, model or tag.
     """
     family, rows = _rows(name)
     told = family_doc(family)
@@ -63,7 +67,7 @@ def card(name: str, repo: str | None = None) -> str:
 
 
 def _rows(name: str) -> tuple[str, list[Source]]:
-    """Family and rows of the table of weights that a card is about."""
+    """The family of a card and its rows of the table of weights."""
     if name in modules():
         return name, [row for v in modules()[name] for row in tags(v.name).values()]
     model, _, tag = name.partition('.')
@@ -187,12 +191,12 @@ def _usage(rows: Sequence[Source], repo: str | None) -> str:
         'transform = timm.data.create_transform(**config)       # of a PIL image, as in the published evaluation',
         "logits = model(torch.randn(1, *config['input_size']))  # any height and width from 32 pixels", '',
         f'backbone = timm.create_model({named}{pretrained}, features_only=True)',
-        "maps = backbone(torch.randn(1, *config['input_size'])) # [B, C, H, W], one a stage", '```'])
+        "maps = backbone(torch.randn(1, *config['input_size'])) # [B, C, H, W], one per stage", '```'])
 
 
 @functools.cache
 def training_recipes() -> tuple[dict[str, Any], ...]:
-    """name, command, model, method (epochs and pixels) and figures of the published training recipes, by name."""
+    """The published training recipes by name, each with name, command, model, method (epochs, pixels) and figures."""
     found = []
     for path in sorted(Path(config_path('quickstart')).parent.glob('[!_]*.yaml')):
         if path.stem.startswith(OURS):

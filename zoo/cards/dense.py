@@ -1,4 +1,4 @@
-"""What the configs for detection and segmentation say of themselves, for the cards."""
+"""The section of the cards about detection and segmentation, from the configs."""
 import ast
 import functools
 import re

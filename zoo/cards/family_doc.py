@@ -1,4 +1,4 @@
-"""What the docstring of a family's file says, and the papers that it names."""
+"""Parses the docstring of a family's file, and finds the papers that it names."""
 import functools
 import re
 import sys
@@ -11,15 +11,15 @@ NO_DEPARTURES = 'None that we know of, beside what is said above.'
 
 
 class Story(NamedTuple):
-    """A family's docstring in parts, as Markdown.
+    """The parts of a family's docstring, as Markdown.
 
     Args:
-        title: Its name.
+        title: Name of the family.
         summary: What it is, in half a sentence.
         origin: Papers, and the code that the models are compared with.
         about: The mechanism.
-        departures: Where that code departs from the papers, and what else a user has to know; '' if that is nothing.
-        papers: Their arXiv ids.
+        departures: Where that code departs from the papers, and what else users should know; '' if nothing.
+        papers: arXiv ids of the papers.
     """
 
     title: str
@@ -42,10 +42,10 @@ def family_doc(family: str) -> Story:
 
 
 def bibtex(arxiv: str) -> str:
-    """The entry of a paper.
+    """The BibTeX entry of a paper.
 
     Raises:
-        KeyError: it is not among the references.
+        KeyError: It is not among the references.
     """
     return _references()[arxiv]
 
@@ -59,7 +59,7 @@ def _references() -> dict[str, str]:
 
 
 def _markdown(paragraphs: list[str]) -> str:
-    """Paragraphs of a docstring: literals, and blocks of code behind two colons."""
+    """Convert the literals and code blocks of a docstring's paragraphs."""
     lines = []
     for text in paragraphs:
         if all(line.startswith('    ') for line in text.splitlines()):

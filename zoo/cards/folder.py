@@ -1,4 +1,4 @@
-"""A folder of model cards: written, or checked against what they would be now."""
+"""Writes a folder of model cards, or checks that it is up to date."""
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,21 +19,21 @@ def write(folder: Path, families: Sequence[str]) -> None:
 
 
 def check(folder: Path, families: Sequence[str], whole: bool = True) -> None:
-    """Compare the cards in a folder with what they would be now.
+    """Check that the cards in a folder are up to date.
 
     Args:
-        folder: Of the cards.
-        families: To check.
-        whole: Whether no other card may be there.
+        folder: Folder of the cards.
+        families: Families to check.
+        whole: Whether other cards in the folder are errors.
 
     Raises:
-        ZooError: naming the cards that are out of date.
+        ZooError: The message names the cards that are out of date.
     """
     there = {path.stem: path.read_text(encoding='utf-8') for path in folder.glob('*.md')}
     stale = [family for family in families if there.get(family) != card(family)]
     if whole:
         stale += sorted(there.keys() - set(families))
     if stale:
-        raise ZooError(f'out of date in {folder}: {", ".join(stale)}; python -m zoo cards writes them, '
-                       f'a card of no family is to be removed')
+        raise ZooError(f'out of date in {folder}: {", ".join(stale)}; python -m zoo cards writes them; '
+                       f'remove a card without a family')
     print(f'{len(families)} cards are up to date', file=sys.stderr)

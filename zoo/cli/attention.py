@@ -1,4 +1,4 @@
-"""``python -m zoo attention``: draw what a place of a model sees of an image, or what speaks for a class."""
+"""``python -m zoo attention``: draw what a token of a model depends on, or where the evidence for a class is."""
 import contextlib
 import io
 import sys
@@ -66,7 +66,7 @@ def _run(argv: Sequence[str]) -> None:
 
 
 def _check(given: Any) -> None:
-    """What does not depend on the model."""
+    """Check the options that do not depend on the model."""
     if given.checkpoint and given.pretrained:
         raise ZooError('--checkpoint and --pretrained exclude each other; give one')
     if bool(given.noise) == bool(given.images):
@@ -151,7 +151,7 @@ def _build(given: Any) -> tuple[nn.Module, dict[str, Any], classes.Names | None]
 
 
 def _images(given: Any, places: Sequence[str], config: dict[str, Any]) -> Tensor:
-    """``[B, C, H, W]``, prepared as for validation, or noise of the same statistics."""
+    """Images ``[B, C, H, W]``, preprocessed as for validation, or noise with the same statistics."""
     if given.noise:
         generator = torch.Generator().manual_seed(0)
         return torch.randn(given.noise, *config['input_size'], generator=generator)
@@ -162,7 +162,7 @@ def _images(given: Any, places: Sequence[str], config: dict[str, Any]) -> Tensor
 
 @contextlib.contextmanager
 def _fitting(given: Any, images: Tensor) -> Iterator[None]:
-    """Tell in one line that a model refuses images."""
+    """Within this context, report in one line that a model refuses images."""
     try:
         with torch.no_grad():
             yield
@@ -192,7 +192,7 @@ def _weights_of(given: Any) -> str:
 
 
 def _picture(image: Tensor, config: dict[str, Any]) -> np.ndarray:
-    """``[H, W, 3]`` from 0 to 1 of what a model sees."""
+    """An image as the model sees it, ``[H, W, 3]`` from 0 to 1."""
     mean, std = (torch.tensor(config[key])[:, None, None] for key in ('mean', 'std'))
     picture = (image.cpu() * std + mean).clamp(0, 1)
     if len(picture) != 3:
@@ -201,7 +201,7 @@ def _picture(image: Tensor, config: dict[str, Any]) -> np.ndarray:
 
 
 def parser() -> Parser:
-    """Of the command line."""
+    """The command line's parser."""
     count = number(int, low=1)
     usage = 'python -m zoo attention MODEL [IMAGE|FOLDER|URL...] [--noise N] [options]'
     parser = Parser('zoo attention', usage=usage, allow_abbrev=False, description=(

@@ -1,9 +1,10 @@
-"""``python -m zoo cards``: write the model cards, or check that they are up to date."""
+"""``python -m zoo cards``: write the model cards and README's tables, or check that they are up to date."""
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..analysis import result_files
 from ..bench.models import select
+from ..cards import readme
 from ..cards.folder import check, write
 from ..registry import modules
 from ..train.options import Parser
@@ -17,10 +18,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def cards(argv: Sequence[str]) -> None:
-    """Write, check, or measure what cards are made of.
+    """Write or check cards, or measure the figures in them.
 
     Raises:
-        ZooError: A card is out of date, or what the user can put right.
+        ZooError: A card is out of date, or a mistake of the user's.
     """
     args = parser().parse_args(argv)
     results = result_files.folder() or Path('results')
@@ -34,17 +35,24 @@ def cards(argv: Sequence[str]) -> None:
         if family not in modules():
             raise ZooError(
                 f'unknown family {family!r}{did_you_mean(family, modules())} (known: {", ".join(modules())})')
+    tables = args.output.parent / 'README.md'
+    tables = None if args.families or not tables.is_file() else tables
     if args.check:
         check(args.output, chosen, whole=not args.families)
+        if tables:
+            readme.check(tables)
     elif not (args.measure is not None or args.parity):
         write(args.output, chosen)
+        if tables:
+            readme.write(tables)
 
 
 def parser() -> Parser:
-    """Of the command line."""
-    parser = Parser('zoo cards', description='Write the model cards of families from docstrings, the table of weights '
-                                             'and results/*.json.')
-    parser.add_argument('families', nargs='*', metavar='FAMILY', help='as ravlt (default: all)')
+    """The command line's parser."""
+    parser = Parser('zoo cards', description=(
+        'Write the model cards of families, and the tables of the README.md beside their folder, from docstrings, the '
+        'table of weights and results/*.json.'))
+    parser.add_argument('families', nargs='*', metavar='FAMILY', help='as ravlt (default: all, and README.md)')
     parser.add_argument('--check', action='store_true', help='write nothing; fail if a card is out of date')
     parser.add_argument('--output', type=Path, default=Path('model_cards'), metavar='FOLDER',
                         help='where the cards are (default: model_cards)')

@@ -1,4 +1,4 @@
-"""``python -m zoo info``: what a model is."""
+"""``python -m zoo info``: describe a model."""
 import itertools
 import json
 import textwrap
@@ -29,7 +29,7 @@ WIDTH = 100  # of a terminal
 
 
 def parser() -> Parser:
-    """Of the command line."""
+    """The command line's parser."""
     parser = Parser('zoo info', description='Tell what a model is: size, stages, weights, kernels.')
     parser.add_argument('model', metavar='MODEL', help='as ravlt_t or ravlt_t.in1k')
     parser.add_argument('--device', choices=DEVICES, help='whose kernels are asked, for one image; it need not be '
@@ -44,14 +44,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def describe(name: str, device: str | None = None) -> dict[str, Any]:
-    """All about a model; it is built, but takes no memory and computes nothing.
+    """Describe a model; it is built, but without memory or computation.
 
     Args:
         name: ``model`` or ``model.tag``.
-        device: Whose kernels are asked, 'cpu' or 'cuda'; what this machine has by default.
+        device: The device to choose kernels for, 'cpu' or 'cuda'; by default that of this machine.
 
     Raises:
-        ZooError: No such model or tag.
+        ZooError: There is no such model or tag.
     """
     model_name, _, tag = name.partition('.')
     if model_name not in list_models():
@@ -77,9 +77,10 @@ def describe(name: str, device: str | None = None) -> dict[str, Any]:
 
 
 def mixers(name: str) -> list[str | list[str] | None] | None:
-    """Names of a model's token mixers by stage, None where there are none.
+    """Names of a model's token mixers by stage; None for stages without.
 
-    Several of a stage are a list: its blocks have them by turns, or, with '...' at the end, one after the other.
+    Several mixers of a stage are a list: they alternate from block to block or, with '...' at the end, come one after
+    the other.
     """
     def named(row: Any) -> Any:
         if row is None or isinstance(row, str):
@@ -91,7 +92,7 @@ def mixers(name: str) -> list[str | list[str] | None] | None:
 
 
 def stages(model: nn.Module) -> list[dict[str, Any]]:
-    """Channels, stride and blocks of the stages of a model, and the gate behind them.
+    """Channels, stride and blocks of the stages of a model, and the gate after them.
 
     ``mixers`` counts the blocks by what mixes tokens there. Stages that are alike are one entry, with the ``count``.
     """
@@ -113,7 +114,7 @@ def stages(model: nn.Module) -> list[dict[str, Any]]:
 
 
 def _mixers(stage: nn.Module) -> list[str]:
-    """What mixes the tokens in each block: its mixer, else the block itself, with its gate."""
+    """The names of the mixers of all blocks, or of the blocks themselves, with their gates."""
     names = []
     for key, block in getattr(stage, 'blocks', stage).named_children():
         if not key.isdigit():
@@ -125,12 +126,12 @@ def _mixers(stage: nn.Module) -> list[str]:
 
 
 def kernels(model: nn.Module, size: tuple[int, int], device: str) -> list[dict[str, Any]]:
-    """The ops that a model calls for one image, with what the dispatch says to each: ``backend`` and ``reason``.
+    """The ops that a model calls for one image, with the ``backend`` that the dispatch chooses, and its ``reason``.
 
     Args:
-        model: On the meta device; its parameters are replaced.
+        model: A model on the meta device; its parameters are replaced.
         size: Height and width in pixels.
-        device: Whose kernels; it need not be there.
+        device: The device to choose kernels for, which need not exist here.
     """
     options = dict(dtype=DEVICES[device], device=device)
     with FakeTensorMode(), torch.no_grad(), zoo_kernels.record() as calls:

@@ -1,4 +1,4 @@
-"""``python -m zoo list``: which models and weights there are."""
+"""``python -m zoo list``: list models and weights."""
 import csv
 import json
 import sys
@@ -19,7 +19,7 @@ LIMITS = {  # by flag: key of a row, unit, whether it is a lower limit, what it 
 
 
 def parser() -> Parser:
-    """Of the command line."""
+    """The command line's parser."""
     parser = Parser('zoo list', description='List the models of the zoo, a line for each of their weights.')
     parser.add_argument('models', nargs='*', metavar='MODEL', help="names or globs, as 'ravlt*' (default: all)")
     parser.add_argument('--pretrained', action='store_true', help='only weights that can be downloaded')
@@ -63,7 +63,7 @@ def _list(argv: Sequence[str]) -> None:
 
 
 def _within(found: list[dict[str, Any]], args: Any) -> tuple[list[dict[str, Any]], int]:
-    """The rows within the limits that were given, and how many were left out because a figure is not known."""
+    """The rows within the given limits, and the number of rows left out because a figure is unknown."""
     unknown = 0
     for dest, (key, unit, lower, _) in LIMITS.items():
         limit = getattr(args, dest)
@@ -76,7 +76,7 @@ def _within(found: list[dict[str, Any]], args: Any) -> tuple[list[dict[str, Any]
 
 
 def _place(sort: str, row: dict[str, Any]) -> tuple[Any, ...]:
-    """By what a row is sorted; those whose figure is not known come last."""
+    """The sort key of a row; rows whose figure is unknown come last."""
     value = row.get(SORTS[sort])
     return value is None, -(value or 0) if sort == 'top1' else value or 0, row['name']
 

@@ -12,7 +12,7 @@ COLUMNS = {  # of the list: title, key, how it is written
 
 
 def add_output_flags(parser: Parser) -> None:
-    """``--json`` and ``--debug``."""
+    """Add ``--json`` and ``--debug``."""
     parser.add_argument('--json', action='store_true', help='for programs')
     parser.add_argument('--debug', action='store_true', help='show tracebacks')
 
@@ -22,10 +22,10 @@ def _size(size: Sequence[int]) -> str:
 
 
 def cell(row: dict[str, Any], key: str, write: Any) -> str:
-    """What a column of :data:`COLUMNS` shows of a row; - where it knows nothing, * where it is from another source."""
+    """The text of a column of :data:`COLUMNS` in a row: "-" if unknown, with "*" if from another source."""
     return '-' if row.get(key) is None else write(row[key]) + '*' * bool(row.get(f'{key}_source'))
 
 
 def indented_table(lines: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[str]:
-    """Lines of a table, two spaces in; arguments as in :func:`~zoo.utils.text_tables.aligned`."""
+    """Lines of a table, indented by two spaces; arguments as in :func:`~zoo.utils.text_tables.aligned`."""
     return [f'  {line}' for line in aligned(lines, right)]

@@ -1,4 +1,4 @@
-"""``python -m zoo plot``: accuracy against cost, published and measured told apart, with the Pareto front."""
+"""``python -m zoo plot``: draw accuracy against cost, with the Pareto front."""
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,7 +54,7 @@ def _outputs(text: str) -> list[Path]:
 
 
 def parser() -> Parser:
-    """Of the command line."""
+    """The command line's parser."""
     parser = Parser('zoo plot', description=(
         'Draw accuracy on ImageNet-1k against cost, with the Pareto front. Accuracies are those that the authors '
         'published and those measured here, which look different; costs come from result files.'), allow_abbrev=False)

@@ -8,7 +8,7 @@ from ..utils.errors import cli_main
 
 
 def parser() -> Parser:
-    """Of the command line."""
+    """The command line's parser."""
     parser = Parser(prog='zoo predict', description='Draw boxes and masks, or a segmentation, on an image.',
                     allow_abbrev=False)
     parser.add_argument('config', metavar='CONFIG', help='a name in configs/mmdet or configs/mmseg, or a file')

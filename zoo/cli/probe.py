@@ -1,4 +1,4 @@
-"""``python -m zoo probe``: how good frozen features are, by a small classifier on top of them."""
+"""``python -m zoo probe``: measure frozen features by a small classifier on top of them."""
 from collections.abc import Sequence
 
 from ..evaluate.probe import parser, probe

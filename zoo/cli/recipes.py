@@ -15,7 +15,7 @@ COLUMNS = {'recipe': 'name', 'command': 'command', 'model': 'model', 'what': 'me
 
 
 def parser() -> Parser:
-    """Of the command line."""
+    """The command line's parser."""
     parser = Parser('zoo recipes', description=(
         'List the published training recipes, and the configs for detection (mmdet, COCO) and segmentation '
         '(mmsegmentation, ADE20K), with the published figures: zoo COMMAND --config RECIPE trains by one of the first, '
@@ -33,13 +33,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def rows(globs: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """name, command, model, method and figures (None if none are published) of recipes.
+    """Recipes with name, command, model, method and figures (None if none are published).
 
     Args:
-        globs: On names or models; none for all.
+        globs: Globs for names or models; none for all.
 
     Raises:
-        ZooError: a glob that fits none.
+        ZooError: A glob matches nothing.
     """
     every = list(training_recipes()) + [
         dict(row._asdict(), figures=None if row.figures == dense.UNPUBLISHED else row.figures)

@@ -10,7 +10,7 @@ from ..utils.files import check_writable
 
 
 def parser() -> Parser:
-    """Of the command line."""
+    """The command line's parser."""
     parser = Parser(prog='zoo shapes', description=write_shapes.__doc__.splitlines()[0], allow_abbrev=False,
                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument('folder', metavar='FOLDER', help='where to: a folder that does not exist, or an empty one')

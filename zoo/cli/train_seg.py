@@ -7,7 +7,7 @@ from ..utils.errors import cli_main
 
 
 def parser() -> Parser:
-    """Of the command line."""
+    """The command line's parser."""
     return launch.parser('train-seg', 'mmseg')
 
 

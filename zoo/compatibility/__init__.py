@@ -1,1 +1,1 @@
-"""Will it run: every model tried with what users take models to."""
+"""Tries models with the tools that users take them to."""

@@ -1,4 +1,4 @@
-"""``python -m zoo compatibility``: every model tried with every target, one result file that is gone on with."""
+"""``python -m zoo compatibility``: tries every model with every target; a result file that exists is continued."""
 import argparse
 import importlib.metadata
 import json
@@ -32,7 +32,7 @@ START = 60  # seconds for the imports of a process, beside the time of its first
 
 
 def parser() -> Parser:
-    """Of the command line."""
+    """The command line's parser."""
     count = number(int, low=1)
     parser = Parser('zoo compatibility', description=ABOUT, allow_abbrev=False)
     parser.add_argument('models', nargs='*', metavar='MODEL', help='names or globs (default: the smallest of every '
@@ -51,10 +51,10 @@ def parser() -> Parser:
 
 
 def compatibility(argv: Sequence[str]) -> dict[str, Any]:
-    """Try as the command line says; return the content of the result file.
+    """Try what the command line says; return the content of the result file.
 
     Raises:
-        ZooError: no such model, or a result file that is none.
+        ZooError: There is no such model, or the result file is not one of this command.
         Interrupted: Ctrl-C.
     """
     args = parser().parse_args(list(argv))
@@ -99,7 +99,7 @@ def compatibility(argv: Sequence[str]) -> dict[str, Any]:
 
 
 def _package_versions() -> dict[str, str]:
-    """Of what targets need, where it is installed."""
+    """Versions of the packages that targets need, as far as they are installed."""
     names = importlib.metadata.packages_distributions()
     packages = {package for target in TARGETS.values() for package in target.packages}
     return {names[package][0]: importlib.metadata.version(names[package][0])
@@ -107,12 +107,12 @@ def _package_versions() -> dict[str, str]:
 
 
 def _is_open(rows: dict[str, Any], model: str, target: str) -> bool:
-    """Whether a cell has no result, or none that would be the same next time."""
+    """Whether a cell has no result yet, or one that may be different next time."""
     return rows.get(model, {}).get(target, {}).get('result') in (None, 'not finished', 'not installed')
 
 
 def _try(model: str, targets: Sequence[str], args: argparse.Namespace, keep: Any, stop: threading.Event) -> None:
-    """Try the targets of a model in processes: a new one after each that had to be ended."""
+    """Try the targets of a model in a process, and in a new one whenever that had to be killed."""
     left = list(targets)
     while left and not stop.is_set():
         process = _start(model, args.size, left)
@@ -139,7 +139,7 @@ def _start(model: str, size: int, targets: Sequence[str]) -> subprocess.Popen:
 
 
 def _lines(process: subprocess.Popen, timeout: int, stop: threading.Event) -> Iterator[Any]:
-    """What a process writes, until it ends or takes longer over a target than it may."""
+    """The lines that a process writes, until it ends or exceeds the time limit of a target."""
     arrived: queue.Queue = queue.Queue()
 
     def listen() -> None:

@@ -19,7 +19,7 @@ def read(stem: Path) -> dict[str, dict[str, Any]]:
     """The rows of a result file by model and target; {} if there is no file.
 
     Raises:
-        ZooError: it holds something else.
+        ZooError: The file holds something else.
     """
     path = stem.with_name(stem.name + '.json')
     if not path.exists():
@@ -30,11 +30,12 @@ def read(stem: Path) -> dict[str, dict[str, Any]]:
             raise KeyError('kind')
         return content['rows']
     except (OSError, ValueError, KeyError, TypeError) as e:
-        raise ZooError(f'{path} is no result of "compatibility" ({format_error(e)}); choose other `results`') from None
+        raise ZooError(
+            f'{path} is not a result of "compatibility" ({format_error(e)}); choose other `results`') from None
 
 
 def write(stem: Path, content: dict[str, Any]) -> None:
-    """Write both files, models and targets in their usual order."""
+    """Write both files, with models and targets in their usual order."""
     content = dict(content, rows={
         model: {target: row[target] for target in TARGETS if target in row}
         for model, row in sorted(content['rows'].items())})
@@ -42,7 +43,7 @@ def write(stem: Path, content: dict[str, Any]) -> None:
 
 
 def markdown(content: dict[str, Any]) -> str:
-    """The table: a line per model, a column per target, and the reasons below."""
+    """The table as Markdown: one line per model, one column per target, and the reasons below."""
     size = content['size']
     lines = [*heading(content, 'Will it run'), '', f'Random weights, one image of {size} x {size}. {MEANING} The '
              'reasons are below the table.', '', *lines_of(content['rows']), '']

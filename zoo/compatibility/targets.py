@@ -1,7 +1,7 @@
-"""What models are taken to: each target is tried with a model of random weights on one small image.
+"""The tools that models are tried with, each with random weights on one small image.
 
-A target returns how far its logits are from the model's, over the largest of them, or None where there is nothing to
-compare, and raises what it is refused with.
+A target returns the largest difference of its logits from the model's, over the largest logit, or None if there is
+nothing to compare. It raises the error of the tool if that refuses the model.
 """
 import copy
 import functools
@@ -25,14 +25,14 @@ CLASSES = 10
 
 
 class Target(NamedTuple):
-    """A target.
+    """A tool that models are tried with.
 
     Args:
-        title: For people.
+        title: Name for people.
         packages: Modules that it needs.
-        attempt: Takes a model in eval mode, images ``[B, C, H, W]`` and the model's name.
-        tolerance: Largest deviation that counts as the same.
-        executed: False for what is only converted.
+        attempt: Called with a model in eval mode, images ``[B, C, H, W]`` and the model's name.
+        tolerance: Largest deviation that counts as equal.
+        executed: False if models are only converted.
     """
 
     title: str
@@ -72,14 +72,14 @@ def _export(key: str, model: nn.Module, images: Tensor, name: str) -> float | No
 
 
 def _compile(model: nn.Module, images: Tensor, name: str) -> float:
-    """Without graph breaks, for other sizes too; the code generator, which is torch's, is left out."""
+    """Compiled without graph breaks, for other sizes too, but without torch's code generator."""
     compiled = torch.compile(model, fullgraph=True, backend='aot_eager')
     with torch.no_grad():
         return deviation(compiled(images), model(images))
 
 
 def _lora(model: nn.Module, images: Tensor, name: str) -> float:
-    """Adapters on all linear layers and ungrouped convolutions: they change the outputs, learn and can be merged."""
+    """Adapters on all linear layers and ungrouped convolutions change the outputs, learn, and can be merged."""
     import peft
 
     names = [key for key, layer in model.named_modules() if isinstance(layer, nn.Linear)
@@ -173,7 +173,7 @@ def _transformers(model: nn.Module, images: Tensor, name: str) -> float:
 
 
 def _check_gradients(net: nn.Module, loss: Callable[[nn.Module], Tensor]) -> None:
-    """Let a network take a step back."""
+    """Run a backward pass and check that some gradient arrives."""
     loss(net.train()).backward()
     if not any(p.grad is not None and p.grad.any() for p in net.parameters()):
         raise RuntimeError('no gradient arrives')

@@ -1,4 +1,4 @@
-"""Zoo and timm models as backbones for dense prediction: torchvision here, mmdet and mmseg in ``zoo.dense.mm``.
+"""Zoo and timm models as backbones for dense prediction, in torchvision or, by ``zoo.dense.mm``, in mmdet and mmseg.
 
 Nothing of OpenMMLab is imported until ``zoo.dense.mm`` or ``zoo.dense.mm_compat`` is.
 """

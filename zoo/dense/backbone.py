@@ -1,4 +1,4 @@
-"""One backbone for dense prediction, whatever the detector is made with."""
+"""The backbone for dense prediction that torchvision's and OpenMMLab's detectors share."""
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,33 +15,39 @@ from .stages import stages_of
 
 
 class DenseBackbone(nn.Module):
-    """A zoo or timm model that maps images ``[B, 3, H, W]`` to ``[B, C, H / stride, W / stride]`` each, fine first.
+    """A zoo or timm model that maps images ``[B, 3, H, W]`` to several ``[B, C, H / stride, W / stride]``, fine first.
 
-    A zoo model takes any height and width from 32 pixels; so does every convolutional model of timm's, and its ViT and
-    Swin, which are built for that.
+    >>> backbone = zoo.dense.DenseBackbone('flatten_pvt_v2_b0', out_indices=(2, 3), frozen_stages=1)
+    >>> backbone.channels, backbone.strides
+    ([160, 256], [16, 32])
+    >>> [tuple(x.shape) for x in backbone(torch.randn(1, 3, 64, 96))]
+    [(1, 160, 4, 6), (1, 256, 2, 3)]
+
+    Zoo models take any height and width from 32 pixels, and so do convolutional models of timm; ViT and Swin of timm
+    are built to do so too.
 
     Args:
         model: Name of the model.
-        pretrained: True for the published weights, or a file: of a classifier, a backbone or a whole detector, in our
-            names or in those of the paper's code.
-        out_indices: Maps to hand out, ascending. None: the last one of each stride from 4 on; of a model with one
-            stride (ViT), four evenly spaced.
-        out_norms: Norm every map as it is handed out: with the norms of the paper's code for dense prediction
-            (``feature_norms`` of the model) where it has them, with a LayerNorm over channels where not.
-        frozen_stages: -1 for none, 0 for the stem, n for stem and n stages: their parameters get no gradient and they
-            stay in evaluation mode. Norms of ``out_norms`` learn on.
-        norm_eval: Keep the statistics of all batch norms in training.
-        with_cp: Recompute blocks in the backward pass instead of keeping their activations.
-        drop_path_rate: Stochastic depth; None for the model's own default.
+        pretrained: True for the published weights, or the path of a file: weights of a classifier, a backbone or a
+            whole detector, with our key names or those of the authors' code.
+        out_indices: Indices of the maps to return, ascending. By default the last map of each stride from 4 on, or
+            four evenly spaced maps of a model with a single stride (ViT).
+        out_norms: Normalise every returned map: with the norms that the authors' code has for dense prediction
+            (``feature_norms`` of the model), or else with a LayerNorm over channels.
+        frozen_stages: -1 freezes nothing, 0 the stem, n the stem and the first n stages: no gradients for their
+            parameters, and always evaluation mode. Norms of ``out_norms`` are never frozen.
+        norm_eval: Keep all batch norms in evaluation mode during training.
+        with_cp: Recompute blocks in the backward pass instead of storing their activations.
+        drop_path_rate: Stochastic depth; None for the model's default.
         model_kwargs: Further arguments of the model (``mixer_kwargs``, ``img_size``, ``window_size``, ...).
-        **base: Of a further base class.
+        **base: Arguments of a further base class.
 
     Attributes:
-        channels: Channels of the maps.
-        strides: Pixels per token of the maps.
+        channels: Number of channels of each map.
+        strides: Pixels per token of each map.
 
     Raises:
-        ZooError: (a ValueError) what does not exist or does not fit, in one line.
+        ZooError: Something does not exist or does not fit the model.
     """
 
     def __init__(
@@ -86,7 +92,7 @@ class DenseBackbone(nn.Module):
         return tuple(maps)
 
     def train(self, mode: bool = True) -> 'DenseBackbone':
-        """Set the mode of all that is neither frozen nor kept in evaluation mode."""
+        """Set the mode of every module that is neither frozen nor kept in evaluation mode."""
         super().train(mode)
         if self.frozen_stages >= 0:
             for part in stages_of(self.net)[:self.frozen_stages + 1]:
@@ -99,15 +105,15 @@ class DenseBackbone(nn.Module):
         return self
 
     def load(self, path: str | Path, prefix: str = '') -> None:
-        """Load a file: weights of a classifier, of a backbone, or of a whole detector; any names that are known.
+        """Load the weights of a classifier, a backbone or a whole detector, with our key names or the authors'.
 
         Args:
-            path: The file.
-            prefix: Take the weights alone whose names begin so, such as ``student.backbone.``; by default those under
-                ``backbone.`` if there are any, else all.
+            path: Path of the file.
+            prefix: Load only weights whose names start with it, such as ``student.backbone.``; by default those that
+                start with ``backbone.``, or all if there are none.
 
         Raises:
-            ZooError: weights of another model, or a file that cannot be read safely; one line.
+            ZooError: The weights are of another model, or the file cannot be read safely.
         """
         try:
             state = state_dict_of(read_checkpoint(path))

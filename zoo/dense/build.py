@@ -1,4 +1,4 @@
-"""From a model's name to the network of feature maps behind it."""
+"""Builds the feature network of a model from its name."""
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,16 +16,16 @@ FLEXIBLE = (dict(strict_img_size=False), dict(dynamic_img_size=True), {})
 
 
 def build_features(name: str, out_indices: Sequence[int] | None, **kwargs: Any) -> nn.Module:
-    """timm's feature network of a model, for every image size where the model can be told so.
+    """Build timm's feature network of a model, for every image size if the model supports that.
 
     Args:
-        name: A zoo or timm model.
-        out_indices: Maps to hand out, ascending, from 0; None for the last one of each stride from 4 on, or, if there
-            is one stride only, four of them evenly spaced.
-        **kwargs: Of ``timm.create_model``.
+        name: Name of a zoo or timm model.
+        out_indices: Indices of the maps to return, ascending; None for the last map of each stride from 4 on, or for
+            four evenly spaced maps if all have the same stride.
+        **kwargs: Arguments of ``timm.create_model``.
 
     Raises:
-        ZooError: an unknown model, maps that it has not, arguments or weights that it refuses; one line.
+        ZooError: The model is unknown, does not have these maps, or refuses the arguments or weights.
     """
     check_model_name(name)
     if out_indices is None:
@@ -48,10 +48,10 @@ def build_features(name: str, out_indices: Sequence[int] | None, **kwargs: Any) 
 
 def load_features(
         name: str, state: Mapping[str, Tensor], out_indices: Sequence[int] | None, **kwargs: Any) -> nn.Module:
-    """:func:`build_features` with weights in any names that timm's builder of the model knows.
+    """:func:`build_features` with weights, whose key names may be any that timm's builder of the model knows.
 
     Raises:
-        ZooError: the weights are not those of the model, each and every one but the classifier's; one line.
+        ZooError: The weights do not fit the model. All but the classifier's must.
     """
     overlay: dict[str, Any] = dict(state_dict=dict(state))
     if not _ours(name):  # features of timm's take what fits and say nothing of the rest, whole models do not
@@ -67,7 +67,7 @@ def load_features(
 
 
 def default_indices(strides: Sequence[int]) -> tuple[int, ...]:
-    """The last map of each stride from 4 on; of maps of one stride, four evenly spaced."""
+    """The last map of each stride from 4 on, or four evenly spaced maps if all have the same stride."""
     if len(set(strides)) == 1 and len(strides) >= 4:
         return tuple(len(strides) * (i + 1) // 4 - 1 for i in range(4))
     return tuple(sorted({stride: i for i, stride in enumerate(strides) if stride >= 4}.values()))
@@ -80,7 +80,7 @@ def norms_of_its_own(name: str) -> bool:
 
 
 def plain(value: Any) -> Any:
-    """A config's value with plain dicts in it, whatever subclass of dict a config library makes of them."""
+    """A value of a config with plain dicts in place of the subclasses that config libraries use."""
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}
     return type(value)(map(plain, value)) if type(value) in (list, tuple) else value

@@ -18,13 +18,13 @@ def read_config(name: str, kind: str, options: Sequence[str] = (), trust_checkpo
     """A config by name or path, with ZooBackbone registered and mmdet and mmsegmentation ready to run here.
 
     Args:
-        name: Of a file in ``configs/mmdet`` or ``configs/mmseg``, or a path.
-        kind: mmdet or mmseg.
-        options: ``a.b=value`` each: changes to the config.
-        trust_checkpoints: Of :func:`zoo.dense.mm_compat.install`.
+        name: Name of a file in ``configs/mmdet`` or ``configs/mmseg``, or a path.
+        kind: 'mmdet' or 'mmseg'.
+        options: Changes to the config, each as ``a.b=value``.
+        trust_checkpoints: As in :func:`zoo.dense.mm_compat.install`.
 
     Raises:
-        ZooError: no such config or option, or a package is missing; one line.
+        ZooError: There is no such config or option, or a package is missing.
     """
     path = config_path(name, kind)
     if path.suffix != '.py':
@@ -48,7 +48,7 @@ def read_config(name: str, kind: str, options: Sequence[str] = (), trust_checkpo
 
 
 def move_data(node: Any, old: str, new: str) -> None:
-    """Let every path in a config that starts with the folder ``old`` start with ``new``, in place."""
+    """Replace the folder ``old`` by ``new`` at the start of every path in a config, in place."""
     for key, value in list(node.items() if hasattr(node, 'items') else enumerate(node)):
         if isinstance(value, str) and value.startswith(old):
             node[key] = new + value[len(old):]
@@ -57,7 +57,7 @@ def move_data(node: Any, old: str, new: str) -> None:
 
 
 def program(command: str, kind: str) -> Callable[[Sequence[str]], None]:
-    """What ``train-det`` and ``train-seg`` do with a command line, for models of mmdet or mmseg."""
+    """The function that runs ``train-det`` or ``train-seg``, for models of mmdet or mmseg."""
     def run(argv: Sequence[str]) -> None:
         args = parser(command, kind).parse_args(argv)
         cfg = read_config(args.config, kind, args.cfg_options, args.trust_checkpoints)
@@ -73,7 +73,7 @@ def program(command: str, kind: str) -> Callable[[Sequence[str]], None]:
 
 
 def parser(command: str, kind: str) -> Parser:
-    """Of the command line of ``train-det`` and ``train-seg``."""
+    """The parser of ``train-det`` and ``train-seg``."""
     parser = Parser(prog=f'zoo {command}', allow_abbrev=False, description=(
         f'Train a model of {kind} on a zoo backbone, or measure one. Several devices: torchrun --nproc_per_node=8 '
         f'-m zoo {command} ... The learning rates are for the batch that a config names; with another one add '
@@ -95,7 +95,7 @@ def parser(command: str, kind: str) -> Parser:
 
 
 def _place(cfg: 'Config', args: argparse.Namespace, command: str) -> None:
-    """Folders, files and processes of a run, checked before anything is built."""
+    """Check folders, files and processes of a run before anything is built."""
     import torch
 
     from . import mm_compat

@@ -23,16 +23,16 @@ PRETRAINED = {'type', 'checkpoint', 'prefix', 'map_location'}  # what mmengine's
 
 @MODELS.register_module()
 class ZooBackbone(DenseBackbone, BaseModule):
-    """:class:`~zoo.dense.DenseBackbone` under mmengine.
+    """:class:`~zoo.dense.DenseBackbone` as a module of mmengine.
 
     Args:
         model: Name of a zoo or timm model; further arguments are those of :class:`~zoo.dense.DenseBackbone`.
         init_cfg: ``dict(type='Pretrained', checkpoint=file)``: weights that ``init_weights`` loads, in our names or in
-            those of the paper's code, of a classifier, a backbone or a whole detector. ``prefix='backbone.'`` takes
-            those alone whose names begin so; ``map_location`` may be there, the weights go where the model is.
+            those of the paper's code, of a classifier, a backbone or a whole detector. ``prefix='backbone.'`` loads
+            only those whose names start with it. ``map_location`` is ignored: the weights go where the model is.
 
     Raises:
-        ZooError: (a ValueError) what does not exist or does not fit, in one line.
+        ZooError: Something does not exist or does not fit the model.
     """
 
     def __init__(self, model: str, *args: Any, init_cfg: dict[str, Any] | None = None, **kwargs: Any):

@@ -38,14 +38,14 @@ VERSIONS = (2, 0), (2, 2)  # of mmcv, from and below: what mmdet 3.3 and mmsegme
 
 
 def install(trust_checkpoints: bool = False) -> None:
-    """Make mmdet and mmsegmentation run here; can be repeated.
+    """Make mmdet and mmsegmentation run with today's torch. It can be called more than once.
 
     Args:
-        trust_checkpoints: Load checkpoints that carry more than plain data, which runs the code in them: for files
-            from people whom you trust.
+        trust_checkpoints: Load checkpoints that hold more than plain data, which runs the code in them. Use it only
+            for files from people you trust.
 
     Raises:
-        ZooError: (a ValueError) mmengine or mmcv is missing, or mmcv has a version that mmdet refuses; one line.
+        ZooError: mmengine or mmcv is missing, or mmcv has a version that mmdet refuses.
     """
     check_versions()
     _serve_operators()

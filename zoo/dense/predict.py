@@ -24,18 +24,18 @@ def predict(
 
     Args:
         config: Name of a config in ``configs/mmdet`` or ``configs/mmseg``, or a path.
-        checkpoint: Weights of the whole detector or segmentor.
-        image: File of an image.
-        output: File of the picture, as large as the image.
-        score: Leave out detections below this confidence, from 0 to 1.
-        device: As torch names it.
-        trust_checkpoints: Of :func:`zoo.dense.mm_compat.install`.
+        checkpoint: Path of the weights of the whole detector or segmentor.
+        image: Path of an image.
+        output: Path of the picture to write, which has the size of the image.
+        score: Least confidence of a detection, from 0 to 1.
+        device: A device of torch.
+        trust_checkpoints: As in :func:`zoo.dense.mm_compat.install`.
 
     Returns:
-        Objects found by class, or pixels by class.
+        The number of objects per class, or of pixels per class.
 
     Raises:
-        ZooError: a file that is missing or of a wrong kind; one line.
+        ZooError: A file is missing or of the wrong kind.
     """
     output = Path(output)
     if output.suffix.lower() not in FORMATS or not output.absolute().parent.is_dir():

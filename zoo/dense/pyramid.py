@@ -1,4 +1,4 @@
-"""A feature pyramid over any model, as torchvision's detectors take it."""
+"""A feature pyramid over any model, for torchvision's detectors."""
 from collections import OrderedDict
 from typing import Any
 
@@ -14,12 +14,12 @@ EXTRA = ('pool', 'p6p7')
 
 
 class Pyramid(nn.Module):
-    """A backbone and torchvision's feature pyramid: ``[B, 3, H, W]`` to an ordered dict of ``[B, out_channels, h, w]``.
+    """A backbone and torchvision's feature pyramid: maps ``[B, 3, H, W]`` to a dict of ``[B, out_channels, h, w]``.
 
     Args:
-        backbone: Gives the maps; its strides double from map to map.
-        out_channels: Channels of all levels.
-        extra: Levels behind the last: 'pool', one by subsampling, or 'p6p7', two by convolution.
+        backbone: Gives the maps, whose strides must double from one to the next.
+        out_channels: Number of channels of every level.
+        extra: Levels after the last: 'pool', one by subsampling, or 'p6p7', two by convolution.
     """
 
     def __init__(self, backbone: DenseBackbone, out_channels: int = 256, extra: str = 'pool'):
@@ -34,22 +34,27 @@ class Pyramid(nn.Module):
 
 
 def fpn(name: str, extra: str = 'pool', out_channels: int = 256, **backbone: Any) -> Pyramid:
-    """A backbone for torchvision's detectors::
+    """A model with a feature pyramid, as backbone of a detector of torchvision.
 
-        FasterRCNN(zoo.dense.fpn('flatten_pvt_v2_b0'), num_classes=91)      # MaskRCNN likewise: strides 4 to 64
-        RetinaNet(zoo.dense.fpn('flatten_pvt_v2_b0', extra='p6p7'), num_classes=91)       # strides 8 to 128
+    >>> backbone = zoo.dense.fpn('flatten_pvt_v2_b0')
+    >>> {name: tuple(x.shape) for name, x in backbone(torch.randn(1, 3, 64, 96)).items()}
+    {'0': (1, 256, 16, 24), '1': (1, 256, 8, 12), '2': (1, 256, 4, 6), '3': (1, 256, 2, 3), 'pool': (1, 256, 1, 2)}
 
-    Both have the five levels that torchvision's own anchors are for.
+    ``FasterRCNN(backbone, num_classes=91)`` and MaskRCNN take it as it is; RetinaNet takes levels of strides 8 to 128,
+    ``fpn('flatten_pvt_v2_b0', extra='p6p7')``. Both have the five levels that torchvision's default anchors are for.
 
     Args:
-        name: A zoo or timm model.
-        extra: 'pool': a fifth level by subsampling, over maps of strides 4 to 32. 'p6p7': two by convolution, over
-            maps of strides 8 to 32.
-        out_channels: Channels of all levels.
-        **backbone: Of :class:`DenseBackbone`: pretrained, out_norms, frozen_stages, ...
+        name: Name of a zoo or timm model.
+        extra: 'pool' adds a fifth level by subsampling to maps of strides 4 to 32; 'p6p7' adds two levels by
+            convolution to maps of strides 8 to 32.
+        out_channels: Number of channels of every level.
+        **backbone: Arguments of :class:`DenseBackbone`: pretrained, out_norms, frozen_stages, ...
+
+    Returns:
+        A module that maps images ``[B, 3, H, W]`` to an ordered dict of ``[B, out_channels, H / stride, W / stride]``.
 
     Raises:
-        ZooError: (a ValueError) an unknown model or option, or a model whose strides do not double.
+        ZooError: An unknown model or option, or a model whose strides do not double from map to map.
     """
     if extra not in EXTRA:
         raise ZooError(f'extra {extra!r}: use one of {", ".join(EXTRA)}')

@@ -23,20 +23,24 @@ Polygon = list[tuple[float, float]]
 
 
 def write_shapes(folder: str | Path, train: int = 16, val: int = 8, size: int = 128, seed: int = 0) -> Path:
-    """Draw images of circles, squares and triangles that do not touch, on a noisy background.
+    """Write images of circles, squares and triangles that do not touch, on a noisy background.
+
+    >>> folder = write_shapes('shapes', train=2, val=1, size=64)
+    >>> sorted(path.name for path in folder.iterdir())
+    ['annotations', 'masks', 'train', 'val']
 
     Args:
-        folder: Where to; made if it does not exist. The same arguments write the same bytes.
-        train: Images to learn from.
-        val: Images to measure with.
+        folder: Folder to write to, which is created if it does not exist. Equal arguments write equal bytes.
+        train: Number of training images.
+        val: Number of validation images.
         size: Side of the square images in pixels, at least 32.
-        seed: Draws other images.
+        seed: Another seed draws other images.
 
     Returns:
         The folder.
 
     Raises:
-        ZooError: a folder that is not empty, less than one image, or too small ones.
+        ZooError: The folder is not empty, or the images are fewer than one or smaller than 32 pixels.
     """
     folder = Path(folder)
     if train < 1 or val < 1 or size < 32:
@@ -90,7 +94,7 @@ def _draw(size: int, rng: np.random.Generator) -> tuple[Image.Image, Image.Image
 
 
 def _annotation(number: int, image: int, label: int, polygon: Polygon) -> dict:
-    """What COCO says of an object."""
+    """COCO's annotation of an object."""
     xs, ys = zip(*polygon)
     pairs = zip(polygon, [*polygon[1:], polygon[0]])
     return dict(

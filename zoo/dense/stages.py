@@ -13,16 +13,16 @@ Part = list[nn.Module]
 
 
 def stages_of(net: nn.Module) -> list[Part]:
-    """Modules of the stem, then of each stage; a stage ends with a feature map.
+    """The modules of the stem, then those of each stage; a stage ends with a feature map.
 
-    Exact for the zoo's models and for timm's that run their children one after the other (``FeatureListNet``). Norms
-    that a map passes as it is handed out belong to no stage.
+    Exact for the zoo's models, and for models of timm that run their children one after the other
+    (``FeatureListNet``). Norms of the returned maps belong to no stage.
 
     Args:
-        net: What ``timm.create_model(..., features_only=True)`` gives.
+        net: The result of ``timm.create_model(..., features_only=True)``.
 
     Raises:
-        ZooError: a model of timm's whose parts do not run in a known order.
+        ZooError: A model of timm whose parts do not run in a known order.
     """
     if isinstance(net, FeatureGetterNet):
         model = net.model

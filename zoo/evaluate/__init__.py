@@ -1,1 +1,1 @@
-"""What uses a trained model: accuracy, published accuracy measured anew, classes of pictures, probes."""
+"""Uses of a trained model: accuracy, reproduction of published accuracy, classification of pictures, probes."""

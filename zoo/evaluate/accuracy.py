@@ -25,17 +25,17 @@ def measure(
         args: argparse.Namespace, ctx: build.DeviceContext, content: dict | None, own: bool) -> list[dict[str, Any]]:
     """Measure one model: one row of figures per crop of ``args.crop_sweep``, or one row at its own crop.
 
-    The columns are timm's, in its order, and ours behind them: ``samples_per_sec`` counts all that it takes to evaluate
-    (reading, resizing), ``infer_samples_per_sec`` the model alone.
+    The columns are timm's, in its order, followed by ours: ``samples_per_sec`` includes reading and resizing,
+    ``infer_samples_per_sec`` is the model alone. Both are in images per second.
 
     Args:
         args: Options of ``validate``.
-        ctx: Where to run.
-        content: Of the checkpoint; None for published weights.
-        own: Whether ``train`` wrote it.
+        ctx: Device and rank.
+        content: Content of the checkpoint; None for published weights.
+        own: Whether ``train`` wrote the checkpoint.
 
     Raises:
-        ZooError: whatever the user can put right.
+        ZooError: a mistake of the user's.
     """
     model = build_model(args, content, own)
     parameters = sum(p.numel() for p in model.parameters())
@@ -86,22 +86,22 @@ def _views(args: argparse.Namespace, ctx: build.DeviceContext, model: nn.Module,
 
 
 def synsets(count: int) -> list[str]:
-    """Names of ImageNet's classes, if it or a subset of it has as many."""
+    """Names of the classes of ImageNet, or of its subset, with this number of classes; [] if there is none."""
     subset = infer_imagenet_subset(dict(num_classes=count))
     return ImageNetInfo(subset).label_names() if subset else []
 
 
 def are_synsets(names: classes.Names | None, count: int) -> bool:
-    """Whether all classes of a data set are named after ImageNet's."""
+    """Whether all classes of a data set are named after ImageNet's synsets."""
     return names is not None and set(names) <= set(synsets(count))
 
 
 class Stopwatch:
-    """A model that notes how long it takes; the first batch, which warms up, counts only if there is no other.
+    """A model that measures its own time. The first batch is a warm-up and counts only if there is no other.
 
     Args:
         model: Called with images ``[B, C, H, W]``.
-        device: That it runs on.
+        device: Device of the model.
     """
 
     def __init__(self, model: nn.Module, device: torch.device):
@@ -155,7 +155,7 @@ def _open(args: argparse.Namespace, model: nn.Module, channels: int, content: di
 
 
 def _open_subset(args: argparse.Namespace, count: int, channels: int) -> Any:
-    """The data set whose classes are those among ``count`` that ``valid_labels`` lists."""
+    """The data set whose classes are those of the model's ``count`` classes that ``valid_labels`` lists."""
     chosen = check_valid_labels(args, count)
     dataset = datasets.open_dataset(args, args.split, channels, num_samples=args.num_samples)
     found = datasets.class_count(dataset)
@@ -186,7 +186,7 @@ def _measure_crop(
 def _evaluate(
         args: argparse.Namespace, ctx: build.DeviceContext, model: nn.Module, dataset: Any,
         config: dict[str, Any], confusion: Confusion | None) -> dict[str, Any]:
-    """Evaluate, with smaller batches after running out of memory if ``retry`` is set."""
+    """Evaluate; with ``retry``, use smaller batches after running out of memory."""
     batch_size = args.batch_size
     while True:
         head, real = _head(args, dataset, ctx)
@@ -219,10 +219,10 @@ def _evaluate(
 
 
 def check_valid_labels(args: argparse.Namespace, classes: int) -> list[int]:
-    """The indices of ``valid_labels``; refuse those of classes that the model does not have.
+    """Read the indices of ``valid_labels``; refuse classes that the model does not have.
 
     Raises:
-        ZooError: with the largest.
+        ZooError: The message names the largest index.
     """
     chosen = checks.class_numbers(args.valid_labels, '--valid-labels')
     if max(chosen) >= classes:
@@ -238,7 +238,7 @@ def _advance(progress: report.Progress, ctx: build.DeviceContext, images: int) -
 def _head(
         args: argparse.Namespace, dataset: Any,
         ctx: build.DeviceContext) -> tuple[Callable[[Tensor], Tensor] | None, RealLabelsImagenet | None]:
-    """What to do with logits before they count: a subset of the classes, and a second judgement by ReaL labels."""
+    """The function that is applied to logits first: it selects a subset of the classes, and scores ReaL labels too."""
     if not (args.valid_labels or args.real_labels):
         return None, None
     chosen = real = None

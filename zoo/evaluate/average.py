@@ -25,7 +25,7 @@ KEPT = (*SAME, 'version', 'args', 'data_config', 'data_fingerprint', 'metric_nam
 
 
 def parser() -> options.Parser:
-    """Of the command line."""
+    """The command line's parser."""
     parser = options.Parser(
         'zoo average', usage='python -m zoo average RUN|CHECKPOINT... --output FILE [options]', description=ABOUT,
         allow_abbrev=False)
@@ -46,10 +46,10 @@ def average(argv: Sequence[str]) -> dict[str, Any]:
     """Average as the command line says and write the checkpoint.
 
     Returns:
-        output, used (the files in the mean), left_out, and with ``--greedy`` metric and its name.
+        output, used (the averaged files), left_out, and with ``--greedy`` the metric and its name.
 
     Raises:
-        ZooError: fewer than two checkpoints, different models, or whatever else the user can put right.
+        ZooError: There are fewer than two checkpoints, they are of different models, or another mistake of the user's.
     """
     args = parser().parse_args(list(argv))
     with contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext():
@@ -83,10 +83,10 @@ def _average(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def find_checkpoints(sources: Sequence[str]) -> list[Path]:
-    """The files to average; a folder stands for the ``checkpoint-N`` files of its run, in their order.
+    """The files to average; a folder stands for the ``checkpoint-N`` files of its run, in ascending order.
 
     Raises:
-        ZooError: no such file, or fewer than two in all.
+        ZooError: A file does not exist, or there are fewer than two in all.
     """
     files: list[Path] = []
     for source in map(Path, sources):
@@ -105,10 +105,10 @@ def find_checkpoints(sources: Sequence[str]) -> list[Path]:
 
 
 def mean(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The mean of weights, summed up in float64; of what is no floating-point number the first.
+    """The mean of several state dicts, accumulated in float64; entries that are not floating-point are the first's.
 
     Args:
-        states: State dicts of the same names and shapes.
+        states: State dicts with equal names and shapes.
     """
     return {
         name: torch.stack([state[name].double() for state in states]).mean(0).to(value.dtype)
@@ -143,7 +143,7 @@ def _check_same(contents: Mapping[Path, Mapping[str, Any]], states: Mapping[Path
 def _greedy(
         args: argparse.Namespace, content: dict[str, Any], states: Mapping[Path, dict[str, Tensor]],
 ) -> tuple[list[Path], dict[str, Tensor], float]:
-    """The files whose mean validates best, their mean, and its metric."""
+    """A greedy choice of files whose mean validates best, the mean, and its metric."""
     name, source = content['metric_name'], str(next(iter(states)))
     sign = -1 if name == 'loss' else 1
     given = {key: getattr(args, key) for key in ('data_dir', 'split', 'batch_size', 'workers', 'device')}
@@ -170,7 +170,7 @@ def _greedy(
 
 
 def _with_weights(content: Mapping[str, Any], state: dict[str, Tensor]) -> dict[str, Any]:
-    """A checkpoint with other weights, which are the only ones in it; nothing has been measured of them."""
+    """A checkpoint with these weights only, without the metrics of the old ones."""
     kept = {key: content[key] for key in KEPT if key in content}
     kept['args'] = {**content['args'], 'model_ema': False}
     return dict(kept, state_dict=state, metric=None)

@@ -1,4 +1,4 @@
-"""Validation of several models: a pattern of names with published weights, or a folder of checkpoints."""
+"""Validates several models: those whose names match a pattern, with published weights, or a folder of checkpoints."""
 import argparse
 import csv
 import json
@@ -22,20 +22,20 @@ Settled = tuple[argparse.Namespace, dict | None, bool]
 
 
 def asked(given: Mapping[str, Any]) -> bool:
-    """Whether options ask for more than one model, or for what is missing in a file of results."""
+    """Whether the options ask for several models, or for those that a file of results lacks."""
     path = given.get('checkpoint')
     return bool(given.get('skip_done')) or (Path(path).is_dir() if path else is_pattern(given.get('model', '')))
 
 
 class Book:
-    """Rows of results, the most accurate first as timm has them, on the disk as soon as they come.
+    """Rows of results, the most accurate first as in timm, written to disk as soon as they are there.
 
     Args:
         args: Options of ``validate``: results_file, results_format, skip_done, debug.
         primary: Whether this process writes and prints.
 
     Raises:
-        ZooError: ``skip_done`` without a file, or with one that is not a file of results.
+        ZooError: ``skip_done`` is given without a file, or with one that does not hold results.
     """
 
     def __init__(self, args: argparse.Namespace, primary: bool):
@@ -50,14 +50,14 @@ class Book:
             self.rows = read_results(self.path, args.results_format)
 
     def has(self, name: str, given: Mapping[str, Any]) -> bool:
-        """Whether all that is asked of a checkpoint or model is in the file already."""
+        """Whether the file already has all rows that are asked for a checkpoint or model."""
         own = [row for row in self.rows if name == (row['checkpoint'] or row['model'])]
         own = [row for row in own if given.get('img_size') in (None, row['img_size'])]
         crops = given.get('crop_sweep') or [given['crop_pct']] if 'crop_pct' in given else given.get('crop_sweep')
         return {row['crop_pct'] for row in own} >= set(crops) if crops else bool(own)
 
     def add(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Take up the rows of one model; they replace those of the same checkpoint, size and crop."""
+        """Add the rows of one model, which replace rows with the same checkpoint, size and crop."""
         fresh = {_identity(row) for row in rows}
         self.rows = [row for row in self.rows if _identity(row) not in fresh] + list(rows)
         self.rows.sort(key=lambda row: row['top1'], reverse=True)
@@ -65,7 +65,7 @@ class Book:
             report.write_results(self.path, self.rows, self.args.results_format)
 
     def fail(self, name: str, error: Exception) -> None:
-        """Note why a model could not be measured."""
+        """Record why a model could not be measured."""
         self.failed[name] = format_error(error).removeprefix(f'{name}: ')
         if self.args.debug:
             traceback.print_exception(error)
@@ -76,7 +76,7 @@ class Book:
         return dict(results=self.rows, skipped=self.skipped, failed=self.failed)
 
     def print(self, lines: Sequence[Sequence[str]], notes: Sequence[str] = ()) -> None:
-        """A table, its first column to the left, and what was not measured."""
+        """Print the table, with its first column left-aligned, and what was not measured."""
         if not self.primary:
             return
         print()
@@ -93,19 +93,19 @@ class Book:
 def measure_all(
         args: argparse.Namespace, ctx: build.DeviceContext, given: Mapping[str, Any],
         settle: Callable[[dict[str, Any]], Settled]) -> dict[str, Any]:
-    """Measure all models that options ask for; one that fails does not stop the others.
+    """Measure all models that the options ask for; one that fails does not stop the others.
 
     Args:
-        args: Options of ``validate`` without what checkpoints bring along.
-        ctx: Where to run.
+        args: Options of ``validate``, without those from checkpoints.
+        ctx: Device and rank.
         given: The options that the user gave.
-        settle: The options, content and origin of a candidate, from what tells it from the others.
+        settle: Gives the options, content and origin of a candidate from the options that are its own.
 
     Returns:
-        ``results``, rows of :func:`accuracy.measure`; ``skipped`` and ``failed``: reasons by model or file.
+        ``results``: rows of :func:`accuracy.measure`; ``skipped`` and ``failed``: reasons by model or file.
 
     Raises:
-        ZooError: nothing fits, or the file of results cannot be gone on with.
+        ZooError: No model matches, or the file of results cannot be continued.
     """
     chosen, skipped = candidates(given)
     book = Book(args, ctx.primary)
@@ -127,10 +127,10 @@ def measure_all(
 
 
 def candidates(given: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
-    """What to measure: options by the name of model or file; and files that are left out, with the reason.
+    """The models to measure: their own options by name of model or file; and skipped files with the reason.
 
     Raises:
-        ZooError: no published weights or no checkpoints fit.
+        ZooError: No published weights or no checkpoints match.
     """
     path = given.get('checkpoint')
     if path and Path(path).is_dir():
@@ -145,10 +145,10 @@ def candidates(given: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], dic
 
 
 def read_results(path: Path, kind: str) -> list[dict[str, Any]]:
-    """The rows of an earlier call, [] without a file.
+    """The rows of an earlier call; [] if there is no file.
 
     Raises:
-        ZooError: another program wrote it.
+        ZooError: The file is not one of ``validate``.
     """
     if not path.exists():
         return []
@@ -176,7 +176,7 @@ def _order(
 
 
 def _files(folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
-    """The checkpoints of a folder in natural order, each once: a run gives some of them two names."""
+    """The checkpoints of a folder in natural order, each once, although a run gives some of them two names."""
     files = sorted((file for file in folder.iterdir() if file.name.endswith(SUFFIXES) and file.name[0] != '.'),
                    key=lambda file: [int(part) if part.isdigit() else part for part in re.split(r'(\d+)', file.name)])
     if not files:

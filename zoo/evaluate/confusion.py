@@ -1,4 +1,4 @@
-"""Which classes a model takes for which: counts of a validation, as tables and as a picture."""
+"""The confusion matrix of a validation, as tables and as a picture."""
 import csv
 import io
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ MOST_NUMBERS = 20  # classes whose counts fit into its cells
 
 
 class Confusion:
-    """Counts of images by class and prediction.
+    """Counts images by class and prediction.
 
     Args:
-        classes: How many there are.
-        device: That logits are on.
+        classes: Number of classes.
+        device: Device of the logits.
     """
 
     def __init__(self, classes: int, device: torch.device):
@@ -37,12 +37,12 @@ class Confusion:
         """Write :data:`FILES` into a folder.
 
         Args:
-            folder: Made if need be; files of the same names are replaced.
-            names: Of the classes.
-            title: Of the picture.
+            folder: Folder, which is created if it does not exist; files of the same names are replaced.
+            names: Names of the classes.
+            title: Title of the picture.
 
         Raises:
-            ZooError: they cannot be written.
+            ZooError: The files cannot be written.
         """
         folder.mkdir(parents=True, exist_ok=True)
         counts = self.counts.cpu()
@@ -79,7 +79,7 @@ def _write_csv(path: Path, rows: Sequence[Sequence[Any]]) -> None:
 
 
 def _picture(counts: Tensor, names: Sequence[str], title: str) -> Any:
-    """Rows are classes, columns predictions, colours shares of a class's images."""
+    """Draw the matrix: rows are classes, columns predictions, colours shares of a class's images."""
     side = min(max(4., 0.32 * len(names)), 14.)
     figure = new_figure(side + 2.5, side + 1.5)
     panel = figure.subplots()

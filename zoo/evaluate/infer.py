@@ -30,14 +30,14 @@ MOST_BYTES = 64 << 20  # of a picture from the net
 
 
 def infer(argv: Sequence[str]) -> list[dict[str, Any]]:
-    """Infer as the command line says, print the classes and return them.
+    """Classify pictures as the command line says, print the classes and return them.
 
     Returns:
         For each picture ``image`` (its path, or its address without what may be a secret) and either ``classes``, the
         most likely first (dicts of ``index``, ``label``, None if it is not known, and ``probability``), or ``error``.
 
     Raises:
-        ZooError: whatever the user can put right.
+        ZooError: a mistake of the user's.
     """
     given = parser().parse_args(list(argv))
     if given.num_classes and not given.checkpoint:
@@ -76,7 +76,7 @@ def find_pictures(words: Sequence[str]) -> list[str]:
     """Paths and addresses of pictures; a folder stands for all pictures in it and below, in order.
 
     Raises:
-        ZooError: no such file, or a folder without pictures.
+        ZooError: A file does not exist, or a folder holds no pictures.
     """
     places = []
     for word in words:
@@ -101,11 +101,11 @@ def predict(
     """The most likely classes of pictures, batch by batch.
 
     Args:
-        model: Classifier, on its device; it is set to eval mode.
+        model: A classifier, which is set to eval mode.
         config: timm's data config.
         places: Paths and addresses.
-        batch_size: Pictures at once.
-        topk: Classes per picture, at most.
+        batch_size: Number of pictures at once.
+        topk: Largest number of classes per picture.
 
     Yields:
         For each picture of a batch ``image`` and ``classes`` (dicts of ``index`` and ``probability``), or ``error``.
@@ -134,7 +134,7 @@ def open_picture(place: str, mode: str = 'RGB') -> Image.Image:
     """A picture from a file or an address, upright and in a PIL mode.
 
     Raises:
-        ZooError: it cannot be had, or is none.
+        ZooError: It cannot be fetched or read, or is not a picture.
     """
     source = io.BytesIO(_fetched(place)) if _is_address(place) else place
     try:
@@ -144,10 +144,10 @@ def open_picture(place: str, mode: str = 'RGB') -> Image.Image:
 
 
 def check_some_open(places: Sequence[str]) -> None:
-    """Look for a picture that can be read, before a model is built for it.
+    """Check that some picture can be read, before a model is built.
 
     Raises:
-        ZooError: there is none; why the first cannot be read.
+        ZooError: None can be read; the message says why for the first.
     """
     reasons = []
     for place in places:
@@ -162,7 +162,7 @@ def check_some_open(places: Sequence[str]) -> None:
 
 @functools.lru_cache(maxsize=1)
 def _fetched(address: str) -> bytes:
-    """What :func:`download` brings; the picture that was looked at first is not fetched again."""
+    """The result of :func:`download`, cached for the picture that :func:`check_some_open` fetched already."""
     return download(address).getvalue()
 
 
@@ -170,7 +170,7 @@ def download(address: str) -> io.BytesIO:
     """The picture at an http(s) address.
 
     Raises:
-        ZooError: the server does not answer, or with something else than a picture, or with a huge one, or too slowly.
+        ZooError: The server does not respond, sends something other than a picture or a huge one, or is too slow.
     """
     place = _named(address)
     try:
@@ -196,15 +196,15 @@ def labels_of(
     has as many classes.
 
     Args:
-        model: Classifier.
-        file: Text with one name per line.
-        names: In its checkpoint.
+        model: A classifier.
+        file: Text file with one name per line.
+        names: Names in the model's checkpoint.
 
     Returns:
         None if they are not known.
 
     Raises:
-        ZooError: the file cannot be read or does not fit.
+        ZooError: The file cannot be read, or does not have one name per class.
     """
     if file:
         labels = read_labels(file)
@@ -221,10 +221,10 @@ def labels_of(
 
 
 def read_labels(file: str) -> list[str]:
-    """Names of classes, one a line.
+    """Read the names of classes, one per line.
 
     Raises:
-        ZooError: the file cannot be read.
+        ZooError: The file cannot be read.
     """
     try:
         return Path(file).read_text(encoding='utf-8').rstrip().splitlines()
@@ -234,11 +234,11 @@ def read_labels(file: str) -> list[str]:
 
 def _check_count(labels: Sequence[str], file: str, classes: int | None) -> None:
     if classes not in (None, len(labels)):
-        raise ZooError(f'--labels {file} has {len(labels)} lines, the model {classes} classes; give a name a line')
+        raise ZooError(f'--labels {file} has {len(labels)} lines, the model {classes} classes; give one name per line')
 
 
 def _classes_of(given: argparse.Namespace, content: dict[str, Any] | None) -> int | None:
-    """Classes of a model that is not built yet, None if they cannot be told."""
+    """Number of classes of a model that is not built yet; None if it is unknown."""
     if given.num_classes or content is not None:
         return given.num_classes or content.get('num_classes')
     cfg = timm.get_pretrained_cfg(given.model) if timm.is_model(given.model) else None
@@ -246,16 +246,16 @@ def _classes_of(given: argparse.Namespace, content: dict[str, Any] | None) -> in
 
 
 def parser() -> options.Parser:
-    """Of the command line."""
+    """The command line's parser."""
     count = options.number(int, low=1)
     usage = 'python -m zoo infer MODEL IMAGE|FOLDER|URL... [options]'
     parser = options.Parser(prog='zoo infer', usage=usage, description=ABOUT, allow_abbrev=False)
     parser.add_argument('model', metavar='MODEL', help='name of a zoo or timm model')
     parser.add_argument('images', nargs='+', metavar='IMAGE|FOLDER|URL')
     parser.add_argument('--checkpoint', help='file with the weights; by default the published ones')
-    parser.add_argument('--topk', type=count, default=5, metavar='K', help='classes a picture (default: 5)')
-    parser.add_argument('--labels', metavar='FILE', help="text file, a class name a line; default: those that the "
-                                                        "checkpoint brings, or ImageNet's for as many classes")
+    parser.add_argument('--topk', type=count, default=5, metavar='K', help='classes per picture (default: 5)')
+    parser.add_argument('--labels', metavar='FILE', help="file with one class name per line; default: those of the "
+                                                        "checkpoint, or ImageNet's for as many classes")
     parser.add_argument('--num-classes', type=count, metavar='N', help='where a checkpoint does not tell')
     parser.add_argument('-b', '--batch-size', type=count, default=32, metavar='N', help='pictures at once '
                                                                                         '(default: 32)')
@@ -270,7 +270,7 @@ def _is_address(word: str) -> bool:
 
 
 def _named(place: str) -> str:
-    """A path, or an address without what may be a secret in it."""
+    """A path, or an address without possible secrets."""
     return web.shown(place) if _is_address(place) else place
 
 

@@ -1,4 +1,4 @@
-"""What is measured: a checkpoint with all that it brings along, or a model by its name."""
+"""Loads what is measured: a checkpoint with the options in it, or a model by its name."""
 import argparse
 import fnmatch
 from collections.abc import Mapping
@@ -19,11 +19,11 @@ NOT_CARRIED = ('device', 'debug', 'pretrained', 'torchcompile', 'torchcompile_mo
 
 
 class NotAsked(ZooError):
-    """A checkpoint of a model that a pattern does not match."""
+    """A checkpoint's model does not match the pattern."""
 
 
 def is_pattern(name: str) -> bool:
-    """Whether a name stands for all that match it."""
+    """Whether a name is a glob."""
     return any(sign in name for sign in '*?[')
 
 
@@ -35,8 +35,8 @@ def bring(given: Mapping[str, Any]) -> tuple[dict[str, Any] | None, dict[str, An
     (``flatten_pvt_tiny.pth``).
 
     Raises:
-        ZooError: it does not say what model it is of, or is of another.
-        NotAsked: ``--model`` is a pattern, and another model's.
+        ZooError: It does not say which model it belongs to, or belongs to another one.
+        NotAsked: ``--model`` is a pattern that the checkpoint's model does not match.
     """
     path = given.get('checkpoint')
     if not path:
@@ -58,15 +58,15 @@ def bring(given: Mapping[str, Any]) -> tuple[dict[str, Any] | None, dict[str, An
 
 
 def build_model(args: argparse.Namespace, content: dict | None, own: bool) -> nn.Module:
-    """The model of the options, with the weights of a checkpoint or, without one, as ``args.pretrained`` says.
+    """Build the model of the options, with the weights of a checkpoint or, without one, as ``args.pretrained`` says.
 
     Args:
         args: Options of ``validate``.
-        content: Of the checkpoint.
-        own: Whether ``train`` wrote it. Another one may say by its classifier how many classes it has.
+        content: Content of the checkpoint.
+        own: Whether ``train`` wrote it. Otherwise the number of classes may follow from its classifier.
 
     Raises:
-        ZooError: the model refuses an argument or the weights.
+        ZooError: The model refuses an argument or the weights.
     """
     if content is None:
         return build.create_model(args)
@@ -87,7 +87,7 @@ def build_model(args: argparse.Namespace, content: dict | None, own: bool) -> nn
 
 
 def carried_by(content: dict[str, Any], source: str) -> dict[str, Any]:
-    """Model, preprocessing and data of the run that wrote a checkpoint, as options."""
+    """The model, preprocessing and data of the run that wrote a checkpoint, as options."""
     known = {option.dest for option in COMMON} - set(NOT_CARRIED)
     saved = options.merge(TRAIN, carried_options(content, TRAIN, source))
     carried = {key: value for key, value in vars(saved).items() if key in known}

@@ -1,4 +1,4 @@
-"""``python -m zoo probe``: how good frozen features are, by a small classifier on top of them.
+"""``python -m zoo probe``: measures frozen features by a small classifier on top of them.
 
 ``logits = linear(batch_norm(pool(patch tokens)))``: the pool is the mean of the tokens (``linear``) or efficient
 probing (``ep``, :class:`zoo.blocks.pooling.EfficientProbing`), the batch norm has no weights of its own (eps 1e-6).
@@ -38,7 +38,7 @@ PREPROCESSING = ('input_size', 'mean', 'std', 'interpolation', 'crop_pct', 'crop
 
 
 class Frozen:
-    """A model in eval mode, out of reach of a module's parameters(), state_dict() and train(); copies share it."""
+    """A model in eval mode, hidden from ``parameters()``, ``state_dict()`` and ``train()``, and shared by copies."""
 
     def __init__(self, model: nn.Module):
         self.model = model.eval().requires_grad_(False)
@@ -51,7 +51,7 @@ class Frozen:
         """Images ``[B, C, H, W]`` to patch tokens ``[B, N, width]``, without gradients.
 
         Raises:
-            ZooError: the model's features are neither a map nor a sequence with patches in it.
+            ZooError: The model's features are neither a map nor a sequence of patch tokens.
         """
         with torch.no_grad():
             features = self.model.forward_features(images)
@@ -60,22 +60,22 @@ class Frozen:
             return features.flatten(1, 2) if getattr(self.model, 'output_fmt', None) == 'NHWC' else (
                 features.flatten(2).transpose(1, 2))
         if not isinstance(features, Tensor) or features.ndim != 3 or features.shape[1] <= self.num_prefix_tokens:
-            raise ZooError(f'{type(self.model).__name__} cannot be probed: its features are no map and no sequence of '
-                           f'patch tokens but {shape}; choose another --model')
+            raise ZooError(f'{type(self.model).__name__} cannot be probed: its features are neither a map nor a '
+                           f'sequence of patch tokens but {shape}; choose another --model')
         return features[:, self.num_prefix_tokens:]
 
 
 class Probe(nn.Module):
-    """Classifier on the patch tokens of a frozen model: a pool, a batch norm without weights, a linear layer.
+    """A classifier on the patch tokens of a frozen model: pooling, a batch norm without weights, a linear layer.
 
-    Parameters, state dict and train() are those of the probe alone; :meth:`to` moves the frozen model too.
+    Parameters, state dict and ``train()`` are those of the probe only; :meth:`to` moves the frozen model too.
 
     Args:
-        backbone: Model with timm's ``forward_features``; it is frozen here, for good.
-        width: Channels of its tokens.
-        num_classes: Outputs.
+        backbone: A model with timm's ``forward_features``, which is frozen for good.
+        width: Number of channels of its tokens.
+        num_classes: Number of outputs.
         pool: 'linear' (the mean) or 'ep'.
-        queries: Of efficient probing.
+        queries: Number of queries of efficient probing.
 
     Raises:
         ZooError: ``queries`` does not divide ``width``.
@@ -162,7 +162,7 @@ class ProbeSession(Trainer):
 
 
 def parser() -> options.Parser:
-    """Of the command line."""
+    """The command line's parser."""
     return options.table_parser(PROBE, 'zoo probe', ABOUT)
 
 
@@ -170,7 +170,7 @@ def probe(argv: Sequence[str]) -> None:
     """Probe as the command line says.
 
     Raises:
-        ZooError: whatever the user can put right.
+        ZooError: a mistake of the user's.
         Interrupted: Ctrl-C; the last whole checkpoint stays.
     """
     request = read_request(ProbeSession, argv, parser())
@@ -196,12 +196,12 @@ def rebuild(content: Mapping[str, Any], weights: Mapping[str, Tensor], source: s
     """A probe, and the model under it, from a checkpoint.
 
     Args:
-        content: Of the file.
-        weights: The probe's.
+        content: Content of the file.
+        weights: Weights of the probe.
         source: Name of the file, for messages.
 
     Raises:
-        ZooError: the model's weights are not at hand, or not those that the probe was trained on.
+        ZooError: The model's weights cannot be found, or are not those that the probe was trained on.
     """
     args = options.merge(
         TRAIN, {option.dest: option.default for option in PROBE}, carried(content, PROBE, source))
@@ -218,10 +218,10 @@ def rebuild(content: Mapping[str, Any], weights: Mapping[str, Tensor], source: s
 
 
 def load_backbone(args: argparse.Namespace) -> nn.Module:
-    """The model of the options without a classifier: published weights, those of a file, or random ones.
+    """Build the model of the options without a classifier, with published weights, those of a file, or random ones.
 
     Raises:
-        ZooError: no such file, or its weights are not all of the model's.
+        ZooError: The file does not exist, or lacks weights of the model.
     """
     headless = argparse.Namespace(**{**vars(args), 'num_classes': 0})
     if not args.checkpoint:
@@ -240,7 +240,7 @@ def load_backbone(args: argparse.Namespace) -> nn.Module:
 
 
 def fingerprint(model: nn.Module) -> str:
-    """SHA-256 of names and weights: the same for the same features."""
+    """The SHA-256 of names and weights, which identifies the features."""
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode())
@@ -249,10 +249,10 @@ def fingerprint(model: nn.Module) -> str:
 
 
 def check_mark(content: Mapping[str, Any], mark: str, source: str) -> None:
-    """Refuse to put a probe on other features than its own.
+    """Refuse to use a probe with features other than its own.
 
     Raises:
-        ZooError: the fingerprints differ.
+        ZooError: The fingerprints differ.
     """
     if content['backbone'] != mark:
         args = content['args']

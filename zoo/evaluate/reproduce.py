@@ -1,4 +1,4 @@
-"""``python -m zoo validate --against published``: official weights, measured beside what their authors published."""
+"""``python -m zoo validate --against published``: measures official weights and compares with published accuracy."""
 import argparse
 import fnmatch
 from collections.abc import Callable, Mapping
@@ -24,20 +24,20 @@ def compare(
         run: Callable[[argparse.Namespace, build.DeviceContext], list[dict[str, Any]]]) -> dict[str, Any]:
     """Measure all official weights that ``args.model`` matches, each at its own size, crop and normalisation.
 
-    A pretrained cfg is made from the row of its weights, so that ``run`` finds them there.
+    Size, crop and normalisation are in the pretrained cfgs, which are made from the table of weights.
 
     Args:
         args: Options of ``validate``.
-        ctx: Where to run.
+        ctx: Device and rank.
         given: The options that the user gave.
-        run: Measures one model; a list of one row.
+        run: Measures one model and returns a list of one row.
 
     Returns:
         ``results``, one row of validate's columns per model, with ``published`` and ``difference`` in percent;
         ``skipped`` and ``failed``: reasons by ``model.tag``.
 
     Raises:
-        ZooError: no such weights, no data, or an option that contradicts what was published.
+        ZooError: There are no such weights, there is no data, or an option contradicts what was published.
     """
     rows = _select(args, given)
     notes = _notes(datasets.open_dataset(args, args.split, channels=3, num_samples=args.num_samples))
@@ -77,7 +77,7 @@ def _select(args: argparse.Namespace, given: Mapping[str, Any]) -> list[Source]:
 
 
 def _unmeasurable(row: Source) -> str:
-    """Why a row has nothing to compare, '' if it has."""
+    """The reason why a row cannot be compared; '' if it can."""
     if not fetchable(row):
         return f'no weights to download ({row.note or "they have to be fetched by hand from " + row.location})'
     if row.num_classes != CLASSES:
@@ -86,7 +86,7 @@ def _unmeasurable(row: Source) -> str:
 
 
 def _notes(dataset: Any) -> list[str]:
-    """What makes figures on these data others than ImageNet's."""
+    """Reasons why figures on this data are not comparable with ImageNet's."""
     names = classes.names_of(dataset)
     images = len(dataset) if hasattr(dataset, '__len__') else IMAGES
     notes = []

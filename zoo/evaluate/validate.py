@@ -23,7 +23,7 @@ ABOUT = ('Validate a classifier. A checkpoint written by "train" needs nothing e
 
 
 def parser() -> options.Parser:
-    """Of the command line."""
+    """The command line's parser."""
     return options.table_parser(VALIDATE, 'zoo validate', ABOUT)
 
 
@@ -35,7 +35,7 @@ def validate(argv: Sequence[str]) -> dict[str, Any]:
         and ``failed`` (reasons); with ``--against published`` those of :func:`reproduce.compare`.
 
     Raises:
-        ZooError: whatever the user can put right.
+        ZooError: a mistake of the user's.
     """
     require_packages('tqdm')
     flags, config = options.parse(VALIDATE, argv, parser())

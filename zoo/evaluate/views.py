@@ -1,4 +1,4 @@
-"""Test-time augmentation: the mean of what a model says of several views of an image."""
+"""Test-time augmentation: averages a model's predictions over several views of an image."""
 from collections.abc import Sequence
 
 import torch
@@ -14,8 +14,8 @@ class Views(nn.Module):
 
     Args:
         model: ``[B, C, H, W]`` -> logits ``[B, classes]``.
-        flip: Look at each view mirrored, too.
-        sizes: Heights and widths to scale images to, bicubically.
+        flip: Add the mirror image of each view.
+        sizes: Heights and widths in pixels to which images are scaled bicubically.
     """
 
     def __init__(self, model: nn.Module, flip: bool, sizes: Sequence[tuple[int, int]]):
@@ -24,7 +24,7 @@ class Views(nn.Module):
         self.num_classes = getattr(model, 'num_classes', None)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images ``[B, C, H, W]`` to the logarithm of mean probabilities ``[B, classes]``, in float32."""
+        """Images ``[B, C, H, W]`` to the logarithms of the mean probabilities ``[B, classes]``, in float32."""
         total = 0.
         for size in self.sizes:
             view = images if images.shape[-2:] == size else F.interpolate(
@@ -37,10 +37,10 @@ class Views(nn.Module):
 def sizes_at(
         model: nn.Module, size: tuple[int, int], scales: Sequence[float], channels: int, device: torch.device,
         dtype: torch.dtype) -> tuple[list[tuple[int, int]], list[str]]:
-    """Sizes in pixels of views at some scales, and why a model refuses others.
+    """Sizes in pixels of the views at some scales, and the reasons why a model refuses others.
 
     Raises:
-        ZooError: it refuses all of them.
+        ZooError: The model refuses all of them.
     """
     taken, refused = [], []
     for scale in scales:

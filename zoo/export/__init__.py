@@ -1,1 +1,1 @@
-"""Models as files for other runtimes: ``python -m zoo export``."""
+"""Exports models to files for other runtimes: ``python -m zoo export``."""

@@ -35,7 +35,7 @@ TOLERANCES = dict(float32=1e-3, half=0.05, int8=0.5)
 
 
 def parser() -> options.Parser:
-    """Of the command line."""
+    """The command line's parser."""
     count = options.number(int, low=1)
     parser = options.Parser(
         'zoo export', usage=f'python -m zoo export MODEL --format {"|".join(FORMATS)} [options]', description=ABOUT,
@@ -63,11 +63,11 @@ def export(argv: Sequence[str]) -> dict[str, Any]:
     """Export as the command line says, print what was written and return it.
 
     Returns:
-        model, format, files, bytes, size, deviation (of the largest logit; None if the file was not executed) and
-        same_top1.
+        model, format, files, bytes, size, deviation (largest difference of a logit over the largest logit; None if the
+        file was not executed) and same_top1.
 
     Raises:
-        ZooError: an operator that the format lacks, outputs that differ, or what else the user can put right.
+        ZooError: an operator that the format lacks, outputs that differ, or another mistake of the user's.
     """
     args = parser().parse_intermixed_args(list(argv))
     form = FORMATS[args.format]
@@ -94,7 +94,7 @@ def export(argv: Sequence[str]) -> dict[str, Any]:
 
 
 def _check(args: argparse.Namespace, form: Format) -> Path:
-    """What does not depend on the model; returns where the file goes."""
+    """Check the options that do not depend on the model; return the path of the file."""
     for name in ('dynamic', 'half', 'int8'):
         if getattr(args, name) and name not in form.takes:
             others = ', '.join(key for key, other in FORMATS.items() if name in other.takes)
@@ -120,7 +120,7 @@ def _check(args: argparse.Namespace, form: Format) -> Path:
 
 
 def _build(args: argparse.Namespace) -> tuple[nn.Module, dict[str, Any], list[str] | None]:
-    """Model in eval mode, preprocessing and names of its classes."""
+    """The model in eval mode, its preprocessing and the names of its classes."""
     torch.manual_seed(0)  # what is not given is drawn, always alike
     chosen = {key: getattr(args, key) for key in ('model', 'checkpoint', 'pretrained') if getattr(args, key)}
     kwargs = options.pairs(args.model_kwargs)
@@ -138,7 +138,7 @@ def _build(args: argparse.Namespace) -> tuple[nn.Module, dict[str, Any], list[st
 
 
 def _images(args: argparse.Namespace, config: dict[str, Any]) -> Tensor:
-    """The picture as the model sees it, ``[B, C, H, W]``, as often as a call has images."""
+    """The preprocessed picture ``[B, C, H, W]``, repeated for the batch size of a call."""
     mode = 'L' if config['input_size'][0] == 1 else 'RGB'
     picture = open_picture(args.image, mode) if args.image else drawn_picture().convert(mode)
     image = create_transform(**config)(picture)
@@ -146,7 +146,7 @@ def _images(args: argparse.Namespace, config: dict[str, Any]) -> Tensor:
 
 
 def drawn_picture() -> Image.Image:
-    """Smooth shapes and some grain, the same each time: what pictures have and white noise has not."""
+    """Smooth shapes and some grain, as photographs have and white noise does not; the same every time."""
     y, x = np.mgrid[0:1:256j, 0:1:256j]
     waves = [np.sin(9 * x + 4 * y), np.cos(7 * y - 3 * x ** 2), np.sin(12 * np.hypot(x - 0.4, y - 0.6))]
     grain = np.random.default_rng(0).normal(0, 8, (256, 256, 3))
@@ -189,7 +189,7 @@ def recorded(model: nn.Module, images: Tensor, dynamic: bool = False) -> Recordi
 
 
 def works_for(model: str) -> list[str]:
-    """The formats that a model, or the one of its family that was tried, is known to convert to."""
+    """The formats that the model, or the smallest of its family, is known to convert to."""
     row = result_files.compatibility(model) or {}
     return [name for name in FORMATS if row.get(name, {}).get('result') in ('runs', 'converts')]
 
@@ -216,7 +216,7 @@ def _compare(
 
 
 def _move(files: Sequence[Path], folder: Path, force: bool) -> list[Path]:
-    """Bring what was written to where it belongs."""
+    """Move the written files to their place."""
     targets = [folder / file.name for file in files]
     for target in targets:
         if target.exists() and not force:

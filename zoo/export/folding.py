@@ -1,4 +1,4 @@
-"""Programs of fixed sizes without what does not depend on the image: position tables, masks, indices, fused weights."""
+"""Computes ahead whatever does not depend on the image in a program of fixed size: tables, masks, fused weights."""
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ SMALL = 1 << 16  # elements: smaller ones are kept in any case
 
 
 def without_in_place(program: ExportedProgram) -> ExportedProgram:
-    """The same program, changed: constants are not detached in place."""
+    """Replace in-place ``detach`` by the ordinary one throughout a program; return the program."""
     for node in program.graph.nodes:
         if node.op == 'call_function':
             node.target = IN_PLACE.get(node.target, node.target)
@@ -23,9 +23,9 @@ def without_in_place(program: ExportedProgram) -> ExportedProgram:
 
 @torch.no_grad()
 def fold_constants(program: ExportedProgram) -> ExportedProgram:
-    """The same program with what follows from parameters and sizes alone computed beforehand.
+    """The same program with everything computed ahead that depends on parameters and sizes only.
 
-    Other runtimes need no operators for it then, and compute it once.
+    Other runtimes then need no operators for it and do not compute it at every call.
     """
     module = program.module()
     values: dict[fx.Node, Any] = {}
@@ -50,7 +50,7 @@ def _attribute(module: torch.nn.Module, path: str) -> Any:
 
 
 def _is_constant(node: fx.Node, values: dict[fx.Node, Any]) -> bool:
-    """Whether a call depends on constants alone, changes none and draws nothing."""
+    """Whether a call depends on constants only, changes none of them and draws no random numbers."""
     target = node.target
     if node.op != 'call_function' or not all(x in values for x in node.all_input_nodes):
         return False

@@ -1,1 +1,1 @@
-"""From a checkpoint on disk to a repository of the hub: conversion with a report, packages, cards, publication."""
+"""Brings checkpoints from disk to the hub: conversion with a report, packages, cards, publication."""

@@ -81,7 +81,7 @@ def of_converted(name_tag: str, model: nn.Module, metadata: Mapping[str, str], o
 def of_trained(
         name_tag: str, model: nn.Module, metadata: Mapping[str, str], labels: Sequence[str] | None,
         metrics: Mapping[str, Any], training: Mapping[str, Any]) -> str:
-    """A card of weights that ``zoo train`` has made, with classes, accuracy and options of the run.
+    """The card of weights from ``zoo train``, with classes, accuracy and options of the run.
 
     Args:
         name_tag: ``model.tag``.
@@ -107,12 +107,12 @@ def of_trained(
 
 
 def escape(text: str) -> str:
-    """Text as Markdown and HTML show it literally, within a cell of a table too."""
+    """Escape a text so that Markdown and HTML show it literally, even in a cell of a table."""
     return re.sub(r'([\\`*_\[\]|~])', r'\\\1', html.escape(printable(text), quote=False))
 
 
 def _facts(name_tag: str, model: nn.Module, metadata: Mapping[str, str]) -> dict[str, Any]:
-    """What every card says of a model and its weights."""
+    """The part that all cards have in common."""
     usage = USAGE.format(repository=REPOSITORY, model=name_tag.partition('.')[0])
     _, height, width = model.pretrained_cfg['input_size']
     return dict(

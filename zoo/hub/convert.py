@@ -33,8 +33,8 @@ def convert(argv: Sequence[str]) -> dict[str, Any]:
     """Convert as the command line says, print what became of the keys and return it.
 
     Raises:
-        ZooError: the checkpoint cannot be read, would run code or does not fit; one line. Nothing is written.
-        ZooError: whatever else the user can put right.
+        ZooError: The checkpoint cannot be read, would run code or does not fit, or another mistake of the user's.
+            Nothing is written then.
     """
     args = parser().parse_args(argv)
     try:
@@ -52,7 +52,7 @@ def convert(argv: Sequence[str]) -> dict[str, Any]:
 
 
 def parser() -> Parser:
-    """Of the command line."""
+    """The command line's parser."""
     parser = Parser('zoo convert', description=ABOUT)
     parser.add_argument('checkpoint', type=Path, help='.pth, .pt, .pth.tar, .safetensors: of the authors, or our own')
     parser.add_argument('--model', metavar='NAME.TAG', help='whose weights they are; of a checkpoint of "train" only '
@@ -77,7 +77,7 @@ def _convert(args) -> dict[str, Any]:
 
 
 def _of_train(args, content: dict[str, Any]) -> dict[str, Any]:
-    """Convert a checkpoint that brings everything along."""
+    """Convert a checkpoint of ``zoo train``, which describes its own model."""
     if args.check:
         raise ZooError('--check compares with the code of a paper\'s authors; leave it out for a checkpoint of "train"')
     name_tag = trained.name_of(content, args.checkpoint, args.model)
@@ -120,7 +120,7 @@ def _output(folder: Path) -> Iterator[Path]:
 def _told_of(
         args, name_tag: str, metadata: dict[str, str], official: bool, keys: report.Report,
         figures: dict[str, float] | None = None) -> dict[str, Any]:
-    """What is printed of a conversion."""
+    """The report of a conversion, for printing."""
     return dict(
         model=name_tag, checkpoint=str(args.checkpoint), sha256=metadata['source_sha256'], license=metadata['license'],
         official=official, keys=keys.counts(), names=vars(keys), check=figures,

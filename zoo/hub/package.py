@@ -17,10 +17,10 @@ FILES = ('model.safetensors', 'config.json', 'README.md')
 
 
 def named(model: str) -> str:
-    """``model.tag`` of a name with or without tag.
+    """``model.tag`` for a name with or without a tag.
 
     Raises:
-        ZooError: there is no such model of ours, or no such tag.
+        ZooError: The zoo has no such model, or the model no such tag.
     """
     name, _, tag = model.partition('.')
     known = [variant.name for family in FAMILIES for variant in family.variants]
@@ -36,13 +36,13 @@ def named(model: str) -> str:
 def write(
         folder: Path, model: nn.Module, state: Mapping[str, Tensor], metadata: Mapping[str, str], card: str,
         labels: Sequence[str] | None = None, model_args: Mapping[str, Any] | None = None) -> None:
-    """Write the three files into a folder that is there.
+    """Write the three files into an existing folder.
 
     Args:
-        folder: Where.
-        model: The model that the weights are for, on any device; its ``pretrained_cfg`` becomes the config's.
+        folder: Folder to write to.
+        model: The model of the weights, on any device; its ``pretrained_cfg`` becomes the config's.
         state: The weights, with our names.
-        metadata: Of the weights: :func:`zoo.weights.official.provenance`.
+        metadata: Metadata of the weights: :func:`zoo.weights.official.provenance`.
         card: Text of the card.
         labels: Names of the classes.
         model_args: Arguments to build the model with.

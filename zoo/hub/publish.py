@@ -29,7 +29,7 @@ REDISTRIBUTABLE = (  # as the hub spells them
 
 
 def parser() -> Parser:
-    """Of the command line."""
+    """The command line's parser."""
     parser = Parser('zoo publish', description=ABOUT)
     parser.add_argument('source', metavar='SOURCE', help='folder, checkpoint, or NAME.TAG')
     parser.add_argument('--repo', required=True, metavar='ORG/NAME', help='repository on the hub; made if need be')

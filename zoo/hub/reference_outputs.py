@@ -24,7 +24,7 @@ def read(path: str | Path) -> dict[str, Any]:
     """A probe.
 
     Raises:
-        ZooError: there is none at this path; one line.
+        ZooError: There is no probe at this path.
     """
     try:
         probe = json.loads(Path(path).read_text())
@@ -49,18 +49,18 @@ def read(path: str | Path) -> dict[str, Any]:
 
 
 def compare(probe: Mapping[str, Any], state: Mapping[str, Tensor]) -> dict[str, float]:
-    """How far a model with these weights is from a probe, in float64.
+    """Compare a model that has these weights with a probe, in float64.
 
     Args:
-        probe: See above.
+        probe: A probe, as described above.
         state: Weights of the probe's model, with our names.
 
     Returns:
-        logits and gradient: the largest difference as a fraction of the largest value; gate: what is allowed of the
-        logits, ten times that of the gradient.
+        ``logits`` and ``gradient``: the largest difference as a fraction of the largest value; ``gate``: the limit for
+        the logits, a tenth of the limit for the gradient.
 
     Raises:
-        ZooError: the model has another number of outputs than the probe.
+        ZooError: The model does not have as many outputs as the probe.
     """
     classes, default = _flat(probe['logits']).size // probe['input_size'][0], torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)  # nothing is rounded on the way in
@@ -81,7 +81,7 @@ def compare(probe: Mapping[str, Any], state: Mapping[str, Tensor]) -> dict[str, 
 
 
 def agrees(figures: Mapping[str, float]) -> bool:
-    """Whether the differences are within the gate; not if there is a NaN among them."""
+    """Whether the differences are within the gate, which NaN never is."""
     return figures['logits'] <= figures['gate'] and figures.get('gradient', 0.) <= 10 * figures['gate']
 
 

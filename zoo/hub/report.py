@@ -1,4 +1,4 @@
-"""What becomes of every key of a checkpoint."""
+"""Reports what becomes of every key of a checkpoint."""
 import dataclasses
 from collections.abc import Iterable
 
@@ -14,11 +14,11 @@ class Report:
     """Keys of a checkpoint that fits a model.
 
     Args:
-        used: Names in the checkpoint of what is in the model.
-        renamed: Of those, the ones that have other names there, with these names.
-        dropped: Names in the checkpoint of what the model computes itself or has no place for.
-        resampled: Names in the model of tables that were brought to another image size.
-        missing: Names in the model of what came from no entry of the checkpoint.
+        used: Keys of the checkpoint that are loaded.
+        renamed: The model's names of those keys that are called differently there.
+        dropped: Keys of the checkpoint that the model computes itself or has no use for.
+        resampled: The model's names of tables that were resampled for another image size.
+        missing: The model's names of entries that the checkpoint does not have.
     """
 
     used: list[str]
@@ -54,7 +54,7 @@ def _resampled(x: Tensor) -> bool:
 
 
 def fit(state: dict[str, Tensor], model: nn.Module, key_map: KeyMap | None) -> tuple[dict[str, Tensor], Report]:
-    """:func:`zoo.weights.fit_state_dict`, and what it has done.
+    """Call :func:`zoo.weights.fit_state_dict` and report what it did.
 
     Raises:
         StateDictMismatch: the weights are not those of this model.

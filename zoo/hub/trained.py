@@ -26,15 +26,16 @@ OF_TIMM = ('arch', 'tag', 'label_names', 'label_descriptions', 'test_input_size'
 
 
 def name_of(content: Mapping[str, Any], path: Path, asked: str | None) -> str:
-    """``model.tag`` of a checkpoint's weights.
+    """``model.tag`` for the weights of a checkpoint.
 
     Args:
-        content: Of the checkpoint.
-        path: Its file, for messages.
-        asked: What the user calls them, ``model.tag`` or ``model``; None for the model with the tag ``custom``.
+        content: Content of the checkpoint.
+        path: Its path, for messages.
+        asked: The name that the user chose, ``model.tag`` or ``model``; None for the model's with the tag ``custom``.
 
     Raises:
-        ZooError: another model's name, a tag that stands for published weights or that is no name, or a probe.
+        ZooError: The name is another model's, its tag is not a valid name or belongs to published weights, or the
+            checkpoint is that of a probe.
     """
     if 'probe' in content:
         raise ZooError(f'{path} is a probe, not a model; its features are those of another file: convert that')
@@ -89,7 +90,7 @@ def _rebuild(content: dict[str, Any], path: Path) -> tuple[nn.Module, dict[str, 
 
 
 def _metrics(content: Mapping[str, Any]) -> dict[str, Any]:
-    """What the run has measured of these weights; {} if nothing."""
+    """What the run measured with these weights; {} if nothing."""
     if content.get('metric') is None:
         return {}
     saved = content['args']

@@ -68,15 +68,20 @@ def _in_stages(chosen: MixerFactory, cls: type[Backbone], stages: Sequence[int])
 
 
 def create_hybrid(host: str, mixer: str | MixerFactory, **kwargs: Any) -> nn.Module:
-    """``timm.create_model('zoo_hybrid', host=host, mixer=mixer, **kwargs)`` in one call.
+    """Create a model from any host and mixer: ``timm.create_model('zoo_hybrid', host=host, mixer=mixer, **kwargs)``.
+
+    >>> model = zoo.create_hybrid('pvt_v2_b0', 'rala', stages=(0, 1), num_classes=10)
+    >>> model(torch.randn(2, 3, 64, 64)).shape
+    torch.Size([2, 10])
 
     Args:
-        host: A name from :data:`HOSTS`, e.g. ``'swin_tiny'``.
+        host: A name in :data:`HOSTS`, e.g. ``'swin_tiny'``.
         mixer: A name of :func:`zoo.blocks.mixers.list_mixers`, e.g. ``'rala'``, a factory, or a table by stage.
-        **kwargs: ``stages`` and ``mixer_kwargs``, and all that ``timm.create_model`` takes.
+        **kwargs: ``stages``, the indices of the stages that get the mixer (default: all), ``mixer_kwargs``, and all
+            arguments of ``timm.create_model``.
 
     Raises:
-        ZooError: An unknown name.
+        ZooError: An unknown name, or a mixer that does not run in this host.
     """
     return timm.create_model('zoo_hybrid', host=host, mixer=mixer, **kwargs)
 

@@ -1,1 +1,1 @@
-"""Recipes, data, engine and checkpoints: what ``python -m zoo train`` and ``python -m zoo validate`` run."""
+"""The trainer: options, data, engine, checkpoints. ``python -m zoo train`` runs it, ``validate`` uses its parts."""

@@ -1,4 +1,4 @@
-"""From options to device, model, loss, optimizer and schedule, all of timm's parts."""
+"""Builds device context, model, loss, optimizer and schedule from options, with timm's parts."""
 import argparse
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -26,7 +26,7 @@ MISFITS = (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, T
 
 @dataclass(frozen=True)
 class DeviceContext:
-    """Where a process runs: its device and its rank among the processes that torchrun started."""
+    """The device of a process and its rank among the processes that torchrun started."""
 
     device: torch.device
     rank: int = 0
@@ -42,10 +42,10 @@ class DeviceContext:
 
 
 def init_distributed(device: str) -> DeviceContext:
-    """Pick the device and join the other processes, if there are any (gloo on CPU, nccl on CUDA).
+    """Choose the device and join the other processes, if there are any (gloo on CPUs, NCCL on CUDA).
 
     Raises:
-        ZooError: no such device here.
+        ZooError: There is no such device here.
     """
     found = argparse.Namespace(device=str(checks.device(device)))
     init_distributed_device(found)
@@ -63,10 +63,10 @@ def distributed_context(device: str) -> Iterator[DeviceContext]:
 
 
 def check_model_name(name: str) -> None:
-    """Say that a model is unknown before anything is built.
+    """Refuse an unknown model before anything is built.
 
     Raises:
-        ZooError: with the nearest names.
+        ZooError: The model is unknown; the message suggests similar names.
     """
     if name.startswith(('hf-hub:', 'hf_hub:', 'local-dir:')) or timm.is_model(name):
         return
@@ -87,7 +87,7 @@ def check_sizes(args: argparse.Namespace) -> None:
     """Refuse sizes that contradict each other.
 
     Raises:
-        ZooError: input_size beside other channels or another image size.
+        ZooError: ``input_size`` is given beside different channels or a different image size.
     """
     if args.input_size is None:
         return
@@ -100,16 +100,16 @@ def check_sizes(args: argparse.Namespace) -> None:
 def create_model(
         args: argparse.Namespace, state: Mapping[str, Tensor] | None = None, adapt: bool = False,
         **more: Any) -> nn.Module:
-    """Build the model of the options, with weights where they are given.
+    """Build the model that the options describe, with weights if they are given.
 
     Args:
         args: Options.
-        state: Weights, in the model's own or in its reference's names.
-        adapt: Let ``state`` have other classes, sizes and channels than the model.
-        **more: Further arguments of the model (drop rates).
+        state: Weights, with the model's own key names or those of the authors' code.
+        adapt: Allow weights of a model with different classes, sizes and channels.
+        **more: Further arguments of the model, such as drop rates.
 
     Raises:
-        ZooError: the model refuses an argument or the weights.
+        ZooError: The model refuses an argument or the weights.
     """
     check_model_name(args.model)
     if state is not None:
@@ -134,7 +134,7 @@ def data_config_of(args: argparse.Namespace, model: nn.Module, test_size: bool =
     """timm's data config: input_size, mean, std, interpolation, crop_pct and crop_mode.
 
     Raises:
-        ZooError: mean or std of another channel count than the images.
+        ZooError: ``mean`` or ``std`` do not have as many channels as the images.
     """
     chosen = {key: getattr(args, key) for key in (
         'input_size', 'img_size', 'mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')}
@@ -153,13 +153,13 @@ def data_config_of(args: argparse.Namespace, model: nn.Module, test_size: bool =
 
 
 def check_forward(model: nn.Module, config: Mapping[str, Any], ctx: DeviceContext, dtype: torch.dtype) -> bool:
-    """Send one black image through, so that a size that the model cannot take is reported before the data is read.
+    """Run the model on one black image, so that a size that it cannot take is reported before the data is read.
 
     Returns:
-        Whether some parameters got no gradient, which DistributedDataParallel must know.
+        Whether some parameters get no gradient, which DistributedDataParallel must know.
 
     Raises:
-        ZooError: the model refuses the image, or gives something else than logits.
+        ZooError: The model refuses the image, or returns something other than logits.
     """
     model.eval()
     try:
@@ -195,7 +195,7 @@ def scaler_of(args: argparse.Namespace, device: torch.device) -> NativeScaler | 
 
 
 def make_loss(args: argparse.Namespace, mixed: bool) -> nn.Module:
-    """Training loss; mixed targets are smoothed already."""
+    """The training loss. Targets from mixup are smoothed already."""
     if args.bce_loss:
         return BinaryCrossEntropy(smoothing=0. if mixed else args.smoothing, target_threshold=args.bce_target_thresh)
     if mixed:
@@ -204,7 +204,7 @@ def make_loss(args: argparse.Namespace, mixed: bool) -> nn.Module:
 
 
 def learning_rates(args: argparse.Namespace, world_size: int) -> dict[str, float]:
-    """lr, warmup_lr and min_lr for the global batch (batch_size x processes x grad_accum_steps).
+    """``lr``, ``warmup_lr`` and ``min_lr`` for the global batch (batch_size x processes x grad_accum_steps).
 
     Without ``lr``, ``lr_base`` is scaled by global batch / ``lr_base_size``, linearly or by the square root (timm's
     rule: the root for Adam, LAMB and their kin). ``lr_scale_ends`` scales the other two by the same factor.
@@ -222,13 +222,13 @@ def learning_rates(args: argparse.Namespace, world_size: int) -> dict[str, float
 
 
 def make_optimizer(args: argparse.Namespace, model: nn.Module, lr: float) -> torch.optim.Optimizer:
-    """timm's optimizer with its parameter groups (no decay on biases, norms and what the model names).
+    """timm's optimizer with its parameter groups: no decay for biases, norms, and what the model names.
 
-    ``lr_mult`` gives parameters groups of their own, with another learning rate to start with: schedules bring each
-    group from ``warmup_lr`` to its own rate and from there to ``min_lr``.
+    ``lr_mult`` puts parameters into groups with a learning rate of their own: schedules go from ``warmup_lr`` to the
+    group's rate and then to ``min_lr``.
 
     Raises:
-        ZooError: unknown optimizer, arguments that it does not take, or an ``lr_mult`` that fits no parameter.
+        ZooError: An unknown optimizer, arguments that it does not take, or an ``lr_mult`` that matches no parameter.
     """
     checks.optimizer(args)
     extra = dict(args.opt_kwargs)
@@ -248,7 +248,7 @@ def make_optimizer(args: argparse.Namespace, model: nn.Module, lr: float) -> tor
 
 
 def _try_step(settings: Mapping[str, Any]) -> None:
-    """Let a small layer take a step: what an optimizer cannot do with its numbers it may find out only then."""
+    """Take a step with a small layer: some optimizers notice invalid numbers only then."""
     layer = nn.Linear(4, 4, device='meta').to_empty(device='cpu')  # on meta nothing is drawn
     for parameter in layer.parameters():
         parameter.data.fill_(1.)
@@ -258,7 +258,7 @@ def _try_step(settings: Mapping[str, Any]) -> None:
 
 
 def _multiply_rates(optimizer: torch.optim.Optimizer, model: nn.Module, ending: str, factor: Any) -> None:
-    """Move parameters whose names end so, whole words between dots, to groups with ``factor`` times the rate."""
+    """Move parameters whose names end with the given words (between dots) to groups with ``factor`` times the rate."""
     if isinstance(factor, bool) or not isinstance(factor, (int, float)) or factor < 0:
         raise ZooError(f'--lr-mult {ending}: expected a number from 0 on, got {factor!r}')
     chosen = {id(p) for name, p in model.named_parameters() if f'.{name}'.endswith(f'.{ending}')}
@@ -274,10 +274,10 @@ def _multiply_rates(optimizer: torch.optim.Optimizer, model: nn.Module, ending: 
 def make_schedule(
         args: argparse.Namespace, optimizer: torch.optim.Optimizer, updates_per_epoch: int,
         rates: Mapping[str, float]) -> tuple[Any, int]:
-    """timm's schedule (None for 'none') and the number of epochs, cool-down and a warm-up ahead of it included.
+    """timm's schedule (None for 'none') and the number of epochs, including cool-down and a separate warm-up.
 
     Raises:
-        ZooError: a schedule that this timm does not have, or numbers that it refuses.
+        ZooError: This timm does not have the schedule, or refuses its numbers.
     """
     decay = {} if args.decay_epochs is None else {'decay_epochs': args.decay_epochs}
     try:
@@ -295,15 +295,15 @@ def make_schedule(
 
 
 def classes_in(name: str, state: Mapping[str, Tensor]) -> int | None:
-    """Outputs of the classifier that ``state`` carries under the model's own names, None if that cannot be told."""
+    """Number of classes of the classifier in ``state``, under the model's own names; None if that is unclear."""
     weights = [state[f'{head}.weight'] for head in _classifiers_of(name) if f'{head}.weight' in state]
     return len(weights[0]) if weights and weights[0].ndim else None  # two heads have the same classes
 
 
 def own_names(name: str, state: Mapping[str, Tensor], kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The weights without what is ahead of the model's own names in all of theirs, if they are all that it has.
+    """Remove a prefix that all names of the weights have in common, if they are then exactly the model's names.
 
-    Weights in other names than the model's own are the business of its loader, which also says what does not fit.
+    Other names are left to the model's loader, which also reports what does not fit.
     """
     if len({key.partition('.')[0] for key in state}) > 1 or not timm.is_model(name):
         return dict(state)
@@ -321,16 +321,17 @@ def own_names(name: str, state: Mapping[str, Tensor], kwargs: Mapping[str, Any])
 
 
 def choose_rows(args: argparse.Namespace, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], int]:
-    """The weights with those rows of the classifier alone that ``pretrained_rows`` lists, in its order.
+    """Keep only the rows of the classifier that ``pretrained_rows`` lists, in that order.
 
-    The file has one number per line, for each class the row that it starts from, as authors publish for the 1000
-    classes among the 21841 of ImageNet-22k.
+    The file has one number per line: for each class the row that it starts from. Authors publish such files for the
+    1000 classes among the 21841 of ImageNet-22k.
 
     Returns:
         The weights, and how many classes they have now.
 
     Raises:
-        ZooError: no such file, no numbers, a row that is not there, or another count than the model's classes.
+        ZooError: The file does not exist, holds no numbers or a row that does not exist, or does not have as many lines
+            as the model has classes.
     """
     source = args.pretrained_rows
     rows = checks.class_numbers(source, '--pretrained-rows')
@@ -346,7 +347,7 @@ def choose_rows(args: argparse.Namespace, state: Mapping[str, Tensor]) -> tuple[
 
 
 def classifiers(name: str, state: Mapping[str, Tensor]) -> list[str]:
-    """The final linear layers in ``state``, under the model's own names or, as authors call them, head or fc."""
+    """The final linear layers in ``state``, under the model's own names or as ``head`` or ``fc``, as authors do."""
     usual = ('head', 'fc', 'classifier', 'head_dist', 'dist_head')
     for names in (_classifiers_of(name), usual):
         found = [head for head in names if all(
@@ -357,6 +358,6 @@ def classifiers(name: str, state: Mapping[str, Tensor]) -> list[str]:
 
 
 def _classifiers_of(name: str) -> tuple[str, ...]:
-    """What a model calls its final linear layers; () if that cannot be told."""
+    """The names of a model's final linear layers; () if they are unknown."""
     names = (timm.models.get_pretrained_cfg_value(name, 'classifier') if timm.is_model(name) else None) or ()
     return (names,) if isinstance(names, str) else tuple(names)

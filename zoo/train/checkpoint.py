@@ -1,8 +1,8 @@
-"""Checkpoints that are whole or absent: written beside their place, flushed, then moved in.
+"""Checkpoints of a run, each written atomically.
 
-Each carries the random id of its run (``run_id``) and how many times the run has been started (``starts``): of two
-files of a run the one of the later start is newer, and within a start the one after more updates, whatever the epoch
-and the batch in their names are. A resumed run that has to begin its epoch again so goes on from its own files.
+Each holds the random id of its run (``run_id``) and the number of times that the run has been started (``starts``). Of
+two files of a run, the one of the later start is newer, and within a start the one after more updates, whatever epoch
+and batch their names say. So a resumed run that had to begin its epoch again continues from its own files.
 """
 import argparse
 import math
@@ -27,10 +27,10 @@ class CheckpointManager:
     """The files of one run: ``last``, ``model_best``, the best ``checkpoint-N`` and the newest ``recovery-N-M``.
 
     Args:
-        folder: Of the run.
-        keep: How many ``checkpoint-N`` files stay, the best by metric.
-        smaller_is_better: For a loss.
-        recoveries: How many ``recovery-N-M`` files stay.
+        folder: Folder of the run.
+        keep: Number of ``checkpoint-N`` files to keep, the best by metric.
+        smaller_is_better: Whether the metric is a loss.
+        recoveries: Number of ``recovery-N-M`` files to keep.
     """
 
     def __init__(self, folder: Path, keep: int, smaller_is_better: bool = False, recoveries: int = 1):
@@ -45,7 +45,7 @@ class CheckpointManager:
     def restore(
             self, metrics: Mapping[int, float | None], best: tuple[int, float] | None, run_id: str | None = None,
     ) -> None:
-        """Take over the files of the earlier epochs of this run, whose checkpoints have ``run_id``."""
+        """Adopt the files of earlier epochs of this run, whose checkpoints have ``run_id``."""
         self.kept = {epoch: _number(metric) for epoch, metric in metrics.items() if self._file(epoch).exists()}
         self.best = best if best and _number(best[1]) is not None else None
         self.run_id = run_id or self.run_id
@@ -67,7 +67,7 @@ class CheckpointManager:
         self._prune()
 
     def save_recovery(self, state: dict[str, Any], epoch: int, batch: int) -> None:
-        """Write the state in the middle of ``epoch``, after ``batch`` of its batches."""
+        """Write the state in the middle of ``epoch``, after ``batch`` batches."""
         self._write(self.folder / f'recovery-{epoch}-{batch}.pth.tar', state, None)
         self._drop_recoveries(self.recoveries)
 
@@ -109,7 +109,7 @@ def recoveries_in(folder: Path) -> list[Path]:
 
 
 def newest_in(folder: Path) -> Path | None:
-    """The checkpoint to go on from, of the run that wrote to a folder last."""
+    """The checkpoint to resume from, of the run that wrote to a folder last."""
     files = _files(folder)
     if len(files) < 2:
         return files[0] if files else None
@@ -119,10 +119,10 @@ def newest_in(folder: Path) -> Path | None:
 
 
 def check_folder(folder: Path, resumed: str | None) -> None:
-    """Check that a folder holds no other run than the one that is gone on with from a checkpoint.
+    """Check that a folder holds no run other than the one that is resumed.
 
     Raises:
-        ZooError: with the checkpoint to go on from there.
+        ZooError: It holds another one; the message names the checkpoint to resume that from.
     """
     newest = newest_in(folder)
     if newest is not None and not (resumed and Path(resumed).parent.resolve() == folder.resolve()):
@@ -130,13 +130,13 @@ def check_folder(folder: Path, resumed: str | None) -> None:
 
 
 def newest_run(output: Path) -> Path | None:
-    """The checkpoint to go on from of the run in a folder of runs that was written to last."""
+    """The checkpoint to resume from, of the run in a folder of runs that was written to last."""
     files = [file for folder in output.glob('*/') for file in _files(folder)]
     return newest_in(max(files, key=_written).parent) if files else None
 
 
 def _files(folder: Path) -> list[Path]:
-    """What a run can go on from."""
+    """The files that a run can be resumed from."""
     files = [file for file in folder.glob('recovery-*-*.pth.tar') if _numbers(file)]
     return files + [folder / LAST] if (folder / LAST).exists() else files
 
@@ -170,11 +170,10 @@ def read(path: str) -> tuple[dict[str, Any], bool]:
     """Read a checkpoint file safely.
 
     Returns:
-        Its content, and whether :mod:`zoo.train` wrote it (it then brings model and data config along).
+        Its content, and whether :mod:`zoo.train` wrote it, in which case it describes model and preprocessing.
 
     Raises:
-        ZooError: no such file, damaged, not weights only, or of ours and without an entry that it must have; one line
-            with the fix.
+        ZooError: The file does not exist, is damaged, holds more than plain data, or is ours but lacks an entry.
     """
     from ..weights import read_checkpoint
 
@@ -186,10 +185,10 @@ def read(path: str) -> tuple[dict[str, Any], bool]:
 
 
 def weights_of(content: Mapping[str, Any], source: str, use_ema: bool = True) -> dict[str, Tensor]:
-    """The weights in a checkpoint, averaged ones first.
+    """The weights in a checkpoint, preferably averaged ones.
 
     Raises:
-        ZooError: naming the file ``source`` and the first tensor that cannot be a weight.
+        ZooError: A tensor cannot be a weight; the message names the file ``source`` and the first such tensor.
     """
     from ..weights import state_dict_of
 
@@ -203,7 +202,7 @@ def starting_weights(args: argparse.Namespace) -> dict[str, Tensor]:
     """The weights of ``initial_checkpoint`` or ``pretrained_path``.
 
     Raises:
-        ZooError: the file cannot be read, or ``initial_checkpoint`` has other classes than the model.
+        ZooError: The file cannot be read, or ``initial_checkpoint`` has different classes from the model.
     """
     source = args.initial_checkpoint or args.pretrained_path
     content, _ = read(source)
@@ -217,10 +216,10 @@ def starting_weights(args: argparse.Namespace) -> dict[str, Tensor]:
 
 
 def load_exactly(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Load weights that must fit name by name and shape by shape.
+    """Load weights whose names and shapes must be exactly the model's.
 
     Raises:
-        ZooError: naming the first differences.
+        ZooError: They are not; the message names the first differences.
     """
     target = model.state_dict()
     problems = [f'{key} is missing' for key in target if key not in state]

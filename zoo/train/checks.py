@@ -1,4 +1,4 @@
-"""What can be said of options at once: before data is read, a model built, or a line printed."""
+"""Checks of options that take no time: made before data is read, a model is built, or anything is printed."""
 import argparse
 import inspect
 import json
@@ -27,7 +27,7 @@ def device(name: str) -> torch.device:
     """The device of that name; 'auto' is cuda if there is one, else cpu.
 
     Raises:
-        ZooError: no such device here.
+        ZooError: There is no such device here.
     """
     if name == 'auto':
         name = 'cuda' if torch.cuda.is_available() else 'cpu'
@@ -47,10 +47,10 @@ def device(name: str) -> torch.device:
 
 
 def model_kwargs(kwargs: Mapping[str, Any]) -> None:
-    """Refuse arguments of a model that make something else of it than a classifier, or that are options.
+    """Refuse arguments that turn a model into something other than a classifier, or that are options.
 
     Raises:
-        ZooError: with the option to give instead.
+        ZooError: The message names the option to give instead.
     """
     for name, hint in NOT_OF_MODELS.items():
         if name in kwargs:
@@ -58,10 +58,10 @@ def model_kwargs(kwargs: Mapping[str, Any]) -> None:
 
 
 def optimizer(args: argparse.Namespace) -> None:
-    """Refuse an optimizer that timm does not have, and another number of betas than it has.
+    """Refuse an optimizer that timm does not have, and a wrong number of betas.
 
     Raises:
-        ZooError: with the nearest names, or the number.
+        ZooError: The message suggests similar names, or names the right number.
     """
     names, name = list_optimizers(), args.opt.lower()
     if name not in names:
@@ -77,20 +77,20 @@ def optimizer(args: argparse.Namespace) -> None:
 
 
 def schedule(args: argparse.Namespace) -> None:
-    """Refuse a factor that lets the learning rate grow.
+    """Refuse a factor that makes the learning rate grow.
 
     Raises:
-        ZooError: ``decay_rate`` above 1, which is a power of 'poly' alone.
+        ZooError: ``decay_rate`` is above 1, which only 'poly' allows, where it is a power.
     """
     if args.decay_rate > 1 and args.sched != 'poly':
         raise ZooError(f'--decay-rate {args.decay_rate:g}: must be at most 1 with --sched {args.sched}')
 
 
 def augmentation(args: argparse.Namespace) -> None:
-    """Refuse automatic augmentation that timm does not know, and hues that there are not.
+    """Refuse automatic augmentation that timm does not know, and impossible shifts of the hue.
 
     Raises:
-        ZooError: with the forms that there are.
+        ZooError: The message names valid forms.
     """
     if len(args.color_jitter) == 4 and args.color_jitter[3] > 0.5:
         raise ZooError(f'--color-jitter: the last number, of the hue, must be at most 0.5, got {args.color_jitter[3]}')
@@ -113,7 +113,7 @@ def compiler(args: argparse.Namespace) -> None:
     """Refuse a backend or a mode that torch.compile does not have.
 
     Raises:
-        ZooError: with the nearest ones.
+        ZooError: The message suggests similar ones.
     """
     if args.torchcompile_mode and not args.torchcompile:
         raise ZooError('--torchcompile-mode needs --torchcompile')
@@ -131,10 +131,10 @@ def compiler(args: argparse.Namespace) -> None:
 
 
 def data(args: argparse.Namespace) -> None:
-    """Refuse a data folder, a kind of data set or a class map that is not there.
+    """Refuse a data folder, a kind of data set or a class map that does not exist.
 
     Raises:
-        ZooError: naming it.
+        ZooError: The message names it.
     """
     check_folder(args)
     prefix, slash, _ = args.dataset.partition('/')
@@ -154,10 +154,10 @@ def data(args: argparse.Namespace) -> None:
 
 
 def checkpoint_files(*paths: str | None) -> None:
-    """Refuse checkpoints that are not there, of those that are given.
+    """Refuse checkpoints that do not exist.
 
     Raises:
-        ZooError: naming the first.
+        ZooError: The message names the first of them.
     """
     for path in paths:
         if path and not os.path.isfile(path):
@@ -165,25 +165,26 @@ def checkpoint_files(*paths: str | None) -> None:
 
 
 def class_numbers(path: str, flag: str) -> list[int]:
-    """Numbers from 0 on in a file, one a line.
+    """Read a file with one number from 0 on per line.
 
     Raises:
-        ZooError: no such file, none in it, or something else.
+        ZooError: The file does not exist, is empty, or holds something else.
     """
     try:
         numbers = [int(line) for line in Path(path).read_text(encoding='utf-8').split()]
         if not numbers or min(numbers) < 0:
             raise ValueError('it has none' if not numbers else f'it has {min(numbers)}')
     except (OSError, ValueError) as e:
-        raise ZooError(f'{flag} {path}: expected a file with a number from 0 on a line ({format_error(e)})') from None
+        raise ZooError(
+            f'{flag} {path}: expected a file with one number, from 0 on, per line ({format_error(e)})') from None
     return numbers
 
 
 def json_file(path: str, flag: str, fits: Callable[[Any], bool], expected: str) -> None:
-    """Refuse a JSON file that cannot be read or holds something else than ``expected``.
+    """Refuse a JSON file that cannot be read, or does not hold what is ``expected``.
 
     Raises:
-        ZooError: naming the file.
+        ZooError: The message names the file.
     """
     try:
         content = json.loads(Path(path).read_text(encoding='utf-8'))

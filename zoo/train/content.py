@@ -1,4 +1,4 @@
-"""What a checkpoint of ours must hold, checked before anything is made of it: whatever is wrong is one line."""
+"""Checks of the content of our checkpoints, made before it is used; any fault is reported in one line."""
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -17,10 +17,10 @@ def is_ours(content: Mapping[str, Any]) -> bool:
 
 
 def check_model(content: dict[str, Any], source: str) -> None:
-    """Check what tells how to rebuild model and preprocessing.
+    """Check the entries from which model and preprocessing are rebuilt.
 
     Raises:
-        ZooError: an entry is missing or of another type than it must be.
+        ZooError: An entry is missing or has the wrong type.
     """
     for name, (kind, is_one) in MODEL.items():
         _check(content, name, kind, is_one, source)
@@ -36,20 +36,20 @@ def check_model(content: dict[str, Any], source: str) -> None:
 
 
 def check_averages(content: Mapping[str, Any], source: str) -> None:
-    """Check that a run that averaged its weights has the averages in its checkpoint.
+    """Check that the checkpoint of a run that averages its weights holds the averages.
 
     Raises:
-        ZooError: they are not there.
+        ZooError: It does not.
     """
     if content['args'].get('model_ema') is True and 'state_dict_ema' not in content:
         raise ZooError(f'{source} lacks the entry state_dict_ema, the averaged weights of its run; {DAMAGED}')
 
 
 def check_run(content: Mapping[str, Any], source: str) -> None:
-    """Check what tells how far a run is.
+    """Check the entries that say how far a run has come.
 
     Raises:
-        ZooError: an entry is missing or of another type than it must be.
+        ZooError: An entry is missing or has the wrong type.
     """
     for name, (kind, is_one) in RUN.items():
         _check(content, name, kind, is_one, source)
@@ -60,10 +60,10 @@ def check_run(content: Mapping[str, Any], source: str) -> None:
 
 
 def typed(values: Mapping[str, Any], table: Sequence[Option], source: str) -> dict[str, Any]:
-    """Those of the values that are options of a table, each in its own type.
+    """Those values that are options of a table, each converted to the option's type.
 
     Raises:
-        ZooError: a value of another type.
+        ZooError: A value cannot be converted.
     """
     known = {option.dest: option for option in table}
     return {key: options.coerce(known[key], value, f'{source}: {key}') for key, value in values.items() if key in known}
@@ -71,10 +71,10 @@ def typed(values: Mapping[str, Any], table: Sequence[Option], source: str) -> di
 
 @contextmanager
 def taking(name: str, source: str) -> Iterator[None]:
-    """Within this context what torch and timm raise is a fault of one entry of a checkpoint.
+    """Within this context, errors of torch and timm are attributed to one entry of a checkpoint.
 
     Raises:
-        ZooError: naming the entry.
+        ZooError: The message names the entry.
     """
     try:
         yield

@@ -1,9 +1,9 @@
-"""Several processes: DDP or FSDP2 around a task, batch norm over all of them, and states gathered and spread.
+"""Training in several processes: DDP or FSDP2 around a task, synchronised batch norm, gathered and sharded states.
 
-A checkpoint holds whole tensors whatever the processes were: under FSDP2 they are gathered when it is written and cut
-when it is read. So one process, DDP and FSDP2 write and read the same plain file, which any program can open. The
-sharded folders of ``torch.distributed.checkpoint`` would spare the primary process the memory of one whole copy, which
-matters for models far larger than these, and would need a conversion before anything else could read them.
+A checkpoint holds whole tensors in any case: under FSDP2 they are gathered when it is written and sharded when it is
+read. So one process, DDP and FSDP2 write and read the same plain file, which any program can open. The sharded folders
+of ``torch.distributed.checkpoint`` would save the primary process the memory of one whole copy, which matters for much
+larger models, but would have to be converted before anything else could read them.
 """
 import argparse
 from collections.abc import Mapping
@@ -38,10 +38,10 @@ def all_reduce_sum(sums: Tensor, ctx: DeviceContext) -> Tensor:
 
 
 def check(args: argparse.Namespace, ctx: DeviceContext) -> None:
-    """What FSDP2 cannot do.
+    """Refuse options that FSDP2 does not support.
 
     Raises:
-        ZooError: with the option to leave out.
+        ZooError: The message names the option to leave out.
     """
     if not args.fsdp:
         return
@@ -54,22 +54,22 @@ def check(args: argparse.Namespace, ctx: DeviceContext) -> None:
 
 
 def broadcast_parameters(model: nn.Module) -> None:
-    """Give all processes the weights of the first; DDP does that by itself."""
+    """Copy the weights of the first process to all others; DDP does that by itself."""
     for value in [*model.parameters(), *model.buffers()]:
         distributed.broadcast(value.detach(), 0)
 
 
 def wrap(args: argparse.Namespace, task: TrainingTask, ctx: DeviceContext, unused: bool) -> None:
-    """Let a task train in all processes; the optimizer must be made afterwards.
+    """Wrap a task for training in all processes; the optimizer must be created afterwards.
 
     Args:
         args: Options (``fsdp``).
-        task: With its averaged weights, if it has any.
-        ctx: Of this process.
-        unused: Some parameters get no gradient.
+        task: Task, with its averaged weights if it has any.
+        ctx: Device and rank of this process.
+        unused: Whether some parameters get no gradient.
 
     Raises:
-        ZooError: FSDP2 does not take a parameter of the model.
+        ZooError: FSDP2 cannot shard a parameter of the model.
     """
     if args.fsdp:
         _shard(task.get_trainable_module(), ctx)
@@ -105,11 +105,11 @@ def _units(model: nn.Module) -> list[nn.Module]:
 
 
 def full_state_dict(state: Any, keep: bool = True) -> Any:
-    """The same with whole tensors, on the CPU, in place of shards; every process must call it.
+    """Replace shards in a state by whole tensors on the CPU; every process must call it.
 
     Args:
         state: Nested dicts, lists and tuples.
-        keep: False to take part only.
+        keep: False for processes that only contribute their shards.
     """
     if isinstance(state, Mapping):
         return {key: full_state_dict(value, keep) for key, value in state.items()}
@@ -122,7 +122,7 @@ def full_state_dict(state: Any, keep: bool = True) -> Any:
 
 
 def shard_like(target: Any, value: Any) -> Any:
-    """A whole tensor cut as ``target`` is, if that is a shard of one of its shape."""
+    """A whole tensor, sharded like ``target`` if that is a shard of a tensor of its shape."""
     if not is_shard(target) or not isinstance(value, Tensor) or value.shape != target.shape:
         return value
     from torch.distributed.tensor import distribute_tensor
@@ -131,7 +131,7 @@ def shard_like(target: Any, value: Any) -> Any:
 
 
 def is_shard(value: Any) -> bool:
-    """Whether it is a tensor of which each process has a part."""
+    """Whether this is a tensor of which each process has a part."""
     if not isinstance(value, Tensor) or not distributed.is_available():
         return False
     from torch.distributed.tensor import DTensor
@@ -140,7 +140,7 @@ def is_shard(value: Any) -> bool:
 
 
 def sync_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
-    """Batch norms whose statistics are those of the global batch, on GPUs by torch's own, on CPUs by ours."""
+    """Make batch norms use the statistics of the global batch: torch's class on GPUs, ours on CPUs."""
     if device.type != 'cpu':
         return convert_sync_batchnorm(model)
     for module in model.modules():

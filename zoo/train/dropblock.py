@@ -39,15 +39,15 @@ class DropBlock:
 
 
 class DropBlocks:
-    """All of a model's; their chance follows :meth:`begin`.
+    """All DropBlocks of a model; :meth:`begin` sets their probability.
 
     Args:
-        model: A ResNet of timm, or what has its stages and norms.
-        peak: Chance at the last epoch; 0 for none of it.
-        epochs: Of the whole run.
+        model: A ResNet of timm, or a model with the same stages and norms.
+        peak: Probability in the last epoch; 0 to add none.
+        epochs: Number of epochs of the whole run.
 
     Raises:
-        ZooError: the model is no such ResNet.
+        ZooError: The model is not such a ResNet.
     """
 
     def __init__(self, model: nn.Module, peak: float, epochs: int):
@@ -64,6 +64,6 @@ class DropBlocks:
             raise ZooError(f'--drop-block is for ResNets; {type(model).__name__} has no {" and ".join(STAGES)}')
 
     def begin(self, epoch: int) -> None:
-        """Set the chance of an epoch from 0."""
+        """Set the probability for an epoch, counted from 0."""
         for hook in self.hooks:
             hook.chance.fill_(self.peak * (epoch + 1) / self.epochs)

@@ -20,7 +20,7 @@ from .non_finite import REMEDY, Guard
 
 @dataclass(frozen=True)
 class BatchMover:
-    """How batches come to the model: device, precision, memory layout."""
+    """Moves batches to the model's device, precision and memory layout."""
 
     ctx: build.DeviceContext
     dtype: torch.dtype
@@ -32,7 +32,7 @@ class BatchMover:
         return cls(ctx, build.dtype_of(args), args.channels_last, build.autocast_of(args, ctx.device))
 
     def __call__(self, images: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Images ``[B, C, H, W]`` and targets on the device; nothing is copied that a prefetcher has brought there."""
+        """Move images ``[B, C, H, W]`` and targets to the device, unless a prefetcher already did."""
         images = images.to(self.ctx.device, self.dtype, non_blocking=True)
         if self.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
@@ -52,7 +52,7 @@ class Average:
         self.sums += torch.stack([loss * len(output), correct, torch.full_like(correct, len(output))]).to(self.sums)
 
     def read(self, ctx: build.DeviceContext | None = None) -> tuple[float, float]:
-        """Loss and accuracy in percent; of all processes, which must all ask for it, if ``ctx`` is given."""
+        """Mean loss, and accuracy in percent; with ``ctx`` those of all processes, which must all call it."""
         loss, correct, count = (self.sums if ctx is None else distributed.all_reduce_sum(self.sums, ctx)).tolist()
         return loss / max(count, 1), 100 * correct / max(count, 1)
 
@@ -95,16 +95,16 @@ def train_epoch(
     """Train one epoch, or what is left of it after ``run.batch`` batches.
 
     Args:
-        run: The run; its ``updates``, ``batch`` and ``points`` advance.
-        epoch: From 0.
+        run: The run, whose ``updates``, ``batch`` and ``points`` are updated.
+        epoch: Number of the epoch, from 0.
         progress: Advanced by one per batch.
-        after: Called after every batch but the last with the number of batches done.
+        after: Called after every batch except the last, with the number of batches done.
 
     Returns:
-        loss and top1 over the epoch's batches, of all processes.
+        Loss and top-1 accuracy over the batches of the epoch in all processes.
 
     Raises:
-        NotFinite: the loss is no longer a number.
+        NotFinite: The loss is not finite.
     """
     args, ctx = run.args, run.feed.ctx
     _begin_epoch(run, epoch)
@@ -143,16 +143,16 @@ def evaluate(
         model: nn.Module, batches: Any, feed: BatchMover, limit: int | None = None,
         after: Callable[[int], None] | None = None, head: Callable[[Tensor], Tensor] | None = None,
         record: Callable[[Tensor, Tensor], None] | None = None) -> dict[str, float]:
-    """Evaluate on all images, exactly once each, also with several processes.
+    """Evaluate a model on all images, exactly once each, in one or several processes.
 
     Args:
-        model: Put into eval mode.
-        batches: Loader without shuffling.
-        feed: Brings batches to the device.
-        limit: Images of this process that count; the sampler pads beyond them.
+        model: Model, which is set to eval mode.
+        batches: A loader that does not shuffle.
+        feed: Moves batches to the device.
+        limit: Number of images of this process that count; beyond them the sampler pads.
         after: Called after every batch with its images.
         head: Applied to the float32 logits ``[B, classes]`` first.
-        record: Called after that with the logits and the labels ``[B]`` of images that count.
+        record: Called then with the logits and the labels ``[B]`` of images that count.
 
     Returns:
         loss, top1 and top5 in percent, and count.
@@ -185,7 +185,7 @@ def evaluate(
 
 
 def eval_model(task: ClassificationTask, ema: bool = False) -> nn.Module:
-    """The compiled, averaged or bare model for evaluation; no DDP around it, so ranks need not step together."""
+    """The compiled, averaged or bare model for evaluation, without DDP, so that ranks need not run in step."""
     model = task.get_eval_model(ema=ema)
     return model.module if isinstance(model, DistributedDataParallel) else model
 

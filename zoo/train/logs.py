@@ -1,7 +1,7 @@
-"""Where the figures of a run go besides its folder's own files: TensorBoard, Weights & Biases, each if it is asked for.
+"""Writes the figures of a run to TensorBoard and Weights & Biases, if that is asked for.
 
-Both get the same names and count in optimizer steps: ``train/...`` and ``speed/...`` with every point of the curves,
-``epoch/...`` with every row of ``summary.csv``.
+Both get the same names and count in optimizer steps: ``train/...`` and ``speed/...`` for every point of the curves,
+``epoch/...`` for every row of ``summary.csv``.
 """
 import argparse
 from collections.abc import Mapping
@@ -14,10 +14,10 @@ SERVICES = ('tensorboard', 'wandb')  # packages, and extras of ours with the sam
 
 
 def check(args: argparse.Namespace) -> None:
-    """Check that what the options ask for is installed.
+    """Check that the packages for the options are installed.
 
     Raises:
-        ZooError: it is not; with the command that installs it.
+        ZooError: One is not; the message has the command that installs it.
     """
     for name in SERVICES:
         if getattr(args, f'log_{name}'):
@@ -25,13 +25,13 @@ def check(args: argparse.Namespace) -> None:
 
 
 class Logs:
-    """The services that a run writes to, as a context: they are closed at its end, also at a bad one.
+    """The services that a run writes to, as a context that closes them even after an error.
 
     Args:
-        args: Options: which services.
-        folder: Of the run; it exists.
-        config: What the run was asked for, plain values.
-        updates: Optimizer steps of the run before; what an interrupted run wrote after them is hidden.
+        args: Options, which name the services.
+        folder: Existing folder of the run.
+        config: Options of the run as plain values.
+        updates: Optimizer steps of the run so far; what an interrupted run wrote after them is hidden.
         primary: False for a process that writes nothing.
     """
 
@@ -57,7 +57,7 @@ class Logs:
             service.write(values, updates)
 
     def epoch(self, row: Mapping[str, Any], updates: int) -> None:
-        """Write a row of the summary; from here on it can be seen."""
+        """Write a row of the summary, and make everything visible that was written so far."""
         self.write({f'epoch/{key}': value for key, value in row.items() if value is not None}, updates)
         for service in self.services:
             service.flush()
@@ -83,10 +83,10 @@ class TensorBoard:
 
 
 class Wandb:
-    """A run of wandb, whose x axis is ``update``: its own count of steps would refuse what a resumed run repeats.
+    """A run of wandb with ``update`` as its x axis, because its own step count refuses what a resumed run repeats.
 
     Raises:
-        ZooError: wandb does not open it: nobody is logged in, or there is no run of that id.
+        ZooError: wandb does not open the run: nobody is logged in, or there is no run with that id.
     """
 
     def __init__(self, args: argparse.Namespace, folder: Path, config: Mapping[str, Any]):
@@ -106,7 +106,7 @@ class Wandb:
         self.run.log(dict(values, update=updates))
 
     def flush(self) -> None:
-        """It sends by itself."""
+        """Do nothing: wandb sends by itself."""
 
     def close(self, failed: bool) -> None:
         self.run.finish(exit_code=int(failed))

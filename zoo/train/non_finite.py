@@ -1,4 +1,4 @@
-"""What goes wrong while a run is under way: losses that are not numbers, loading processes that die."""
+"""Handles what goes wrong during a run: losses that are not finite, loading processes that die."""
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -13,13 +13,13 @@ REMEDY = 'lower --lr, clip with --clip-grad, or leave --amp out'
 
 
 class Guard:
-    """Leaves out updates whose loss or gradient is not finite in any process, and counts them.
+    """Skips updates whose loss or gradient is not finite in some process, and counts them.
 
-    Batch norms have seen what made the loss so; their statistics are put back.
+    The statistics of batch norms, which have seen the faulty batch, are restored.
 
     Args:
-        limit: So many updates may be left out in a run.
-        ctx: Of this process.
+        limit: Number of updates that a run may skip.
+        ctx: Device and rank of this process.
     """
 
     def __init__(self, limit: int, ctx: DeviceContext):
@@ -29,15 +29,15 @@ class Guard:
         self.buffers: list[tuple[Tensor, Tensor]] = []
 
     def begin(self, module: nn.Module) -> None:
-        """The first batch of an update is about to come."""
+        """Prepare for the first batch of an update."""
         self.losses = []
         self.buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
 
     def allows(self, parameters: Iterable[nn.Parameter] | None) -> bool:
-        """Whether to update; the same in all processes.
+        """Whether to make the update; the answer is the same in all processes.
 
         Args:
-            parameters: With their gradients; None where a loss scaler looks at them.
+            parameters: Parameters with gradients; None if a loss scaler checks them.
         """
         finite = torch.isfinite(torch.stack(self.losses)).all()
         gradients = [p.grad for p in parameters or () if p.grad is not None]
@@ -49,24 +49,24 @@ class Guard:
         return bool(finite)
 
     def skip(self, updates: int) -> None:
-        """Undo what the batches of an update have left behind, and count it.
+        """Undo the side effects of an update's batches, and count the update as skipped.
 
         Raises:
-            NotFinite: too many.
+            NotFinite: Too many updates were skipped.
         """
         for buffer, before in self.buffers:
             buffer.copy_(before)
         self.skipped += 1
         if self.skipped > self.limit:
-            raise NotFinite(f'more than --skip-nonfinite {self.limit} updates had a loss or gradient that is no '
-                            f'number, the last one after {updates} updates; {REMEDY}')
+            raise NotFinite(f'more than --skip-nonfinite {self.limit} updates had a loss or gradient that is '
+                            f'not finite, the last one after {updates} updates; {REMEDY}')
 
 
 def check_weights(state: Mapping[str, Any]) -> None:
-    """Refuse to keep weights or averages of them that are not numbers: the last checkpoint stays the last good one.
+    """Refuse to save weights, or averages of them, that are not finite, so that the last checkpoint is a good one.
 
     Raises:
-        NotFinite: naming the first such tensor.
+        NotFinite: The message names the first such tensor.
     """
     for entry, what in (('state_dict', 'weights'), ('state_dict_ema', 'averaged weights')):
         floats = {key: value for key, value in state.get(entry, {}).items() if value.is_floating_point()}
@@ -80,11 +80,11 @@ def check_weights(state: Mapping[str, Any]) -> None:
 
 
 def explained(error: Exception, advice: str) -> ZooError | None:
-    """What to say about an error that stopped a run, None if it is not one of those that are known.
+    """Explain an error that stopped a run; None if it is not a known one.
 
     Args:
         error: The error.
-        advice: How to go on.
+        advice: What to do next.
     """
     told = error if isinstance(error, NotFinite) else workers.explained(error)
     return told and type(told)(f'{told}; {advice}')

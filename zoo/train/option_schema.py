@@ -1,6 +1,6 @@
-"""Every option of ``train``: a row is flag, YAML key, type, default and help.
+"""The options of ``train``, with flag, YAML key, type, default and help.
 
-Names and defaults are those of timm's training script, so that its recipes and habits carry over.
+Names and defaults are those of timm's training script, so that its recipes work here.
 """
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,20 +14,20 @@ class Option:
     """One option.
 
     Args:
-        dest: YAML key; the flag is ``--`` and the key with dashes.
+        dest: YAML key; the flag is ``--`` followed by the key with dashes.
         kind: str, int, float, bool, 'ints', 'floats', 'words' (lists) or 'kwargs' (a dict; ``key=value`` as a flag).
-        default: Value without flag and key; None means unset and can be given as null in YAML.
+        default: Value if neither flag nor key is given; None means unset and is null in YAML.
         help: One line.
         choices: Allowed values; '' is always allowed where it is the default.
-        count: Length of a list, or the lengths that it may have; None for one or more.
-        low: Smallest allowed number. Numbers are finite, and integers fit into 32 bits, in any case.
+        count: Length of a list, or the allowed lengths; None for one or more.
+        low: Smallest allowed number. Numbers must be finite, and integers fit into 32 bits, in any case.
         high: Largest allowed number.
-        above: Numbers must be larger than this.
-        below: Numbers must be smaller than this.
-        rising: Whether no number of a list may be smaller than the one before.
+        above: Exclusive lower bound.
+        below: Exclusive upper bound.
+        rising: Whether the numbers of a list must not decrease.
         short: One-letter flags.
-        const: Value of the bare flag, for an option whose value may be left out.
-        group: Title of what it belongs to in the help.
+        const: Value of the flag without a value, if that may be left out.
+        group: Title of the option's group in the help.
     """
 
     dest: str
@@ -52,7 +52,7 @@ class Option:
 
 
 def group(title: str, *options: Option) -> tuple[Option, ...]:
-    """Options that belong together."""
+    """A group of options, for the help."""
     return tuple(replace(option, group=title) for option in options)
 
 

@@ -1,4 +1,4 @@
-"""From the option tables to a namespace: defaults, then a YAML file, then flags."""
+"""Fills a namespace from an option table: defaults, then a YAML file, then flags."""
 import argparse
 import ast
 import math
@@ -28,7 +28,7 @@ _SHORT.maxstring = _SHORT.maxother = 100
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse that reports one line instead of its usage text."""
+    """An argparse parser whose errors are one line, without usage text."""
 
     def error(self, message: str) -> None:
         raise ZooError(f'{message}; see python -m {self.prog} --help')
@@ -40,13 +40,13 @@ def parse(table: Sequence[Option], argv: Sequence[str], parser: Parser) -> tuple
     Args:
         table: Known options.
         argv: Words without the program's name.
-        parser: Of the table, by :func:`table_parser`.
+        parser: The table's parser, from :func:`table_parser`.
 
     Returns:
-        What the flags give and what the file gives, both by dest and checked; :func:`merge` puts them together.
+        The checked values of the flags and of the file, both by dest; :func:`merge` combines them.
 
     Raises:
-        ZooError: unknown flag or key (with the nearest known one), wrong type, wrong choice, no such file.
+        ZooError: An unknown flag or key (the message suggests a known one), a wrong type or choice, or no such file.
     """
     given, unknown = parser.parse_known_args(list(argv))
     if unknown:
@@ -64,7 +64,7 @@ def parse(table: Sequence[Option], argv: Sequence[str], parser: Parser) -> tuple
 
 
 def merge(table: Sequence[Option], *layers: Mapping[str, Any]) -> argparse.Namespace:
-    """Defaults of a table under layers of values, the later the stronger; dicts are merged key by key."""
+    """The defaults of a table, overridden by layers of values, of which later ones win; dicts are merged by key."""
     merged = {option.dest: option.default for option in table}
     for layer in layers:
         for key, value in layer.items():
@@ -73,15 +73,15 @@ def merge(table: Sequence[Option], *layers: Mapping[str, Any]) -> argparse.Names
 
 
 def coerce(option: Option, value: Any, name: str) -> Any:
-    """The value of an option in its own type.
+    """Convert the value of an option to its type.
 
     Args:
-        option: Row of the table.
-        value: From YAML (any type) or a flag (strings).
-        name: How the option was spelled, for the message.
+        option: The option.
+        value: The value from YAML (any type) or of a flag (strings).
+        name: The spelling of the option, for the message.
 
     Raises:
-        ZooError: wrong type, wrong choice, not finite, outside of the limits, or another count.
+        ZooError: The value has a wrong type or length, is not an allowed choice, not finite, or outside the limits.
     """
     if value is None and option.default is None:
         return None
@@ -101,7 +101,7 @@ def coerce(option: Option, value: Any, name: str) -> Any:
 
 
 def number(kind: type, **limits: float) -> Callable[[str], Any]:
-    """A ``type`` of argparse for int or float within limits, those of :class:`Option`."""
+    """A ``type`` for argparse: int or float within the limits of :class:`Option`."""
     option = Option('', kind, None, '', **limits)
 
     def read(text: str) -> Any:
@@ -115,16 +115,17 @@ def number(kind: type, **limits: float) -> Callable[[str], Any]:
 
 def read_config(
         path: Path, table: Sequence[Option], inherit: bool = True, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """Read a flat YAML file; ``base: other.yaml`` takes what it does not say from a file beside it.
+    """Read a flat YAML file; ``base: other.yaml`` takes other keys from a file beside it.
 
     Args:
         path: The file.
         table: Known keys.
-        inherit: Follow ``base``.
-        seen: Files that led here.
+        inherit: Whether to follow ``base``.
+        seen: Files that refer to this one.
 
     Raises:
-        ZooError: not readable, no mapping, an unknown key (with the nearest known one), or a wrong value.
+        ZooError: The file is not readable or not a mapping, or has an unknown key (the message suggests a known one) or
+            a wrong value.
     """
     path = path.resolve()
     if path in seen:
@@ -146,14 +147,14 @@ def read_config(
 
 
 def config_path(name: str, kind: str = 'train') -> Path:
-    """The file of a config: a path, or the bare name of a recipe that comes with the zoo (``quickstart``).
+    """The file of a config, given by its path or by the name of a recipe of the zoo (``quickstart``).
 
     Args:
         name: The path or the name.
-        kind: Folder in ``configs/`` to look for a name in: train, mmdet, mmseg.
+        kind: Folder in ``configs/`` to search for a name: train, mmdet or mmseg.
 
     Raises:
-        ZooError: there is none, with the nearest names.
+        ZooError: There is none; the message suggests similar names.
     """
     path = Path(name)
     if path.is_file():
@@ -168,7 +169,7 @@ def config_path(name: str, kind: str = 'train') -> Path:
 
 
 def plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The same as numbers, strings, lists and dicts: what YAML and a weights-only checkpoint can hold."""
+    """Convert a value to numbers, strings, lists and dicts, which YAML and a weights-only checkpoint can hold."""
     return {key: _plain(value) for key, value in values.items()}
 
 
@@ -177,7 +178,7 @@ def table_parser(table: Iterable[Option], prog: str, about: str) -> Parser:
 
     Args:
         table: Known options.
-        prog: How the program is called after ``python -m``.
+        prog: Name of the program after ``python -m``.
         about: First paragraph of its help.
     """
     parser = Parser(prog=prog, usage=f'python -m {prog} [DATA_DIR] [options]', description=about, allow_abbrev=False)
@@ -233,7 +234,7 @@ def _convert(option: Option, value: Any) -> Any:
 
 
 def _number(kind: type, value: Any) -> Any:
-    """YAML 1.1 reads 3e-4 as a string, so strings that are numbers are taken as such."""
+    """Convert strings that are numbers: YAML 1.1 reads 3e-4 as a string."""
     if isinstance(value, bool):
         raise TypeError
     number = kind(value)
@@ -245,7 +246,7 @@ def _number(kind: type, value: Any) -> Any:
 
 
 def _outside(option: Option, numbers: Sequence[Any]) -> str:
-    """What numbers must be and are not, '' if they are."""
+    """The limit that numbers violate, in words; '' if none."""
     limits = [(word, limit, holds) for word, limit, holds in (
         ('at least', option.low, operator.ge), ('above', option.above, operator.gt),
         ('at most', option.high, operator.le), ('below', option.below, operator.lt)) if limit is not None]
@@ -257,7 +258,7 @@ def _outside(option: Option, numbers: Sequence[Any]) -> str:
 
 
 def pairs(value: Mapping[str, Any] | Sequence[str]) -> dict[str, Any]:
-    """``key=value`` words as a dict; a value that Python reads as a literal is that.
+    """Parse ``key=value`` words to a dict; values that are Python literals are evaluated.
 
     Raises:
         ZooError: A word without ``=``.
@@ -287,7 +288,7 @@ def _expected(option: Option) -> str:
 
 
 def _shown(value: Any) -> str:
-    """A value as Python writes it, cut where it is long."""
+    """The ``repr`` of a value, shortened if it is long."""
     return _SHORT.repr(value)
 
 
@@ -309,7 +310,7 @@ def _plain(value: Any) -> Any:
 
 
 def _config_folders(kind: str) -> list[Path]:
-    """Where recipes lie: inside the package when installed, beside it in a checkout."""
+    """The folders of recipes: inside the package if it is installed, beside it in a checkout."""
     package = Path(__file__).resolve().parents[1]
     folders = [package / 'configs' / kind, package.parent / 'configs' / kind]
     return [folder for folder in folders if os.path.isdir(folder)]

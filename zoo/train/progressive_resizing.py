@@ -1,4 +1,4 @@
-"""Image sizes that grow during a run: small images while there is most to learn, the full size at the end."""
+"""Image sizes that grow during a run: small images first, the full size at the end."""
 import argparse
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,10 +10,10 @@ from . import build
 
 
 def check(args: argparse.Namespace) -> None:
-    """Refuse sizes without as many epochs to end with.
+    """Refuse lists of sizes and milestones of different lengths, and milestones that do not rise.
 
     Raises:
-        ZooError: two lists that do not go together.
+        ZooError: The lists do not go together.
     """
     sizes, milestones = args.progressive_sizes or [], args.size_milestones or []
     if len(sizes) != len(milestones):
@@ -24,7 +24,7 @@ def check(args: argparse.Namespace) -> None:
 
 
 def size_at(args: argparse.Namespace, input_size: tuple[int, int, int], epoch: int) -> tuple[int, int, int]:
-    """Channels, height and width of the training images of an epoch (from 0): ``input_size`` after the milestones."""
+    """Channels, height and width of the training images in an epoch from 0: ``input_size`` after all milestones."""
     for size, milestone in zip(args.progressive_sizes or [], args.size_milestones or []):
         if epoch < milestone:
             return input_size[0], size, size
@@ -32,17 +32,17 @@ def size_at(args: argparse.Namespace, input_size: tuple[int, int, int], epoch: i
 
 
 class TrainBatches:
-    """The training loader of an epoch, built anew where the size changes. Validation has the full size always.
+    """The training loader of each epoch, rebuilt when the size changes. Validation always has the full size.
 
     Args:
         args: Options.
-        config: Data config with the full input_size.
+        config: Data config with the full ``input_size``.
         make: Builds a loader for a data config.
-        model: Shown an image of every size, so that one it cannot take is reported at once.
-        ctx: Its device.
+        model: Run on an image of every size first, so that an unsuitable size is reported at once.
+        ctx: Device of the model.
 
     Raises:
-        ZooError: the model refuses a size.
+        ZooError: The model refuses a size.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class TrainBatches:
                 build.dtype_of(args))
 
     def at(self, epoch: int) -> Any:
-        """The loader for an epoch from 0; the same one as long as the size is the same."""
+        """The loader for an epoch from 0: the same object as long as the size is the same."""
         size = tuple(size_at(self.args, self.config['input_size'], epoch))
         if size != self.size:
             self.loader, self.size = self.make(dict(self.config, input_size=size)), size

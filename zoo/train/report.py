@@ -1,4 +1,4 @@
-"""What a run shows and leaves behind: progress, summary.csv, curves.png and the closing table."""
+"""Shows the progress of a run and writes summary.csv, curves.png and the closing table."""
 import csv
 import io
 import json
@@ -21,17 +21,17 @@ MAX_POINTS = 2000  # of the curves; more are thinned out
 
 
 class Progress:
-    """A progress bar on a terminal, a line now and then elsewhere, nothing on other ranks.
+    """A progress bar on a terminal, occasional lines elsewhere, nothing on other ranks.
 
     Args:
-        total: Steps.
+        total: Number of steps.
         title: Shown before the bar.
-        shown: False for silence.
-        interval: Steps between lines where there is no terminal.
-        before: For the time left: seconds that the run has spent before, and the share of all its steps done then.
-        share: Of all steps of the run, what this bar covers.
-        device: Whose memory is shown, if it is a GPU.
-        logs: Where :meth:`note` writes to as well.
+        shown: False to show nothing.
+        interval: Steps between lines if there is no terminal.
+        before: For the time left: seconds that the run has taken so far, and the share of its steps done in them.
+        share: Share of all steps of the run that this bar covers.
+        device: Device whose memory is shown, if it is a GPU.
+        logs: Services that :meth:`note` writes to as well.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Progress:
         self.waited: float | None = None
 
     def waiting(self, batches: Iterable[Any]) -> Iterator[Any]:
-        """The same batches; the time until each of them is there counts as waiting for data."""
+        """Yield the same batches; the time until each of them arrives counts as waiting for data."""
         self.waited, begin = 0., time.monotonic()
         for batch in batches:
             self.waited += time.monotonic() - begin
@@ -61,7 +61,7 @@ class Progress:
             begin = time.monotonic()
 
     def step(self, images: int, **values: str) -> None:
-        """One step further: its images, and what to show (one string per name)."""
+        """Advance by one step with so many images, and show these strings by name."""
         self.images += images
         self.steps += 1
         due = self.lines and (self.steps % self.interval == 0 or self.steps == self.total)
@@ -79,7 +79,7 @@ class Progress:
         self.bar.update()
 
     def note(self, updates: int, loss: float, top1: float, lr: float) -> None:
-        """Hand a point of the curves to the logs, with the speed until now."""
+        """Write a point of the curves to the logs, with the speed so far."""
         if self.logs is None:
             return
         values = {'train/loss': loss, 'train/top1': top1, 'train/lr': lr, 'speed/images_per_second': self.speed(),
@@ -93,14 +93,14 @@ class Progress:
         return self.images / self._seconds()
 
     def data_wait(self) -> float:
-        """Share of the time that went into waiting for the loader.
+        """Share of the time spent waiting for the loader.
 
-        On a GPU that is a bound from above: steps of before may still be running there while this process waits.
+        On a GPU this is an upper bound: earlier steps may still be running there while this process waits.
         """
         return (self.waited or 0.) / self._seconds()
 
     def gpu_memory(self) -> int | None:
-        """Bytes that tensors held at most, in this process; None without a GPU."""
+        """Peak memory of this process's tensors on the GPU in bytes; None without a GPU."""
         on_gpu = self.device is not None and self.device.type == 'cuda'
         return torch.cuda.max_memory_allocated(self.device) if on_gpu else None
 
@@ -108,7 +108,7 @@ class Progress:
         return max(time.monotonic() - self.start, 1e-9)
 
     def left(self) -> float:
-        """Seconds to the end of the run, if it goes on as so far."""
+        """Seconds to the end of the run at the present speed."""
         spent, done = self.before
         done += self.share * self.steps / self.total
         return (spent + time.monotonic() - self.start) * (1 - done) / max(done, 1e-9)
@@ -130,10 +130,10 @@ def parameters(count: int) -> str:
 
 
 def read_summary(path: Path, before: int) -> list[dict[str, Any]]:
-    """The rows of an earlier run's summary up to the epoch ``before``, numbers as numbers.
+    """The rows of an earlier run's summary before the epoch ``before``, with numbers as numbers.
 
     Raises:
-        ZooError: it is not what :func:`write_summary` writes.
+        ZooError: The file is not one that :func:`write_summary` writes.
     """
     if not path.exists():
         return []
@@ -147,7 +147,7 @@ def read_summary(path: Path, before: int) -> list[dict[str, Any]]:
 
 
 def write_summary(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """One line per epoch, all of them each time: a run that is cut off leaves a whole file."""
+    """Write one line per epoch, rewriting the file each time, so that an interrupted run leaves a whole one."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, restval='', extrasaction='ignore', lineterminator='\n')
     writer.writeheader()
@@ -157,7 +157,7 @@ def write_summary(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def thin(points: list) -> list:
-    """Every second point once there are too many."""
+    """Keep every second point if there are too many."""
     return points[::2] if len(points) > MAX_POINTS else points
 
 
@@ -165,10 +165,10 @@ def draw_curves(path: Path, points: Sequence[Sequence[float]], rows: Sequence[di
     """Draw loss, accuracy and learning rate over epochs.
 
     Args:
-        path: PNG file.
-        points: [epochs done, loss, accuracy in percent, learning rate] from within the training epochs.
-        rows: Of the summary.
-        title: Above the picture.
+        path: Path of the PNG file.
+        points: [epochs done, loss, accuracy in percent, learning rate] during the training epochs.
+        rows: Rows of the summary.
+        title: Title of the picture.
     """
     figure = new_figure(13, 3.6)
     figure.suptitle(title).set_parse_math(False)  # a $ in a folder's name is a $
@@ -189,7 +189,7 @@ def draw_curves(path: Path, points: Sequence[Sequence[float]], rows: Sequence[di
 
 
 def write_results(path: Path, results: dict[str, Any] | list[dict[str, Any]], kind: str) -> None:
-    """Write figures by column, of one model or of several, as CSV with a header or as JSON."""
+    """Write the figures of one or several models, by column, as CSV with a header or as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = io.StringIO(newline='')
     if kind == 'json':
@@ -203,12 +203,12 @@ def write_results(path: Path, results: dict[str, Any] | list[dict[str, Any]], ki
 
 
 def command(*words: str) -> str:
-    """A ``python -m zoo`` command line to copy."""
+    """A ``python -m zoo`` command line for copying."""
     return shlex.join([_python(), '-m', 'zoo', *words])
 
 
 def _python() -> str:
-    """The interpreter as typed from here: its path inside this folder (a virtual environment), else ``python``."""
+    """The interpreter as one would type it here: its path if it is below this folder, else ``python``."""
     path = Path(sys.executable)
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else 'python'
 

@@ -26,7 +26,7 @@ DIGITS_CONFIG = 'quickstart_digits'  # what differs where Fashion-MNIST cannot b
 
 
 def parser() -> options.Parser:
-    """Of the command line."""
+    """The command line's parser."""
     return options.table_parser(TRAIN, 'zoo train', ABOUT)
 
 
@@ -34,7 +34,7 @@ def train(argv: Sequence[str]) -> None:
     """Train as the command line says.
 
     Raises:
-        ZooError: whatever the user can put right.
+        ZooError: a mistake of the user's.
         Interrupted: Ctrl-C; the last whole checkpoint stays.
     """
     request = read_request(Trainer, argv, parser())
@@ -96,7 +96,7 @@ def run(
 
 
 def check(args: argparse.Namespace, content: dict | None) -> None:
-    """What can be said from the options and the resumed checkpoint alone, before anything takes time."""
+    """Check the options and the resumed checkpoint before anything takes time."""
     logs.check(args)
     build.check_model_name(args.model)
     build.check_sizes(args)
@@ -131,13 +131,13 @@ def check(args: argparse.Namespace, content: dict | None) -> None:
 
 def folder_of(
         args: argparse.Namespace, flags: dict[str, Any], content: dict | None, auto: bool = False) -> Path | None:
-    """The folder of the run, None if its name needs the image size; writable, no other run's and not in use.
+    """The folder of the run, None if its name depends on the image size; checked to be writable and free.
 
-    A run goes on in the folder of its checkpoint. With ``resume=auto``, ``output`` and ``experiment`` say where to look
-    for that; beside the name of a checkpoint they are another folder, where the run branches off.
+    A run is resumed in the folder of its checkpoint. With ``resume=auto``, ``output`` and ``experiment`` say where to
+    look for it; with the path of a checkpoint, they name another folder, in which a branch of the run continues.
 
     Raises:
-        ZooError: the folder cannot be written to, holds another run, or a run is at work there.
+        ZooError: The folder cannot be written to, holds another run, or is in use.
     """
     resumed = content is not None and (auto or not {'output', 'experiment'} & set(flags))
     folder = Path(args.resume).parent if resumed else Path(args.output) / args.experiment if args.experiment else None
@@ -152,7 +152,7 @@ def folder_of(
 
 def _with_quickstart(
         request: Request, args: argparse.Namespace, ctx: build.DeviceContext) -> argparse.Namespace:
-    """The quickstart's data: Fashion-MNIST if it can be had, else the digits, with what they need."""
+    """Choose the quickstart's data: Fashion-MNIST if available, else the digits, with the options they need."""
     if args.dataset != QUICKSTART and not (request.config.get('dataset') == QUICKSTART and args.dataset == DIGITS):
         return args
     overlay, found = {}, dict(dataset=DIGITS, data_dir=None)
@@ -164,7 +164,7 @@ def _with_quickstart(
 
 
 def quickstart_data(args: argparse.Namespace, ctx: build.DeviceContext) -> dict[str, Any]:
-    """The options of the quickstart's data: Fashion-MNIST if it can be had, else the digits."""
+    """The options for the quickstart's data: Fashion-MNIST if available, else the digits."""
     found = [None]
     if ctx.primary:
         found = [fashion_mnist.obtain(args.data_dir, lambda line: print(line, flush=True))]
@@ -178,7 +178,7 @@ def quickstart_data(args: argparse.Namespace, ctx: build.DeviceContext) -> dict[
 
 
 def resumed_file(given: dict[str, Any], table: Sequence[Option]) -> str:
-    """The checkpoint to go on from, '' for none; ``auto`` is the newest there is, which may be none."""
+    """The checkpoint to resume from, '' for none; ``auto`` is the newest, if there is any."""
     if given.get('resume') != AUTO:
         return given.get('resume') or ''
     output = Path(given.get('output') or next(option.default for option in table if option.dest == 'output'))
@@ -188,10 +188,10 @@ def resumed_file(given: dict[str, Any], table: Sequence[Option]) -> str:
 
 
 def read_resumed(path: str) -> dict[str, Any]:
-    """The checkpoint of a run to go on with.
+    """Read the checkpoint of a run that is to be resumed.
 
     Raises:
-        ZooError: another program wrote it, or an entry is missing or not what it must be.
+        ZooError: Another program wrote it, or an entry is missing or wrong.
     """
     content, ours = checkpoint.read(path)
     if not ours:
@@ -205,10 +205,10 @@ def read_resumed(path: str) -> dict[str, Any]:
 
 
 def carried(content: dict[str, Any], table: Sequence[Option], source: str) -> dict[str, Any]:
-    """The options of a table that the run which wrote the checkpoint ``source`` had.
+    """Those options of a table that the run had which wrote the checkpoint ``source``.
 
     Raises:
-        ZooError: one of them is not of its type.
+        ZooError: One of them has the wrong type.
     """
     table = [option for option in table if option.dest not in NOT_CARRIED]
     return contents.typed(content['args'], table, f'{source}: args')

@@ -40,13 +40,13 @@ CURVES_SECONDS = 30  # between two drawings
 
 
 class Trainer:
-    """One run in its folder: builds the parts, goes through the epochs, keeps the books.
+    """One run in its folder: builds the parts, trains all epochs, writes checkpoints and summary.
 
     Args:
         args: Options.
         ctx: Device and rank.
-        folder: Of the run; None to name it by time, model and size.
-        content: Checkpoint to go on from.
+        folder: Folder of the run; None to name it by time, model and size.
+        content: Content of the checkpoint to resume from.
     """
 
     command, table = 'train', TRAIN
@@ -191,7 +191,7 @@ class Trainer:
         return start
 
     def _restore(self) -> int:
-        """Take over the state and the books of the checkpoint; return the epoch to start with."""
+        """Restore state, summary and files from the checkpoint; return the epoch to start with."""
         args, content = self.args, self.content
         start, self.random, note = state.restore(self.run, content, args.resume)
         if note:
@@ -205,7 +205,7 @@ class Trainer:
     # --- running
 
     def fit(self) -> None:
-        """Go through the epochs; print the closing table."""
+        """Train all epochs, then print the closing table."""
         if self.start >= self.stop:
             if self.args.start_epoch is not None:
                 raise ZooError(f'--start-epoch {self.start} leaves nothing to do: epochs count from 0 and the run has '
@@ -306,7 +306,7 @@ class Trainer:
         return options.plain({key: value for key, value in vars(self.args).items() if key in known})
 
     def _description(self) -> dict[str, Any]:
-        """What it takes to rebuild model and preprocessing from a checkpoint alone."""
+        """The entries from which model and preprocessing can be rebuilt."""
         return dict(
             arch=self.args.model, version=checkpoint.VERSION, args=self._recorded(),
             data_config=options.plain(self.config), num_classes=self.classes,

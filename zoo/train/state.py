@@ -1,9 +1,9 @@
-"""All of a run at one moment, as plain types and tensors: what a checkpoint holds and a resumed run starts from.
+"""The state of a run as plain types and tensors, which a checkpoint holds and a resumed run starts from.
 
-At the end of an epoch that is weights, averages, optimizer, scaler and the number of updates. In the middle of one it
-is also how many of its batches are done, the sums of loss and accuracy so far, and, of each process, the state of the
-random generators and the batch-norm statistics; with these a resumed run is the unbroken run, bit by bit, as long as
-torch, the device and the number of processes are the same.
+At the end of an epoch these are weights, averages, optimizer, scaler and the number of updates. In the middle of an
+epoch they are also the number of batches done, the sums of loss and accuracy so far, and each process's random
+generators and batch-norm statistics. With these a resumed run equals an uninterrupted one bit by bit, as long as torch,
+the device and the number of processes are the same.
 """
 import argparse
 import os
@@ -27,15 +27,15 @@ GENERATOR = '_sr_generator'  # of timm's averaged weights: rounds bfloat16
 
 
 def capture(run: TrainState, epoch: int, description: Mapping[str, Any]) -> dict[str, Any]:
-    """All that a checkpoint holds, loadable with ``weights_only=True``; every process must call it.
+    """The content of a checkpoint, loadable with ``weights_only=True``; every process must call this.
 
     Args:
         run: The run.
-        epoch: The last one that is finished.
-        description: What it takes to rebuild model and preprocessing.
+        epoch: The last finished epoch.
+        description: Entries from which model and preprocessing can be rebuilt.
 
     Returns:
-        The state; in other processes than the first it may lack tensors.
+        The state; in processes other than the first it may lack tensors.
     """
     task, ctx = run.task, run.feed.ctx
     state = dict(
@@ -60,19 +60,19 @@ def capture(run: TrainState, epoch: int, description: Mapping[str, Any]) -> dict
 
 
 def restore(run: TrainState, content: dict[str, Any], source: str) -> tuple[int, dict[str, Any] | None, str]:
-    """Take over what :func:`capture` has written; the weights themselves are in the model already.
+    """Restore what :func:`capture` returned, except the weights, which are in the model already.
 
     Args:
         run: A new run.
-        content: Of the checkpoint.
+        content: Content of the checkpoint.
         source: Name of the file, for messages.
 
     Returns:
-        The epoch to start with; if it starts in the middle, the state of the random generators, for
-        :func:`zoo.train.data.sampling.restore_random` right before its first batch; and a line to say, or ''.
+        The epoch to start with; if that starts in the middle, the state of the random generators, for
+        :func:`zoo.train.data.sampling.restore_random` right before its first batch; and a line to print, or ''.
 
     Raises:
-        ZooError: averaged weights or optimizer do not fit.
+        ZooError: Averaged weights or optimizer do not fit.
     """
     args, task = run.args, run.task
     if task.has_ema() and 'state_dict_ema' in content:
@@ -124,7 +124,7 @@ def explained(error: Exception, args: argparse.Namespace) -> ZooError | None:
 
 
 def place_schedule(run: TrainState, start: int, updates: int | None = None) -> None:
-    """Bring the schedule to the beginning of epoch ``start``, or to an update within it."""
+    """Advance the schedule to the beginning of epoch ``start``, or to an update within it."""
     run.updates = start * run.updates_per_epoch if updates is None else updates
     if run.schedule is None or not run.updates:
         return
@@ -135,20 +135,20 @@ def place_schedule(run: TrainState, start: int, updates: int | None = None) -> N
 
 
 def _order(run: TrainState) -> sampling.ResumableBatchSampler | None:
-    """The order of the training images; None for streams, which cannot be entered in the middle."""
+    """The sampler of the training images; None for streams, which cannot be started in the middle."""
     order = getattr(run.train_batches, 'sampler', None)
     return order if isinstance(order, sampling.ResumableBatchSampler) else None
 
 
 def _place(run: TrainState) -> dict[str, Any]:
-    """What must be the same for a batch number to mean the same images."""
+    """The facts that must be equal for a batch number to mean the same images."""
     args, order = run.args, _order(run)
     return dict(world_size=order.world_size, batch_size=order.batch_size, images=order.count, seed=order.seed,
                 aug_repeats=float(order.repeats), grad_accum_steps=args.grad_accum_steps)
 
 
 def _of_process(run: TrainState) -> dict[str, Any]:
-    """What each process has for itself."""
+    """The part of the state that differs between processes."""
     sums = [average.sums.cpu() for average in (run.whole, run.recent)]
     state = dict(random=sampling.random_state(run.feed.ctx.device), sums=sums)
     if run.feed.ctx.distributed:
@@ -215,12 +215,12 @@ def _check_moments(
 
 
 def _restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any], source: str, keep_lr: bool) -> None:
-    """Load an optimizer's state, but not its hyper-parameters: those are what this call asks for.
+    """Load an optimizer's state except its hyper-parameters, which the present options determine.
 
-    ``keep_lr`` takes the learning rates over too, where they are not a function of the epoch.
+    ``keep_lr`` restores the learning rates too, for schedules that are not a function of the epoch.
 
     Raises:
-        ZooError: it is of other parameters, or its numbers are not finite.
+        ZooError: It belongs to other parameters, or its numbers are not finite.
     """
     asked = HYPERPARAMETERS[2:] if keep_lr else HYPERPARAMETERS
     fresh = [{key: group[key] for key in asked if key in group} for group in optimizer.param_groups]

@@ -1,4 +1,4 @@
-"""What a model learns from: labels, labels through a second classifier, a teacher.
+"""Training tasks: classification, with an auxiliary classifier, or with a teacher.
 
 A teacher is a trained model that sees the same images (Hinton et al., "Distilling the Knowledge in a Neural Network",
 arXiv 1503.02531; Touvron et al., "Training data-efficient image transformers & distillation through attention",
@@ -24,8 +24,8 @@ class AuxiliaryTask(ClassificationTask):
 
     Args:
         model: Returns a tuple of logits ``[B, classes]`` in training, the main ones first.
-        weight: Of the second loss.
-        **task: criterion, device, verbose of timm's task.
+        weight: Weight of the second loss.
+        **task: Arguments of timm's task: criterion, device, verbose.
     """
 
     def __init__(self, model: nn.Module, weight: float, **task: Any):
@@ -42,17 +42,17 @@ class AuxiliaryTask(ClassificationTask):
 def make_task(
         args: argparse.Namespace, model: nn.Module, loss: nn.Module, ctx: build.DeviceContext,
         config: Mapping[str, Any]) -> ClassificationTask:
-    """The task of the options around a model on its device.
+    """Build the task of the options around a model on its device.
 
     Args:
         args: Options.
-        model: To be trained; a second classifier that it may have is switched on.
-        loss: On the labels.
-        ctx: Device.
-        config: input_size, mean and std of the images.
+        model: The model to train, whose second classifier is switched on if the task needs it.
+        loss: The loss on the labels.
+        ctx: Device and rank.
+        config: ``input_size``, ``mean`` and ``std`` of the images.
 
     Raises:
-        ZooError: the model or the teacher cannot do what is asked.
+        ZooError: The model or the teacher does not support the task.
     """
     shared = dict(criterion=loss, device=ctx.device, verbose=False)
     if args.kd_model_name:
@@ -66,10 +66,10 @@ def make_task(
 
 
 def check(args: argparse.Namespace) -> None:
-    """What can be said of the teacher from the options alone.
+    """Check the options of the teacher before anything is built.
 
     Raises:
-        ZooError: an unknown teacher, or a file or an option that does not go with it.
+        ZooError: The teacher is unknown, or a file or an option does not go with it.
     """
     if not args.kd_model_name:
         if args.kd_teacher_checkpoint:
@@ -85,19 +85,19 @@ def check(args: argparse.Namespace) -> None:
 def make_teacher(
         args: argparse.Namespace, classes: int, ctx: build.DeviceContext,
         config: Mapping[str, Any]) -> tuple[nn.Module, Mapping[str, Any]]:
-    """The teacher of the options, frozen: with its published weights, or with those of ``kd_teacher_checkpoint``.
+    """Build the frozen teacher of the options, with published weights or those of ``kd_teacher_checkpoint``.
 
     Args:
         args: Options.
-        classes: Of the model that it teaches.
-        ctx: Device.
-        config: input_size of the images.
+        classes: Number of classes of the model that it teaches.
+        ctx: Device and rank.
+        config: ``input_size`` of the images.
 
     Returns:
-        The teacher and the data config of its images, whose mean and std count.
+        The teacher, and its data config, whose ``mean`` and ``std`` it needs.
 
     Raises:
-        ZooError: no such weights, other classes, or images that it cannot take.
+        ZooError: There are no such weights, they have other classes, or the teacher refuses images of this size.
     """
     asked = dict.fromkeys(PREPROCESSING) | dict(
         model=args.kd_model_name, model_kwargs=args.kd_model_kwargs, num_classes=None, gp=None, pretrained=True,
@@ -166,7 +166,7 @@ def _distillation(
 
 
 def _set_statistics(task: nn.Module, config: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    """Let the teacher see the images normalised as it knows them, whatever the model's own config says."""
+    """Make the teacher see images with its own normalisation, whatever the model's is."""
     if all(tuple(config[key]) == tuple(expected[key]) for key in ('mean', 'std')):
         task.student_mean = task.student_std = None  # timm then hands the images on as they are
         return

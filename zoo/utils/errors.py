@@ -1,4 +1,4 @@
-"""Mistakes that a user can make, said in one line."""
+"""Errors that users can cause, each reported in one line."""
 import argparse
 import difflib
 import importlib.util
@@ -18,14 +18,15 @@ EXTRA = 'pip install "backbone-zoo[train]"'
 
 
 class ZooError(ValueError):
-    """What went wrong and what to do about it, in one line: printed without a traceback, exit code 2.
+    """An error that a user can cause and correct; commands print it in one line, without a traceback.
 
-    The library names arguments in backquotes, which :func:`cli_main` translates to flags.
+    Its message says what is wrong and what to do about it. It names arguments in backquotes, which :func:`cli_main`
+    translates to flags. The exit code of a command is 2.
     """
 
 
 class Unreadable(ZooError):
-    """A file of the data cannot be read."""
+    """A file of the data set cannot be read."""
 
     def __init__(self, message: str):
         # from a loading process torch brings the traceback as the message, which ends with name and message
@@ -33,18 +34,18 @@ class Unreadable(ZooError):
 
 
 class NotFinite(ZooError):
-    """A loss or a weight is no longer a number."""
+    """A loss or a weight is not finite."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C, with the line that says how to go on."""
+    """Ctrl-C, with a line that says how to continue."""
 
 
 class GracefulInterrupt:
-    """Within this context the first Ctrl-C is a request that loops read at safe points; the second acts at once.
+    """Within this context, the first Ctrl-C is a request that loops check at safe points; the second acts at once.
 
-    A KeyboardInterrupt out of nowhere can be lost (Python drops it in destructors) or fall between two files that
-    belong together.
+    A KeyboardInterrupt at an arbitrary point can be lost (Python ignores it in destructors) or separate the writing of
+    two files that belong together.
     """
 
     def __init__(self) -> None:
@@ -81,10 +82,10 @@ def did_you_mean(name: str, known: Iterable[str], count: int = 3) -> str:
 
 
 def require_packages(*modules: str, extra: str = EXTRA) -> None:
-    """Check that the packages of an extra are there, ``train`` by default, before any work is done.
+    """Check, before any work is done, that the packages of an extra are installed, by default ``train``.
 
     Raises:
-        ZooError: naming the one that is missing and the command that installs it.
+        ZooError: The message names the missing package and the command that installs it.
     """
     for name in modules:
         if name not in sys.modules and importlib.util.find_spec(name) is None or sys.modules.get(name, True) is None:
@@ -97,13 +98,13 @@ def format_error(error: BaseException) -> str:
 
 
 def printable(text: str) -> str:
-    """A text of whatever origin in one line, without characters that control a terminal: those appear as escapes."""
+    """Any text in one line, with characters that control a terminal replaced by escapes."""
     line = ' '.join(text.split())
     return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in line)
 
 
 def with_flags(text: str, parser: argparse.ArgumentParser) -> str:
-    """An error of the library in the words of a command line: arguments in backquotes that are options become flags."""
+    """Translate an error of the library for a command line: options in backquotes become flags."""
     known = _flags_of(parser)
     return re.sub(r'(?<!`)`([a-z]\w*)`(?!`)', lambda match: known.get(match[1], match[0]), text)
 
@@ -122,15 +123,15 @@ def _flags_of(parser: argparse.ArgumentParser) -> dict[str, str]:
 def cli_main(
         program: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None,
         parser: Callable[[], argparse.ArgumentParser] | None = None) -> int:
-    """Run a program; turn what users can cause into one line on stderr.
+    """Run a program and print errors that users can cause in one line on stderr.
 
     Args:
-        program: Takes the command line.
-        argv: Command line without the program's name; ``sys.argv[1:]`` by default.
-        parser: Makes the program's parser: arguments in backquotes that it has become flags in errors.
+        program: Called with the command line.
+        argv: Command line without the program's name; by default ``sys.argv[1:]``.
+        parser: Makes the program's parser, whose options become flags in errors that name them in backquotes.
 
     Returns:
-        Exit code: 0, 2 for a mistake (``--debug`` shows its traceback), 130 for Ctrl-C.
+        The exit code: 0, 2 for a user's error (``--debug`` shows its traceback), or 130 for Ctrl-C.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
@@ -152,6 +153,6 @@ def cli_main(
 
 
 def _cut(text: str) -> str:
-    """A text whose overlong words have only their ends."""
+    """Shorten the overlong words of a text to their beginnings and ends."""
     half = LONGEST // 2
     return ' '.join(word if len(word) <= LONGEST else f'{word[:half]}...{word[-half:]}' for word in text.split(' '))

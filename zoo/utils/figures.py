@@ -1,4 +1,4 @@
-"""Figures of matplotlib that need no display, written whole or not at all."""
+"""Figures of matplotlib that need no display and are written atomically."""
 import io
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ FORMATS = ('.png', '.svg', '.pdf')
 
 
 def new_figure(width: float, height: float) -> Any:
-    """An empty figure of matplotlib, in inches, whose parts find their places themselves."""
+    """An empty figure of matplotlib, with size in inches and constrained layout."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -19,7 +19,7 @@ def new_figure(width: float, height: float) -> Any:
 
 
 def write_figure(path: Path, figure: Any) -> None:
-    """Write a figure as its path's suffix says: png, svg, pdf, ... The same figure gives the same SVG."""
+    """Write a figure in the format of the path's suffix: png, svg, pdf, ... Equal figures give equal SVG files."""
     from matplotlib import rc_context
 
     image = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Files and folders that are whole or absent: written beside their place, flushed, then moved in."""
+"""Atomic writing of files and folders (written beside their place, flushed, then renamed), and locks."""
 import logging
 import os
 import shutil
@@ -20,15 +20,20 @@ ZIP_WRITER = 'inline_container'  # where torch.save's errors come from
 
 @contextmanager
 def atomic_write(path: Path, mark: str | None = None) -> Iterator[Path]:
-    """The path of a draft beside ``path`` that takes its place at the end; on an error nothing has changed.
+    """The path of a draft, which replaces ``path`` at the end of this context; after an error nothing has changed.
+
+    >>> with atomic_write(Path('figures.csv')) as draft:
+    ...     _ = draft.write_text('a,b')
+    >>> Path('figures.csv').read_text()
+    'a,b'
 
     Args:
-        path: Of the file, which may exist.
-        mark: Ends the draft's name, by default the process's number. Whoever holds a lock on ``path`` can name one, and
-            so write over what a killed process has left.
+        path: Path of the file, which may exist.
+        mark: End of the draft's name, by default the process id. Whoever holds a lock on ``path`` can choose one, to
+            overwrite what a killed process left.
 
     Raises:
-        OSError: The system's: no room, no permission, ...
+        OSError: An error of the system: no space, no permission, ...
     """
     draft = path.with_name(f'.{path.name}.{mark or os.getpid()}')
     draft.unlink(missing_ok=True)  # a link there would be followed
@@ -42,7 +47,7 @@ def atomic_write(path: Path, mark: str | None = None) -> Iterator[Path]:
 
 
 def link(source: Path, target: Path) -> None:
-    """Give a file a second name, replacing what had it; a copy where the file system has no hard links."""
+    """Hard-link a file to ``target``, replacing what is there; copy it if the file system has no hard links."""
     try:
         with atomic_write(target) as draft:
             draft.unlink(missing_ok=True)
@@ -54,11 +59,11 @@ def link(source: Path, target: Path) -> None:
 
 @contextmanager
 def atomic_dir(folder: Path) -> Iterator[Path]:
-    """A hidden folder beside ``folder`` that becomes it at the end; on an error nothing is left.
+    """A hidden folder that becomes ``folder`` at the end of this context; after an error nothing is left.
 
     Raises:
-        ZooError: ``folder`` has something in it.
-        OSError: The system's.
+        ZooError: ``folder`` is not empty.
+        OSError: An error of the system.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ZooError(f'{folder} is not an empty folder; name one that does not exist')
@@ -79,13 +84,13 @@ def atomic_dir(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
-    """Have a folder, which is made if there is none, to oneself among all processes.
+    """Lock a folder for this process; it is created if it does not exist.
 
-    The system lets go of it when the process ends, however that happens; a file server may take a while to notice that
-    a machine is gone, so a lock of another machine is waited for.
+    The system releases the lock when the process ends, in whatever way. A file server may take a while to notice that a
+    machine is gone, so a lock of another machine is waited for.
 
     Raises:
-        ZooError: another process has it.
+        ZooError: Another process holds the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK  # it stays: who removes it may take it from the next one
@@ -116,14 +121,14 @@ def _acquire(lock: FileLock, path: Path) -> None:
 
 
 def check_writable(folder: Path, option: str = '`output`') -> None:
-    """Check that a folder can be made or written to, without making it.
+    """Check that a folder can be written to, or created, without creating it.
 
     Args:
-        folder: Which.
-        option: What to change if it cannot, for the message.
+        folder: The folder.
+        option: The option to change if it cannot, for the message.
 
     Raises:
-        ZooError: naming the part of the path that is in the way.
+        ZooError: It cannot; the message names the part of the path that is in the way.
     """
     place = folder.absolute()
     while not os.path.lexists(place) and place != place.parent:
@@ -135,10 +140,10 @@ def check_writable(folder: Path, option: str = '`output`') -> None:
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
-    """Let ``write`` fill a file that appears at ``path`` only when it is complete and on the disk.
+    """Call ``write`` with a file that appears at ``path`` only when it is complete and on disk.
 
     Raises:
-        ZooError: the disk is full, or the like; what was at ``path`` is as it was.
+        ZooError: The file cannot be written, for example because the disk is full; ``path`` is unchanged.
     """
     try:
         with atomic_write(path) as draft, open(draft, 'wb') as file:
@@ -162,7 +167,7 @@ def _flush(path: Path) -> None:
 
 
 def _flush_names(folder: Path) -> None:
-    """The names in a folder outlast a power cut too; not every system can."""
+    """Flush the names in a folder, so that they survive a power cut, on systems that can do that."""
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError:

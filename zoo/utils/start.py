@@ -1,4 +1,4 @@
-"""``python -m zoo`` imports the package before its command begins, for seconds; then, too, Ctrl-C is one line."""
+"""Makes Ctrl-C print one line even while ``python -m zoo`` still imports the package, which takes seconds."""
 import os
 import sys
 from types import TracebackType

@@ -1,2 +1,2 @@
-"""The version of the zoo: the only place that says it; the wheel reads it here."""
+"""The version of the zoo, in this place only; the wheel reads it here."""
 __version__ = '0.1.0'

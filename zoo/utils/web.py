@@ -1,4 +1,4 @@
-"""Plain web addresses: opened without a redirect to another scheme, read within limits, named without secrets."""
+"""Opens web addresses without redirects to another scheme, reads them within limits, prints them without secrets."""
 import copy
 import http.client
 import re
@@ -21,15 +21,15 @@ _IN_TEXT = re.compile(rf'(?<![a-z0-9+.-])[a-z][a-z0-9+.-]*://{_REST}|[?#][^\s"\'
 
 
 class WebError(ZooError):
-    """Why an address or a server's answer is not accepted: words that fit in brackets behind the address."""
+    """An address or a server's response is not accepted; the message fits in brackets behind the address."""
 
 
 class TooLarge(WebError):
-    """There is more of it than may be."""
+    """The response is larger than allowed."""
 
 
 class TooSlow(WebError):
-    """It arrives at less than :data:`SLOWEST`."""
+    """The response arrives more slowly than :data:`SLOWEST`."""
 
 
 class SameScheme(urllib.request.HTTPRedirectHandler):
@@ -48,17 +48,17 @@ class SameScheme(urllib.request.HTTPRedirectHandler):
 
 
 def open_address(address: str, timeout: float, headers: dict[str, str]) -> http.client.HTTPResponse:
-    """The answer to a GET of an http(s) address, by the handlers of ``urllib.request.install_opener``.
+    """GET an http(s) address, with the handlers of ``urllib.request.install_opener``, and return the response.
 
     Args:
-        address: Where.
-        timeout: Seconds without a byte.
-        headers: Of the request.
+        address: The address.
+        timeout: Seconds to wait for data.
+        headers: Headers of the request.
 
     Raises:
-        urllib.error.HTTPError: a status that is no success, or a redirect to another scheme.
-        WebError: the address, or the one that it redirects to, is not valid, or has a user name in it.
-        OSError, http.client.HTTPException: the server does not answer, or not in HTTP.
+        urllib.error.HTTPError: The status is not a success, or a redirect leads to another scheme.
+        WebError: The address, or one that it redirects to, is not valid or contains a user name.
+        OSError, http.client.HTTPException: The server does not respond, or not in HTTP.
     """
     _check(address)
     # a copy of each, because a handler knows the one opener that it belongs to
@@ -76,10 +76,10 @@ def open_address(address: str, timeout: float, headers: dict[str, str]) -> http.
 
 
 def declared_size(headers: Message) -> int | None:
-    """Bytes of the body as the server declares them, None if it does not.
+    """The size of the body in bytes that the server declares; None if it declares none.
 
     Raises:
-        WebError: that is not a number.
+        WebError: The declared size is not a number.
     """
     size = headers.get('Content-Length')
     if size is not None and not re.fullmatch('[0-9]{1,18}', size.strip()):
@@ -88,17 +88,17 @@ def declared_size(headers: Message) -> int | None:
 
 
 def read_blocks(response: http.client.HTTPResponse, most: int) -> Iterator[bytes]:
-    """The body of an answer, as it arrives.
+    """Yield the body of a response as it arrives.
 
     Args:
-        response: Of :func:`open_address`.
-        most: Bytes that are accepted.
+        response: The result of :func:`open_address`.
+        most: Largest accepted number of bytes.
 
     Raises:
-        TooLarge: there are more; the first ``most`` have been yielded, or none if the server declares more.
-        TooSlow: it arrives at less than :data:`SLOWEST`, on average over :data:`PATIENCE`.
-        WebError: the declared size is not a number.
-        OSError, http.client.HTTPException: the connection fails.
+        TooLarge: There are more; the first ``most`` have been yielded, or none if the server declares more.
+        TooSlow: Data arrives more slowly than :data:`SLOWEST`, on average over :data:`PATIENCE`.
+        WebError: The declared size is not a number.
+        OSError, http.client.HTTPException: The connection fails.
     """
     declared = declared_size(response.headers)
     if declared is not None and declared > most:
@@ -122,7 +122,7 @@ def read_blocks(response: http.client.HTTPResponse, most: int) -> Iterator[bytes
 
 
 def shown(address: str) -> str:
-    """An address as it may be printed: without user name, password, and what may be a secret in its query."""
+    """An address for printing, without user name, password and possible secrets in its query."""
     place, query = re.fullmatch(r'([^?#]*)[?#]?(.*)', address, re.S).groups()
     kept = [part if part.partition('=')[0] in SHOWN else '...' for part in query.split('&') if part]
     place = re.sub('(?<=://)[^/]*@', '', place)
@@ -130,14 +130,14 @@ def shown(address: str) -> str:
 
 
 def reason(error: BaseException | str) -> str:
-    """The gist of an error or of what a server says, in one line without secrets."""
+    """The essence of an error or of a server's message, in one line without secrets."""
     text = str(error) if isinstance(error, str) else format_error(getattr(error, 'reason', None) or error)
     text = printable(_IN_TEXT.sub(lambda found: shown(found[0]), text[:2000]))
     return text if len(text) <= 200 else f'{text[:197]}...'
 
 
 def _check(address: str) -> None:
-    """Refuse what urllib would tell the user about in words that hold a password or a part of the query."""
+    """Refuse addresses for which urllib's error messages would contain a password or a part of the query."""
     if re.match('[^/?#]*//[^/?#]*@', address):
         raise WebError('user names and passwords in an address are not sent')
     if re.search(r'[\s\x00-\x1f\x7f]', address):

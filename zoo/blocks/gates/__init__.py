@@ -53,22 +53,28 @@ def gate_factory(gate: str | GateFactory, **options: Any) -> GateFactory:
 
 
 def add_gates(model: nn.Module, gate: str | GateFactory, where: Where = None, **options: Any) -> nn.Module:
-    """Put gates into a ResNet-like or MobileNet-like model of timm, in place.
+    """Insert gates into a ResNet-like or MobileNet-like model of timm, in place.
 
-    A gate stands behind the last norm of a block's branch, before the shortcut is added. The model's own weights are
-    untouched; those of the gates are new.
+    >>> model = zoo.add_gates(timm.create_model('resnet18'), 'eca', where=(2, 3), kernel_size=5)
+    >>> model(torch.randn(2, 3, 64, 64)).shape
+    torch.Size([2, 1000])
+
+    A gate follows the last norm of a block's branch, before the shortcut is added. The weights of the model do not
+    change; those of the gates are new.
 
     Args:
         model: ``timm.create_model('resnet50')``, ``'mobilenetv2_100'``, ...
-        gate: A name from ``GATES``, or a factory: called with a :class:`GateContext`, ``device`` and ``dtype``.
-        where: Stages, from 0, or a function that says of a :class:`GateContext` whether it gets a gate; all when None.
-        **options: Of the gate, as ``kernel_size=3``.
+        gate: A name in ``GATES``, or a factory, which is called with a :class:`GateContext`, ``device`` and ``dtype``.
+        where: Indices of the stages, or a function that tells for a :class:`GateContext` whether the block gets a gate;
+            None for all blocks.
+        **options: Keyword arguments of the gate, such as ``kernel_size=3``.
 
     Returns:
-        The model.
+        The same model.
 
     Raises:
-        ZooError: An unknown gate; a model without a place for gates, or with gates; no block that is meant.
+        ZooError: An unknown gate, a model that has no place for gates or has gates already, or a ``where`` that selects
+            no block.
     """
     if not insert_gates(model, gate_factory(gate, **options), where):
         raise ZooError(f'where={where!r} means no block of {type(model).__name__}: stages count from 0')

@@ -16,11 +16,16 @@ _loaded = False
 def register_mixer(name: str) -> Callable[[type[TokenMixer]], type[TokenMixer]]:
     """Make a mixer available by name to every tool: ``zoo_hybrid``, the arena, benchmarks.
 
-    >>> @register_mixer('fourier')
-    ... class FourierMixer(TokenMixer):
-    ...     ...
+    >>> @register_mixer('column_mean')
+    ... class ColumnMean(TokenMixer):
+    ...     def __init__(self, dim, device=None, dtype=None):
+    ...         super().__init__()
+    ...     def forward(self, x):  # [B, H, W, C] -> the same
+    ...         return x.mean(1, keepdim=True).expand_as(x)
+    >>> type(zoo.create_hybrid('swin_tiny', 'column_mean').stages[0].blocks[0].mixer).__name__
+    'ColumnMean'
 
-    A package makes its mixers known to those who have installed it by an entry point:
+    An installed package announces its mixers by an entry point:
 
     .. code-block:: toml
 
@@ -30,7 +35,7 @@ def register_mixer(name: str) -> Callable[[type[TokenMixer]], type[TokenMixer]]:
     or ``'my_package.mixers'``, a module that registers one or more.
 
     Raises:
-        ZooError: The name is taken, or the class is no :class:`TokenMixer`.
+        ZooError: The name is taken, or the class is not a :class:`TokenMixer`.
     """
     def register(cls: type[TokenMixer]) -> type[TokenMixer]:
         if not (isinstance(cls, type) and issubclass(cls, TokenMixer)):
@@ -45,8 +50,12 @@ def register_mixer(name: str) -> Callable[[type[TokenMixer]], type[TokenMixer]]:
 def list_mixers(class_token: bool | None = None) -> list[str]:
     """Names of all mixers, sorted.
 
+    >>> 'rala' in list_mixers(class_token=True), 'hilo' in list_mixers(class_token=True)
+    (True, False)
+
     Args:
-        class_token: True for those that run in every host, beside a class token too; False for those of maps alone.
+        class_token: True for mixers that run beside a class token, so in every host; False for those that take maps
+            only; None for all.
     """
     _load_plugins()
     return sorted(
@@ -54,7 +63,7 @@ def list_mixers(class_token: bool | None = None) -> list[str]:
 
 
 def mixer_class(name: str) -> type[TokenMixer]:
-    """The mixer of a name.
+    """The class that is registered under a name.
 
     Raises:
         ZooError: An unknown name.

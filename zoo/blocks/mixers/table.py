@@ -20,14 +20,15 @@ Mixers = Sequence[Row]  # by stage
 class MixerTable:
     """A factory that takes the mixer of each block from a table.
 
-    >>> MixerTable(('rala', 'rala', 'rope_softmax', 'rope_softmax'))  # by stage
-    >>> MixerTable(('scale_aware', 'scale_aware', ('scale_aware', 'softmax'), 'softmax'))  # by turns in the third
-    >>> MixerTable(('agent', 'agent', ('agent', 'agent', 'window', ...), 'window'))  # two agents, then windows
+    >>> by_stage = MixerTable(('rala', 'rala', 'rope_softmax', 'rope_softmax'))
+    >>> alternating_in_stage_3 = MixerTable(('scale_aware', 'scale_aware', ('scale_aware', 'softmax'), 'softmax'))
+    >>> two_agents_then_windows = MixerTable(('agent', 'agent', ('agent', 'agent', 'window', ...), 'window'))
 
     Args:
-        mixers: One entry for each stage: a name or a factory; several, which the blocks have by turns, or, with ``...``
-            behind them, one after the other, the last one in all further blocks; None for a stage without mixers.
-        options: Keyword arguments; each goes to the mixers that take it.
+        mixers: One entry per stage: a name or a factory; a sequence of them, which alternate from block to block, or,
+            if it ends with ``...``, come one after the other, the last one in all further blocks; None for a stage
+            without mixers.
+        options: Keyword arguments; each is passed to the mixers that take it.
 
     Raises:
         ZooError: An unknown name, ``...`` in another place, or an option that no mixer of the table takes; when called,

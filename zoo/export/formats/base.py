@@ -1,4 +1,4 @@
-"""What a format of exported models is made of."""
+"""The base of all export formats."""
 import copy
 import json
 import re
@@ -21,12 +21,12 @@ DYNAMIC = {0: torch.export.Dim('batch', min=1, max=64), 2: torch.export.Dim('hei
 
 @dataclass(frozen=True)
 class Options:
-    """How a model is exported.
+    """Options of an export.
 
     Args:
-        dynamic: For any batch, height and width.
-        half: In float16.
-        int8: With 8-bit weights of linear layers.
+        dynamic: Support any batch size, height and width.
+        half: Convert to float16.
+        int8: Quantise the weights of linear layers to 8 bits.
     """
 
     dynamic: bool = False
@@ -36,17 +36,17 @@ class Options:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a file says of its model: how to prepare images, and what the outputs mean.
+    """Metadata of an exported file: how to prepare images, and what the outputs mean.
 
     Args:
-        model: Name.
-        input_size: Channels, height and width.
-        mean: Of each channel, of values in [0, 1].
-        std: Of each channel.
-        interpolation: Of resizing.
-        crop_pct: Image size over resize size.
+        model: Name of the model.
+        input_size: Channels, height and width in pixels.
+        mean: Mean of each channel, for values from 0 to 1.
+        std: Standard deviation of each channel, likewise.
+        interpolation: Interpolation for resizing.
+        crop_pct: Size of the image divided by the size that images are resized to.
         crop_mode: 'center', 'squash' or 'border'.
-        class_names: By index; None if they are not known.
+        class_names: Names of the classes by index; None if they are not known.
     """
 
     model: str
@@ -59,18 +59,18 @@ class Facts:
     class_names: list[str] | None
 
     def texts(self) -> dict[str, str]:
-        """Each fact as JSON, a name or mode as it is; what is not known is left out."""
+        """The known fields as strings: names and modes as they are, anything else as JSON."""
         return {key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
                 for key, value in asdict(self).items() if value is not None}
 
 
 class Recording:
-    """A model and images to record it for; each program is recorded once.
+    """A model and example images for ``torch.export``; each program is recorded once.
 
     Args:
-        model: In eval mode.
+        model: A model in eval mode.
         images: ``[B, C, H, W]``.
-        dynamic: For any batch, height and width; otherwise for the shape of the images.
+        dynamic: Record for any batch size, height and width, not just for the shape of the images.
     """
 
     def __init__(self, model: nn.Module, images: Tensor, dynamic: bool = False):
@@ -79,7 +79,7 @@ class Recording:
 
     @torch.no_grad()
     def program(self, half: bool = False, int8: bool = False) -> ExportedProgram:
-        """In float16 or with 8-bit linear layers if asked for; of a fixed size with constants folded."""
+        """The program, in float16 or with 8-bit linear layers on request, with folded constants unless dynamic."""
         if (half, int8) not in self._programs:
             self._programs[half, int8] = self._record(half, int8)
         return self._programs[half, int8]
@@ -108,17 +108,17 @@ def _quantized(model: nn.Module) -> nn.Module:
 
 
 class Format(NamedTuple):
-    """A format.
+    """An export format.
 
     Args:
-        title: For people.
-        suffix: Of its files.
+        title: Name for people.
+        suffix: Suffix of its files.
         packages: Modules that it needs.
-        extra: Of backbone-zoo that installs them.
-        takes: Those of :class:`Options` that it has.
+        extra: The extra of backbone-zoo that installs them.
+        takes: The fields of :class:`Options` that it supports.
         write: Writes a recorded model to a path.
-        run: Logits of a file, which takes images of that shape; None where its runtime does not run here.
-        missing: Finds the operators that it lacks in the text of an error.
+        run: Computes the logits of a file for images of the recorded shape; None where its runtime does not run here.
+        missing: Finds the names of unsupported operators in the text of an error.
     """
 
     title: str
@@ -131,7 +131,7 @@ class Format(NamedTuple):
     missing: tuple[re.Pattern, ...]
 
     def operators_in(self, text: str) -> list[str]:
-        """The operators that an error says the format lacks, in order."""
+        """The operators that an error names as unsupported, in order."""
         found = [name for pattern in self.missing for match in pattern.finditer(text)
                  for name in re.split(r'[,\s]+', match[1]) if name]
         return list(dict.fromkeys(name.strip("'\"{}") for name in found))
@@ -143,5 +143,5 @@ def patterns(*texts: str) -> tuple[re.Pattern, ...]:
 
 
 def first_float(outputs: Sequence) -> Tensor:
-    """The logits among what a runtime gives, in float32."""
+    """The logits among the outputs of a runtime, in float32."""
     return torch.as_tensor(outputs[0]).float()

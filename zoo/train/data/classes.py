@@ -1,6 +1,6 @@
-"""The class names of a run: one list, from its training data, numbers every other split by name.
+"""The class names of a run: one list, taken from its training data, by which the classes of every split are numbered.
 
-Checkpoints hold it as ``class_names``, beside ``data_fingerprint``, by which a resumed run knows its data again.
+Checkpoints hold it as ``class_names``, beside ``data_fingerprint``, by which a resumed run recognises its data.
 """
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ def names_of(dataset: Dataset) -> Names | None:
     """Names of a data set's classes in the order of its own numbers, None for numbers without a name.
 
     Returns:
-        None if the data set does not say.
+        None if the data set has no names.
     """
     reader = getattr(dataset, 'reader', None)
     numbers = getattr(reader, 'class_to_idx', None) or getattr(reader, 'class_name_to_idx', None)
@@ -33,10 +33,10 @@ def names_of(dataset: Dataset) -> Names | None:
 
 
 def names_in(content: Mapping[str, Any] | None) -> Names | None:
-    """The class names in a checkpoint, None without.
+    """The class names in a checkpoint; None if it has none.
 
     Raises:
-        ZooError: they are not a list of names.
+        ZooError: They are not a list of names.
     """
     names = (content or {}).get('class_names')
     if names is None:
@@ -47,14 +47,14 @@ def names_in(content: Mapping[str, Any] | None) -> Names | None:
 
 
 def chosen_names(chosen: Sequence[str] | None, own: Names | None) -> Names | None:
-    """The names that a user has listed, in the order of the numbers that they get; without a list those of the data.
+    """The class names in the order of their numbers: those that the user lists, or else those of the data.
 
     Args:
-        chosen: The list; it may have names that the data lacks.
+        chosen: The user's list, which may have names that the data lacks.
         own: :func:`names_of` the training data.
 
     Raises:
-        ZooError: a name is empty or there twice, or one of the data is missing.
+        ZooError: A name is empty or occurs twice, or a name of the data is missing.
     """
     if chosen is None:
         return own
@@ -72,13 +72,13 @@ def number_by(dataset: Dataset, names: Names | None, split: str, mapped: bool = 
     """Number the classes of a data set by a list of names; what it lacks is added to its ``notes``.
 
     Args:
-        dataset: Its labels are translated from now on.
-        names: The list; None leaves the data set's own numbers.
+        dataset: Data set, whose labels are translated from now on.
+        names: The list; None keeps the data set's own numbers.
         split: Name of the data set, for messages.
-        mapped: Its numbers are those of ``--class-map``, and stay if the list does not know all of its names.
+        mapped: Whether its numbers come from ``--class-map``; they are kept if the list lacks some of its names.
 
     Raises:
-        ZooError: naming the classes that the list does not know.
+        ZooError: The list lacks some classes; the message names them.
     """
     own = names_of(dataset)
     if names is None or own is None:
@@ -107,16 +107,16 @@ def number_by(dataset: Dataset, names: Names | None, split: str, mapped: bool = 
 
 
 def resumed_names(before: Names | None, now: Names | None, new_data: bool) -> Names | None:
-    """The list of a run that goes on.
+    """The class names of a resumed run.
 
     Args:
-        before: In its checkpoint.
-        now: Of its training data.
-        new_data: Other classes are allowed: those that stay keep their numbers, new ones take those of the ones that
-            are gone, and then the next.
+        before: Names in its checkpoint.
+        now: Names in its training data.
+        new_data: Allow different classes: those that stay keep their numbers, new ones take the numbers of those that
+            are gone, then the next free ones.
 
     Raises:
-        ZooError: the classes are others, with those that differ.
+        ZooError: The classes differ; the message names them.
     """
     if before is None or now is None:
         return now if before is None else before
@@ -139,11 +139,11 @@ def resumed_names(before: Names | None, now: Names | None, new_data: bool) -> Na
 
 
 def fingerprint(dataset: Dataset) -> list[Any] | None:
-    """By what a data set is known again.
+    """The fingerprint by which a data set is recognised.
 
     Returns:
-        How many images it has; of files the SHA-256 of their sorted paths, classes included, and the sizes of a few,
-        evenly spread over these. None for streams.
+        The number of images, and for files also the SHA-256 of their sorted paths, classes included, and the sizes of a
+        few of them, evenly spread. None for streams.
     """
     if not hasattr(dataset, '__getitem__') or not hasattr(dataset, '__len__'):
         return None
@@ -158,17 +158,17 @@ def fingerprint(dataset: Dataset) -> list[Any] | None:
 
 
 def check_fingerprints(before: Mapping[str, Any] | None, now: Mapping[str, Any], new_data: bool) -> None:
-    """Refuse to go on with other images than those of a checkpoint.
+    """Refuse to resume with different images from those of the checkpoint.
 
-    A few files of other sizes may have been damaged and repaired.
+    A few files with different sizes are accepted: they may have been damaged and repaired.
 
     Args:
-        before: :func:`fingerprint` by split, in the checkpoint.
-        now: The same of the data at hand.
-        new_data: Other images are allowed.
+        before: :func:`fingerprint` by split, from the checkpoint.
+        now: The same for the present data.
+        new_data: Allow different images.
 
     Raises:
-        ZooError: with what differs.
+        ZooError: The images differ; the message says how.
     """
     for split, own in now.items():
         known = before.get(split) if isinstance(before, Mapping) else before
@@ -193,5 +193,5 @@ def check_fingerprints(before: Mapping[str, Any] | None, now: Mapping[str, Any],
 
 
 def padded(names: Sequence[str | None] | None, count: int) -> Names | None:
-    """A list of names for ``count`` outputs."""
+    """A list of names, extended to ``count`` outputs."""
     return None if names is None else [*names, *[None] * (count - len(names))]

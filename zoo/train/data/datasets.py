@@ -38,8 +38,8 @@ class Digits(Dataset):
     """scikit-learn's 1797 hand-written digits of 8 x 8 pixels, as grey PIL images: real data that needs no network.
 
     Args:
-        train: The 80 % to train on, else the other 20 %; the same split always, all classes in proportion.
-        transform: Applied to the image.
+        train: Whether to take the 80 % for training or the other 20 %; the split is always the same and stratified.
+        transform: Applied to each image.
     """
 
     classes = [str(digit) for digit in range(10)]
@@ -66,9 +66,9 @@ class Digits(Dataset):
 
 
 class ImageFiles(ImageDataset):
-    """timm's image files; but one that cannot be read is named, not silently replaced.
+    """timm's data set of image files, except that an unreadable file is reported and not silently replaced.
 
-    With ``skip``, it is replaced by the next that can be read, always the same, and counted in ``replaced``.
+    With ``skip``, it is replaced by the next readable one, the same one every time, and counted in ``replaced``.
     """
 
     def setup(self, skip: bool) -> 'ImageFiles':
@@ -112,7 +112,7 @@ class ImageFiles(ImageDataset):
 
 
 class StreamedImages(IterableImageDataset):
-    """timm's streams of images, prepared as those of files; a stream's own reader only converts them."""
+    """timm's streams of images, decoded like those of files; a stream's own reader only converts them."""
 
     def setup(self, mode: str) -> 'StreamedImages':
         self.mode, self.reader.input_img_mode = mode, ''
@@ -134,27 +134,27 @@ def _close_tars(reader: Any) -> None:
 
 
 def replaced_images(dataset: Any) -> int:
-    """Files that :class:`ImageFiles` has replaced so far, in all loading processes."""
+    """Number of files that :class:`ImageFiles` has replaced so far, in all loading processes."""
     return dataset.replaced.value if isinstance(dataset, ImageFiles) else 0
 
 
 def open_dataset(
         args: argparse.Namespace, split: str, channels: int, training: bool = False,
         num_samples: int | None = None, names: classes.Names | None = None) -> Dataset:
-    """The data set that ``args`` names (``dataset``, ``data_dir``, ``class_map``, ...).
+    """Open the data set that ``args`` names (``dataset``, ``data_dir``, ``class_map``, ...).
 
-    Its ``notes`` are lines on what is left out or missing.
+    Its ``notes`` are lines about what is left out or missing.
 
     Args:
         args: Options.
-        split: Name of the split; for image folders any usual spelling of it is found.
-        channels: Channels that the model takes.
-        training: Shuffle streamed data.
+        split: Name of the split; for image folders, any usual spelling of it is found.
+        channels: Number of image channels that the model takes.
+        training: Whether to shuffle streamed data.
         num_samples: Length of a stream that does not state it.
-        names: Of the classes, in the order of the numbers that they get; None to number them here.
+        names: Names of the classes in the order of their numbers; None to number them here.
 
     Raises:
-        ZooError: no such data, a class that ``names`` lacks, or images of another channel count.
+        ZooError: The data does not exist, has a class that ``names`` lacks, or images with other channels.
     """
     if args.dataset == DIGITS:
         dataset = Digits(train=split in TRAIN_FOLDERS)
@@ -169,10 +169,10 @@ def open_dataset(
 
 
 def check_folder(args: argparse.Namespace) -> None:
-    """Say early, before a model is built, that the data folder or what reads it is missing.
+    """Check, before a model is built, that the data folder and the packages that read it are there.
 
     Raises:
-        ZooError: with the option to change, or what to install.
+        ZooError: They are not; the message names the option to change, or the package to install.
     """
     needed = _reader_of(args)
     if needed:
@@ -195,7 +195,7 @@ def check_classes(dataset: Dataset, num_classes: int) -> None:
     """Refuse a model with fewer outputs than the data set has classes.
 
     Raises:
-        ZooError: with the flag that fits.
+        ZooError: The message names the right flag.
     """
     count = class_count(dataset)
     if count and count > num_classes:
@@ -203,7 +203,7 @@ def check_classes(dataset: Dataset, num_classes: int) -> None:
 
 
 def class_count(dataset: Dataset) -> int | None:
-    """How many classes a data set has, None if it does not say."""
+    """Number of classes of a data set; None if it is unknown."""
     names = classes.names_of(dataset)
     return len(names) if names else None
 
@@ -213,7 +213,7 @@ def _mode(args: argparse.Namespace, channels: int) -> str:
 
 
 def _image_files(args: argparse.Namespace, split: str, channels: int, names: classes.Names | None) -> ImageFiles:
-    """A folder of image folders, or a tar file of them."""
+    """The data set of a folder of image folders, or of a tar file of them."""
     check_folder(args)
     root = Path(args.data_dir)
     if not root.is_dir() and root.suffix.lower() != '.tar':
@@ -273,7 +273,7 @@ def _load(path: str, mode: str) -> Image.Image:
 
 
 def _check_shards(dataset: Dataset) -> None:
-    """Refuse a WebDataset with missing shards, which its reader would pass over with a warning."""
+    """Refuse a WebDataset with missing shards, for which its reader only warns."""
     reader = getattr(dataset, 'reader', None)
     names = getattr(getattr(reader, 'split_info', None), 'filenames', ())
     if type(reader).__name__ != 'ReaderWds' or any(mark in str(reader.root) for mark in ('://', 'pipe:')):
@@ -285,7 +285,7 @@ def _check_shards(dataset: Dataset) -> None:
 
 
 def _check_columns(dataset: Dataset) -> None:
-    """Refuse a data set of Hugging Face without such images or classes, which its reader finds out while reading."""
+    """Refuse a Hugging Face data set without these columns, which its reader would notice only while reading."""
     reader = getattr(dataset, 'reader', None)
     kind = type(reader).__name__
     if kind == 'ReaderHfds' and len(reader):

@@ -1,4 +1,4 @@
-"""Image files decoded in one way by every command: upright, 8 bits per channel, in one mode."""
+"""Decodes image files, the same way in every command: upright, 8 bits per channel, in one mode."""
 import functools
 import os
 import stat
@@ -29,17 +29,17 @@ def endings() -> frozenset[str]:
 
 
 def decode(source: str | os.PathLike | BinaryIO, mode: str | None = 'RGB') -> Image.Image:
-    """Decode an image, turn it as its EXIF data say, and convert it.
+    """Decode an image, rotate it as its EXIF data say, and convert it.
 
-    Deeper images of one channel are scaled to 8 bits by their bit depth. A format of 32-bit numbers does not say what
-    range is meant: it is the smallest of 8, 16 and 32 bits (and, of floats, 1) that holds the values.
+    Deeper grey images are scaled to 8 bits by their bit depth. Formats of 32-bit numbers do not tell their range: it is
+    taken to be the smallest of 8, 16 and 32 bits (or, for floats, 1) that holds all values.
 
     Args:
-        source: File, or its content.
+        source: A file, or its content.
         mode: PIL mode; None for the image's own.
 
     Raises:
-        Unreadable: with the reason, in one line and without the file's name.
+        Unreadable: The message is the reason, in one line, without the file's name.
     """
     try:
         if isinstance(source, (str, os.PathLike)) and not stat.S_ISREG(os.stat(source).st_mode):

@@ -1,227 +1,120 @@
-"""The quickstart's images: Fashion-MNIST from wherever it can be had, without root and without waiting long.
-
-Fashion-MNIST is Xiao et al., arXiv 1708.07747, MIT licence: 60000 + 10000 grey images of 28 x 28 pixels, 10 classes.
-"""
+"""Fashion-MNIST (Xiao et al., arXiv 1708.07747, MIT licence) for the quickstart: found, downloaded or from Debian."""
 import gzip
+import hashlib
 import os
-import shutil
-import socket
-import struct
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import urllib.request
+import zlib
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+from torchvision.datasets import FashionMNIST
+
 from ...utils.errors import ZooError, format_error
+from ...utils.files import atomic_write
 
-IMAGES, LABELS = 0x803, 0x801  # idx magic numbers: unsigned bytes in 3 and in 1 dimensions
-SIDE, CLASSES = 28, 10
-FILES = {  # name -> (magic number, items)
-    'train-images-idx3-ubyte': (IMAGES, 60000),
-    'train-labels-idx1-ubyte': (LABELS, 60000),
-    't10k-images-idx3-ubyte': (IMAGES, 10000),
-    't10k-labels-idx1-ubyte': (LABELS, 10000),
-}
+FILES = {  # 60000 + 10000 grey images of 28 x 28 pixels, 10 classes: idx files with their SHA-256, unpacked
+    'train-images-idx3-ubyte': 'c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888',
+    'train-labels-idx1-ubyte': 'bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9',
+    't10k-images-idx3-ubyte': '5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b',
+    't10k-labels-idx1-ubyte': '0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34'}
 RAW = Path('FashionMNIST') / 'raw'  # where torchvision looks, under its root
-PACKAGE = 'dataset-fashion-mnist'  # Debian's and Ubuntu's package of the original files
-DEBIAN_DATA = Path('/usr/share/datasets')
-IDLE_SECONDS = 10  # without a byte from a server
-UPDATE_SECONDS, DOWNLOAD_SECONDS = 90, 180  # for apt, whole commands
-
-Say = Callable[[str], None]
+PACKAGE, DEBIAN_DATA = 'dataset-fashion-mnist', Path('/usr/share/datasets')  # in Debian and Ubuntu
+IDLE_SECONDS, COMMAND_SECONDS = 10, 180  # without a byte from a server; for one command
 
 
-def obtain(data_dir: str | None, say: Say) -> Path | None:
+def obtain(data_dir: str | None, say: Callable[[str], None]) -> Path | None:
     """Find Fashion-MNIST, or fetch it into the cache (``ZOO_DATA``, by default ``~/.cache/zoo/data``).
 
     Args:
-        data_dir: Folder with the idx files (raw or .gz); nothing else is tried if it is given.
-        say: Takes one line on each way that was tried.
+        data_dir: Folder with the idx files (raw or .gz). If it is given, no other source is tried.
+        say: Called with one line for each source that was tried.
 
     Returns:
-        The root for ``torch/fashion_mnist``, or None if every way failed.
+        The root for ``torch/fashion_mnist``, or None if every source failed.
 
     Raises:
-        ZooError: ``data_dir`` does not hold the data set.
+        ZooError: ``data_dir`` does not hold the data set, or holds a damaged copy.
     """
-    cache = cache_folder()
+    cache = Path(os.environ.get('ZOO_DATA') or Path.home() / '.cache' / 'zoo' / 'data')
+    root = cache if data_dir is None else Path(data_dir)
+    with suppress(ValueError):
+        for name in FILES:
+            read_idx(root / RAW / name)
+        say(f'Fashion-MNIST: found in {root}')
+        return root
     if data_dir is not None:
-        return _from_folder(Path(data_dir), cache, say)
-    if complete(cache):
-        say(f'Fashion-MNIST: found in {cache}')
-        return cache
-    for name, fetch in (('download by torchvision', from_torchvision), (f'Debian package {PACKAGE}', from_debian)):
         try:
-            with staging(cache) as folder:
-                install(fetch(folder), cache)
-        except Exception as e:  # no way may stop the next one: network, disk, missing programs, damaged files
-            say(f'Fashion-MNIST: {name} failed ({format_error(e)[:160]})')
-        else:
+            install(read_all(root), cache)
+        except ValueError as e:
+            raise ZooError(f'{e}; check `data_dir`, or leave it out to download the data') from None
+        say(f'Fashion-MNIST: copied from {root} to {cache}')
+        return cache
+    for name, fetch in (('download', from_server), (f'Debian package {PACKAGE}', from_debian)):
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                install(fetch(Path(folder)), cache)
             say(f'Fashion-MNIST: {name}, kept in {cache}')
             return cache
+        except Exception as e:  # whatever it is (network, disk, missing program, damaged file), try the next source
+            say(f'Fashion-MNIST: {name} failed ({format_error(e)[:160]})')
     return None
 
 
-def cache_folder() -> Path:
-    """``$ZOO_DATA`` or ``~/.cache/zoo/data``."""
-    return Path(os.environ.get('ZOO_DATA') or Path.home() / '.cache' / 'zoo' / 'data')
-
-
-def complete(root: Path) -> bool:
-    """Whether ``root`` holds all four files, each whole."""
+def read_idx(path: Path) -> bytes:
+    """Read an idx file, raw or .gz; raise a ValueError if it differs from Fashion-MNIST's in any byte."""
     try:
-        for name in FILES:
-            check_idx(root / RAW / name)
-    except (OSError, ValueError):
-        return False
-    return True
+        content = gzip.decompress(path.read_bytes()) if path.suffix == '.gz' else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as e:
+        raise ValueError(f'{path} is damaged ({format_error(e)})') from None
+    if hashlib.sha256(content).hexdigest() != FILES[path.name.removesuffix('.gz')]:
+        raise ValueError(f"{path} is damaged, or not Fashion-MNIST's ({len(content)} bytes with another SHA-256)")
+    return content
 
 
-def check_idx(path: Path) -> None:
-    """Check header, size and (of labels) values of a raw idx file.
-
-    Raises:
-        ZooError: it is damaged or another file.
-    """
-    magic, items = FILES[path.name]
-    with open(path, 'rb') as file:
-        header = file.read(16 if magic == IMAGES else 8)
-        labels = file.read() if magic == LABELS else b''
-    want = struct.pack('>4I', magic, items, SIDE, SIDE) if magic == IMAGES else struct.pack('>2I', magic, items)
-    if header != want:
-        raise ValueError(f'{path.name}: not the idx header of {items} items')
-    size = len(want) + items * (SIDE * SIDE if magic == IMAGES else 1)
-    if path.stat().st_size != size:
-        raise ValueError(f'{path.name}: {path.stat().st_size} bytes, expected {size}')
-    if labels and max(labels) >= CLASSES:
-        raise ValueError(f'{path.name}: labels beyond {CLASSES - 1}')
-
-
-def find_sources(folder: Path) -> dict[str, Path] | None:
-    """The four files, raw or .gz, in a folder or in the usual places below it; None if one is missing."""
+def read_all(folder: Path) -> dict[str, bytes]:
+    """Read the four files in a folder or in one of the usual places below it; raise a ValueError if one is missing."""
     for place in (folder / RAW, folder / 'raw', folder, folder / 'fashion-mnist', folder / 'FashionMNIST'):
-        found = {}
-        for name in FILES:
-            for candidate in (place / name, place / f'{name}.gz'):
-                if candidate.is_file():
-                    found[name] = candidate
-                    break
+        found = {name: path for name in FILES for path in (place / f'{name}.gz', place / name) if path.is_file()}
         if len(found) == len(FILES):
-            return found
-    return None
+            return {name: read_idx(path) for name, path in found.items()}
+    raise ValueError(f'no data folder {folder}' if not folder.is_dir() else (
+        f'{folder} does not hold Fashion-MNIST ({", ".join(FILES)}, raw or .gz, there or in {RAW})'))
 
 
-def install(sources: dict[str, Path], root: Path) -> None:
-    """Unpack and check all four files beside their place, then move them in: never half of the data.
-
-    Raises:
-        ZooError: a file is damaged; nothing was changed.
-    """
-    with staging(root) as folder:
-        for name, source in sources.items():
-            opener = gzip.open if source.suffix == '.gz' else open
-            try:
-                with opener(source, 'rb') as packed, open(folder / name, 'wb') as raw:
-                    shutil.copyfileobj(packed, raw, 1 << 20)
-            except (OSError, EOFError) as e:
-                raise ValueError(f'{source.name}: {format_error(e)}') from None
-            check_idx(folder / name)
-        (root / RAW).mkdir(parents=True, exist_ok=True)
-        for name in sources:
-            os.replace(folder / name, root / RAW / name)
+def install(contents: dict[str, bytes], root: Path) -> None:
+    """Write the four files to where torchvision looks under ``root``."""
+    (root / RAW).mkdir(parents=True, exist_ok=True)
+    for name, content in contents.items():
+        with atomic_write(root / RAW / name) as draft:
+            draft.write_bytes(content)
 
 
-@contextmanager
-def staging(root: Path) -> Iterator[Path]:
-    """A temporary folder on the disk of ``root``, removed afterwards."""
-    root.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix='.incoming-', dir=root))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def from_server(folder: Path) -> dict[str, bytes]:
+    """Download the files into ``folder``, from where torchvision does."""
+    for name, _ in FashionMNIST.resources:
+        with urllib.request.urlopen(FashionMNIST.mirrors[0] + name, timeout=IDLE_SECONDS) as response:
+            (folder / name).write_bytes(response.read())
+    return read_all(folder)
 
 
-def from_torchvision(folder: Path) -> dict[str, Path]:
-    """Let torchvision download into ``folder``; return the files."""
-    from torchvision.datasets import FashionMNIST
-
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(IDLE_SECONDS)
-    try:
-        FashionMNIST(str(folder), download=True)
-    finally:
-        socket.setdefaulttimeout(before)
-    return _need(find_sources(folder))
-
-
-def from_debian(folder: Path) -> dict[str, Path]:
-    """Fetch and unpack the Debian package in ``folder``, needing no root, unless it is installed; return the files."""
-    installed = find_sources(DEBIAN_DATA)
-    if installed is not None:
-        return installed
-    for program in ('apt-get', 'dpkg-deb'):
-        if shutil.which(program) is None:
-            raise OSError(f'no {program} here')
-    try:
-        _apt(folder, [], 'download', PACKAGE)
-    except (OSError, subprocess.SubprocessError):
-        # no package list, or an old one: get a list of our own, where no root is needed
-        for name in ('state/lists/partial', 'cache/archives/partial'):
-            (folder / name).mkdir(parents=True)
-        private = [f'Dir::State={folder / "state"}', f'Dir::State::Lists={folder / "state/lists"}',
-                   f'Dir::Cache={folder / "cache"}']
-        _apt(folder, private, 'update')
-        _apt(folder, private, 'download', PACKAGE)
-    archives = sorted(folder.glob(f'{PACKAGE}*.deb'))
-    if not archives:
-        raise OSError(f'apt-get left no {PACKAGE} file')
-    tree = folder / 'tree'
-    _run(['dpkg-deb', '-x', str(archives[0]), str(tree)], folder, DOWNLOAD_SECONDS)
-    return _need(find_sources(tree / DEBIAN_DATA.relative_to('/')))
+def from_debian(folder: Path) -> dict[str, bytes]:
+    """Read the files of the Debian package: installed, or unpacked in ``folder``."""
+    with suppress(ValueError):
+        return read_all(DEBIAN_DATA)
+    apt_get = ('apt-get', '-q', f'-oDir::State={folder}', f'-oDir::Cache={folder}',  # with its own package list
+               '-oAPT::Sandbox::User=root',  # called by root, it would drop to a user who cannot write there
+               f'-oAcquire::http::Timeout={IDLE_SECONDS}', '-oAcquire::Retries=1')
+    _run(folder, *apt_get, 'update')
+    _run(folder, *apt_get, 'download', PACKAGE)
+    _run(folder, 'dpkg-deb', '-x', *map(str, folder.glob(f'{PACKAGE}*.deb')), 'tree')
+    return read_all(folder / 'tree' / DEBIAN_DATA.relative_to('/'))
 
 
-def _from_folder(folder: Path, cache: Path, say: Say) -> Path:
-    if not folder.is_dir():
-        raise ZooError(f'no data folder {folder}; check --data-dir, or leave it out to download the data')
-    if complete(folder):
-        say(f'Fashion-MNIST: found in {folder}')
-        return folder
-    sources = find_sources(folder)
-    if sources is None:
-        raise ZooError(f'{folder} does not hold Fashion-MNIST: expected {", ".join(FILES)}, raw or .gz, there or in '
-                       f'{RAW}; leave --data-dir out to download the data')
-    try:
-        install(sources, cache)
-    except ValueError as e:
-        raise ZooError(f'{folder} holds a damaged copy of Fashion-MNIST ({e}); leave --data-dir out to download '
-                       f'it') from None
-    say(f'Fashion-MNIST: copied from {folder} to {cache}')
-    return cache
-
-
-def _need(sources: dict[str, Path] | None) -> dict[str, Path]:
-    if sources is None:
-        raise OSError('the idx files are not in it')
-    return sources
-
-
-def _apt(folder: Path, settings: list[str], *words: str) -> None:
-    settings = [f'Acquire::http::Timeout={IDLE_SECONDS}', f'Acquire::https::Timeout={IDLE_SECONDS}',
-                'Acquire::Retries=1', *settings]
-    if hasattr(os, 'geteuid') and os.geteuid() == 0:
-        settings.append('APT::Sandbox::User=root')  # the sandbox user cannot write to our folder
-    options = [word for setting in settings for word in ('-o', setting)]
-    limit = UPDATE_SECONDS if words[0] == 'update' else DOWNLOAD_SECONDS
-    _run(['apt-get', '-q', *options, *words], folder, limit)
-
-
-def _run(command: list[str], folder: Path, seconds: float) -> None:
-    """Run quietly; the last line of what it printed becomes the error."""
-    result = subprocess.run(
-        command, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        timeout=seconds, check=False)
+def _run(folder: Path, *command: str) -> None:
+    """Run a command in a folder; raise an OSError with the end of its complaints if it fails."""
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False)
     if result.returncode:
-        lines = result.stdout.strip().splitlines() or [f'exit code {result.returncode}']
-        raise OSError(f'{command[0]}: {lines[-1]}')
+        raise OSError(f'{command[0]}: {result.stderr.strip()[-120:] or f"exit code {result.returncode}"}')

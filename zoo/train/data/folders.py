@@ -1,4 +1,4 @@
-"""Image folders and tar files: which files are images, and of which class."""
+"""Image folders and tar files: which files are images, and which class they belong to."""
 import contextlib
 import os
 from collections import Counter
@@ -20,14 +20,14 @@ HIDDEN = ('.', '__pycache__', '__MACOSX')  # what names of files and folders tha
 
 @dataclass
 class Found:
-    """What is in a folder and below: images, by paths relative to it, and what is left out."""
+    """The content of a folder and all below it: paths of images, relative to the folder, and what is left out."""
 
     images: list[str] = field(default_factory=list)
     others: Counter = field(default_factory=Counter)  # ending -> files
     refused: list[str] = field(default_factory=list)  # links that form a loop, named pipes, devices
 
     def notes(self) -> list[str]:
-        """What is left out, in lines."""
+        """Lines about what is left out."""
         lines = []
         if self.others:
             ranked = sorted(self.others.items(), key=lambda item: (-item[1], item[0] or '~'))
@@ -41,7 +41,7 @@ class Found:
 
 
 def scan(root: str | os.PathLike) -> Found:
-    """Look through a folder and all below it. Links are followed, hidden files and folders passed over."""
+    """Search a folder and all below it. Links are followed; hidden files and folders are skipped."""
     found, top = Found(), os.path.realpath(root)
     pending = [(os.fspath(root), '', (_identity(root),))]
     while pending:
@@ -77,23 +77,23 @@ def _identity(path: str | os.PathLike) -> tuple[int, int]:
 
 
 def _leads_back(link: str, top: str, within: bool) -> bool:
-    """Whether a link leads to a folder that holds all of the data, or, from within a class, to part of the data."""
+    """Whether a link leads to a folder that contains all of the data, or from within a class to part of the data."""
     target = os.path.realpath(link)
     common = os.path.commonpath([target, top])
     return common == target or within and common == top
 
 
 def class_folders(folders: Collection[str], known: Collection[str]) -> dict[str, str | None]:
-    """The class that each folder of images belongs to: the first part of its path that is the name of a known class.
+    """The class of each folder of images: the first part of its path that names a known class.
 
-    Without one, it is the first part of the path, after what all paths begin with.
+    If there is none, it is the first part of the path after the part that all paths have in common.
 
     Args:
         folders: Paths relative to the root, '' for the root itself.
-        known: Names of classes, if they are known.
+        known: Names of the classes, if they are known.
 
     Returns:
-        Class by folder; None for the root, which is not of a class.
+        Class by folder; None for the root, which belongs to no class.
     """
     parts = {folder: folder.split('/') for folder in folders if folder}
     depth = 0
@@ -105,7 +105,7 @@ def class_folders(folders: Collection[str], known: Collection[str]) -> dict[str,
 
 
 class _ByClass:
-    """Mixed into timm's readers: which of some images count, and as what."""
+    """Mixed into timm's readers: chooses the images that count, and their classes."""
 
     def _sort_in(self, paths: Sequence[str], known: Collection[str], class_map: Mapping[str, int] | None) -> list[int]:
         """Give every path its class.
@@ -153,16 +153,16 @@ class FolderReader(_ByClass, ReaderImageFolder):
 
     Args:
         root: The folder.
-        known: Names of classes, if they are known.
-        class_map: Numbers of the classes; images of others are left out.
+        known: Names of the classes, if they are known.
+        class_map: Numbers of the classes; images of other classes are left out.
 
     Attributes:
         entries: Path, relative to the root, and class of every image.
-        counts: Images by class.
-        notes: What is left out, in lines.
+        counts: Number of images by class.
+        notes: Lines about what is left out.
 
     Raises:
-        RuntimeError: no image.
+        RuntimeError: There is no image.
     """
 
     def __init__(self, root: str, known: Collection[str] = (), class_map: Mapping[str, int] | None = None):
@@ -183,7 +183,7 @@ class FolderReader(_ByClass, ReaderImageFolder):
 
 
 class TarReader(_ByClass, ReaderImageInTar):
-    """timm's reader of a tar file, as :class:`FolderReader`."""
+    """timm's reader of a tar file, with the classes of :func:`class_folders`."""
 
     def __init__(self, root: str, known: Collection[str] = (), class_map: Mapping[str, int] | None = None):
         with _all_endings():
@@ -203,7 +203,7 @@ class TarReader(_ByClass, ReaderImageInTar):
 
 @contextlib.contextmanager
 def _all_endings() -> Iterator[None]:
-    """Let timm's reader of tar files take all images; it has no argument for that."""
+    """Make timm's reader of tar files accept all image formats, for which it has no argument."""
     before = img_extensions.get_img_extensions()
     img_extensions.set_img_extensions(sorted(endings()))
     try:

@@ -13,7 +13,7 @@ from . import sampling, transforms, workers
 
 
 def make_mixup(args: argparse.Namespace, num_classes: int) -> Mixup | None:
-    """Mixup and cutmix as the options ask, None without; it works while collating if there is a prefetcher."""
+    """Mixup and cutmix as the options ask, or None. With a prefetcher it is applied while collating."""
     if not (args.mixup > 0 or args.cutmix > 0):
         return None
     if args.batch_size % 2:
@@ -26,9 +26,9 @@ def make_mixup(args: argparse.Namespace, num_classes: int) -> Mixup | None:
 
 def train_loader(
         args: argparse.Namespace, dataset: Dataset, config: dict[str, Any], mixup: Mixup | None, **shared: Any) -> Any:
-    """Shuffled, augmented batches, each a function of the seed and its place (:mod:`zoo.train.data.sampling`).
+    """A loader of shuffled, augmented batches, each determined by the seed and its place in the run.
 
-    An incomplete last batch is dropped. Streamed data comes as timm's loader brings it.
+    See :mod:`zoo.train.data.sampling`. An incomplete last batch is dropped. Streamed data comes from timm's own loader.
 
     Args:
         args: Options.
@@ -38,7 +38,7 @@ def train_loader(
         **shared: device, distributed, img_dtype.
 
     Raises:
-        ZooError: fewer images than a batch, or repeated augmentation of a stream.
+        ZooError: There are fewer images than a batch has, or augmentation of a stream is to be repeated.
     """
     jitter = args.color_jitter
     augment = dict(
@@ -82,7 +82,7 @@ def _seeded_loader(
 
 def eval_loader(
         args: argparse.Namespace, dataset: Dataset, config: dict[str, Any], batch_size: int, **shared: Any) -> Any:
-    """All images in order, without augmentation; arguments as :func:`train_loader`."""
+    """A loader of all images in order, without augmentation; arguments as in :func:`train_loader`."""
     return workers.watch(create_loader(
         dataset, input_size=config['input_size'], batch_size=batch_size, is_training=False,
         interpolation=config['interpolation'], mean=config['mean'], std=config['std'], crop_pct=config['crop_pct'],
@@ -90,7 +90,7 @@ def eval_loader(
 
 
 def real_samples(loader: Any, rank: int, world_size: int) -> int | None:
-    """Images of this process without those that timm's sampler repeats to make the processes even."""
+    """Number of images of this process that count, without those that timm's sampler repeats to make processes even."""
     if world_size == 1 or isinstance(loader.dataset, IterableDataset):
         return None
     return (len(loader.dataset) + world_size - 1 - rank) // world_size

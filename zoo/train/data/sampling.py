@@ -1,8 +1,8 @@
-"""Which images a batch holds, and all that is random about them: functions of the seed and of the batch's place.
+"""Chooses the images of a batch and everything random about them, as functions of the seed and of the batch's place.
 
-Nothing here depends on what was drawn before. A run that starts in the middle of an epoch sees what an unbroken one
-sees, with any number of loading processes; several processes see together what one process sees with the same global
-batch, but for mixup and random erasing, which are drawn for the batch of each process.
+Nothing depends on earlier random numbers. A run that starts in the middle of an epoch sees the same data as an
+uninterrupted one, with any number of loading processes. Several processes together see the same data as one process
+with the same global batch, except for mixup and random erasing, which each process draws for its own batch.
 """
 import contextlib
 import hashlib
@@ -21,7 +21,7 @@ ROUND = 256  # repeated augmentation sees a multiple of this many images in an e
 
 
 def seed_of(*numbers: int) -> int:
-    """63 bits that depend on each of the numbers and on their count; the same everywhere."""
+    """A seed of 63 bits that depends on each of the numbers and on their count; the same on every machine."""
     packed = struct.pack(f'<{len(numbers)}q', *numbers)
     return int.from_bytes(hashlib.blake2b(packed, digest_size=8).digest(), 'little') >> 1
 
@@ -48,7 +48,7 @@ def random_state(device: torch.device | None = None) -> dict[str, Any]:
 
 
 def restore_random(state: dict[str, Any], device: torch.device | None = None) -> None:
-    """The opposite of :func:`random_state`."""
+    """Set the generators to a state of :func:`random_state`."""
     version, words, gauss = state['python']
     random.setstate((version, tuple(words), gauss))
     kind, keys, *rest = state['numpy']
@@ -60,7 +60,7 @@ def restore_random(state: dict[str, Any], device: torch.device | None = None) ->
 
 @contextlib.contextmanager
 def preserve_rng_state(device: torch.device | None = None) -> Iterator[None]:
-    """What is drawn or seeded within leaves the generators as they were."""
+    """Restore the state of the generators at the end of this context."""
     state = random_state(device)
     try:
         yield
@@ -69,7 +69,7 @@ def preserve_rng_state(device: torch.device | None = None) -> Iterator[None]:
 
 
 class Batch(NamedTuple):
-    """What a loading process is asked for: the images at some places in the order of an epoch."""
+    """A request to a loading process: the images at some places in the order of an epoch."""
 
     epoch: int
     number: int  # of the batch in its epoch
@@ -80,17 +80,17 @@ class Batch(NamedTuple):
 class ResumableBatchSampler(Sampler):
     """The batches of this process in an epoch, from a given one on; incomplete global batches are left out.
 
-    An epoch is one shuffled sequence, the same in all processes; of each global batch a process takes every
-    ``world_size``-th place. With repeated augmentation an image has ``repeats`` places in a row, so that its copies
-    come to different processes, and the epoch ends as early as it would without.
+    An epoch is one shuffled sequence, the same in all processes; of each global batch, a process takes every
+    ``world_size``-th place. With repeated augmentation an image has ``repeats`` consecutive places, so that its copies
+    go to different processes, and the epoch is no longer than without.
 
     Args:
-        count: Images.
-        batch_size: Of one process.
-        seed: Of the run.
-        rank: Of this process.
-        world_size: Processes.
-        repeats: Places of an image, 0 or 1 for one; need not be whole.
+        count: Number of images.
+        batch_size: Batch size of one process.
+        seed: Seed of the run.
+        rank: Rank of this process.
+        world_size: Number of processes.
+        repeats: Places per image, 0 or 1 for one; it need not be an integer.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class ResumableBatchSampler(Sampler):
         self.epoch, self.first = epoch, first
 
     def __len__(self) -> int:
-        """Batches of a whole epoch."""
+        """Number of batches in a whole epoch."""
         return self.batches
 
     def __iter__(self) -> Iterator[Batch]:
@@ -123,11 +123,11 @@ class BatchedDataset(Dataset):
     """Collated batches of a data set, by :class:`Batch`.
 
     Args:
-        dataset: Images with labels by index; what is random in its transform uses python's, numpy's or torch's own
-            generator.
-        collate: Makes a batch of a list of them; mixup may draw numbers there.
-        seed: Of the run.
-        rank: Of this process.
+        dataset: Images with labels by index; random transforms must use the global generators of Python, numpy or
+            torch.
+        collate: Makes a batch of a list of samples; mixup may draw random numbers there.
+        seed: Seed of the run.
+        rank: Rank of this process.
     """
 
     def __init__(self, dataset: Dataset, collate: Callable[[list], Any], seed: int, rank: int = 0):
@@ -144,12 +144,12 @@ class BatchedDataset(Dataset):
 
 
 class Erasing:
-    """Random erasing on the device whose numbers depend on the batch alone.
+    """Random erasing on the device, whose random numbers depend on the batch only.
 
     Args:
         erase: Called with images ``[B, C, H, W]``.
-        order: That the batches come in.
-        device: Of the images.
+        order: The sampler that determines the order of the batches.
+        device: Device of the images.
     """
 
     def __init__(self, erase: Callable[[Tensor], Tensor], order: ResumableBatchSampler, device: torch.device):

@@ -1,4 +1,4 @@
-"""What some recipes do to training images and timm does not: its transform, completed."""
+"""Completes timm's training transform by what some recipes do and timm does not."""
 import argparse
 import random
 from typing import Any
@@ -24,7 +24,7 @@ def posterize(image: Image.Image, bits: int, **settings: Any) -> Image.Image:
 
 
 def mend_posterize(transform: Any) -> None:
-    """Let the automatic augmentation of a timm transform use our :func:`posterize`; timm's own table stays as it is."""
+    """Make the automatic augmentation of a timm transform use our :func:`posterize`; timm's own table is unchanged."""
     for step in getattr(transform, 'transforms', ()):
         if isinstance(step, AUTOMATIC):
             groups = step.policy if isinstance(step, AutoAugment) else [step.ops]
@@ -46,7 +46,7 @@ class Lighting:
         self.strength = strength
 
     def __call__(self, image: Image.Image) -> Image.Image:
-        """An RGB image; others come back as they are."""
+        """Transform an RGB image; return any other image unchanged."""
         if image.mode != 'RGB':
             return image
         moves = COLOR_DIRECTIONS @ (COLOR_DEVIATIONS * [random.gauss(0, self.strength) for _ in range(3)])
@@ -57,7 +57,7 @@ class Lighting:
 
 
 def complete(args: argparse.Namespace, dataset: Any) -> None:
-    """Put what the options ask for beyond timm into the training transform of a data set, and mend its posterizing.
+    """Add to the training transform of a data set what the options ask for beyond timm, and fix its posterizing.
 
     ``aa_first`` moves the automatic augmentation before the crop and leaves colour jitter on beside it; ``lighting``
     comes after both.

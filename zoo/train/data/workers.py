@@ -1,4 +1,4 @@
-"""Loading processes that are killed, end or stop: told in a line, whatever it is that torch notices first."""
+"""Reports in one line that a loading process was killed, has ended or hangs, whatever torch notices first."""
 import contextlib
 import multiprocessing
 import re
@@ -23,16 +23,16 @@ NOTICE_SECONDS = 2  # a connection breaks before the process that held it has en
 
 
 class LoadingFailed(ZooError):
-    """A loading process was killed, has ended or does not answer."""
+    """A loading process was killed, has ended or does not respond."""
 
 
 class WatchedLoader(DataLoader):
-    """torch's loader; when a loading process is killed, ends or stops, that is what it says.
+    """torch's loader, which says so when a loading process is killed, ends or hangs.
 
-    torch's own ``timeout`` does not see a process that stops while it hands over the memory of a batch.
+    torch's own ``timeout`` does not notice a process that hangs while it passes on the memory of a batch.
 
     Attributes:
-        patience: Seconds to wait for a batch, 0 for ever.
+        patience: Seconds to wait for a batch, 0 for no limit.
     """
 
     patience = 0.
@@ -64,9 +64,9 @@ class WatchedLoader(DataLoader):
 
 
 class _Watchdog(threading.Thread):
-    """Ends loading processes that bring no batch in time.
+    """Kills loading processes that deliver no batch in time.
 
-    The time is counted in wakings, so that none passes while the whole program is stopped (Ctrl-Z).
+    Time is counted in wake-ups of the thread, so that none passes while the whole program is stopped (Ctrl-Z).
     """
 
     wakings = 10
@@ -96,7 +96,7 @@ class _Watchdog(threading.Thread):
                 return
 
     def told(self) -> LoadingFailed | None:
-        """What to say once it has ended them, and they are gone."""
+        """The message once it has killed them and they are gone."""
         if not self.fired:
             return None
         for process in self.processes:
@@ -108,11 +108,11 @@ class _Watchdog(threading.Thread):
 
 
 def watch(loader: Any, patience: float) -> Any:
-    """Let a loader of torch or timm, with or without a prefetcher, be a :class:`WatchedLoader`.
+    """Turn a loader of torch or timm, with or without a prefetcher, into a :class:`WatchedLoader`.
 
     Args:
         loader: The loader.
-        patience: Seconds to wait for a batch, 0 for ever.
+        patience: Seconds to wait for a batch, 0 for no limit.
     """
     inner = getattr(loader, 'loader', loader)
     inner.__class__ = WatchedLoader  # timm makes it, and has no argument for this
@@ -121,10 +121,10 @@ def watch(loader: Any, patience: float) -> Any:
 
 
 def explained(error: BaseException) -> LoadingFailed | None:
-    """What to say about the error that torch raises, wherever the program is, when a loading process has ended.
+    """Explain the error that torch raises, wherever the program is, when a loading process has ended.
 
     Returns:
-        None for any other error, one within a loading process too.
+        None for any other error, including one within a loading process.
     """
     if isinstance(error, LoadingFailed):
         return error

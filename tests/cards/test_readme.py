@@ -1,0 +1,97 @@
+"""README's tables of models and mixers: that they are current, and what they are made of."""
+import shutil
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from zoo.backbone import Backbone
+from zoo.blocks.mixers import TokenMixer, list_mixers, register_mixer, registry
+from zoo.cards import family_doc, readme
+from zoo.cli.cards import main
+from zoo.registry import FAMILIES, Family, Variant, modules
+
+README = Path(__file__).resolve().parents[2] / 'README.md'
+
+
+def rows(text):
+    """The cells of a table's rows."""
+    return [[cell.strip() for cell in line.strip('|').split('|')] for line in text.splitlines()[2:] if line[:1] == '|']
+
+
+def expanded(literal):
+    """Names that a shell would make of ``a_{b,c}``."""
+    start, braces, ends = literal.strip('`').rstrip('}').partition('{')
+    return [start + end for end in ends.split(',')] if braces else [start]
+
+
+def test_tables_are_up_to_date():
+    readme.check(README)  # its error names the command that writes them
+    assert sorted(name for _, name, _ in readme.PLACE.findall(README.read_text())) == sorted(readme.TABLES)
+
+
+def test_what_is_out_of_date_is_named_and_written(tmp_path, capsys):
+    path = tmp_path / 'README.md'
+    shutil.copytree(README.parent / 'model_cards', tmp_path / 'model_cards')
+    path.write_text(README.read_text().replace('| 82.8, 84.4, 85.5, 85.8 |', '| 99.9 |'))
+    assert main(['--output', str(tmp_path / 'model_cards'), '--check']) == 2
+    error = capsys.readouterr().err
+    assert f'error: out of date in {path}: the table of families; python -m zoo cards writes it' in error
+    assert main(['--output', str(tmp_path / 'model_cards')]) == 0
+    assert path.read_text() == README.read_text()
+    path.write_text(README.read_text().replace('table of mixers', 'table of mixes'))
+    assert main(['--output', str(tmp_path / 'model_cards'), '--check']) == 2
+    assert 'no table is called mixes; use families, gates, mixers' in capsys.readouterr().err
+
+
+def test_every_model_is_named_once_in_its_table():
+    cnns = {variant.name for family in FAMILIES if not issubclass(family.host, Backbone) for variant in family.variants}
+    named = {table: [name for row in rows(readme.TABLES[table]()) for name in expanded(row[1])]
+             for table in ('families', 'gates')}
+    every = [variant.name for variants in modules().values() for variant in variants]
+    assert sorted(named['families'] + named['gates']) == sorted(every) and set(named['gates']) == cnns
+
+
+@pytest.mark.parametrize('names, table, figures, linear', [
+    ('`agent_deit_{tiny,small,base}`', 'families', '74.9, 80.5 / 83.1 (448), 82.0', 'all but `agent_deit_base`'),
+    ('`flatten_pvt_{tiny,small,medium,large}`', 'families', r'77.8, 81.7, 83.0\*, -', 'yes'),
+    ('`l2vit_{tiny,small,base,base_384}`', 'families', '83.1, 84.1, 84.4 / 86.0 (22k), 87.0 (384, 22k)', 'yes'),
+    ('`efficientmod_{xxs,xs,s,s_conv}`', 'families', '77.1, 79.4, 81.9, 80.5', 'only `efficientmod_s_conv`'),
+    ('`triplet_mobilenet_v2{,_k3}`', 'gates', '72.0, 72.6', None),
+])
+def test_lines_are_those_of_the_papers(names, table, figures, linear):
+    [row] = [row for row in rows(readme.TABLES[table]()) if row[1] == names]
+    assert row[2] == figures and row[4:] == ([linear] if linear else [])
+
+
+def test_mixers_are_named_by_stage():
+    mixing = {row[1]: row[3] for row in rows(readme.families())}
+    assert mixing['`flatten_swin_{tiny,small,base}`'] == '`focused`, `focused`, `window`, `window`'
+    assert mixing['`smt_{tiny,small,base,large}`'].endswith(
+        ': `scale_aware`, `scale_aware`, `scale_aware`/`softmax`, `softmax`')
+
+
+def test_mixers_are_ours_alone():
+    @register_mixer('theirs')
+    class Theirs(TokenMixer):
+        """Somebody else's."""
+    try:
+        found = {row[0].strip('`'): row[2] for row in rows(readme.mixers())}
+    finally:
+        registry._MIXERS.pop('theirs')
+    assert {name for name, text in found.items() if text == 'yes'} == set(list_mixers(class_token=True)) & set(found)
+    assert {'softmax', 'rala', 'hilo', 'cross_conv'} <= set(found) and 'theirs' not in found
+
+
+def test_a_new_family_is_a_new_line(monkeypatch):
+    module = types.ModuleType('zoo.models.novel', 'Novel: what no paper has.\n\nNobody, arXiv 2601.00001.\n\nMore.')
+    family = Family(module.__name__, FAMILIES[0].host, ('softmax', None), [Variant('novel_t', {})], None)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    for user in (readme, family_doc):
+        monkeypatch.setattr(user, 'FAMILIES', [*FAMILIES, family])
+    assert rows(readme.families())[-1] == [
+        '[Novel](model_cards/novel.md) [2601.00001](https://arxiv.org/abs/2601.00001)', '`novel_t`', '-',
+        'what no paper has: `softmax`, -', 'yes']
+
+
