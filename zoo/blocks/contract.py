@@ -20,7 +20,7 @@ class Extensible(nn.Module):
             check_names(cls, base)
 
 
-def check_names(cls: type[nn.Module], base: type[nn.Module]) -> None:
+def check_names(cls: type[Extensible], base: type[nn.Module]) -> None:
     """Raise TypeError if a class of ours or of a user defines a public name that nearly is one of ``base``'s contract.
 
     A misspelt override would never be called. A name that is meant so stands in the class's ``extra_api``.

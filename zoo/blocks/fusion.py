@@ -48,7 +48,7 @@ def can_chunk(module: nn.Module) -> bool:
 
 
 def _listening() -> bool:
-    return not torch.compiler.is_compiling() and (_has_any_global_hook() or transforming())
+    return not torch.compiler.is_compiling() and bool(_has_any_global_hook() or transforming())
 
 
 def _is_plain_tree(module: nn.Module) -> bool:

@@ -5,6 +5,7 @@ from typing import Any
 from timm.layers import DropPath
 from torch import Tensor, nn
 
+from ..utils.types import FactoryKwargs
 from .mixers import BlockContext, MixerFactory
 
 
@@ -58,7 +59,7 @@ def build_blocks(
         eps: Of the LayerNorms.
         block: Class of the blocks.
     """
-    dd = dict(device=device, dtype=dtype)
+    dd = FactoryKwargs(device=device, dtype=dtype)
     return [
         block(ctx.dim, mixer(ctx, **dd), mlp(ctx.dim, int(ctx.dim * mlp_ratio), **dd), rate, eps, **dd)
         for ctx, rate in zip(contexts, rates)]

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from ...utils.errors import ZooError
+from ...utils.types import FactoryKwargs
 from ..recorders import NotScriptable, refuse_fx
 from .gate import Gate
 from .gate_context import GateContext
@@ -35,7 +36,7 @@ class GaussianAttention(NotScriptable, Gate):
             self, channels: int | None = None, num_heads: int = 1, num_gaussians: int = 3, dim: int = 1,
             eps: float = 1e-8, device=None, dtype=None):
         super().__init__()
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         self.num_heads = num_heads
         self.dim = dim
         self.eps = eps

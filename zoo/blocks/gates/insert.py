@@ -1,5 +1,6 @@
 """Putting gates into timm's CNNs."""
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from timm.models._efficientnet_blocks import DepthwiseSeparableConv, InvertedResidual
 from timm.models.resnet import BasicBlock, Bottleneck
@@ -30,8 +31,10 @@ def gated_stages(model: nn.Module) -> Sequence[nn.Sequential]:
     if all(hasattr(model, f'layer{i}') for i in range(1, 5)):
         return [getattr(model, f'layer{i}') for i in range(1, 5)]
     blocks = getattr(model, 'blocks', None)
-    if isinstance(blocks, nn.Sequential) and all(isinstance(stage, nn.Sequential) for stage in blocks):
-        return list(blocks)
+    if isinstance(blocks, nn.Sequential):
+        stages = [stage for stage in blocks if isinstance(stage, nn.Sequential)]
+        if len(stages) == len(blocks):
+            return stages
     raise ZooError(f"{type(model).__name__} is not a ResNet or MobileNet of timm's: there is no place for gates")
 
 
@@ -72,7 +75,7 @@ def _contexts(model: nn.Module) -> Iterator[tuple[GateContext, nn.Module]]:
 PLACES = (BasicBlock, Bottleneck, InvertedResidual, DepthwiseSeparableConv)
 
 
-def _last_norm(block: nn.Module) -> tuple[str, nn.Module]:
+def _last_norm(block: nn.Module) -> tuple[str, Any]:
     name = 'bn2' if isinstance(block, (BasicBlock, DepthwiseSeparableConv)) else 'bn3'
     norm = getattr(block, name)
     return name, norm[0] if isinstance(norm, GatedNorm) else norm
