@@ -12,13 +12,14 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .blocks.layout import exporting, to_nchw, to_nhwc
+from .blocks.layout import ceil_div, exporting, to_nchw, to_nhwc
 from .blocks.mixers.token_mixer import TokenMixer
 from .blocks.pooling import POOLS, PooledHead
 from .blocks.recorders import NotScriptable, refuse_fx
 from .utils.errors import ZooError
 
 MIN_SIZE = 32  # pixels: the last stage of a stride-32 model still has one token
+STRIDES = 4, 8, 16, 32  # pixels per token of a pyramid's four stages
 
 
 def to_pair(size: int | Sequence[int]) -> tuple[int, int]:
@@ -29,13 +30,18 @@ def to_pair(size: int | Sequence[int]) -> tuple[int, int]:
     return pair
 
 
-def pyramid_grids(grid: tuple[int, int], stages: int) -> list[tuple[int, int]]:
+def pyramid_grids(grid: tuple[int, int]) -> list[tuple[int, int]]:
     """Map sizes of a pyramid whose first map is ``grid`` and that halves it, rounding up, in each further stage."""
     grids = [grid]
-    while len(grids) < stages:
+    while len(grids) < len(STRIDES):
         height, width = grids[-1]
-        grids.append((-(-height // 2), -(-width // 2)))
+        grids.append((ceil_div(height, 2), ceil_div(width, 2)))
     return grids
+
+
+def patch_grids(img_size: tuple[int, int]) -> list[tuple[int, int]]:
+    """Map sizes of a pyramid of separate patches, which drops the rows and columns that do not fill one."""
+    return [(img_size[0] // stride, img_size[1] // stride) for stride in STRIDES]
 
 
 class Stage(nn.Module):
@@ -107,7 +113,7 @@ class Backbone(NotScriptable):
     inner_norms: tuple[int, ...] = ()  # those of feature_norms that the next stage goes on with
 
     def __init__(
-            self, stem: nn.Module, stages: Sequence[nn.Module], dims: Sequence[int], strides: Sequence[int],
+            self, stem: nn.Module, stages: Sequence[nn.Module], dims: Sequence[int], strides: Sequence[int] = STRIDES,
             in_chans: int = 3, num_classes: int = 1000, global_pool: str = 'avg', drop_rate: float = 0.,
             norm: nn.Module | None = None, num_features: int | None = None,
             feature_norms: Sequence[nn.Module] | None = None, linear_init: str = 'trunc_normal',
@@ -283,8 +289,11 @@ class Backbone(NotScriptable):
                     store(grid)
 
     def grids(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
-        """Map size of each stage for an image size, both (height, width)."""
-        raise NotImplementedError
+        """Map size of each stage for an image size, both (height, width).
+
+        That of a stem of stride 4 and three halvings, all rounded up, unless a host overrides it.
+        """
+        return pyramid_grids((ceil_div(img_size[0], 4), ceil_div(img_size[1], 4)))
 
     def windows(self, img_size: tuple[int, int]) -> list[int | None]:
         """Window that the mixers of each stage are offered at an image size; None: the whole map."""

@@ -134,7 +134,7 @@ def test_add_gates_to_mobilenets():
 
 
 def test_add_gates_refuses():
-    with pytest.raises(ValueError, match="gate 'ecaa': use one of bam, cbam, eca"):
+    with pytest.raises(ValueError, match="gate 'ecaa': use one of bam, cbam, eca, .*; did you mean eca"):
         zoo.add_gates(timm.create_model('resnet18'), 'ecaa')
     with pytest.raises(ValueError, match='VisionTransformer is not a ResNet or MobileNet'):
         zoo.add_gates(timm.create_model('vit_tiny_patch16_224'), 'eca')

@@ -10,9 +10,9 @@ from zoo.blocks import conv as convolutions
 from zoo.blocks import fusion
 from zoo.blocks.mixers import RotaryAttention
 from zoo.blocks.mlp import ResidualConvMlp
-from zoo.blocks.patch import Conv2dNorm
+from zoo.blocks.patch import Conv2dNorm, ConvStem
 from zoo.hosts import Pyramid
-from zoo.hosts.pyramid import ConvStem, PyramidBlock
+from zoo.hosts.pyramid import PyramidBlock
 
 
 def randomise(module):
@@ -76,7 +76,7 @@ def test_block_in_pieces_is_the_same(mid_position, monkeypatch):
 def test_stem_takes_the_statistics_of_the_whole_batch(monkeypatch):
     """In pieces only with frozen statistics."""
     monkeypatch.setattr(fusion, 'CHUNK_BYTES', 1)
-    stem = randomise(ConvStem(3, 8)).double()
+    stem = randomise(ConvStem(3, (4, 4, 4, 8), (2, 1, 1, 2))).double()
     x = torch.randn(4, 33, 18, 3, dtype=torch.float64)
     stem.train()
     y = stem(x)

@@ -1,9 +1,14 @@
-"""What classes that others extend share: names that may be overridden, and an error for one that nearly is."""
+"""What mixers and gates share: names that may be overridden, an error for one that nearly is, factories by name."""
 import difflib
-from typing import Any
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from torch import nn
 
+from ..utils.errors import ZooError, did_you_mean
+
+T = TypeVar('T')
 SIMILAR = 0.85  # ratio of difflib from which a name is taken for a misspelt one
 _MODULE = frozenset(dir(nn.Module))
 
@@ -34,3 +39,26 @@ def check_names(cls: type[Extensible], base: type[nn.Module]) -> None:
             raise TypeError(
                 f'{cls.__name__}.{name} is not part of {base.__name__}, {close[0]} is: rename it, or, if it is a name '
                 f'of its own, say so by extra_api = ({name!r},)')
+
+
+def class_of(kind: str, name: str, known: Mapping[str, T]) -> T:
+    """The class of a name.
+
+    Raises:
+        ZooError: An unknown name.
+    """
+    if name not in known:
+        raise ZooError(f'{kind} {name!r}: use one of {", ".join(sorted(known))}{did_you_mean(name, known)}')
+    return known[name]
+
+
+def factory_of(
+        chosen: str | Callable[..., nn.Module], find: Callable[[str], Any],
+        options: Mapping[str, Any] | None = None) -> Callable[..., nn.Module]:
+    """A factory: ``from_context`` of the class that ``find`` gives for a name, or the one given; with more arguments.
+
+    Raises:
+        ZooError: An unknown name.
+    """
+    factory = find(chosen).from_context if isinstance(chosen, str) else chosen
+    return functools.partial(factory, **options) if options else factory

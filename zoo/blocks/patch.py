@@ -1,10 +1,12 @@
 """Stems and downsampling: an image or a map to a smaller map."""
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..utils.types import FactoryKwargs
-from .fusion import can_fuse
+from .fusion import can_fuse, in_chunks
 from .layout import pad_map, to_nchw, to_nhwc
 from .linear import linear
 from .norm import batch_norm, scale_and_shift
@@ -95,6 +97,31 @@ class Conv2dNorm(nn.Module):
         if conv.bias is not None:
             bias = torch.addcmul(bias, conv.bias, scale)
         return F.conv2d(x, conv.weight * scale[:, None, None, None], bias, conv.stride, conv.padding)
+
+
+class ConvStem(nn.Sequential):
+    """3x3 convolutions with BatchNorm; GELU after all but the last.
+
+    Args:
+        in_chans: Image channels.
+        dims: Channels behind each convolution.
+        strides: Of the convolutions; the first has 2.
+        bias: Whether the convolutions have one.
+    """
+
+    def __init__(
+            self, in_chans: int, dims: Sequence[int], strides: Sequence[int], bias: bool = True, device=None,
+            dtype=None):
+        last = len(dims) - 1
+        super().__init__(*(
+            Conv2dNorm(in_dim, dim, stride, activation=i < last, bias=bias, device=device, dtype=dtype)
+            for i, (in_dim, dim, stride) in enumerate(zip((in_chans, *dims), dims, strides))))
+        self.dim = dims[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, H, W, in_chans]`` -> ``[B, H / stride, W / stride, dims[-1]]``, rounded up."""
+        hidden = self.dim * x.shape[1] * x.shape[2] // 2  # into and out of the second convolution
+        return in_chunks(self, super().forward, x, hidden)
 
 
 class NormConv2d(nn.Module):

@@ -1,12 +1,8 @@
 """The pre-norm transformer block shared by all attention hosts."""
-from collections.abc import Callable, Sequence
 from typing import Any
 
 from timm.layers import DropPath
 from torch import Tensor, nn
-
-from ..utils.types import FactoryKwargs
-from .mixers import BlockContext, MixerFactory
 
 
 class TransformerBlock(nn.Module):
@@ -42,24 +38,3 @@ class TransformerBlock(nn.Module):
         if getattr(self.mixer, 'needs_block_input', False):
             given['block_input'] = x
         return self.mixer(y, **given)
-
-
-def build_blocks(
-        contexts: Sequence[BlockContext], rates: Sequence[float], mixer: MixerFactory, mlp: Callable[..., nn.Module],
-        mlp_ratio: float, eps: float = 1e-5, block: type[TransformerBlock] = TransformerBlock, device=None,
-        dtype=None) -> list[TransformerBlock]:
-    """Blocks of a stage.
-
-    Args:
-        contexts: Where the blocks stand.
-        rates: Their rates of stochastic depth.
-        mixer: Factory of their token mixers.
-        mlp: Called with (channels, hidden channels).
-        mlp_ratio: Hidden over channels.
-        eps: Of the LayerNorms.
-        block: Class of the blocks.
-    """
-    dd = FactoryKwargs(device=device, dtype=dtype)
-    return [
-        block(ctx.dim, mixer(ctx, **dd), mlp(ctx.dim, int(ctx.dim * mlp_ratio), **dd), rate, eps, **dd)
-        for ctx, rate in zip(contexts, rates)]

@@ -1,15 +1,17 @@
 """CSWin Transformer."""
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
-from timm.layers import calculate_drop_path_rates
 from torch import nn
 
-from ..backbone import Backbone, Stage, pyramid_grids, to_pair
+from ..backbone import Backbone, pyramid_grids, to_pair
 from ..blocks.mixers import BlockContext, MixerFactory, StripeAttention
 from ..blocks.mlp import Mlp
 from ..blocks.patch import PatchConv
-from ..blocks.transformer import build_blocks
+from ..blocks.transformer import TransformerBlock
+from ..utils.types import FactoryKwargs
+from .stages import build_stages
 
 SIZES = dict(
     tiny=dict(depths=(2, 4, 18, 1)),
@@ -43,24 +45,23 @@ class CSwin(Backbone):
             embed_dim: int = 64, depths: Sequence[int] = (2, 4, 18, 1), num_heads: Sequence[int] = (2, 4, 8, 16),
             mlp_ratio: float = 4., qkv_bias: bool = True, drop_path_rate: float = 0., in_chans: int = 3,
             device=None, dtype=None, **backbone: Any):
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         dims = [embed_dim * 2 ** s for s in range(len(depths))]
-        rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
-        windows = self.windows(to_pair(img_size))
-        stages = []
-        for s, (dim, grid) in enumerate(zip(dims, self.grids(to_pair(img_size)))):
-            contexts = [
-                BlockContext(s, i, dim, num_heads[s], grid, qkv_bias, window=windows[s], lepe=True)
-                for i in range(depths[s])]
-            stages.append(Stage(
-                build_blocks(contexts, rates[s], mixer, Mlp, mlp_ratio, **dd),
-                downsample=PatchConv(dims[s - 1], dim, 3, 2, padding=1, **dd) if s else None))
+
+        def block(ctx: BlockContext, drop_path: float) -> nn.Module:
+            return TransformerBlock(
+                ctx.dim, mixer(ctx, **dd), Mlp(ctx.dim, int(ctx.dim * mlp_ratio), **dd), drop_path, **dd)
+
+        stages = build_stages(
+            block, dims, depths, self.grids(to_pair(img_size)), drop_path_rate,
+            downsample=partial(PatchConv, kernel_size=3, stride=2, padding=1, **dd),
+            num_heads=num_heads, qkv_bias=qkv_bias, window=self.windows(to_pair(img_size)), lepe=True)
         super().__init__(
-            PatchConv(in_chans, embed_dim, 7, 4, padding=2, **dd), stages, dims, strides=(4, 8, 16, 32),
-            in_chans=in_chans, norm=nn.LayerNorm(dims[-1], **dd), **dd, **backbone)
+            PatchConv(in_chans, embed_dim, 7, 4, padding=2, **dd), stages, dims, in_chans=in_chans,
+            norm=nn.LayerNorm(dims[-1], **dd), **dd, **backbone)
 
     def grids(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
-        return pyramid_grids(((img_size[0] + 1) // 4, (img_size[1] + 1) // 4), 4)
+        return pyramid_grids(((img_size[0] + 1) // 4, (img_size[1] + 1) // 4))
 
     def windows(self, img_size: tuple[int, int]) -> list[int | None]:
         return [1, 2, max(7, max(img_size) // 32), None]

@@ -1,15 +1,18 @@
 """Pyramid Vision Transformer (PVT)."""
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
-from timm.layers import calculate_drop_path_rates
+from torch import nn
 
-from ..backbone import Backbone, Stage, to_pair
+from ..backbone import Backbone, patch_grids, to_pair
 from ..blocks.mixers import BlockContext, MixerFactory, SpatialReductionAttention
 from ..blocks.mlp import Mlp
 from ..blocks.patch import PatchConv
 from ..blocks.position import PositionMap
-from ..blocks.transformer import build_blocks
+from ..blocks.transformer import TransformerBlock
+from ..utils.types import FactoryKwargs
+from .stages import build_stages
 
 SIZES = dict(
     tiny=dict(depths=(2, 2, 2, 2)),
@@ -46,19 +49,20 @@ class PVT(Backbone):
             num_heads: Sequence[int] = (1, 2, 5, 8), mlp_ratios: Sequence[float] = (8, 8, 4, 4),
             sr_ratios: Sequence[int] = (8, 4, 2, 1), qkv_bias: bool = True, drop_path_rate: float = 0.,
             in_chans: int = 3, device=None, dtype=None, **backbone: Any):
-        dd = dict(device=device, dtype=dtype)
-        rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
-        stages = []
-        for s, (dim, grid) in enumerate(zip(embed_dims, self.grids(to_pair(img_size)))):
-            contexts = [BlockContext(
-                s, i, dim, num_heads[s], grid, qkv_bias, sr_ratio=sr_ratios[s]) for i in range(depths[s])]
-            stages.append(Stage(
-                build_blocks(contexts, rates[s], mixer, Mlp, mlp_ratios[s], eps=1e-6, **dd),
-                downsample=PatchConv(embed_dims[s - 1], dim, 2, 2, **dd) if s else None,
-                pos_embed=PositionMap(grid, dim, mode='bilinear', std=0.02, **dd)))
+        dd = FactoryKwargs(device=device, dtype=dtype)
+
+        def block(ctx: BlockContext, drop_path: float) -> nn.Module:
+            hidden = int(ctx.dim * mlp_ratios[ctx.stage])
+            return TransformerBlock(
+                ctx.dim, mixer(ctx, **dd), Mlp(ctx.dim, hidden, **dd), drop_path, eps=1e-6, **dd)
+
+        stages = build_stages(
+            block, embed_dims, depths, self.grids(to_pair(img_size)), drop_path_rate,
+            downsample=partial(PatchConv, kernel_size=2, stride=2, **dd),
+            pos_embed=partial(PositionMap, mode='bilinear', std=0.02, **dd),
+            num_heads=num_heads, qkv_bias=qkv_bias, sr_ratio=sr_ratios)
         super().__init__(
-            PatchConv(in_chans, embed_dims[0], 4, 4, **dd), stages, embed_dims, strides=(4, 8, 16, 32),
-            in_chans=in_chans, **dd, **backbone)
+            PatchConv(in_chans, embed_dims[0], 4, 4, **dd), stages, embed_dims, in_chans=in_chans, **dd, **backbone)
 
     def grids(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
-        return [(img_size[0] // stride, img_size[1] // stride) for stride in (4, 8, 16, 32)]
+        return patch_grids(img_size)

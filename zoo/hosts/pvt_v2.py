@@ -1,16 +1,18 @@
 """Pyramid Vision Transformer v2 (PVTv2)."""
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
-from timm.layers import calculate_drop_path_rates
 from torch import nn
 
-from ..backbone import Backbone, Stage, pyramid_grids, to_pair
+from ..backbone import Backbone, to_pair
 from ..blocks.layout import ceil_div
 from ..blocks.mixers import BlockContext, MixerFactory, SpatialReductionAttention
 from ..blocks.mlp import ConvMlp
 from ..blocks.patch import PatchConv
-from ..blocks.transformer import build_blocks
+from ..blocks.transformer import TransformerBlock
+from ..utils.types import FactoryKwargs
+from .stages import build_stages
 
 SIZES = dict(
     b0=dict(embed_dims=(32, 64, 160, 256)),
@@ -48,22 +50,22 @@ class PVTv2(Backbone):
             num_heads: Sequence[int] = (1, 2, 5, 8), mlp_ratios: Sequence[float] = (8, 8, 4, 4),
             sr_ratios: Sequence[int] = (8, 4, 2, 1), qkv_bias: bool = True, stem_stride: int = 4,
             drop_path_rate: float = 0., in_chans: int = 3, device=None, dtype=None, **backbone: Any):
-        dd = dict(device=device, dtype=dtype)
-        strides = [stem_stride * 2 ** s for s in range(len(depths))]
-        rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
-        grids = pyramid_grids(tuple(ceil_div(side, stem_stride) for side in to_pair(img_size)), len(depths))
-        stages = []
-        for s, (dim, grid) in enumerate(zip(embed_dims, grids)):
-            contexts = [BlockContext(
-                s, i, dim, num_heads[s], grid, qkv_bias, sr_ratio=sr_ratios[s]) for i in range(depths[s])]
-            stages.append(Stage(
-                build_blocks(contexts, rates[s], mixer, ConvMlp, mlp_ratios[s], eps=1e-6, **dd),
-                downsample=PatchConv(embed_dims[s - 1], dim, 3, 2, padding=1, **dd) if s else None,
-                norm=nn.LayerNorm(dim, eps=1e-6, **dd)))
+        dd = FactoryKwargs(device=device, dtype=dtype)
+        self.strides = [stem_stride * 2 ** s for s in range(len(depths))]
+
+        def block(ctx: BlockContext, drop_path: float) -> nn.Module:
+            hidden = int(ctx.dim * mlp_ratios[ctx.stage])
+            return TransformerBlock(
+                ctx.dim, mixer(ctx, **dd), ConvMlp(ctx.dim, hidden, **dd), drop_path, eps=1e-6, **dd)
+
+        stages = build_stages(
+            block, embed_dims, depths, self.grids(to_pair(img_size)), drop_path_rate,
+            downsample=partial(PatchConv, kernel_size=3, stride=2, padding=1, **dd),
+            norm=partial(nn.LayerNorm, eps=1e-6, **dd),
+            num_heads=num_heads, qkv_bias=qkv_bias, sr_ratio=sr_ratios)
         super().__init__(
-            PatchConv(in_chans, embed_dims[0], 7, stem_stride, padding=3, **dd), stages, embed_dims, strides,
+            PatchConv(in_chans, embed_dims[0], 7, stem_stride, padding=3, **dd), stages, embed_dims, self.strides,
             in_chans=in_chans, conv_init='fan_out', **dd, **backbone)
 
     def grids(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
-        stride = self.feature_info[0]['reduction']
-        return pyramid_grids((ceil_div(img_size[0], stride), ceil_div(img_size[1], stride)), len(self.stages))
+        return [(ceil_div(img_size[0], stride), ceil_div(img_size[1], stride)) for stride in self.strides]

@@ -1,20 +1,20 @@
 """The pyramid of RAVLT, MAViT and NaLaFormer: convolutions wherever positions count."""
-import functools
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
-from timm.layers import calculate_drop_path_rates
 from torch import Tensor, nn
 
-from ..backbone import Backbone, Stage, pyramid_grids, to_pair
+from ..backbone import Backbone, to_pair
 from ..blocks.conv import conv_epilogue, depthwise_conv2d
 from ..blocks.fusion import in_chunks
-from ..blocks.layout import ceil_div
 from ..blocks.mixers import BlockContext, MixerFactory, RotaryAttention
 from ..blocks.mlp import ResidualConvMlp
-from ..blocks.patch import Conv2dNorm, ProjNormAct
-from ..blocks.transformer import TransformerBlock, build_blocks
+from ..blocks.patch import Conv2dNorm, ConvStem, ProjNormAct
+from ..blocks.transformer import TransformerBlock
+from ..utils.types import FactoryKwargs
+from .stages import build_stages
 
 SIZES = dict(
     t=dict(),
@@ -43,7 +43,7 @@ class PyramidBlock(TransformerBlock):
     def __init__(
             self, dim: int, mixer: nn.Module, mlp: nn.Module, drop_path: float = 0., eps: float = 1e-5,
             layer_scale: float = 1., mid_position: bool = False, device=None, dtype=None):
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         super().__init__(dim, mixer, mlp, drop_path, eps, **dd)
         self.pos1 = depthwise_conv2d(dim, 3, **dd)
         self.pos2 = depthwise_conv2d(dim, 3, **dd) if mid_position else None
@@ -59,21 +59,6 @@ class PyramidBlock(TransformerBlock):
         if self.pos2 is not None:
             x = conv_epilogue(self.pos2, x, residual=x)
         return torch.addcmul(x, self.gamma2, self.drop_path2(self.mlp(self.norm2(x))))
-
-
-class ConvStem(nn.Sequential):
-    """Four 3x3 convolutions with BatchNorm to a quarter of the size; GELU after all but the last."""
-
-    def __init__(self, in_chans: int, dim: int, device=None, dtype=None):
-        half, dd = dim // 2, dict(device=device, dtype=dtype)
-        super().__init__(
-            Conv2dNorm(in_chans, half, 2, activation=True, **dd), Conv2dNorm(half, half, 1, activation=True, **dd),
-            Conv2dNorm(half, half, 1, activation=True, **dd), Conv2dNorm(half, dim, 2, **dd))
-        self.half = half
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[B, H, W, in_chans]`` -> ``[B, ceil(H / 4), ceil(W / 4), dim]``."""
-        return in_chunks(self, super().forward, x, self.half * x.shape[1] * x.shape[2] // 2)
 
 
 class Pyramid(Backbone):
@@ -108,23 +93,23 @@ class Pyramid(Backbone):
             projection: int = 1024, linear_init: str = 'trunc_normal', qkv_bias: bool = True,
             feature_norms: bool = False, drop_path_rate: float = 0., in_chans: int = 3, device=None, dtype=None,
             **backbone: Any):
-        dd = dict(device=device, dtype=dtype)
-        rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
-        stages = []
-        for s, (dim, grid) in enumerate(zip(embed_dims, self.grids(to_pair(img_size)))):
-            contexts = [BlockContext(
-                s, i, dim, num_heads[s], grid, qkv_bias, gate_norm=gate_norm) for i in range(depths[s])]
-            block = functools.partial(PyramidBlock, layer_scale=layer_scale[s], mid_position=mid_position)
-            stages.append(Stage(
-                build_blocks(contexts, rates[s], mixer, ResidualConvMlp, mlp_ratio, eps=1e-6, block=block, **dd),
-                downsample=Conv2dNorm(embed_dims[s - 1], dim, 2, **dd) if s else None))
+        dd = FactoryKwargs(device=device, dtype=dtype)
+
+        def block(ctx: BlockContext, drop_path: float) -> nn.Module:
+            return PyramidBlock(
+                ctx.dim, mixer(ctx, **dd), ResidualConvMlp(ctx.dim, int(ctx.dim * mlp_ratio), **dd), drop_path,
+                eps=1e-6, layer_scale=layer_scale[ctx.stage], mid_position=mid_position, **dd)
+
+        stages = build_stages(
+            block, embed_dims, depths, self.grids(to_pair(img_size)), drop_path_rate,
+            downsample=partial(Conv2dNorm, stride=2, **dd),
+            num_heads=num_heads, qkv_bias=qkv_bias, gate_norm=gate_norm)
         if feature_norms:
             ends = dict(feature_norms=[nn.LayerNorm(dim, eps=1e-6, **dd) for dim in embed_dims])
         else:
             ends = dict(norm=ProjNormAct(embed_dims[-1], projection, **dd), num_features=projection)
+        half = embed_dims[0] // 2
+        stem = ConvStem(in_chans, (half, half, half, embed_dims[0]), strides=(2, 1, 1, 2), **dd)
         super().__init__(
-            ConvStem(in_chans, embed_dims[0], **dd), stages, embed_dims, strides=(4, 8, 16, 32), in_chans=in_chans,
-            linear_init=linear_init, conv_init='linear', **ends, **dd, **backbone)
-
-    def grids(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
-        return pyramid_grids((ceil_div(img_size[0], 4), ceil_div(img_size[1], 4)), 4)
+            stem, stages, embed_dims, in_chans=in_chans, linear_init=linear_init,
+            conv_init='linear', **ends, **dd, **backbone)

@@ -6,6 +6,7 @@ from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import nn
 
 from ..blocks.gates import GateContext, GateFactory, init_gates, insert_gates, undecayed_by_gates
+from ..utils.types import FactoryKwargs
 
 SIZES = {
     18: dict(block=BasicBlock, layers=(2, 2, 2, 2)),
@@ -41,7 +42,7 @@ class GatedResNet(ResNet):
             self, gate: GateFactory | None = None, stage_gate: GateFactory | None = None, cifar: bool = False,
             zero_init_last: bool = False, init: Callable[[nn.Module], None] | None = None, device=None, dtype=None,
             **resnet: Any):
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         super().__init__(zero_init_last=zero_init_last, **resnet, **dd)
         if cifar:
             self._shrink_stem(**dd)

@@ -1,16 +1,18 @@
 """Swin Transformer."""
+import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
-from timm.layers import calculate_drop_path_rates
 from torch import nn
 
-from ..backbone import Backbone, Stage, pyramid_grids, to_pair
-from ..blocks.layout import ceil_div
+from ..backbone import Backbone, to_pair
 from ..blocks.mixers import BlockContext, MixerFactory, WindowAttention
 from ..blocks.mlp import Mlp
 from ..blocks.patch import PatchConv, PatchMerging
-from ..blocks.transformer import build_blocks
+from ..blocks.transformer import TransformerBlock
+from ..utils.types import FactoryKwargs
+from .stages import build_stages
 
 SIZES = dict(
     tiny=dict(),
@@ -63,26 +65,23 @@ class Swin(Backbone):
             window_size: int | WindowRule = published_window, mlp_ratio: float = 4., qkv_bias: bool = True,
             feature_norms: bool = False, drop_path_rate: float = 0., in_chans: int = 3, device=None, dtype=None,
             **backbone: Any):
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         dims = [embed_dim * 2 ** s for s in range(len(depths))]
-        rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
-        window = window_of(window_size, to_pair(img_size))
-        stages = []
-        for s, (dim, grid) in enumerate(zip(dims, self.grids(to_pair(img_size)))):
-            contexts = [
-                BlockContext(s, i, dim, num_heads[s], grid, qkv_bias, window=window, shift=i % 2 == 1)
-                for i in range(depths[s])]
-            stages.append(Stage(
-                build_blocks(contexts, rates[s], mixer, Mlp, mlp_ratio, **dd),
-                downsample=PatchMerging(dims[s - 1], dim, **dd) if s else None))
+
+        def block(ctx: BlockContext, drop_path: float) -> nn.Module:
+            ctx = dataclasses.replace(ctx, shift=ctx.index % 2 == 1)
+            return TransformerBlock(
+                ctx.dim, mixer(ctx, **dd), Mlp(ctx.dim, int(ctx.dim * mlp_ratio), **dd), drop_path, **dd)
+
+        stages = build_stages(
+            block, dims, depths, self.grids(to_pair(img_size)), drop_path_rate,
+            downsample=partial(PatchMerging, **dd),
+            num_heads=num_heads, qkv_bias=qkv_bias, window=window_of(window_size, to_pair(img_size)))
         super().__init__(
-            PatchConv(in_chans, embed_dim, 4, 4, pad_to_stride=True, **dd), stages, dims, strides=(4, 8, 16, 32),
-            in_chans=in_chans, norm=nn.LayerNorm(dims[-1], **dd),
+            PatchConv(in_chans, embed_dim, 4, 4, pad_to_stride=True, **dd), stages, dims, in_chans=in_chans,
+            norm=nn.LayerNorm(dims[-1], **dd),
             feature_norms=[nn.LayerNorm(dim, **dd) for dim in dims] if feature_norms else None, **dd, **backbone)
         self.window_size = window_size
-
-    def grids(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
-        return pyramid_grids((ceil_div(img_size[0], 4), ceil_div(img_size[1], 4)), 4)
 
     def windows(self, img_size: tuple[int, int]) -> list[int | None]:
         return [window_of(self.window_size, img_size)] * len(self.stages)

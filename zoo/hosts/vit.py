@@ -14,8 +14,9 @@ from ..blocks.mlp import Mlp
 from ..blocks.patch import PatchConv
 from ..blocks.pooling import POOLS, PooledHead
 from ..blocks.position import PositionMap
-from ..blocks.transformer import TransformerBlock, build_blocks
+from ..blocks.transformer import TransformerBlock
 from ..utils.errors import ZooError
+from ..utils.types import FactoryKwargs
 
 PATCH = 16  # pixels
 SIZES = dict(
@@ -29,7 +30,7 @@ class TokenEmbedding(PatchConv):
     """Patches with position, behind a class token with its own position."""
 
     def __init__(self, in_chans: int, dim: int, grid: tuple[int, int], device=None, dtype=None):
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         super().__init__(in_chans, dim, PATCH, PATCH, pad_to_stride=True, eps=None, **dd)
         self.pos_embed = PositionMap(grid, dim, mode='bicubic', std=0.02, **dd)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim, **dd))
@@ -112,14 +113,19 @@ class ViT(Backbone):
             embed_dim: int = 192, depth: int = 12, num_heads: int = 3, mlp_ratio: float = 4., qkv_bias: bool = True,
             global_pool: str = 'token', drop_path_rate: float = 0., in_chans: int = 3, device=None, dtype=None,
             **backbone: Any):
-        dd = dict(device=device, dtype=dtype)
-        rates = calculate_drop_path_rates(drop_path_rate, depth)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         grid = self._grid(to_pair(img_size))
+
+        def block(ctx: BlockContext, drop_path: float) -> nn.Module:
+            return TokenBlock(
+                ctx.dim, mixer(ctx, **dd), Mlp(ctx.dim, int(ctx.dim * mlp_ratio), **dd), drop_path, eps=1e-6, **dd)
+
         contexts = [BlockContext(0, i, embed_dim, num_heads, grid, qkv_bias, num_prefix_tokens=1) for i in range(depth)]
-        blocks = build_blocks(contexts, rates, mixer, Mlp, mlp_ratio, eps=1e-6, block=TokenBlock, **dd)
+        rates = calculate_drop_path_rates(drop_path_rate, depth)
+        stages = [Stage([block(ctx, rate)]) for ctx, rate in zip(contexts, rates)]
         super().__init__(
-            TokenEmbedding(in_chans, embed_dim, grid, **dd), [Stage([block]) for block in blocks],
-            dims=[embed_dim] * depth, strides=[PATCH] * depth, in_chans=in_chans, global_pool=global_pool,
+            TokenEmbedding(in_chans, embed_dim, grid, **dd), stages, dims=[embed_dim] * depth, strides=[PATCH] * depth,
+            in_chans=in_chans, global_pool=global_pool,
             norm=nn.LayerNorm(embed_dim, eps=1e-6, **dd), no_decay=('cls_token', 'cls_pos', 'pos_embed.weight'), **dd,
             **backbone)
 

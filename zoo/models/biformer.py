@@ -18,21 +18,22 @@ norms kept in evaluation mode (detection: ``n_win=16``) or synchronised (segment
     timm.create_model('biformer_small', features_only=True, feature_norms=True, mixer_kwargs=dict(n_win=16))
 """
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
-from timm.layers import calculate_drop_path_rates
 from torch import Tensor, nn
 
-from ..backbone import Backbone, Stage, pyramid_grids, to_pair
+from ..backbone import Backbone, patch_grids, to_pair
 from ..blocks.conv import conv_epilogue, depthwise_conv2d
-from ..blocks.layout import ceil_div
 from ..blocks.mixers import BlockContext, MixerFactory, MixerTable
 from ..blocks.mlp import Mlp
 from ..blocks.norm import BatchNormNHWC
-from ..blocks.patch import Conv2dNorm, NormConv2d
+from ..blocks.patch import Conv2dNorm, ConvStem, NormConv2d
 from ..blocks.transformer import TransformerBlock
+from ..hosts.stages import build_stages
 from ..registry import Variant, register_family
-from ..weights.convert import rename
+from ..utils.types import FactoryKwargs
+from ..weights.convert import pointwise_to_linear, rename
 
 __all__ = []  # the entrypoints: filled by the registration
 
@@ -54,7 +55,7 @@ class BiFormerBlock(TransformerBlock):
     def __init__(
             self, dim: int, mixer: nn.Module, mlp: nn.Module, drop_path: float = 0., position: bool = True,
             device=None, dtype=None):
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         super().__init__(dim, mixer, mlp, drop_path, eps=1e-6, **dd)
         self.pos = depthwise_conv2d(dim, 3, **dd) if position else None
 
@@ -89,36 +90,29 @@ class BiFormer(Backbone):
             num_heads: Sequence[int] = (2, 4, 8, 8), mlp_ratio: int = 3, swin_layout: bool = False,
             linear_init: str = 'trunc_normal', feature_norms: bool = False, drop_path_rate: float = 0.,
             in_chans: int = 3, device=None, dtype=None, **backbone: Any):
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         self.swin_layout = swin_layout
-        rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
-        stages = []
-        for s, (dim, grid) in enumerate(zip(dims, self.grids(to_pair(img_size)))):
-            blocks = [
-                BiFormerBlock(
-                    dim, mixer(BlockContext(s, i, dim, num_heads[s], grid), **dd), Mlp(dim, mlp_ratio * dim, **dd),
-                    rate, position=not swin_layout, **dd)
-                for i, rate in enumerate(rates[s])]
-            stages.append(Stage(blocks, downsample=self._downsample(dims[s - 1], dim, **dd) if s else None))
+
+        def block(ctx: BlockContext, drop_path: float) -> nn.Module:
+            return BiFormerBlock(
+                ctx.dim, mixer(ctx, **dd), Mlp(ctx.dim, mlp_ratio * ctx.dim, **dd), drop_path,
+                position=not swin_layout, **dd)
+
+        downsample = partial(NormConv2d, **dd) if swin_layout else partial(Conv2dNorm, stride=2, **dd)
+        stages = build_stages(
+            block, dims, depths, self.grids(to_pair(img_size)), drop_path_rate,
+            downsample=downsample, num_heads=num_heads)
+        if swin_layout:
+            stem = Conv2dNorm(in_chans, dims[0], 4, kernel_size=4, **dd)
+        else:
+            stem = ConvStem(in_chans, (dims[0] // 2, dims[0]), strides=(2, 2), **dd)
         super().__init__(
-            self._stem(in_chans, dims[0], **dd), stages, dims, strides=(4, 8, 16, 32), in_chans=in_chans,
-            norm=BatchNormNHWC(dims[-1], **dd),
+            stem, stages, dims, in_chans=in_chans, norm=BatchNormNHWC(dims[-1], **dd),
             feature_norms=[nn.LayerNorm(dim, eps=1e-6, **dd) for dim in dims] if feature_norms else None,
             linear_init=linear_init, **dd, **backbone)
 
-    def _stem(self, in_chans: int, dim: int, **dd: Any) -> nn.Module:
-        if self.swin_layout:
-            return Conv2dNorm(in_chans, dim, 4, kernel_size=4, **dd)
-        return nn.Sequential(
-            Conv2dNorm(in_chans, dim // 2, 2, activation=True, **dd), Conv2dNorm(dim // 2, dim, 2, **dd))
-
-    def _downsample(self, in_dim: int, dim: int, **dd: Any) -> nn.Module:
-        return NormConv2d(in_dim, dim, **dd) if self.swin_layout else Conv2dNorm(in_dim, dim, 2, **dd)
-
     def grids(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
-        if self.swin_layout:
-            return [(img_size[0] // stride, img_size[1] // stride) for stride in (4, 8, 16, 32)]
-        return pyramid_grids((ceil_div(img_size[0], 4), ceil_div(img_size[1], 4)), 4)
+        return patch_grids(img_size) if self.swin_layout else super().grids(img_size)
 
 
 # --- variants: Swin's layout last
@@ -174,10 +168,7 @@ RULES = (
 
 def biformer_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """Both layouts, classification and dense prediction; 1x1 convolutions become linear layers."""
-    state = rename(state, (*(SWIN_STEM if model.swin_layout else STEM), *RULES))
-    for key in [key for key, value in state.items() if value.ndim == 4 and value.shape[2:] == (1, 1)]:
-        state[key] = state[key].flatten(1)
-    return state
+    return pointwise_to_linear(rename(state, (*(SWIN_STEM if model.swin_layout else STEM), *RULES)))
 
 
 register_family(__name__, BiFormer, MIXERS, VARIANTS, biformer_keys, CFG)

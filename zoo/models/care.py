@@ -15,17 +15,19 @@ convolution. The last block does not project back: it has no shortcut, and stoch
 The classifier sees four times as many channels, after GELU and LayerNorm; there are two, the second for a teacher's
 labels, and their mean counts.
 """
+import dataclasses
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath, SelectAdaptivePool2d, calculate_drop_path_rates
+from timm.layers import DropPath, SelectAdaptivePool2d
 from torch import Tensor, nn
 
 from zoo_kernels import linear_attention
 
-from ..backbone import Backbone, Stage, to_pair
+from ..backbone import Backbone, patch_grids, to_pair
 from ..blocks.conv import conv_epilogue, depthwise_conv2d
 from ..blocks.fusion import in_chunks
 from ..blocks.layout import to_nchw, to_nhwc
@@ -33,9 +35,11 @@ from ..blocks.linear import linear, linear_gelu
 from ..blocks.mixers import BlockContext, MixerFactory, MixerTable, TokenMixer, register_mixer
 from ..blocks.norm import batch_norm
 from ..blocks.patch import NormConv2d
+from ..hosts.stages import build_stages
 from ..registry import Variant, register_family
 from ..utils.errors import ZooError
-from ..weights.convert import rename
+from ..utils.types import FactoryKwargs
+from ..weights.convert import pointwise_to_linear, rename
 
 __all__ = []  # the entrypoints: filled by the registration
 
@@ -68,7 +72,7 @@ class CrossConv(TokenMixer):
 
     def __init__(self, dim: int, kernel_size: int = 11, device=None, dtype=None):
         super().__init__()
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         rim = kernel_size // 2
         self.column = nn.Conv2d(dim, dim, (kernel_size, 1), padding=(rim, 0), groups=dim, **dd)
         self.row = nn.Conv2d(dim, dim, (1, kernel_size), padding=(0, rim), groups=dim, **dd)
@@ -92,7 +96,7 @@ class Interaction(nn.Module):
 
     def __init__(self, dim: int, hidden: int, project: bool = True, device=None, dtype=None):
         super().__init__()
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         self.hidden = hidden
         self.norm = nn.BatchNorm2d(dim, **dd)
         self.fc1 = nn.Linear(dim, hidden, **dd)
@@ -125,7 +129,7 @@ class CAREBlock(nn.Module):
             self, dim: int, width: int, mixer: nn.Module, ratios: tuple[int, int], drop_path: float = 0.,
             last: bool = False, device=None, dtype=None):
         super().__init__()
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         self.widths = dim - 3 * width, width, width, width
         self.mixer = mixer
         self.conv3 = depthwise_conv2d(width, 3, **dd)
@@ -172,7 +176,7 @@ class TwoHeads(nn.Module):
             self, dim: int, num_classes: int, global_pool: str = 'avg', drop_rate: float = 0., device=None,
             dtype=None):
         super().__init__()
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         self.num_classes = num_classes
         self.pool = SelectAdaptivePool2d(pool_type=global_pool, flatten=True)
         width = dim * self.pool.feat_mult()
@@ -220,21 +224,23 @@ class CARE(Backbone):
             depths: Sequence[int] = (2, 4, 8, 4), num_heads: Sequence[int] = (1, 1, 2, 2),
             ratios: Sequence[tuple[int, int]] = ((2, 2), (2, 4), (4, 4), (4, 4)), drop_path_rate: float = 0.,
             in_chans: int = 3, device=None, dtype=None, **backbone: Any):
-        dd = dict(device=device, dtype=dtype)
-        rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
-        stages = []
-        for s, (dim, width, grid) in enumerate(zip(dims, widths, self.grids(to_pair(img_size)))):
-            contexts = [BlockContext(s, i, width, num_heads[s], grid) for i in range(depths[s])]
-            blocks = [
-                CAREBlock(dim, width, mixer(ctx, **dd), ratios[s], rates[s][ctx.index],
-                          last=s == len(dims) - 1 and ctx.index == depths[s] - 1, **dd) for ctx in contexts]
-            stages.append(Stage(blocks, downsample=NormConv2d(dims[s - 1], dim, **dd) if s else None))
+        dd = FactoryKwargs(device=device, dtype=dtype)
+
+        def block(ctx: BlockContext, drop_path: float) -> nn.Module:
+            feature = dataclasses.replace(ctx, dim=widths[ctx.stage])
+            return CAREBlock(
+                ctx.dim, feature.dim, mixer(feature, **dd), ratios[ctx.stage], drop_path,
+                last=ctx.stage == len(dims) - 1 and ctx.index == depths[ctx.stage] - 1, **dd)
+
+        stages = build_stages(
+            block, dims, depths, self.grids(to_pair(img_size)), drop_path_rate,
+            downsample=partial(NormConv2d, **dd), num_heads=num_heads)
         super().__init__(
-            CAREStem(in_chans, dims[0], **dd), stages, (*dims[:-1], dims[-1] * ratios[-1][1]), strides=(4, 8, 16, 32),
-            in_chans=in_chans, conv_init='linear', **dd, **backbone)
+            CAREStem(in_chans, dims[0], **dd), stages, (*dims[:-1], dims[-1] * ratios[-1][1]), in_chans=in_chans,
+            conv_init='linear', **dd, **backbone)
 
     def grids(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
-        return [(img_size[0] // stride, img_size[1] // stride) for stride in (4, 8, 16, 32)]
+        return patch_grids(img_size)
 
     def make_head(self, num_classes: int, global_pool: str, device=None, dtype=None) -> TwoHeads:
         return TwoHeads(self.num_features, num_classes, global_pool, self.drop_rate, device=device, dtype=dtype)
@@ -301,10 +307,7 @@ RULES = (
 
 def care_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """1x1 convolutions become linear layers."""
-    state = rename(state, RULES)
-    return {
-        key: value.flatten(1) if key.endswith(('.qk.weight', '.fc1.weight', '.fc2.weight')) else value
-        for key, value in state.items()}
+    return pointwise_to_linear(rename(state, RULES))
 
 
 register_family(__name__, CARE, MIXERS, VARIANTS, care_keys, CFG)

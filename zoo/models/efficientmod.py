@@ -14,19 +14,21 @@ prediction are not normed.
 alone: the accuracies of the repository's README are with that. The released weights lie in Google Drive folders.
 """
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
-from timm.layers import DropPath, calculate_drop_path_rates
+from timm.layers import DropPath
 from torch import Tensor, nn
 
-from ..backbone import Backbone, Stage, pyramid_grids, to_pair
-from ..blocks.layout import ceil_div
+from ..backbone import Backbone, to_pair
 from ..blocks.mixers import BlockContext, EfficientModulation, MixerFactory, MixerTable, SoftmaxAttention
 from ..blocks.mlp import Mlp
 from ..blocks.patch import PatchConv
 from ..blocks.transformer import TransformerBlock
+from ..hosts.stages import build_stages
 from ..registry import Variant, register_family
+from ..utils.types import FactoryKwargs
 from ..weights.convert import rename
 
 __all__ = []  # the entrypoints: filled by the registration
@@ -58,7 +60,7 @@ class ModulationBlock(nn.Module):
 
 def attention_block(dim: int, mlp_ratio: int, drop_path: float, device=None, dtype=None) -> TransformerBlock:
     """The pre-norm block with softmax attention of NUM_HEADS heads, each of at least MIN_HEAD channels."""
-    dd = dict(device=device, dtype=dtype)
+    dd = FactoryKwargs(device=device, dtype=dtype)
     mixer = SoftmaxAttention(dim, NUM_HEADS, qkv_bias=False, head_dim=max(dim // NUM_HEADS, MIN_HEAD), **dd)
     return TransformerBlock(dim, mixer, Mlp(dim, dim * mlp_ratio, **dd), drop_path, **dd)
 
@@ -84,22 +86,20 @@ class EfficientMod(Backbone):
             dims: Sequence[int] = (32, 64, 128, 256), depths: Sequence[int] = (2, 2, 6, 2),
             attention_depths: Sequence[int] = (0, 0, 1, 2), mlp_ratios: Sequence[int] = (4, 4, 4, 4),
             drop_path_rate: float = 0., in_chans: int = 3, device=None, dtype=None, **backbone: Any):
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         counts = [sum(pair) for pair in zip(depths, attention_depths)]
-        rates = calculate_drop_path_rates(drop_path_rate, counts, stagewise=True)
-        stages = []
-        for s, (dim, grid) in enumerate(zip(dims, self.grids(to_pair(img_size)))):
-            contexts = [BlockContext(s, i, dim, NUM_HEADS, grid) for i in range(depths[s])]
-            blocks = [
-                *(ModulationBlock(dim, mixer(ctx, **dd), rate, **dd) for ctx, rate in zip(contexts, rates[s])),
-                *(attention_block(dim, mlp_ratios[s], rate, **dd) for rate in rates[s][depths[s]:])]
-            stages.append(Stage(blocks, downsample=PatchConv(dims[s - 1], dim, 3, 2, padding=1, **dd) if s else None))
-        super().__init__(
-            PatchConv(in_chans, dims[0], 7, 4, padding=3, **dd), stages, dims, strides=(4, 8, 16, 32),
-            in_chans=in_chans, norm=nn.LayerNorm(dims[-1], **dd), **dd, **backbone)
 
-    def grids(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
-        return pyramid_grids((ceil_div(img_size[0], 4), ceil_div(img_size[1], 4)), 4)
+        def block(ctx: BlockContext, drop_path: float) -> nn.Module:
+            if ctx.index < depths[ctx.stage]:
+                return ModulationBlock(ctx.dim, mixer(ctx, **dd), drop_path, **dd)
+            return attention_block(ctx.dim, mlp_ratios[ctx.stage], drop_path, **dd)
+
+        stages = build_stages(
+            block, dims, counts, self.grids(to_pair(img_size)), drop_path_rate,
+            downsample=partial(PatchConv, kernel_size=3, stride=2, padding=1, **dd), num_heads=NUM_HEADS)
+        super().__init__(
+            PatchConv(in_chans, dims[0], 7, 4, padding=3, **dd), stages, dims, in_chans=in_chans,
+            norm=nn.LayerNorm(dims[-1], **dd), **dd, **backbone)
 
 
 # --- variants: smallest first

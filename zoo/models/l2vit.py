@@ -16,21 +16,24 @@ The weights released on the repository's page (v1.0) are averaged ones for ``in1
 authors' own.
 """
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch.nn.functional as F
-from timm.layers import DropPath, calculate_drop_path_rates
+from timm.layers import DropPath
 from torch import Tensor, nn
 
-from ..backbone import Backbone, Stage, pyramid_grids, to_pair
+from ..backbone import Backbone, to_pair
 from ..blocks.conv import conv_epilogue, depthwise_conv2d
-from ..blocks.layout import ceil_div, pad_map, to_nchw, to_nhwc
+from ..blocks.layout import pad_map, to_nchw, to_nhwc
 from ..blocks.mixers import BlockContext, MixerFactory, MixerTable
 from ..blocks.mlp import Mlp
 from ..blocks.norm import batch_norm
 from ..blocks.patch import Conv2dNorm
 from ..blocks.transformer import TransformerBlock
+from ..hosts.stages import build_stages
 from ..registry import Variant, register_family
+from ..utils.types import FactoryKwargs
 from ..weights.convert import rename
 
 __all__ = []  # the entrypoints: filled by the registration
@@ -44,7 +47,7 @@ class L2ViTStem(nn.Module):
 
     def __init__(self, in_chans: int, dim: int, device=None, dtype=None):
         super().__init__()
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         self.conv1 = Conv2dNorm(in_chans, dim // 2, 2, **dd)
         self.conv2 = Conv2dNorm(dim // 2, dim, 2, **dd)
         self.norm = nn.LayerNorm(dim, **dd)
@@ -72,7 +75,7 @@ class LocalConcentration(nn.Module):
 
     def __init__(self, dim: int, device=None, dtype=None):
         super().__init__()
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         self.conv1 = depthwise_conv2d(dim, 7, **dd)
         self.bn = nn.BatchNorm2d(dim, **dd)
         self.conv2 = depthwise_conv2d(dim, 7, **dd)
@@ -86,7 +89,7 @@ class LocalBlock(TransformerBlock):
     """The pre-norm block with a depthwise 3x3 convolution added ahead of each branch."""
 
     def __init__(self, dim: int, mixer: nn.Module, mlp: nn.Module, drop_path: float = 0., device=None, dtype=None):
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         super().__init__(dim, mixer, mlp, drop_path, **dd)
         self.cpe1 = depthwise_conv2d(dim, 3, **dd)
         self.cpe2 = depthwise_conv2d(dim, 3, **dd)
@@ -102,7 +105,7 @@ class GlobalBlock(TransformerBlock):
     """The pre-norm block behind a depthwise 3x3 convolution, with local concentration between its branches."""
 
     def __init__(self, dim: int, mixer: nn.Module, mlp: nn.Module, drop_path: float = 0., device=None, dtype=None):
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         super().__init__(dim, mixer, mlp, drop_path, **dd)
         self.cpe1 = depthwise_conv2d(dim, 3, **dd)
         self.norm3 = nn.LayerNorm(dim, **dd)
@@ -138,23 +141,19 @@ class L2ViT(Backbone):
             dims: Sequence[int] = (96, 192, 384, 768), depths: Sequence[int] = (2, 2, 6, 2),
             num_heads: Sequence[int] = (3, 6, 12, 24), window_size: int = 7, feature_norms: bool = False,
             drop_path_rate: float = 0., in_chans: int = 3, device=None, dtype=None, **backbone: Any):
-        dd = dict(device=device, dtype=dtype)
-        rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
-        stages = []
-        for s, (dim, grid) in enumerate(zip(dims, self.grids(to_pair(img_size)))):
-            blocks = []
-            for i, rate in enumerate(rates[s]):
-                ctx = BlockContext(s, i, dim, num_heads[s], grid, window=window_size)
-                block = GlobalBlock if i % 2 else LocalBlock
-                blocks.append(block(dim, mixer(ctx, **dd), Mlp(dim, 4 * dim, **dd), rate, **dd))
-            stages.append(Stage(blocks, downsample=Downsample(dims[s - 1], dim, **dd) if s else None))
-        super().__init__(
-            L2ViTStem(in_chans, dims[0], **dd), stages, dims, strides=(4, 8, 16, 32), in_chans=in_chans,
-            norm=nn.LayerNorm(dims[-1], **dd), conv_init='linear',
-            feature_norms=[nn.LayerNorm(dim, **dd) for dim in dims] if feature_norms else None, **dd, **backbone)
+        dd = FactoryKwargs(device=device, dtype=dtype)
 
-    def grids(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
-        return pyramid_grids((ceil_div(img_size[0], 4), ceil_div(img_size[1], 4)), 4)
+        def block(ctx: BlockContext, drop_path: float) -> nn.Module:
+            kind = GlobalBlock if ctx.index % 2 else LocalBlock
+            return kind(ctx.dim, mixer(ctx, **dd), Mlp(ctx.dim, 4 * ctx.dim, **dd), drop_path, **dd)
+
+        stages = build_stages(
+            block, dims, depths, self.grids(to_pair(img_size)), drop_path_rate,
+            downsample=partial(Downsample, **dd), num_heads=num_heads, window=window_size)
+        super().__init__(
+            L2ViTStem(in_chans, dims[0], **dd), stages, dims, in_chans=in_chans, norm=nn.LayerNorm(dims[-1], **dd),
+            conv_init='linear',
+            feature_norms=[nn.LayerNorm(dim, **dd) for dim in dims] if feature_norms else None, **dd, **backbone)
 
 
 # --- variants: smallest first

@@ -22,26 +22,29 @@ The weights of the repository's releases v1.0 and, for other shares, v1.1 are th
 weights for a share of 0.9 again (82.03 %), which fit ``litv2_s``.
 """
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath, calculate_drop_path_rates
+from timm.layers import DropPath
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
 import zoo_kernels
 from zoo_kernels.dispatch import can_overwrite_inputs, transforming
 
-from ..backbone import Backbone, Stage, init_layer, to_pair
+from ..backbone import Backbone, init_layer, to_pair
 from ..blocks.fusion import can_fuse, fusible
 from ..blocks.layout import ceil_div, contiguous_for_export, to_nchw, to_nhwc
 from ..blocks.mixers import BlockContext, MixerFactory, MixerTable
 from ..blocks.mlp import ConvMlp
 from ..blocks.norm import batch_norm, scale_and_shift
 from ..blocks.patch import PatchConv
-from ..blocks.transformer import build_blocks
+from ..blocks.transformer import TransformerBlock
+from ..hosts.stages import build_stages
 from ..registry import Variant, register_family
+from ..utils.types import FactoryKwargs
 from ..weights.convert import rename
 
 __all__ = []  # the entrypoints: filled by the registration
@@ -118,7 +121,7 @@ class DeformableMerging(nn.Module):
 
     def __init__(self, in_dim: int, dim: int, device=None, dtype=None):
         super().__init__()
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         self.conv = DeformableConv(in_dim, dim, **dd)
         self.conv_offset = nn.Conv2d(in_dim, 2 * 2 * 2, 2, stride=2, **dd)
         self.norm = nn.BatchNorm2d(dim, **dd)
@@ -205,22 +208,21 @@ class LITv2(Backbone):
             embed_dim: int = 96, depths: Sequence[int] = (2, 2, 6, 2), num_heads: Sequence[int] = (3, 6, 12, 24),
             window_sizes: Sequence[int | None] = (None, None, 2, 1), feature_norms: bool = False,
             drop_path_rate: float = 0., in_chans: int = 3, device=None, dtype=None, **backbone: Any):
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         dims = [embed_dim * 2 ** s for s in range(len(depths))]
-        rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
-        stages = []
-        for s, (dim, grid, window) in enumerate(zip(dims, self.grids(to_pair(img_size)), window_sizes)):
-            if window is None:
-                blocks = [ConvBlock(dim, ConvMlp(dim, 4 * dim, **dd), rate, **dd) for rate in rates[s]]
-            else:
-                contexts = [BlockContext(s, i, dim, num_heads[s], grid, window=window) for i in range(depths[s])]
-                blocks = build_blocks(contexts, rates[s], mixer, ConvMlp, 4, **dd)
-            stages.append(Stage(blocks, downsample=DeformableMerging(dims[s - 1], dim, **dd) if s else None))
+
+        def block(ctx: BlockContext, drop_path: float) -> nn.Module:
+            if ctx.window is None:
+                return ConvBlock(ctx.dim, ConvMlp(ctx.dim, 4 * ctx.dim, **dd), drop_path, **dd)
+            return TransformerBlock(ctx.dim, mixer(ctx, **dd), ConvMlp(ctx.dim, 4 * ctx.dim, **dd), drop_path, **dd)
+
+        stages = build_stages(
+            block, dims, depths, self.grids(to_pair(img_size)), drop_path_rate,
+            downsample=partial(DeformableMerging, **dd), num_heads=num_heads, window=window_sizes)
         norms = [nn.LayerNorm(dim, **dd) if s else nn.Identity() for s, dim in enumerate(dims)]
         super().__init__(
-            PatchConv(in_chans, embed_dim, 4, 4, pad_to_stride=True, **dd), stages, dims, strides=(4, 8, 16, 32),
-            in_chans=in_chans, norm=nn.LayerNorm(dims[-1], **dd), feature_norms=norms if feature_norms else None, **dd,
-            **backbone)
+            PatchConv(in_chans, embed_dim, 4, 4, pad_to_stride=True, **dd), stages, dims, in_chans=in_chans,
+            norm=nn.LayerNorm(dims[-1], **dd), feature_norms=norms if feature_norms else None, **dd, **backbone)
 
     def init_layers(self, linear_init: str, conv_init: str) -> None:
         super().init_layers(linear_init, conv_init)

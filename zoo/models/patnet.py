@@ -20,23 +20,26 @@ norms each stage's map::
     timm.create_model('patnet_s', features_only=True, feature_norms=True, embed_dim=128, depths=(1, 2, 13, 2))
 """
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
-from timm.layers import DropPath, SelectAdaptivePool2d, calculate_drop_path_rates
+from timm.layers import DropPath, SelectAdaptivePool2d
 from torch import Tensor, nn
 
 import zoo_kernels
 
-from ..backbone import Backbone, Stage, to_pair
+from ..backbone import Backbone, patch_grids, to_pair
 from ..blocks.fusion import can_fuse, in_chunks
 from ..blocks.linear import linear
 from ..blocks.mixers import BlockContext, MixerFactory, MixerTable
 from ..blocks.mixers.partial import PartialSpatialAttention, cpu_inference
 from ..blocks.norm import BatchNormNHWC, batch_norm, scale_and_shift
 from ..blocks.patch import Conv2dNorm
+from ..hosts.stages import build_stages
 from ..registry import Variant, register_family
 from ..utils.errors import ZooError
-from ..weights.convert import rename
+from ..utils.types import FactoryKwargs
+from ..weights.convert import pointwise_to_linear, rename
 
 __all__ = []  # the entrypoints: filled by the registration
 
@@ -65,7 +68,7 @@ class PATBlock(nn.Module):
             self, dim: int, mixer: nn.Module, activation: str, spatial: bool = False, split: bool = False,
             drop_path: float = 0., device=None, dtype=None):
         super().__init__()
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         self.split = split
         self.mixer = mixer
         self.fc1 = nn.Linear(dim, 2 * dim, bias=False, **dd)
@@ -110,7 +113,7 @@ class ProjectedHead(nn.Module):
             self, dim: int, hidden_size: int, num_classes: int, activation: str, global_pool: str = 'avg',
             drop_rate: float = 0., device=None, dtype=None):
         super().__init__()
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         self.pool = SelectAdaptivePool2d(pool_type=global_pool, flatten=True)
         self.hidden_size = hidden_size if global_pool else dim
         self.proj = nn.Linear(dim * self.pool.feat_mult(), hidden_size, bias=False, **dd) if global_pool else None
@@ -150,25 +153,24 @@ class PATNet(Backbone):
             depths: Sequence[int] = (1, 2, 8, 2), activation: str = 'gelu', spatial: bool = False,
             feature_norms: bool = False, drop_path_rate: float = 0., in_chans: int = 3, device=None, dtype=None,
             **backbone: Any):
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         self.activation = activation  # before the base asks for a head
-        rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
         dims = [embed_dim * 2 ** s for s in range(4)]
-        stages = []
-        for s, (dim, grid) in enumerate(zip(dims, self.grids(to_pair(img_size)))):
-            contexts = [BlockContext(s, i, dim, HEADS, grid) for i in range(depths[s])]
-            blocks = [
-                PATBlock(dim, mixer(ctx, **dd), activation, spatial, s == 3, rate, **dd)
-                for ctx, rate in zip(contexts, rates[s])]
-            merge = Conv2dNorm(dims[s - 1], dim, 2, kernel_size=2, bias=False, **dd) if s else None
-            stages.append(Stage(blocks, downsample=merge))
+
+        def block(ctx: BlockContext, drop_path: float) -> nn.Module:
+            split = ctx.stage == len(dims) - 1
+            return PATBlock(ctx.dim, mixer(ctx, **dd), activation, spatial, split, drop_path, **dd)
+
+        stages = build_stages(
+            block, dims, depths, self.grids(to_pair(img_size)), drop_path_rate,
+            downsample=partial(Conv2dNorm, stride=2, kernel_size=2, bias=False, **dd), num_heads=HEADS)
         super().__init__(
-            Conv2dNorm(in_chans, embed_dim, 4, kernel_size=4, bias=False, **dd), stages, dims, strides=(4, 8, 16, 32),
-            in_chans=in_chans, conv_init='linear',
+            Conv2dNorm(in_chans, embed_dim, 4, kernel_size=4, bias=False, **dd), stages, dims, in_chans=in_chans,
+            conv_init='linear',
             feature_norms=[BatchNormNHWC(dim, **dd) for dim in dims] if feature_norms else None, **dd, **backbone)
 
     def grids(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
-        return [(img_size[0] // stride, img_size[1] // stride) for stride in (4, 8, 16, 32)]
+        return patch_grids(img_size)
 
     def make_head(self, num_classes: int, global_pool: str, device=None, dtype=None) -> ProjectedHead:
         return ProjectedHead(
@@ -241,12 +243,10 @@ RULES = (
 
 def patnet_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """1x1 convolutions become linear layers; a detection model has no head, whose projection then stays as it is."""
-    state = rename(state, RULES)
+    state = pointwise_to_linear(rename(state, RULES))
     for key, value in state.items():
-        if key.endswith('.gate.weight') and value.shape[-1] == 2:  # [C, C, 1, 2]: means, then deviations
+        if key.endswith('.gate.weight') and value.ndim == 4:  # [C, C, 1, 2]: means, then deviations
             state[key] = value.permute(0, 2, 3, 1).flatten(1)
-        elif value.ndim == 4 and value.shape[2:] == (1, 1):
-            state[key] = value.flatten(1)
     if 'feature_norms.0.norm.weight' in state:
         head = {key: value for key, value in model.state_dict().items() if key == 'head.proj.weight'}
         state = {**head, **state}

@@ -15,23 +15,24 @@ Departures of the released code from the paper: every configuration of Large and
 The weights of the repository's release v1.0.0 are those of the tags below.
 """
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import calculate_drop_path_rates
 from torch import Tensor, nn
 
-from ..backbone import Backbone, Stage, pyramid_grids, to_pair
+from ..backbone import Backbone, pyramid_grids, to_pair
 from ..blocks.conv import conv_epilogue, fused_epilogue
 from ..blocks.fusion import can_fuse, in_chunks
-from ..blocks.layout import ceil_div
 from ..blocks.mixers import BlockContext, MixerFactory, MixerTable
 from ..blocks.mlp import ConvMlp
 from ..blocks.patch import Conv2dNorm, PatchConv
-from ..blocks.transformer import TransformerBlock, build_blocks
+from ..blocks.transformer import TransformerBlock
+from ..hosts.stages import build_stages
 from ..registry import Variant, register_family
-from ..weights.convert import concatenate, rename
+from ..utils.types import FactoryKwargs
+from ..weights.convert import concatenate, pointwise_to_linear, rename
 
 __all__ = []  # the entrypoints: filled by the registration
 
@@ -44,7 +45,7 @@ class SMTStem(nn.Module):
 
     def __init__(self, in_chans: int, dim: int, kernel_size: int, device=None, dtype=None):
         super().__init__()
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         self.dim = dim
         self.conv1 = Conv2dNorm(in_chans, dim, 2, kernel_size=kernel_size, bias=False, **dd)
         self.conv2 = PatchConv(dim, dim, 2, 2, **dd)
@@ -106,22 +107,25 @@ class SMT(Backbone):
             num_heads: Sequence[int] = (2, 4, 8, 16), mlp_ratios: Sequence[int] = (4, 4, 4, 2), stem_kernel: int = 3,
             layer_scale: bool = False, drop_path_rate: float = 0., in_chans: int = 3, device=None, dtype=None,
             **backbone: Any):
-        dd = dict(device=device, dtype=dtype)
-        rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
-        block = ScaledBlock if layer_scale else TransformerBlock
-        stages = []
-        for s, (dim, grid) in enumerate(zip(dims, self.grids(to_pair(img_size)))):
-            contexts = [BlockContext(s, i, dim, num_heads[s], grid, lepe=True) for i in range(depths[s])]
-            stages.append(Stage(
-                build_blocks(contexts, rates[s], mixer, LocalMlp, mlp_ratios[s], eps=1e-6, block=block, **dd),
-                downsample=PatchConv(dims[s - 1], dim, 3, 2, padding=1, **dd) if s else None,
-                norm=nn.LayerNorm(dim, eps=1e-6, **dd)))
+        dd = FactoryKwargs(device=device, dtype=dtype)
+        transformer = ScaledBlock if layer_scale else TransformerBlock
+
+        def block(ctx: BlockContext, drop_path: float) -> nn.Module:
+            mlp_ratio = mlp_ratios[ctx.stage]
+            return transformer(
+                ctx.dim, mixer(ctx, **dd), LocalMlp(ctx.dim, ctx.dim * mlp_ratio, **dd), drop_path, eps=1e-6, **dd)
+
+        stages = build_stages(
+            block, dims, depths, self.grids(to_pair(img_size)), drop_path_rate,
+            downsample=partial(PatchConv, kernel_size=3, stride=2, padding=1, **dd),
+            norm=partial(nn.LayerNorm, eps=1e-6, **dd),
+            num_heads=num_heads, lepe=True)
         super().__init__(
-            SMTStem(in_chans, dims[0], stem_kernel, **dd), stages, dims, strides=(4, 8, 16, 32), in_chans=in_chans,
-            conv_init='fan_out', **dd, **backbone)
+            SMTStem(in_chans, dims[0], stem_kernel, **dd), stages, dims, in_chans=in_chans, conv_init='fan_out', **dd,
+            **backbone)
 
     def grids(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
-        return pyramid_grids((ceil_div(img_size[0], 2) // 2, ceil_div(img_size[1], 2) // 2), 4)
+        return pyramid_grids(((img_size[0] + 1) // 4, (img_size[1] + 1) // 4))
 
 
 # --- variants: smallest first
@@ -166,13 +170,12 @@ RULES = (
 
 def smt_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """Join queries with keys and values, and order aggregated channels by run instead of by group."""
-    state = concatenate(rename(state, RULES), '.mixer.q.', '.mixer.kv.', '.mixer.qkv.')
+    state = concatenate(pointwise_to_linear(rename(state, RULES)), '.mixer.q.', '.mixer.kv.', '.mixer.qkv.')
     for key, value in state.items():
-        if '.mixer.aggregate.' in key and value.ndim:  # [groups * runs (, heads, 1, 1)]
-            value = value.squeeze((-1, -2)) if value.ndim == 4 else value
+        if '.mixer.aggregate.' in key and value.ndim:  # [groups * runs (, heads)]
             state[key] = _by_run(value.mT if value.ndim == 2 else value)
         elif key.endswith('.mixer.fc.weight'):
-            state[key] = _by_run(value.squeeze((-1, -2)))
+            state[key] = _by_run(value)
     return state
 
 

@@ -21,20 +21,22 @@ code borrows; only the 22k scripts use ImageNet's mean.
 """
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
-from timm.layers import DropPath, calculate_drop_path_rates
+from timm.layers import DropPath
 from torch import Tensor, nn
 
-from ..backbone import Backbone, Stage, pyramid_grids, to_pair
-from ..blocks.layout import ceil_div
+from ..backbone import Backbone, to_pair
 from ..blocks.mixers import BlockContext, LargeKernelAttention, MixerFactory
 from ..blocks.mlp import ConvMlp
 from ..blocks.norm import batch_norm
 from ..blocks.patch import Conv2dNorm
+from ..hosts.stages import build_stages
 from ..registry import Variant, register_family
-from ..weights.convert import rename
+from ..utils.types import FactoryKwargs
+from ..weights.convert import pointwise_to_linear, rename
 
 __all__ = []  # the entrypoints: filled by the registration
 
@@ -53,7 +55,7 @@ class VANBlock(nn.Module):
 
     def __init__(self, dim: int, mixer: nn.Module, hidden: int, drop_path: float = 0., device=None, dtype=None):
         super().__init__()
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         self.norm1 = nn.BatchNorm2d(dim, **dd)
         self.mixer = mixer
         self.gamma1 = nn.Parameter(torch.full((dim,), 1e-2, **dd))
@@ -88,19 +90,18 @@ class VAN(Backbone):
             dims: Sequence[int] = (64, 128, 320, 512), depths: Sequence[int] = (2, 2, 4, 2),
             mlp_ratios: Sequence[int] = (8, 8, 4, 4), drop_path_rate: float = 0., in_chans: int = 3, device=None,
             dtype=None, **backbone: Any):
-        dd = dict(device=device, dtype=dtype)
-        rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
-        stages = []
-        for s, (dim, grid) in enumerate(zip(dims, self.grids(to_pair(img_size)))):
-            contexts = [BlockContext(s, i, dim, dim // 32, grid) for i in range(depths[s])]
-            stages.append(Stage(
-                [VANBlock(dim, mixer(ctx, **dd), dim * mlp_ratios[s], rate, **dd)
-                 for ctx, rate in zip(contexts, rates[s])],
-                downsample=Conv2dNorm(dims[s - 1], dim, 2, **dd) if s else None,
-                norm=nn.LayerNorm(dim, eps=1e-6, **dd)))
+        dd = FactoryKwargs(device=device, dtype=dtype)
+
+        def block(ctx: BlockContext, drop_path: float) -> nn.Module:
+            return VANBlock(ctx.dim, mixer(ctx, **dd), ctx.dim * mlp_ratios[ctx.stage], drop_path, **dd)
+
+        stages = build_stages(
+            block, dims, depths, self.grids(to_pair(img_size)), drop_path_rate,
+            downsample=partial(Conv2dNorm, stride=2, **dd), norm=partial(nn.LayerNorm, eps=1e-6, **dd),
+            num_heads=[dim // 32 for dim in dims])
         super().__init__(
-            Conv2dNorm(in_chans, dims[0], 4, kernel_size=7, **dd), stages, dims, strides=(4, 8, 16, 32),
-            in_chans=in_chans, conv_init='fan_out', **dd, **backbone)
+            Conv2dNorm(in_chans, dims[0], 4, kernel_size=7, **dd), stages, dims, in_chans=in_chans,
+            conv_init='fan_out', **dd, **backbone)
 
     def init_layers(self, linear_init: str, conv_init: str) -> None:
         super().init_layers(linear_init, conv_init)
@@ -108,9 +109,6 @@ class VAN(Backbone):
             if isinstance(module, ConvMlp):  # 1x1 convolutions in the reference
                 for layer in (module.fc1, module.fc2):
                     nn.init.normal_(layer.weight, std=math.sqrt(2 / layer.out_features))
-
-    def grids(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
-        return pyramid_grids((ceil_div(img_size[0], 4), ceil_div(img_size[1], 4)), 4)
 
 
 # --- variants: smallest first
@@ -152,9 +150,7 @@ RULES = (
 
 def van_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """1x1 convolutions become linear layers."""
-    return {
-        key: value.flatten(1) if value.ndim == 4 and value.shape[2:] == (1, 1) else value
-        for key, value in rename(state, RULES).items()}
+    return pointwise_to_linear(rename(state, RULES))
 
 
 register_family(__name__, VAN, MIXERS, VARIANTS, van_keys, CFG)

@@ -116,6 +116,13 @@ def concatenate(state: dict[str, Tensor], first: str, second: str, whole: str) -
     return state
 
 
+def pointwise_to_linear(state: dict[str, Tensor], keep: str | None = None) -> dict[str, Tensor]:
+    """Weights of 1x1 convolutions as linear layers have them; those whose keys contain ``keep`` stay as they are."""
+    return {
+        key: value.flatten(1) if value.ndim == 4 and value.shape[2:] == (1, 1) and not (keep and keep in key) else value
+        for key, value in state.items()}
+
+
 def _resample_tables(state: dict[str, Tensor], model: nn.Module) -> None:
     """Bring position tables to the model's image size, in place."""
     for name, module in model.named_modules():

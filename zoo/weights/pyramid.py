@@ -1,7 +1,7 @@
 """Checkpoints of RAVLT, MAViT and NaLaFormer, which share a host: their key names to ours."""
 from torch import Tensor, nn
 
-from .convert import rename
+from .convert import pointwise_to_linear, rename
 
 RULES = (
     *((fr'^patch_embed\.proj\.{3 * i}\.', f'stem.{i}.conv.') for i in range(4)),
@@ -30,6 +30,4 @@ def pyramid_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor
     for key, value in state.items():
         if key.endswith(('.gamma1', '.gamma2')):
             state[key] = value.permute(0, 2, 3, 1)
-        elif value.ndim == 4 and value.shape[2:] == (1, 1):
-            state[key] = value.flatten(1)
-    return state
+    return pointwise_to_linear(state)

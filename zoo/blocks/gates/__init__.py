@@ -4,12 +4,13 @@ A gate can be used alone, as timm's ``attn_layer`` (called with the number of ch
 :func:`zoo.add_gates`. ``from_context`` of each is a factory that a host calls with a block's ``GateContext``.
 ``MSAConv`` is not a gate but a layer in a convolution's place.
 """
-import functools
+from functools import partial
 from typing import Any
 
 from torch import nn
 
 from ...utils.errors import ZooError
+from ..contract import class_of, factory_of
 from .bam import BAM
 from .cbam import CBAM
 from .eca import ECA
@@ -48,11 +49,7 @@ def gate_factory(gate: str | GateFactory, **options: Any) -> GateFactory:
     Raises:
         ZooError: An unknown name.
     """
-    if isinstance(gate, str):
-        if gate not in GATES:
-            raise ZooError(f'gate {gate!r}: use one of {", ".join(GATES)}')
-        gate = GATES[gate].from_context
-    return functools.partial(gate, **options) if options else gate
+    return factory_of(gate, partial(class_of, 'gate', known=GATES), options)
 
 
 def add_gates(model: nn.Module, gate: str | GateFactory, where: Where = None, **options: Any) -> nn.Module:

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from importlib.metadata import entry_points
 from types import ModuleType
 
-from ...utils.errors import ZooError, did_you_mean
+from ...utils.errors import ZooError
+from ..contract import class_of
 from .token_mixer import TokenMixer
 
 GROUP = 'zoo.mixers'  # of entry points
@@ -60,9 +61,7 @@ def mixer_class(name: str) -> type[TokenMixer]:
     """
     if name not in _MIXERS:
         _load_plugins()
-    if name not in _MIXERS:
-        raise ZooError(f'mixer {name!r}: use one of {", ".join(sorted(_MIXERS))}{did_you_mean(name, _MIXERS)}')
-    return _MIXERS[name]
+    return class_of('mixer', name, _MIXERS)
 
 
 def _load_plugins() -> None:

@@ -1,5 +1,4 @@
 """Which mixer stands in which block: a name for all, or a table of names."""
-import functools
 import inspect
 from collections.abc import Mapping, Sequence
 from types import EllipsisType, MethodType
@@ -8,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from ...utils.errors import ZooError
+from ..contract import factory_of
 from .block_context import BlockContext, MixerFactory
 from .registry import mixer_class
 from .token_mixer import TokenMixer
@@ -69,13 +69,11 @@ def mixer_factory(mixer: Entry | Mixers, options: Mapping[str, Any] | None = Non
     Raises:
         ZooError: An unknown name.
     """
-    if isinstance(mixer, str):
-        mixer = mixer_class(mixer).from_context
-    elif isinstance(mixer, MixerTable):
+    if isinstance(mixer, MixerTable):
         return MixerTable(mixer.mixers, {**mixer.options, **options}) if options else mixer
-    elif isinstance(mixer, Sequence):
+    if isinstance(mixer, Sequence) and not isinstance(mixer, str):
         return MixerTable(mixer, options)
-    return functools.partial(mixer, **options) if options else mixer
+    return factory_of(mixer, mixer_class, options)
 
 
 def _fixed(row: Row) -> Row:

@@ -10,6 +10,7 @@ from ...blocks.conv import conv_epilogue, depthwise_conv2d
 from ...blocks.fusion import can_chunk, can_fuse
 from ...blocks.norm import batch_norm, scale_and_shift
 from ...utils.errors import ZooError
+from ...utils.types import FactoryKwargs
 
 # Side of the large kernel: (side, dilation) of those that are added to it
 BRANCHES = {
@@ -45,7 +46,7 @@ class DilatedConv(nn.Module):
         super().__init__()
         if kernel_size not in BRANCHES:
             raise ZooError(f'kernel_size {kernel_size}: use one of {", ".join(map(str, sorted(BRANCHES)))}')
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         self.conv = depthwise_conv2d(dim, kernel_size, bias=reparameterized, **dd)
         self.conv_norm, self.branches = None, None
         if not reparameterized:

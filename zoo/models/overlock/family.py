@@ -7,15 +7,14 @@ import torch
 from timm.layers import calculate_drop_path_rates
 from torch import Tensor, nn
 
-from ...backbone import Backbone, Stage, init_layer, pyramid_grids, to_pair
-from ...blocks.fusion import in_chunks
-from ...blocks.layout import ceil_div
+from ...backbone import Backbone, Stage, init_layer, to_pair
 from ...blocks.linear import linear
 from ...blocks.mixers import BlockContext, ContextMixing, MixerFactory
 from ...blocks.norm import batch_norm
-from ...blocks.patch import Conv2dNorm, ProjNormAct
+from ...blocks.patch import Conv2dNorm, ConvStem, ProjNormAct
 from ...blocks.resize import interpolate_map
 from ...registry import Variant, register_family
+from ...utils.types import FactoryKwargs
 from .context_blocks import ChannelAffine, FocusBlock, OverviewBlock
 from .key_map import overlock_keys
 
@@ -31,22 +30,6 @@ class Overview:
 
     overview: Tensor | None = None  # its last map, [B, H, W, C]
     context: Tensor | None = None  # the same, projected
-
-
-class OverLoCKStem(nn.Sequential):
-    """Four 3x3 convolutions with batch norm to a quarter of the size; GELU after all but the last."""
-
-    def __init__(self, in_chans: int, dim: int, device=None, dtype=None):
-        half, options = dim // 2, dict(bias=False, device=device, dtype=dtype)
-        super().__init__(
-            Conv2dNorm(in_chans, half, 2, activation=True, **options),
-            Conv2dNorm(half, half, 1, activation=True, **options),
-            Conv2dNorm(half, dim, 2, activation=True, **options), Conv2dNorm(dim, dim, 1, **options))
-        self.half = half
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[B, H, W, in_chans]`` -> ``[B, ceil(H / 4), ceil(W / 4), dim]``."""
-        return in_chunks(self, super().forward, x, self.half * x.shape[1] * x.shape[2] // 4)
 
 
 class OverviewStage(Stage):
@@ -114,7 +97,7 @@ class FocusNorm(nn.Module):
 
     def __init__(self, dim: int, overview: int, device=None, dtype=None):
         super().__init__()
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         self.norm = nn.LayerNorm(dim, eps=1e-6, **dd)
         self.overview_norm = nn.LayerNorm(overview, eps=1e-6, **dd)
         self.proj = nn.Linear(overview, dim, **dd)
@@ -166,7 +149,7 @@ class OverLoCK(Backbone):
             focus_depths: Sequence[int] = (6, 2), num_heads: Sequence[int] = (8, 12), reparameterized: bool = False,
             feature_norms: bool = False, drop_path_rate: float = 0., in_chans: int = 3, device=None, dtype=None,
             **backbone: Any):
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         context = dims[3] // 4
         grids = self.grids(to_pair(img_size))
         counts = depths[0], depths[1], depths[2] + depths[3] + focus_depths[0], focus_depths[1]
@@ -204,13 +187,12 @@ class OverLoCK(Backbone):
             ends = dict(feature_norms=[*norms, FocusNorm(widths[3], dims[3], **dd)])
         else:
             ends = dict(norm=ProjNormAct(widths[3], HIDDEN, bias=False, **dd), num_features=HIDDEN)
+        half = dims[0] // 2
+        stem = ConvStem(in_chans, (half, half, dims[0], dims[0]), strides=(2, 1, 2, 1), bias=False, **dd)
         super().__init__(
-            OverLoCKStem(in_chans, dims[0], **dd), stages, widths, strides=(4, 8, 16, 32), in_chans=in_chans,
-            conv_init='linear', **ends, **dd, **backbone)
+            stem, stages, widths, in_chans=in_chans, conv_init='linear', **ends,
+            **dd, **backbone)
         self.aux_head = None if feature_norms else self.make_auxiliary_head(**dd)
-
-    def grids(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
-        return pyramid_grids((ceil_div(img_size[0], 4), ceil_div(img_size[1], 4)), 4)
 
     # --- two heads
 

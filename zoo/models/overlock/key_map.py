@@ -3,7 +3,7 @@ import re
 
 from torch import Tensor, nn
 
-from ...weights.convert import rename
+from ...weights.convert import pointwise_to_linear, rename
 from .dilated_reparam import BRANCHES
 
 
@@ -55,9 +55,7 @@ def overlock_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tenso
             state[key] = value.permute(0, 2, 3, 1)
         elif re.search(r'(affine\d?|scale)\.weight$', key):
             state[key] = value.permute(1, 2, 3, 0)
-        elif value.ndim == 4 and value.shape[2:] == (1, 1) and '.squeeze.' not in key:
-            state[key] = value.flatten(1)
-    return state
+    return pointwise_to_linear(state, keep='.squeeze.')
 
 
 def _branches(state: dict[str, Tensor]) -> dict[str, Tensor]:
