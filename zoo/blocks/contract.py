@@ -53,8 +53,8 @@ def class_of(kind: str, name: str, known: Mapping[str, T]) -> T:
 
 
 def factory_of(
-        chosen: str | Callable[..., nn.Module], find: Callable[[str], Any],
-        options: Mapping[str, Any] | None = None) -> Callable[..., nn.Module]:
+        chosen: str | Callable[..., Any], find: Callable[[str], Any],
+        options: Mapping[str, Any] | None = None) -> Callable[..., Any]:
     """A factory: ``from_context`` of the class that ``find`` gives for a name, or the one given; with more arguments.
 
     Raises:

@@ -50,8 +50,8 @@ class GatedResNet(ResNet):
             insert_gates(self, gate)
         if stage_gate is not None:
             for s, info in enumerate(self.feature_info[1:-1]):
-                stage = getattr(self, info['module'])
-                ctx = GateContext(s, len(stage) - 1, info['num_chs'], len(stage))
+                stage = getattr(self, str(info['module']))
+                ctx = GateContext(s, len(stage) - 1, int(info['num_chs']), len(stage))
                 stage.add_module('gate', stage_gate(ctx, **dd))
         if init is not None:
             init(self)

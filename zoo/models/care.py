@@ -217,6 +217,7 @@ class CARE(Backbone):
     """
 
     distilled_training = False
+    head: TwoHeads
 
     def __init__(
             self, mixer: MixerFactory = MIXERS, img_size: int | Sequence[int] = 224,

@@ -35,6 +35,7 @@ import zoo_kernels
 from zoo_kernels.dispatch import can_overwrite_inputs, transforming
 
 from ..backbone import Backbone, init_layer, to_pair
+from ..blocks.conv import bias_of
 from ..blocks.fusion import can_fuse, fusible
 from ..blocks.layout import ceil_div, contiguous_for_export, to_nchw, to_nhwc
 from ..blocks.mixers import BlockContext, MixerFactory, MixerTable
@@ -98,7 +99,7 @@ class DeformableConv(nn.Module):
     def __init__(self, in_dim: int, dim: int, device=None, dtype=None):
         super().__init__()
         plain = nn.Conv2d(in_dim, dim, 2, device=device, dtype=dtype)
-        self.weight, self.bias = plain.weight, plain.bias
+        self.weight, self.bias = plain.weight, bias_of(plain)
 
     def forward(self, x: Tensor, offset: Tensor) -> Tensor:
         """``[B, C, H, W]`` -> ``[B, dim, H / 2, W / 2]``; ``offset``, ``[B, 8, H / 2, W / 2]``, moves the four taps."""
@@ -106,7 +107,7 @@ class DeformableConv(nn.Module):
         x, offset, weight, bias = (t.to(dtype) for t in (x, offset, self.weight, self.bias))
         if not transforming():
             safe, factor = SafeOffsets.apply(offset, sum(x.shape[2:]))
-            return (deform_conv2d(x, safe, weight, bias, stride=2) * factor).to(out_dtype)
+            return (deform_conv2d(x, safe, weight, bias, stride=(2, 2)) * factor).to(out_dtype)
         places, shares = tap_corners(to_nhwc(x).shape, to_nhwc(offset))  # torchvision's has no rules for transforms
         corners = to_nhwc(x).flatten(0, 2)[places.flatten()].unflatten(0, places.shape)
         taps = (corners * shares.unsqueeze(-1)).sum(1).view(*offset.shape[:1], *offset.shape[2:], -1)
@@ -125,8 +126,8 @@ class DeformableMerging(nn.Module):
         self.conv = DeformableConv(in_dim, dim, **dd)
         self.conv_offset = nn.Conv2d(in_dim, 2 * 2 * 2, 2, stride=2, **dd)
         self.norm = nn.BatchNorm2d(dim, **dd)
-        nn.init.zeros_(self.conv_offset.weight)
-        nn.init.zeros_(self.conv_offset.bias)
+        for parameter in self.conv_offset.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
         offset = self.conv_offset(to_nchw(x))

@@ -148,6 +148,8 @@ class PATNet(Backbone):
     Source: haiduo/PartialNet @ 679cfc0, models/partialnet.py.
     """
 
+    head: ProjectedHead
+
     def __init__(
             self, mixer: MixerFactory = MIXERS, img_size: int | Sequence[int] = 224, embed_dim: int = 32,
             depths: Sequence[int] = (1, 2, 8, 2), activation: str = 'gelu', spatial: bool = False,
@@ -181,7 +183,8 @@ class PATNet(Backbone):
         """Replace the classifier by a new one (0: none), and the pooling if one is named; the projection stays."""
         proj = self.head.proj
         super().reset_classifier(num_classes, global_pool)
-        if None not in (proj, self.head.proj) and proj.weight.shape == self.head.proj.weight.shape:
+        new = self.head.proj
+        if proj is not None and new is not None and proj.weight.shape == new.weight.shape:
             self.head.proj = proj
 
 

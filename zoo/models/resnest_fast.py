@@ -51,7 +51,7 @@ class Bottleneck(ResNestBottleneck):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.conv2.__class__ = SplitAttention  # the same parts, another forward pass
+        self.conv2.__class__ = SplitAttention  # pyright: ignore[reportAttributeAccessIssue]  # the same parts
 
 
 def variant(splits: int, groups: int, width: int) -> Variant:

@@ -69,20 +69,21 @@ def _contexts(model: nn.Module) -> Iterator[tuple[GateContext, nn.Module]]:
     for s, stage in enumerate(gated_stages(model)):
         blocks = [block for block in stage if isinstance(block, PLACES)]
         for i, block in enumerate(blocks):
-            yield GateContext(s, i, _last_norm(block)[1].num_features, len(blocks)), block
+            yield GateContext(s, i, last_norm(block)[1].num_features, len(blocks)), block
 
 
 PLACES = (BasicBlock, Bottleneck, InvertedResidual, DepthwiseSeparableConv)
 
 
-def _last_norm(block: nn.Module) -> tuple[str, Any]:
+def last_norm(block: nn.Module) -> tuple[str, Any]:
+    """The norm that a gate goes behind, and its name."""
     name = 'bn2' if isinstance(block, (BasicBlock, DepthwiseSeparableConv)) else 'bn3'
     norm = getattr(block, name)
     return name, norm[0] if isinstance(norm, GatedNorm) else norm
 
 
 def _place(block: nn.Module, gate: nn.Module) -> None:
-    name, norm = _last_norm(block)
+    name, norm = last_norm(block)
     if isinstance(block, (BasicBlock, Bottleneck)):
         if block.se is not None:
             raise ZooError(f'{type(block).__name__} has a {type(block.se).__name__} already: take a model without')

@@ -131,7 +131,7 @@ class FocusBlock(nn.Module):
 
     def forward(self, x: Tensor, overview: Tensor) -> Tensor:
         """Map with context ``[B, H, W, C + context]``, overview ``[B, H, W, context]``: the shape of the first."""
-        if self.context_scale is not None:
+        if self.context_scale is not None and self.overview_scale is not None:
             x, context = x.split(self.dims, dim=-1)
             x = torch.cat([x, self.context_scale(context) + self.overview_scale(overview)], dim=-1)
         x = conv_epilogue(self.conv1, x, residual=x)
