@@ -115,7 +115,9 @@ class EMCAResNet(GatedResNet):
     layer3: nn.Sequential
     layer4: nn.Sequential
 
-    def __init__(self, recall: str = 'blocks', block: type[nn.Module] = BasicBlock, device=None, dtype=None, **resnet):
+    def __init__(
+            self, recall: str = 'blocks', block: type[nn.Module] = BasicBlock, device=None, dtype=None,
+            **resnet: Any):
         recalling = RecallingBasicBlock if block is BasicBlock else RecallingBottleneck
         super().__init__(block=recalling, device=device, dtype=dtype, **resnet)
         self.recall = recall

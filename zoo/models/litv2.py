@@ -74,7 +74,7 @@ class SafeOffsets(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, offset: Tensor, far: int) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, offset: Tensor, far: int) -> tuple[Tensor, Tensor]:
         """``[B, 8, H, W]`` to the same, between ``-far`` and ``far``, and to a factor ``[B, 1, H, W]``, 1 or NaN."""
         lost = ~offset.isfinite()
         ctx.save_for_backward(lost)
@@ -83,7 +83,7 @@ class SafeOffsets(torch.autograd.Function):
         return offset.masked_fill(lost, 0).clamp(-far, far), factor
 
     @staticmethod
-    def backward(ctx, grad: Tensor, _: None) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor, _: None) -> tuple[Tensor, None]:
         lost, = ctx.saved_tensors
         return grad.masked_fill(lost, torch.nan), None
 

@@ -1,5 +1,6 @@
 """Gaussian adaptive attention: how far a value is from the mean decides what it weighs."""
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +45,7 @@ class GaussianAttention(NotScriptable, Gate):
         self.spread = nn.Parameter(torch.randn(num_heads, num_gaussians, **dd).exp())
 
     @classmethod
-    def from_context(cls, ctx: GateContext, device=None, dtype=None, **options) -> 'GaussianAttention':
+    def from_context(cls, ctx: GateContext, device=None, dtype=None, **options: Any) -> 'GaussianAttention':
         """Build for a block of a host."""
         return cls(**options, device=device, dtype=dtype)
 

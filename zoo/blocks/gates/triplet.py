@@ -1,5 +1,6 @@
 """Triplet attention: a gate over each of the three planes of a map."""
 import functools
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +56,7 @@ class TripletAttention(NotScriptable, Gate):
             nn.init.zeros_(self.places.norm.weight)
 
     @classmethod
-    def from_context(cls, ctx: GateContext, device=None, dtype=None, **options) -> 'TripletAttention':
+    def from_context(cls, ctx: GateContext, device=None, dtype=None, **options: Any) -> 'TripletAttention':
         """Build for a block of a host."""
         return cls(**options, device=device, dtype=dtype)
 
