@@ -43,6 +43,7 @@ test-all: lint $(VENV)/.runtimes $(OLDEST_VENV)/.dev $(MM_VENV)/.mm
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check .
+	$(VENV)/bin/python tools/check_types.py
 
 wheel: $(VENV)/.dev
 	$(VENV)/bin/python -m build --wheel --no-isolation --outdir dist .

@@ -125,7 +125,7 @@ class Backbone(NotScriptable):
         self.drop_rate = drop_rate
         self.no_decay = no_decay
         self.num_features = num_features or dims[-1]
-        self.feature_info = [
+        self.feature_info: list[dict[str, Any]] = [
             dict(num_chs=dim, reduction=stride, module=f'stages.{i}')
             for i, (dim, stride) in enumerate(zip(dims, strides))]
         self.stem = stem
@@ -134,8 +134,9 @@ class Backbone(NotScriptable):
         self.norm = nn.Identity() if norm is None or feature_norms is not None else norm
         self.head = self.make_head(num_classes, global_pool, device=device, dtype=dtype)
         self.init_layers(linear_init, conv_init)
-        for mixer in filter(lambda module: isinstance(module, TokenMixer), self.modules()):
-            mixer.init_weights()
+        for module in self.modules():
+            if isinstance(module, TokenMixer):
+                module.init_weights()
 
     def init_layers(self, linear_init: str, conv_init: str) -> None:
         """Initialise all layers by the model's rule; mixers have the last word about theirs after that."""
@@ -207,14 +208,15 @@ class Backbone(NotScriptable):
             raise ZooError(f"output_fmt must be 'NCHW' or 'NHWC', not {output_fmt!r}")
         take, last = feature_take_indices(len(self.stages), indices)
         x, beside, maps = self._forward_stem(x), self._beside(x), []
-        for i in range(last + 1 if stop_early else len(self.stages)):
+        count = last + 1 if stop_early else len(self.stages)
+        for i in range(count):
             x = self._forward_stage(x, i, beside)
             if i in take:
                 normed = norm or self.feature_norms is not None
                 maps.append(self._format_output(self._final_norm(x, i, beside) if normed else x, beside, output_fmt))
         if intermediates_only:
             return maps
-        return self._format_output(self._final_norm(x, i, beside), beside), maps
+        return self._format_output(self._final_norm(x, count - 1, beside), beside), maps
 
     # --- structure
 
@@ -241,7 +243,7 @@ class Backbone(NotScriptable):
 
     def get_classifier(self) -> nn.Module:
         """The final linear layer."""
-        return self.head.fc
+        return self.head.get_submodule('fc')
 
     def make_head(self, num_classes: int, global_pool: str, device=None, dtype=None) -> nn.Module:
         """A new head for ``num_features`` channels: pooling, dropout, a linear layer ``fc`` (0 classes: none)."""
@@ -282,8 +284,9 @@ class Backbone(NotScriptable):
         grids = self.grids(to_pair(img_size))
         for part, grid in zip((self.stem, *self.stages), (grids[0], *grids)):
             for module in part.modules():
-                if hasattr(module, 'set_grid_size'):
-                    module.set_grid_size(grid)
+                store = getattr(module, 'set_grid_size', None)
+                if store is not None:
+                    store(grid)
 
     def grids(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
         """Map size of each stage for an image size, both (height, width).
@@ -299,7 +302,8 @@ class Backbone(NotScriptable):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each block in the backward pass instead of keeping its activations."""
         for stage in self.stages:
-            stage.grad_checkpointing = enable
+            if isinstance(stage, Stage):
+                stage.grad_checkpointing = enable
 
     # --- optimisation
 
@@ -334,8 +338,8 @@ def record_input_size(model: nn.Module, img_size: tuple[int, int]) -> None:
 
 def init_layer(module: nn.Module, linear_init: str = 'trunc_normal', conv_init: str = 'default') -> None:
     """Initialise one layer as :class:`Backbone` says; torch has initialised it by its own rule."""
-    normal = isinstance(module, nn.Linear) and linear_init == 'trunc_normal'
-    if normal or (isinstance(module, nn.Conv2d) and conv_init == 'linear'):
+    if ((isinstance(module, nn.Linear) and linear_init == 'trunc_normal')
+            or (isinstance(module, nn.Conv2d) and conv_init == 'linear')):
         trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)

@@ -20,7 +20,7 @@ from .blocks.mixers import Mixers, MixerTable, mixer_factory
 from .blocks.recorders import NotScriptable
 from .utils.errors import ZooError
 from .weights import fit_state_dict, read_checkpoint, resolve, state_dict_of
-from .weights.convert import KeyMap, classifier_names
+from .weights.convert import KeyMap, classifier_names, pretrained_cfg_of
 from .weights.official import cfg_entries
 from .weights.sources import tags
 
@@ -68,7 +68,7 @@ class FeatureDict(FeatureGetterNet):
     """timm's getter with the maps in a dict, named by their indices as those of timm's ``feature_cls='dict'``."""
 
     def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
-        return OrderedDict(zip(map(str, self.out_indices), super().forward(x)))
+        return OrderedDict(zip(map(str, self.feature_info.out_indices), super().forward(x)))
 
 
 # Values of feature_cls for which timm runs a model's children in order, or takes what they give for maps. A host whose
@@ -232,7 +232,7 @@ class _SharedStateDict:
 
 def _entrypoint(
         module: str, host: Callable[..., nn.Module], mixers: Mixers | MixerTable | None, variant: Variant,
-        key_map: KeyMap) -> Callable:
+        key_map: KeyMap | None) -> Callable[..., nn.Module]:
     """A function as timm registers it: named, filed and documented like one that is written out."""
 
     def entrypoint(pretrained: bool = False, **kwargs: Any) -> nn.Module:
@@ -270,7 +270,7 @@ def _build(
         kwargs['feature_cls'] = FROM_GETTER[kwargs['feature_cls']]
 
     def fit(state: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
-        model.pretrained_cfg.pop('state_dict', None)
+        pretrained_cfg_of(model).pop('state_dict', None)
         state = state['carried'].state if 'carried' in state else state_dict_of(state)  # timm has read the latter
         state = fit_state_dict(state, model, key_map)
         _settle_classifier(state, model, headless)
@@ -308,9 +308,10 @@ def _settle_classifier(state: dict[str, Tensor], model: nn.Module, headless: boo
     bias = state.get(f'{classifier_names(model)[0]}.bias')
     if bias is None or headless:
         return
-    classes, declared = bias.shape[0], model.pretrained_cfg['num_classes']
+    cfg = pretrained_cfg_of(model)
+    classes, declared = bias.shape[0], cfg['num_classes']
     if classes != model.num_classes == declared:
         raise ZooError(
             f'the checkpoint has {classes} classes, the model {model.num_classes}; build it with '
             f'num_classes={classes} to keep the classifier')
-    model.pretrained_cfg['num_classes'] = classes
+    cfg['num_classes'] = classes

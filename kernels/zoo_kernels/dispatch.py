@@ -8,10 +8,11 @@ import functools
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec
 
 import torch
 from torch import Tensor
+from torch._C._functorch import maybe_current_level
 from torch.autograd import forward_ad
 
 from .setting import Setting
@@ -20,6 +21,7 @@ MODES = ('off', 'auto', 'force')
 INTERPRETING = os.environ.get('TRITON_INTERPRET') == '1'  # Triton runs kernels on CPU tensors then, for tests only
 SMALL = 1024  # tokens in a batch: below, a few launches cost as much as all of plain torch
 HALF = (torch.float16, torch.bfloat16)
+P = ParamSpec('P')  # the arguments of an op
 
 
 class Choice(NamedTuple):
@@ -31,6 +33,7 @@ class Choice(NamedTuple):
 
 _MODE = Setting('ZOO_KERNELS', MODES)
 _record: list[tuple[str, Choice]] | None = None
+_choosers: dict[Callable[..., Any], Callable[..., Choice]] = {}
 
 
 def mode() -> str:
@@ -64,13 +67,18 @@ def record_choice(op: str, choice: Choice) -> Choice:
     return choice
 
 
-def explain(op: Callable, *args: Any, **kwargs: Any) -> Choice:
+def register_chooser(op: Callable[P, Any], choose: Callable[P, Choice]) -> None:
+    """Let :func:`explain` know the function that decides for an op; it takes the same arguments."""
+    _choosers[op] = choose
+
+
+def explain(op: Callable[P, Any], *args: P.args, **kwargs: P.kwargs) -> Choice:
     """Which backend ``op(*args, **kwargs)`` would take, and why; nothing is computed.
 
     >>> zoo_kernels.explain(zoo_kernels.linear_attention, q, k, v)
     Choice(backend='torch', reason='the input is on cpu; the kernels need CUDA')
     """
-    return op.choose(*args, **kwargs)
+    return _choosers[op](*args, **kwargs)
 
 
 @torch.compiler.assume_constant_result
@@ -104,7 +112,7 @@ def exporting() -> bool:
 def transforming() -> bool:
     """True under a transform of ``torch.func`` (vmap, grad, jvp, ...) or forward-mode differentiation."""
     return not torch.compiler.is_compiling() and (
-        torch._C._functorch.maybe_current_level() is not None or forward_ad._current_level >= 0)
+        maybe_current_level() is not None or forward_ad._current_level >= 0)
 
 
 def can_overwrite_inputs() -> bool:

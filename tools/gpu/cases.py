@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import zoo_kernels
+from zoo_kernels.dispatch import register_chooser
 from zoo_kernels.linear_attention.reference import positive
 
 REGIONS = (7, 7)
@@ -136,8 +137,8 @@ def focal(ctx: Tensor, gates: Tensor, first: Tensor, second: Tensor) -> Tensor:
     return zoo_kernels.focal_modulation(ctx, gates, [first, second])
 
 
-focal.choose = lambda ctx, gates, first, second: zoo_kernels.explain(
-    zoo_kernels.focal_modulation, ctx, gates, [first, second])
+register_chooser(focal, lambda ctx, gates, first, second: zoo_kernels.explain(
+    zoo_kernels.focal_modulation, ctx, gates, [first, second]))
 
 
 def _pick(shape: Shape, widths: tuple[int, int, int]) -> int:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 import zoo_kernels
+from zoo_kernels.dispatch import register_chooser
 
 from .shapes import WIDTH, Shape
 
@@ -93,8 +94,8 @@ def focal_modulation(ctx: Tensor, gates: Tensor, first: Tensor, second: Tensor) 
     return zoo_kernels.focal_modulation(ctx, gates, [first, second])
 
 
-focal_modulation.choose = lambda ctx, gates, first, second: zoo_kernels.explain(
-    zoo_kernels.focal_modulation, ctx, gates, [first, second])
+register_chooser(focal_modulation, lambda ctx, gates, first, second: zoo_kernels.explain(
+    zoo_kernels.focal_modulation, ctx, gates, [first, second]))
 
 
 _LINEAR, _CONV = zoo_kernels.linear_attention, zoo_kernels.depthwise_conv

@@ -25,7 +25,7 @@ class Extensible(nn.Module):
             check_names(cls, base)
 
 
-def check_names(cls: type[nn.Module], base: type[nn.Module]) -> None:
+def check_names(cls: type[Extensible], base: type[nn.Module]) -> None:
     """Raise TypeError if a class of ours or of a user defines a public name that nearly is one of ``base``'s contract.
 
     A misspelt override would never be called. A name that is meant so stands in the class's ``extra_api``.
@@ -53,8 +53,8 @@ def class_of(kind: str, name: str, known: Mapping[str, T]) -> T:
 
 
 def factory_of(
-        chosen: str | Callable[..., nn.Module], find: Callable[[str], Any],
-        options: Mapping[str, Any] | None = None) -> Callable[..., nn.Module]:
+        chosen: str | Callable[..., Any], find: Callable[[str], Any],
+        options: Mapping[str, Any] | None = None) -> Callable[..., Any]:
     """A factory: ``from_context`` of the class that ``find`` gives for a name, or the one given; with more arguments.
 
     Raises:

@@ -1,4 +1,6 @@
 """Depthwise convolutions of token maps."""
+from typing import TypeGuard
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -26,6 +28,11 @@ def depthwise_conv2d(
         device=device, dtype=dtype)
 
 
+def bias_of(conv: nn.Conv1d | nn.Conv2d) -> Tensor:
+    """The bias of a convolution, ``[C]``; zeros if it has none."""
+    return conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias
+
+
 def conv_epilogue(
         conv: nn.Module, x: Tensor, activation: str | None = None, residual: Tensor | None = None,
         gate: Tensor | None = None) -> Tensor:
@@ -46,7 +53,7 @@ def conv_epilogue(
     return y if gate is None else y * gate
 
 
-def _fits_op(conv: nn.Module) -> bool:
+def _fits_op(conv: nn.Module) -> TypeGuard[nn.Conv2d]:
     """Whether it is depthwise and keeps the size: a user may have put another layer in its place."""
     if not isinstance(conv, nn.Conv2d):
         return False
@@ -61,10 +68,10 @@ def fused_epilogue(
         x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int = 1, activation: str | None = None,
         residual: Tensor | None = None, gate: Tensor | None = None) -> Tensor:
     """:func:`conv_epilogue` of a depthwise convolution's weights."""
-    options = dict(activation=activation, dilation=dilation)
-    if residual is not None and gate is None and _narrows(residual):
-        return residual + depthwise_conv(x, weight, bias, **options)  # autocast narrows what is added, not the sum
-    return depthwise_conv(x, weight, bias, residual=residual, gate=gate, **options)
+    if residual is not None and gate is None and _narrows(residual):  # autocast narrows what is added, not the sum
+        return residual + depthwise_conv(x, weight, bias, activation=activation, dilation=dilation)
+    return depthwise_conv(
+        x, weight, bias, activation=activation, residual=residual, gate=gate, dilation=dilation)
 
 
 def _narrows(x: Tensor) -> bool:

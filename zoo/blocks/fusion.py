@@ -6,6 +6,7 @@ instead, or calls them with slices. That is right as long as the layers are plai
 """
 import functools
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from zoo_kernels.dispatch import transforming
 
 from .layout import ceil_div
 
+M = TypeVar('M', bound=type[nn.Module])
 CHUNK_BYTES = 2 ** 22  # of hidden activations: what stays in the caches of a CPU core
 HOOKS = ('_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks')
 PLAIN = Tensor, nn.Parameter, FakeTensor
@@ -24,7 +26,7 @@ FUSIBLE: set[type[nn.Module]] = {
     nn.Linear, nn.Conv1d, nn.Conv2d, nn.BatchNorm1d, nn.BatchNorm2d, nn.GELU, nn.Sequential}
 
 
-def fusible(cls: type[nn.Module]) -> type[nn.Module]:
+def fusible(cls: M) -> M:
     """Let :func:`can_fuse` take layers of a class of ours."""
     FUSIBLE.add(cls)
     return cls
@@ -48,7 +50,7 @@ def can_chunk(module: nn.Module) -> bool:
 
 
 def _listening() -> bool:
-    return not torch.compiler.is_compiling() and (_has_any_global_hook() or transforming())
+    return not torch.compiler.is_compiling() and bool(_has_any_global_hook() or transforming())
 
 
 def _is_plain_tree(module: nn.Module) -> bool:

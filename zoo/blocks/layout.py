@@ -1,4 +1,5 @@
 """Token maps: ``[B, H, W, C]`` between blocks, and what is needed to cut them into windows at any size."""
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -36,9 +37,19 @@ def contiguous_for_export(x: Tensor) -> Tensor:
     return x.clone(memory_format=torch.contiguous_format) if exporting() else x.contiguous()
 
 
+def as_int(size: Any) -> int:
+    """A size that is being recorded: an int for all that computes with it, a SymInt for torch's annotations."""
+    return size
+
+
+def map_size(x: Tensor) -> tuple[int, int]:
+    """(H, W) of a ``[B, H, W, C]`` map."""
+    return x.shape[1], x.shape[2]
+
+
 def sym_max(size: int, least: int) -> int:
     """``max(size, least)`` that is recorded for all sizes; torch 2.11 does not compile ``sym_max``."""
-    return torch.sym_max(size, least) if exporting() else max(size, least)
+    return as_int(torch.sym_max(size, least)) if exporting() else max(size, least)
 
 
 def ceil_div(size: int, window: int) -> int:
@@ -54,7 +65,7 @@ def window_count(size: int, window: int) -> int:
     """
     count = ceil_div(size, window)
     if exporting() and not isinstance(count, int):
-        count = torch.full((), count, dtype=torch.int64).item()
+        count = as_int(torch.full((), count, dtype=torch.int64).item())
         torch._check(count >= 1)
     return count
 

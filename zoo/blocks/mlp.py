@@ -1,6 +1,7 @@
 """Feed-forward layers of token maps."""
 from torch import Tensor, nn
 
+from ..utils.types import FactoryKwargs
 from .conv import conv_epilogue, depthwise_conv2d
 from .fusion import CHUNK_BYTES, in_chunks
 from .linear import linear, linear_gelu
@@ -11,7 +12,7 @@ class Mlp(nn.Module):
 
     def __init__(self, dim: int, hidden: int, device=None, dtype=None):
         super().__init__()
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         self.dim, self.hidden = dim, hidden
         self.fc1 = nn.Linear(dim, hidden, **dd)
         self.fc2 = nn.Linear(hidden, dim, **dd)
@@ -30,7 +31,7 @@ class ConvMlp(nn.Module):
 
     def __init__(self, dim: int, hidden: int, device=None, dtype=None):
         super().__init__()
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         self.hidden = hidden
         self.fc1 = nn.Linear(dim, hidden, **dd)
         self.dwconv = depthwise_conv2d(hidden, 3, **dd)

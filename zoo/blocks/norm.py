@@ -1,5 +1,6 @@
 """Batch norm of token maps."""
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..utils.errors import ZooError
 from .fusion import can_fuse
@@ -23,7 +24,7 @@ def batch_norm(norm: nn.Module, x: Tensor, name: str = 'batch norm') -> Tensor:
         ZooError: see :func:`check_values`.
     """
     check_values(norm, x.shape[-1], x, name)
-    if exporting() and not norm.training and can_fuse(norm):
+    if exporting() and isinstance(norm, _BatchNorm) and not norm.training and can_fuse(norm):
         # recorded as what it is then: torch's own decomposition compares strides, which ties the graph to the size
         scale, shift = scale_and_shift(norm)
         return x * scale + shift
@@ -36,17 +37,19 @@ def check_values(norm: nn.Module, channels: int, x: Tensor, name: str) -> None:
     Raises:
         ZooError: x has as many elements as channels, and ``norm`` would take statistics of it.
     """
-    plain = isinstance(norm, nn.modules.batchnorm._BatchNorm) and not isinstance(norm, nn.SyncBatchNorm)
+    plain = isinstance(norm, _BatchNorm) and not isinstance(norm, nn.SyncBatchNorm)
     if norm.training and plain and not exporting() and x.numel() == channels:
         raise ZooError(
             f'{name} needs more than 1 value per channel to train, and has one for each of its {channels} channels; '
             f'use a `batch_size` of 2 or more, or freeze the norms (timm.layers.freeze_batch_norm_2d(model))')
 
 
-def scale_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor]:
+def scale_and_shift(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
     """What a batch norm does to each channel in inference: ``x * scale + shift``."""
-    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-    return scale, norm.bias - norm.running_mean * scale
+    mean, variance = norm.running_mean, norm.running_var
+    assert mean is not None and variance is not None, 'a norm that keeps no statistics'
+    scale = norm.weight * (variance + norm.eps).rsqrt()
+    return scale, norm.bias - mean * scale
 
 
 class BatchNormNHWC(nn.Module):

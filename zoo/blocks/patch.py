@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..utils.types import FactoryKwargs
 from .fusion import can_fuse, in_chunks
 from .layout import pad_map, to_nchw, to_nhwc
 from .linear import linear
@@ -28,7 +29,7 @@ class PatchConv(nn.Module):
             self, in_dim: int, dim: int, kernel_size: int, stride: int, padding: int = 0,
             pad_to_stride: bool = False, eps: float | None = 1e-5, device=None, dtype=None):
         super().__init__()
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         self.pad_to = stride if pad_to_stride else 1
         self.proj = nn.Conv2d(in_dim, dim, kernel_size, stride=stride, padding=padding, **dd)
         self.norm = nn.Identity() if eps is None else nn.LayerNorm(dim, eps=eps, **dd)
@@ -46,7 +47,7 @@ class PatchMerging(nn.Module):
 
     def __init__(self, in_dim: int, dim: int, eps: float = 1e-5, device=None, dtype=None):
         super().__init__()
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         self.norm = nn.LayerNorm(4 * in_dim, eps=eps, **dd)
         self.reduction = nn.Linear(4 * in_dim, dim, bias=False, **dd)
 
@@ -76,7 +77,7 @@ class Conv2dNorm(nn.Module):
             self, in_dim: int, dim: int, stride: int, activation: bool = False, kernel_size: int = 3,
             bias: bool = True, device=None, dtype=None):
         super().__init__()
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         padding = 0 if kernel_size == stride else kernel_size // 2
         self.conv = nn.Conv2d(in_dim, dim, kernel_size, stride=stride, padding=padding, bias=bias, **dd)
         self.norm = nn.BatchNorm2d(dim, **dd)

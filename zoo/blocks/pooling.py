@@ -3,6 +3,7 @@ import torch
 from torch import Tensor, nn
 
 from ..utils.errors import ZooError
+from ..utils.types import FactoryKwargs
 from .linear import linear
 
 
@@ -70,7 +71,7 @@ class EfficientProbing(nn.Module):
         if dim % (num_queries * reduction):
             raise ZooError(f'{dim} channels, {num_queries} queries, reduction {reduction}: the product of the last '
                              f'two has to divide the first')
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         self.out_features = dim // reduction
         self.queries = nn.Parameter(0.02 * torch.randn(num_queries, dim, **dd))
         self.v = nn.Linear(dim, self.out_features, bias=False, **dd)
@@ -100,7 +101,7 @@ class PooledHead(nn.Module):
             self, dim: int, num_classes: int, global_pool: str, drop_rate: float = 0., num_prefix_tokens: int = 0,
             device=None, dtype=None):
         super().__init__()
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         self.num_prefix_tokens = num_prefix_tokens
         self.global_pool = POOLS[global_pool](dim, **dd)
         self.drop = nn.Dropout(drop_rate)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
-from .layout import sizes_known
+from .layout import map_size, sizes_known
 
 
 def resample_map(table: Tensor, grid: tuple[int, int], mode: str) -> Tensor:
@@ -75,7 +75,7 @@ class PositionMap(nn.Module):
             table = table.reshape(1, side, side, table.shape[-1])
         if table.shape == self.weight.shape or table.shape[-1] != self.weight.shape[-1]:
             return table
-        return resample_map(table, tuple(self.weight.shape[1:3]), self.mode)
+        return resample_map(table, map_size(self.weight), self.mode)
 
     def set_grid_size(self, grid_size: tuple[int, int]) -> None:
         """Store the table for another size from now on."""

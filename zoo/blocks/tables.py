@@ -30,5 +30,5 @@ def cached_table(build: Callable[..., Tensor]) -> Callable[..., Tensor]:
         args = (*args, torch.promote_types(like.dtype, torch.float32), like.device)
         return build(*args) if tracing_or_fake(like) else cached(*args)
 
-    table.cache = cached
+    table.cache = cached  # pyright: ignore[reportAttributeAccessIssue]  # a function has the attributes it is given
     return table

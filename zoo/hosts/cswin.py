@@ -10,6 +10,7 @@ from ..blocks.mixers import BlockContext, MixerFactory, StripeAttention
 from ..blocks.mlp import Mlp
 from ..blocks.patch import PatchConv
 from ..blocks.transformer import TransformerBlock
+from ..utils.types import FactoryKwargs
 from .stages import build_stages
 
 SIZES = dict(
@@ -44,7 +45,7 @@ class CSwin(Backbone):
             embed_dim: int = 64, depths: Sequence[int] = (2, 4, 18, 1), num_heads: Sequence[int] = (2, 4, 8, 16),
             mlp_ratio: float = 4., qkv_bias: bool = True, drop_path_rate: float = 0., in_chans: int = 3,
             device=None, dtype=None, **backbone: Any):
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         dims = [embed_dim * 2 ** s for s in range(len(depths))]
 
         def block(ctx: BlockContext, drop_path: float) -> nn.Module:

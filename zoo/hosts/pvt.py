@@ -11,6 +11,7 @@ from ..blocks.mlp import Mlp
 from ..blocks.patch import PatchConv
 from ..blocks.position import PositionMap
 from ..blocks.transformer import TransformerBlock
+from ..utils.types import FactoryKwargs
 from .stages import build_stages
 
 SIZES = dict(
@@ -48,7 +49,7 @@ class PVT(Backbone):
             num_heads: Sequence[int] = (1, 2, 5, 8), mlp_ratios: Sequence[float] = (8, 8, 4, 4),
             sr_ratios: Sequence[int] = (8, 4, 2, 1), qkv_bias: bool = True, drop_path_rate: float = 0.,
             in_chans: int = 3, device=None, dtype=None, **backbone: Any):
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
 
         def block(ctx: BlockContext, drop_path: float) -> nn.Module:
             hidden = int(ctx.dim * mlp_ratios[ctx.stage])

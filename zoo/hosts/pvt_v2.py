@@ -11,6 +11,7 @@ from ..blocks.mixers import BlockContext, MixerFactory, SpatialReductionAttentio
 from ..blocks.mlp import ConvMlp
 from ..blocks.patch import PatchConv
 from ..blocks.transformer import TransformerBlock
+from ..utils.types import FactoryKwargs
 from .stages import build_stages
 
 SIZES = dict(
@@ -49,7 +50,7 @@ class PVTv2(Backbone):
             num_heads: Sequence[int] = (1, 2, 5, 8), mlp_ratios: Sequence[float] = (8, 8, 4, 4),
             sr_ratios: Sequence[int] = (8, 4, 2, 1), qkv_bias: bool = True, stem_stride: int = 4,
             drop_path_rate: float = 0., in_chans: int = 3, device=None, dtype=None, **backbone: Any):
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         self.strides = [stem_stride * 2 ** s for s in range(len(depths))]
 
         def block(ctx: BlockContext, drop_path: float) -> nn.Module:

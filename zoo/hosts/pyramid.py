@@ -13,6 +13,7 @@ from ..blocks.mixers import BlockContext, MixerFactory, RotaryAttention
 from ..blocks.mlp import ResidualConvMlp
 from ..blocks.patch import Conv2dNorm, ConvStem, ProjNormAct
 from ..blocks.transformer import TransformerBlock
+from ..utils.types import FactoryKwargs
 from .stages import build_stages
 
 SIZES = dict(
@@ -42,7 +43,7 @@ class PyramidBlock(TransformerBlock):
     def __init__(
             self, dim: int, mixer: nn.Module, mlp: nn.Module, drop_path: float = 0., eps: float = 1e-5,
             layer_scale: float = 1., mid_position: bool = False, device=None, dtype=None):
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         super().__init__(dim, mixer, mlp, drop_path, eps, **dd)
         self.pos1 = depthwise_conv2d(dim, 3, **dd)
         self.pos2 = depthwise_conv2d(dim, 3, **dd) if mid_position else None
@@ -92,7 +93,7 @@ class Pyramid(Backbone):
             projection: int = 1024, linear_init: str = 'trunc_normal', qkv_bias: bool = True,
             feature_norms: bool = False, drop_path_rate: float = 0., in_chans: int = 3, device=None, dtype=None,
             **backbone: Any):
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
 
         def block(ctx: BlockContext, drop_path: float) -> nn.Module:
             return PyramidBlock(

@@ -6,6 +6,7 @@ from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import nn
 
 from ..blocks.gates import GateContext, GateFactory, init_gates, insert_gates, undecayed_by_gates
+from ..utils.types import FactoryKwargs
 
 SIZES = {
     18: dict(block=BasicBlock, layers=(2, 2, 2, 2)),
@@ -41,7 +42,7 @@ class GatedResNet(ResNet):
             self, gate: GateFactory | None = None, stage_gate: GateFactory | None = None, cifar: bool = False,
             zero_init_last: bool = False, init: Callable[[nn.Module], None] | None = None, device=None, dtype=None,
             **resnet: Any):
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         super().__init__(zero_init_last=zero_init_last, **resnet, **dd)
         if cifar:
             self._shrink_stem(**dd)
@@ -49,8 +50,8 @@ class GatedResNet(ResNet):
             insert_gates(self, gate)
         if stage_gate is not None:
             for s, info in enumerate(self.feature_info[1:-1]):
-                stage = getattr(self, info['module'])
-                ctx = GateContext(s, len(stage) - 1, info['num_chs'], len(stage))
+                stage = getattr(self, str(info['module']))
+                ctx = GateContext(s, len(stage) - 1, int(info['num_chs']), len(stage))
                 stage.add_module('gate', stage_gate(ctx, **dd))
         if init is not None:
             init(self)

@@ -1,12 +1,18 @@
 """The stages of a pyramid, built in one way."""
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from timm.layers import calculate_drop_path_rates
 from torch import nn
 
 from ..backbone import Stage
 from ..blocks.mixers import BlockContext
+
+
+def drop_path_rates(last: float, depths: Sequence[int]) -> list[list[float]]:
+    """Rates of stochastic depth by stage and block, rising linearly from 0 to ``last``."""
+    rates = calculate_drop_path_rates(last, list(depths), stagewise=True)
+    return cast(list[list[float]], rates)  # timm's annotation knows rates alone
 
 
 def build_stages(
@@ -28,7 +34,7 @@ def build_stages(
         **context: num_heads and further fields of :class:`~zoo.blocks.mixers.BlockContext`: one value for all stages,
             or a sequence with one for each.
     """
-    rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
+    rates = drop_path_rates(drop_path_rate, depths)
     stages = []
     for s, (dim, grid) in enumerate(zip(dims, grids)):
         own = {name: value[s] if isinstance(value, Sequence) else value for name, value in context.items()}

@@ -11,6 +11,7 @@ from ..blocks.mixers import BlockContext, MixerFactory, WindowAttention
 from ..blocks.mlp import Mlp
 from ..blocks.patch import PatchConv, PatchMerging
 from ..blocks.transformer import TransformerBlock
+from ..utils.types import FactoryKwargs
 from .stages import build_stages
 
 SIZES = dict(
@@ -64,7 +65,7 @@ class Swin(Backbone):
             window_size: int | WindowRule = published_window, mlp_ratio: float = 4., qkv_bias: bool = True,
             feature_norms: bool = False, drop_path_rate: float = 0., in_chans: int = 3, device=None, dtype=None,
             **backbone: Any):
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         dims = [embed_dim * 2 ** s for s in range(len(depths))]
 
         def block(ctx: BlockContext, drop_path: float) -> nn.Module:

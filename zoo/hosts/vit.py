@@ -3,7 +3,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from timm.layers import calculate_drop_path_rates, trunc_normal_
+from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
 from ..backbone import Backbone, Stage, to_pair
@@ -16,6 +16,8 @@ from ..blocks.pooling import POOLS, PooledHead
 from ..blocks.position import PositionMap
 from ..blocks.transformer import TransformerBlock
 from ..utils.errors import ZooError
+from ..utils.types import FactoryKwargs
+from .stages import drop_path_rates
 
 PATCH = 16  # pixels
 SIZES = dict(
@@ -29,7 +31,7 @@ class TokenEmbedding(PatchConv):
     """Patches with position, behind a class token with its own position."""
 
     def __init__(self, in_chans: int, dim: int, grid: tuple[int, int], device=None, dtype=None):
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         super().__init__(in_chans, dim, PATCH, PATCH, pad_to_stride=True, eps=None, **dd)
         self.pos_embed = PositionMap(grid, dim, mode='bicubic', std=0.02, **dd)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim, **dd))
@@ -112,7 +114,7 @@ class ViT(Backbone):
             embed_dim: int = 192, depth: int = 12, num_heads: int = 3, mlp_ratio: float = 4., qkv_bias: bool = True,
             global_pool: str = 'token', drop_path_rate: float = 0., in_chans: int = 3, device=None, dtype=None,
             **backbone: Any):
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         grid = self._grid(to_pair(img_size))
 
         def block(ctx: BlockContext, drop_path: float) -> nn.Module:
@@ -120,7 +122,7 @@ class ViT(Backbone):
                 ctx.dim, mixer(ctx, **dd), Mlp(ctx.dim, int(ctx.dim * mlp_ratio), **dd), drop_path, eps=1e-6, **dd)
 
         contexts = [BlockContext(0, i, embed_dim, num_heads, grid, qkv_bias, num_prefix_tokens=1) for i in range(depth)]
-        rates = calculate_drop_path_rates(drop_path_rate, depth)
+        rates, = drop_path_rates(drop_path_rate, [depth])
         stages = [Stage([block(ctx, rate)]) for ctx, rate in zip(contexts, rates)]
         super().__init__(
             TokenEmbedding(in_chans, embed_dim, grid, **dd), stages, dims=[embed_dim] * depth, strides=[PATCH] * depth,
@@ -144,7 +146,7 @@ class ViT(Backbone):
 
     def _beside(self, images: Tensor) -> tuple[tuple[int, int]]:
         """Rows and columns of the map that tokens are of."""
-        return self._grid(tuple(images.shape[2:])),
+        return self._grid((images.shape[2], images.shape[3])),
 
     def _format_output(self, x: Tensor, beside: tuple[Any, ...], output_fmt: str | None = None) -> Tensor:
         """The sequence, or the map in a named format."""

@@ -32,6 +32,7 @@ from ..blocks.patch import Conv2dNorm, ConvStem, NormConv2d
 from ..blocks.transformer import TransformerBlock
 from ..hosts.stages import build_stages
 from ..registry import Variant, register_family
+from ..utils.types import FactoryKwargs
 from ..weights.convert import pointwise_to_linear, rename
 
 __all__ = []  # the entrypoints: filled by the registration
@@ -54,7 +55,7 @@ class BiFormerBlock(TransformerBlock):
     def __init__(
             self, dim: int, mixer: nn.Module, mlp: nn.Module, drop_path: float = 0., position: bool = True,
             device=None, dtype=None):
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         super().__init__(dim, mixer, mlp, drop_path, eps=1e-6, **dd)
         self.pos = depthwise_conv2d(dim, 3, **dd) if position else None
 
@@ -89,7 +90,7 @@ class BiFormer(Backbone):
             num_heads: Sequence[int] = (2, 4, 8, 8), mlp_ratio: int = 3, swin_layout: bool = False,
             linear_init: str = 'trunc_normal', feature_norms: bool = False, drop_path_rate: float = 0.,
             in_chans: int = 3, device=None, dtype=None, **backbone: Any):
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         self.swin_layout = swin_layout
 
         def block(ctx: BlockContext, drop_path: float) -> nn.Module:

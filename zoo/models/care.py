@@ -38,6 +38,7 @@ from ..blocks.patch import NormConv2d
 from ..hosts.stages import build_stages
 from ..registry import Variant, register_family
 from ..utils.errors import ZooError
+from ..utils.types import FactoryKwargs
 from ..weights.convert import pointwise_to_linear, rename
 
 __all__ = []  # the entrypoints: filled by the registration
@@ -71,7 +72,7 @@ class CrossConv(TokenMixer):
 
     def __init__(self, dim: int, kernel_size: int = 11, device=None, dtype=None):
         super().__init__()
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         rim = kernel_size // 2
         self.column = nn.Conv2d(dim, dim, (kernel_size, 1), padding=(rim, 0), groups=dim, **dd)
         self.row = nn.Conv2d(dim, dim, (1, kernel_size), padding=(0, rim), groups=dim, **dd)
@@ -95,7 +96,7 @@ class Interaction(nn.Module):
 
     def __init__(self, dim: int, hidden: int, project: bool = True, device=None, dtype=None):
         super().__init__()
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         self.hidden = hidden
         self.norm = nn.BatchNorm2d(dim, **dd)
         self.fc1 = nn.Linear(dim, hidden, **dd)
@@ -128,7 +129,7 @@ class CAREBlock(nn.Module):
             self, dim: int, width: int, mixer: nn.Module, ratios: tuple[int, int], drop_path: float = 0.,
             last: bool = False, device=None, dtype=None):
         super().__init__()
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         self.widths = dim - 3 * width, width, width, width
         self.mixer = mixer
         self.conv3 = depthwise_conv2d(width, 3, **dd)
@@ -175,7 +176,7 @@ class TwoHeads(nn.Module):
             self, dim: int, num_classes: int, global_pool: str = 'avg', drop_rate: float = 0., device=None,
             dtype=None):
         super().__init__()
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         self.num_classes = num_classes
         self.pool = SelectAdaptivePool2d(pool_type=global_pool, flatten=True)
         width = dim * self.pool.feat_mult()
@@ -216,6 +217,7 @@ class CARE(Backbone):
     """
 
     distilled_training = False
+    head: TwoHeads
 
     def __init__(
             self, mixer: MixerFactory = MIXERS, img_size: int | Sequence[int] = 224,
@@ -223,7 +225,7 @@ class CARE(Backbone):
             depths: Sequence[int] = (2, 4, 8, 4), num_heads: Sequence[int] = (1, 1, 2, 2),
             ratios: Sequence[tuple[int, int]] = ((2, 2), (2, 4), (4, 4), (4, 4)), drop_path_rate: float = 0.,
             in_chans: int = 3, device=None, dtype=None, **backbone: Any):
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
 
         def block(ctx: BlockContext, drop_path: float) -> nn.Module:
             feature = dataclasses.replace(ctx, dim=widths[ctx.stage])

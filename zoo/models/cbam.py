@@ -12,6 +12,8 @@ in an image, or 10,000 in a pixel.
 
 Departures of the released code from the papers: BAM multiplies its two branches where the paper adds them.
 """
+from typing import Any
+
 from torch import Tensor, nn
 
 from ..blocks.gates import BAM, CBAM
@@ -28,7 +30,7 @@ BAM_CFG = dict(CFG, paper_ids='arXiv:1807.06514', paper_name='BAM: Bottleneck At
 CIFAR = dict(cifar100=dict(pool_size=(4, 4)))
 
 
-def cbam_args(depth: int, **options) -> dict:
+def cbam_args(depth: int, **options: Any) -> dict:
     """Constructor arguments of a CBAM-ResNet."""
     return dict(resnet.SIZES[depth], gate=CBAM.from_context, init=resnet.init_by_name, **options)
 

@@ -28,6 +28,7 @@ from ..blocks.patch import PatchConv
 from ..blocks.transformer import TransformerBlock
 from ..hosts.stages import build_stages
 from ..registry import Variant, register_family
+from ..utils.types import FactoryKwargs
 from ..weights.convert import rename
 
 __all__ = []  # the entrypoints: filled by the registration
@@ -59,7 +60,7 @@ class ModulationBlock(nn.Module):
 
 def attention_block(dim: int, mlp_ratio: int, drop_path: float, device=None, dtype=None) -> TransformerBlock:
     """The pre-norm block with softmax attention of NUM_HEADS heads, each of at least MIN_HEAD channels."""
-    dd = dict(device=device, dtype=dtype)
+    dd = FactoryKwargs(device=device, dtype=dtype)
     mixer = SoftmaxAttention(dim, NUM_HEADS, qkv_bias=False, head_dim=max(dim // NUM_HEADS, MIN_HEAD), **dd)
     return TransformerBlock(dim, mixer, Mlp(dim, dim * mlp_ratio, **dd), drop_path, **dd)
 
@@ -85,7 +86,7 @@ class EfficientMod(Backbone):
             dims: Sequence[int] = (32, 64, 128, 256), depths: Sequence[int] = (2, 2, 6, 2),
             attention_depths: Sequence[int] = (0, 0, 1, 2), mlp_ratios: Sequence[int] = (4, 4, 4, 4),
             drop_path_rate: float = 0., in_chans: int = 3, device=None, dtype=None, **backbone: Any):
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         counts = [sum(pair) for pair in zip(depths, attention_depths)]
 
         def block(ctx: BlockContext, drop_path: float) -> nn.Module:

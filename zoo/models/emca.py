@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..blocks.gates import EMCA
+from ..blocks.gates.insert import last_norm
 from ..hosts import GatedResNet, resnet
 from ..registry import Variant, register_family
 from ..utils.errors import ZooError
@@ -45,6 +46,8 @@ class Seen:
 class RecallingBasicBlock(BasicBlock):
     """A block of two 3x3 convolutions with an :class:`EMCA` gate; takes earlier means, leaves its own in ``seen``."""
 
+    se: EMCA
+
     def forward(self, x: Tensor, seen: Seen, earlier: Sequence[Tensor] = ()) -> Tensor:
         y = self.act1(self.bn1(self.conv1(x)))
         return _close(self, x, self.bn2(self.conv2(y)), self.act2, seen, earlier)
@@ -53,6 +56,8 @@ class RecallingBasicBlock(BasicBlock):
 class RecallingBottleneck(Bottleneck):
     """A bottleneck block with an :class:`EMCA` gate; takes earlier means, leaves its own in ``seen``."""
 
+    se: EMCA
+
     def forward(self, x: Tensor, seen: Seen, earlier: Sequence[Tensor] = ()) -> Tensor:
         y = self.act1(self.bn1(self.conv1(x)))
         y = self.act2(self.bn2(self.conv2(y)))
@@ -60,7 +65,8 @@ class RecallingBottleneck(Bottleneck):
 
 
 def _close(
-        block: nn.Module, x: Tensor, y: Tensor, act: nn.Module, seen: Seen, earlier: Sequence[Tensor]) -> Tensor:
+        block: RecallingBasicBlock | RecallingBottleneck, x: Tensor, y: Tensor, act: nn.Module, seen: Seen,
+        earlier: Sequence[Tensor]) -> Tensor:
     seen.mean = y.mean((2, 3))
     y = block.se(y, seen.mean, earlier)
     if block.drop_path is not None:
@@ -87,6 +93,7 @@ class RecallingStage(nn.Sequential):
             seen = Seen()
             args = x, seen, earlier if i else ()
             x = checkpoint(block, *args, use_reentrant=False) if recompute else block(*args)
+            assert seen.mean is not None  # the block has left it
             means.append(seen.mean)
         history.append(means)
         return x
@@ -103,8 +110,14 @@ class EMCAResNet(GatedResNet):
     """
 
     from_getter = ('list', 'dict')  # stages want what earlier ones saw
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+    layer4: nn.Sequential
 
-    def __init__(self, recall: str = 'blocks', block: type[nn.Module] = BasicBlock, device=None, dtype=None, **resnet):
+    def __init__(
+            self, recall: str = 'blocks', block: type[nn.Module] = BasicBlock, device=None, dtype=None,
+            **resnet: Any):
         recalling = RecallingBasicBlock if block is BasicBlock else RecallingBottleneck
         super().__init__(block=recalling, device=device, dtype=dtype, **resnet)
         self.recall = recall
@@ -114,7 +127,7 @@ class EMCAResNet(GatedResNet):
         for stage in self._layers():
             sources = len(RECALL[recall](history))
             for i, module in enumerate(stage):
-                channels = (module.bn2 if block is BasicBlock else module.bn3).num_features
+                channels = last_norm(module)[1].num_features
                 module.se = EMCA(channels, sources if i else 0, device=device, dtype=dtype)
             history.append([None] * len(stage))
 
@@ -138,13 +151,13 @@ class EMCAResNet(GatedResNet):
         return x
 
     def forward_intermediates(
-            self, x: Tensor, indices: int | Sequence[int] | None = None, norm: bool = False, stop_early: bool = False,
+            self, x: Tensor, indices: int | list[int] | None = None, norm: bool = False, stop_early: bool = False,
             output_fmt: str = 'NCHW', intermediates_only: bool = False) -> Any:
         """As timm's: the stem's map and those of the stages, at strides 2 to 32."""
         if output_fmt != 'NCHW':
             raise ZooError(f"output_fmt must be 'NCHW', not {output_fmt!r}")
         take, last = feature_take_indices(5, indices)
-        maps = []
+        y, maps = x, []
         for i, y in enumerate(self._maps(x)):
             if i in take:
                 maps.append(y)
@@ -170,7 +183,7 @@ VARIANTS = tuple(
 
 def keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """First blocks of stages carry parameters of a recall that they do not have."""
-    convs = (0, 3) if isinstance(model.layer1[0], BasicBlock) else (0, 3, 6)
+    convs = (0, 3) if isinstance(model.get_submodule('layer1.0'), BasicBlock) else (0, 3, 6)
     branch = [rule for i, place in enumerate(convs, start=1) for rule in (
         (rf'\.residual\.{place}\.', f'.conv{i}.'), (rf'\.residual\.{place + 1}\.', f'.bn{i}.'))]
     return rename(state, (

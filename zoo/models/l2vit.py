@@ -33,6 +33,7 @@ from ..blocks.patch import Conv2dNorm
 from ..blocks.transformer import TransformerBlock
 from ..hosts.stages import build_stages
 from ..registry import Variant, register_family
+from ..utils.types import FactoryKwargs
 from ..weights.convert import rename
 
 __all__ = []  # the entrypoints: filled by the registration
@@ -46,7 +47,7 @@ class L2ViTStem(nn.Module):
 
     def __init__(self, in_chans: int, dim: int, device=None, dtype=None):
         super().__init__()
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         self.conv1 = Conv2dNorm(in_chans, dim // 2, 2, **dd)
         self.conv2 = Conv2dNorm(dim // 2, dim, 2, **dd)
         self.norm = nn.LayerNorm(dim, **dd)
@@ -74,7 +75,7 @@ class LocalConcentration(nn.Module):
 
     def __init__(self, dim: int, device=None, dtype=None):
         super().__init__()
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         self.conv1 = depthwise_conv2d(dim, 7, **dd)
         self.bn = nn.BatchNorm2d(dim, **dd)
         self.conv2 = depthwise_conv2d(dim, 7, **dd)
@@ -88,7 +89,7 @@ class LocalBlock(TransformerBlock):
     """The pre-norm block with a depthwise 3x3 convolution added ahead of each branch."""
 
     def __init__(self, dim: int, mixer: nn.Module, mlp: nn.Module, drop_path: float = 0., device=None, dtype=None):
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         super().__init__(dim, mixer, mlp, drop_path, **dd)
         self.cpe1 = depthwise_conv2d(dim, 3, **dd)
         self.cpe2 = depthwise_conv2d(dim, 3, **dd)
@@ -104,7 +105,7 @@ class GlobalBlock(TransformerBlock):
     """The pre-norm block behind a depthwise 3x3 convolution, with local concentration between its branches."""
 
     def __init__(self, dim: int, mixer: nn.Module, mlp: nn.Module, drop_path: float = 0., device=None, dtype=None):
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         super().__init__(dim, mixer, mlp, drop_path, **dd)
         self.cpe1 = depthwise_conv2d(dim, 3, **dd)
         self.norm3 = nn.LayerNorm(dim, **dd)
@@ -140,7 +141,7 @@ class L2ViT(Backbone):
             dims: Sequence[int] = (96, 192, 384, 768), depths: Sequence[int] = (2, 2, 6, 2),
             num_heads: Sequence[int] = (3, 6, 12, 24), window_size: int = 7, feature_norms: bool = False,
             drop_path_rate: float = 0., in_chans: int = 3, device=None, dtype=None, **backbone: Any):
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
 
         def block(ctx: BlockContext, drop_path: float) -> nn.Module:
             kind = GlobalBlock if ctx.index % 2 else LocalBlock

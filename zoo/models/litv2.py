@@ -35,6 +35,7 @@ import zoo_kernels
 from zoo_kernels.dispatch import can_overwrite_inputs, transforming
 
 from ..backbone import Backbone, init_layer, to_pair
+from ..blocks.conv import bias_of
 from ..blocks.fusion import can_fuse, fusible
 from ..blocks.layout import ceil_div, contiguous_for_export, to_nchw, to_nhwc
 from ..blocks.mixers import BlockContext, MixerFactory, MixerTable
@@ -44,6 +45,7 @@ from ..blocks.patch import PatchConv
 from ..blocks.transformer import TransformerBlock
 from ..hosts.stages import build_stages
 from ..registry import Variant, register_family
+from ..utils.types import FactoryKwargs
 from ..weights.convert import rename
 
 __all__ = []  # the entrypoints: filled by the registration
@@ -72,7 +74,7 @@ class SafeOffsets(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, offset: Tensor, far: int) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, offset: Tensor, far: int) -> tuple[Tensor, Tensor]:
         """``[B, 8, H, W]`` to the same, between ``-far`` and ``far``, and to a factor ``[B, 1, H, W]``, 1 or NaN."""
         lost = ~offset.isfinite()
         ctx.save_for_backward(lost)
@@ -81,7 +83,7 @@ class SafeOffsets(torch.autograd.Function):
         return offset.masked_fill(lost, 0).clamp(-far, far), factor
 
     @staticmethod
-    def backward(ctx, grad: Tensor, _: None) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor, _: None) -> tuple[Tensor, None]:
         lost, = ctx.saved_tensors
         return grad.masked_fill(lost, torch.nan), None
 
@@ -97,7 +99,7 @@ class DeformableConv(nn.Module):
     def __init__(self, in_dim: int, dim: int, device=None, dtype=None):
         super().__init__()
         plain = nn.Conv2d(in_dim, dim, 2, device=device, dtype=dtype)
-        self.weight, self.bias = plain.weight, plain.bias
+        self.weight, self.bias = plain.weight, bias_of(plain)
 
     def forward(self, x: Tensor, offset: Tensor) -> Tensor:
         """``[B, C, H, W]`` -> ``[B, dim, H / 2, W / 2]``; ``offset``, ``[B, 8, H / 2, W / 2]``, moves the four taps."""
@@ -105,7 +107,7 @@ class DeformableConv(nn.Module):
         x, offset, weight, bias = (t.to(dtype) for t in (x, offset, self.weight, self.bias))
         if not transforming():
             safe, factor = SafeOffsets.apply(offset, sum(x.shape[2:]))
-            return (deform_conv2d(x, safe, weight, bias, stride=2) * factor).to(out_dtype)
+            return (deform_conv2d(x, safe, weight, bias, stride=(2, 2)) * factor).to(out_dtype)
         places, shares = tap_corners(to_nhwc(x).shape, to_nhwc(offset))  # torchvision's has no rules for transforms
         corners = to_nhwc(x).flatten(0, 2)[places.flatten()].unflatten(0, places.shape)
         taps = (corners * shares.unsqueeze(-1)).sum(1).view(*offset.shape[:1], *offset.shape[2:], -1)
@@ -120,12 +122,12 @@ class DeformableMerging(nn.Module):
 
     def __init__(self, in_dim: int, dim: int, device=None, dtype=None):
         super().__init__()
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         self.conv = DeformableConv(in_dim, dim, **dd)
         self.conv_offset = nn.Conv2d(in_dim, 2 * 2 * 2, 2, stride=2, **dd)
         self.norm = nn.BatchNorm2d(dim, **dd)
-        nn.init.zeros_(self.conv_offset.weight)
-        nn.init.zeros_(self.conv_offset.bias)
+        for parameter in self.conv_offset.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
         offset = self.conv_offset(to_nchw(x))
@@ -207,7 +209,7 @@ class LITv2(Backbone):
             embed_dim: int = 96, depths: Sequence[int] = (2, 2, 6, 2), num_heads: Sequence[int] = (3, 6, 12, 24),
             window_sizes: Sequence[int | None] = (None, None, 2, 1), feature_norms: bool = False,
             drop_path_rate: float = 0., in_chans: int = 3, device=None, dtype=None, **backbone: Any):
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         dims = [embed_dim * 2 ** s for s in range(len(depths))]
 
         def block(ctx: BlockContext, drop_path: float) -> nn.Module:

@@ -38,6 +38,7 @@ from ..blocks.patch import Conv2dNorm
 from ..hosts.stages import build_stages
 from ..registry import Variant, register_family
 from ..utils.errors import ZooError
+from ..utils.types import FactoryKwargs
 from ..weights.convert import pointwise_to_linear, rename
 
 __all__ = []  # the entrypoints: filled by the registration
@@ -67,7 +68,7 @@ class PATBlock(nn.Module):
             self, dim: int, mixer: nn.Module, activation: str, spatial: bool = False, split: bool = False,
             drop_path: float = 0., device=None, dtype=None):
         super().__init__()
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         self.split = split
         self.mixer = mixer
         self.fc1 = nn.Linear(dim, 2 * dim, bias=False, **dd)
@@ -112,7 +113,7 @@ class ProjectedHead(nn.Module):
             self, dim: int, hidden_size: int, num_classes: int, activation: str, global_pool: str = 'avg',
             drop_rate: float = 0., device=None, dtype=None):
         super().__init__()
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         self.pool = SelectAdaptivePool2d(pool_type=global_pool, flatten=True)
         self.hidden_size = hidden_size if global_pool else dim
         self.proj = nn.Linear(dim * self.pool.feat_mult(), hidden_size, bias=False, **dd) if global_pool else None
@@ -147,12 +148,14 @@ class PATNet(Backbone):
     Source: haiduo/PartialNet @ 679cfc0, models/partialnet.py.
     """
 
+    head: ProjectedHead
+
     def __init__(
             self, mixer: MixerFactory = MIXERS, img_size: int | Sequence[int] = 224, embed_dim: int = 32,
             depths: Sequence[int] = (1, 2, 8, 2), activation: str = 'gelu', spatial: bool = False,
             feature_norms: bool = False, drop_path_rate: float = 0., in_chans: int = 3, device=None, dtype=None,
             **backbone: Any):
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         self.activation = activation  # before the base asks for a head
         dims = [embed_dim * 2 ** s for s in range(4)]
 
@@ -180,7 +183,8 @@ class PATNet(Backbone):
         """Replace the classifier by a new one (0: none), and the pooling if one is named; the projection stays."""
         proj = self.head.proj
         super().reset_classifier(num_classes, global_pool)
-        if None not in (proj, self.head.proj) and proj.weight.shape == self.head.proj.weight.shape:
+        new = self.head.proj
+        if proj is not None and new is not None and proj.weight.shape == new.weight.shape:
             self.head.proj = proj
 
 

@@ -9,6 +9,8 @@ with other numbers of splits s, groups x and widths d (``resnest50d_<s>s<x>x<d>d
 ``resnest50d_2s1x64d`` has the shapes of timm's ``resnest50d``, which pools behind it: the weights of one load into the
 other without a word, and are wrong there.
 """
+from typing import Any
+
 import torch
 from timm.layers import SplitAttn
 from timm.models.resnest import ResNestBottleneck
@@ -49,9 +51,9 @@ class SplitAttention(SplitAttn):
 class Bottleneck(ResNestBottleneck):
     """timm's block, which has no argument for its split attention."""
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.conv2.__class__ = SplitAttention  # the same parts, another forward pass
+        self.conv2.__class__ = SplitAttention  # pyright: ignore[reportAttributeAccessIssue]  # the same parts
 
 
 def variant(splits: int, groups: int, width: int) -> Variant:

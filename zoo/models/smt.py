@@ -31,6 +31,7 @@ from ..blocks.patch import Conv2dNorm, PatchConv
 from ..blocks.transformer import TransformerBlock
 from ..hosts.stages import build_stages
 from ..registry import Variant, register_family
+from ..utils.types import FactoryKwargs
 from ..weights.convert import concatenate, pointwise_to_linear, rename
 
 __all__ = []  # the entrypoints: filled by the registration
@@ -44,7 +45,7 @@ class SMTStem(nn.Module):
 
     def __init__(self, in_chans: int, dim: int, kernel_size: int, device=None, dtype=None):
         super().__init__()
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         self.dim = dim
         self.conv1 = Conv2dNorm(in_chans, dim, 2, kernel_size=kernel_size, bias=False, **dd)
         self.conv2 = PatchConv(dim, dim, 2, 2, **dd)
@@ -106,7 +107,7 @@ class SMT(Backbone):
             num_heads: Sequence[int] = (2, 4, 8, 16), mlp_ratios: Sequence[int] = (4, 4, 4, 2), stem_kernel: int = 3,
             layer_scale: bool = False, drop_path_rate: float = 0., in_chans: int = 3, device=None, dtype=None,
             **backbone: Any):
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         transformer = ScaledBlock if layer_scale else TransformerBlock
 
         def block(ctx: BlockContext, drop_path: float) -> nn.Module:

@@ -35,6 +35,7 @@ from ..blocks.norm import batch_norm
 from ..blocks.patch import Conv2dNorm
 from ..hosts.stages import build_stages
 from ..registry import Variant, register_family
+from ..utils.types import FactoryKwargs
 from ..weights.convert import pointwise_to_linear, rename
 
 __all__ = []  # the entrypoints: filled by the registration
@@ -54,7 +55,7 @@ class VANBlock(nn.Module):
 
     def __init__(self, dim: int, mixer: nn.Module, hidden: int, drop_path: float = 0., device=None, dtype=None):
         super().__init__()
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         self.norm1 = nn.BatchNorm2d(dim, **dd)
         self.mixer = mixer
         self.gamma1 = nn.Parameter(torch.full((dim,), 1e-2, **dd))
@@ -89,7 +90,7 @@ class VAN(Backbone):
             dims: Sequence[int] = (64, 128, 320, 512), depths: Sequence[int] = (2, 2, 4, 2),
             mlp_ratios: Sequence[int] = (8, 8, 4, 4), drop_path_rate: float = 0., in_chans: int = 3, device=None,
             dtype=None, **backbone: Any):
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
 
         def block(ctx: BlockContext, drop_path: float) -> nn.Module:
             return VANBlock(ctx.dim, mixer(ctx, **dd), ctx.dim * mlp_ratios[ctx.stage], drop_path, **dd)

@@ -6,7 +6,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
@@ -139,7 +139,7 @@ def check_writable(folder: Path, option: str = '`output`') -> None:
         raise ZooError(f'cannot write to {folder}: no permission for {place}; choose another {option}')
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
+def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     """Call ``write`` with a file that appears at ``path`` only when it is complete and on disk.
 
     Raises:

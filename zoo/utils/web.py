@@ -8,7 +8,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from email.message import Message
-from typing import IO
+from typing import IO, Any
 
 from .errors import ZooError, format_error, printable
 
@@ -36,8 +36,8 @@ class SameScheme(urllib.request.HTTPRedirectHandler):
     """Follows a redirect to the same scheme, or from http to https, and no other."""
 
     def redirect_request(
-            self, request: urllib.request.Request, answer: IO[bytes], code: int, reason: str, headers: Message,
-            place: str) -> urllib.request.Request | None:
+            self, request: urllib.request.Request, answer: IO[bytes], code: int, reason: str,
+            headers: http.client.HTTPMessage, place: str) -> urllib.request.Request | None:
         scheme = urllib.parse.urlsplit(place).scheme
         if scheme not in (request.type, 'https'):
             raise urllib.error.HTTPError(
@@ -62,7 +62,7 @@ def open_address(address: str, timeout: float, headers: dict[str, str]) -> http.
     """
     _check(address)
     # a copy of each, because a handler knows the one opener that it belongs to
-    installed = urllib.request._opener or urllib.request.OpenerDirector()
+    installed: Any = getattr(urllib.request, '_opener', None) or urllib.request.OpenerDirector()
     kept = [copy.copy(handler) for handler in installed.handlers
             if not isinstance(handler, urllib.request.HTTPRedirectHandler)]
     opener = urllib.request.build_opener(SameScheme, *kept)
@@ -123,7 +123,7 @@ def read_blocks(response: http.client.HTTPResponse, most: int) -> Iterator[bytes
 
 def shown(address: str) -> str:
     """An address for printing, without user name, password and possible secrets in its query."""
-    place, query = re.fullmatch(r'([^?#]*)[?#]?(.*)', address, re.S).groups()
+    place, query = (*re.split('[?#]', address, maxsplit=1), '')[:2]
     kept = [part if part.partition('=')[0] in SHOWN else '...' for part in query.split('&') if part]
     place = re.sub('(?<=://)[^/]*@', '', place)
     return printable(f'{place}?{"&".join(dict.fromkeys(kept))}' if kept else place)

@@ -1,6 +1,7 @@
 """Fitting the state dict of a checkpoint to a model: key names, sizes, and a strict check of the result."""
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -82,6 +83,11 @@ def classifier_names(model: nn.Module) -> tuple[str, ...]:
     return _names(model, 'classifier')
 
 
+def pretrained_cfg_of(model: nn.Module) -> dict[str, Any]:
+    """A model's pretrained cfg, to be read or changed; {} for one that timm has not built."""
+    return getattr(model, 'pretrained_cfg', None) or {}
+
+
 def check_all(state: dict[str, Tensor], model: nn.Module) -> None:
     """Raise :class:`StateDictMismatch` unless ``state`` is all of the model, classifier and input channels included."""
     _check(state, model.state_dict(), (), (), model)
@@ -90,12 +96,12 @@ def check_all(state: dict[str, Tensor], model: nn.Module) -> None:
 def rename(
         state: dict[str, Tensor], rules: Sequence[tuple[str, str]], drop: str | None = None) -> dict[str, Tensor]:
     """Apply ``re.sub`` rules in order to every key; leave out keys that match ``drop``."""
-    rules = [(re.compile(pattern), replacement) for pattern, replacement in rules]  # more than re's own cache holds
+    compiled = [(re.compile(pattern), replacement) for pattern, replacement in rules]  # more than re's own cache holds
     renamed = {}
     for key, value in state.items():
         if drop and re.search(drop, key):
             continue
-        for pattern, replacement in rules:
+        for pattern, replacement in compiled:
             key = pattern.sub(replacement, key)
         renamed[key] = value
     return renamed
@@ -120,13 +126,14 @@ def pointwise_to_linear(state: dict[str, Tensor], keep: str | None = None) -> di
 def _resample_tables(state: dict[str, Tensor], model: nn.Module) -> None:
     """Bring position tables to the model's image size, in place."""
     for name, module in model.named_modules():
-        if hasattr(module, 'resample_table'):
+        resample = getattr(module, 'resample_table', None)
+        if resample is not None:
             for own, _ in module.named_parameters(recurse=False):
                 key = f'{name}.{own}'
                 if key not in state:
                     continue
                 try:
-                    state[key] = module.resample_table(own, state[key])
+                    state[key] = resample(own, state[key])
                 except ZooError:
                     raise
                 except (IndexError, RuntimeError, TypeError, ValueError) as e:
@@ -135,7 +142,7 @@ def _resample_tables(state: dict[str, Tensor], model: nn.Module) -> None:
 
 
 def _names(model: nn.Module, kind: str) -> tuple[str, ...]:
-    names = model.pretrained_cfg.get(kind) or ()
+    names = pretrained_cfg_of(model).get(kind) or ()
     return (names,) if isinstance(names, str) else tuple(names)
 
 
@@ -173,7 +180,7 @@ def _integers(name: str, value: Tensor) -> str:
 
 
 def _unfit(model: nn.Module, problems: Sequence[str]) -> StateDictMismatch:
-    name = (getattr(model, 'pretrained_cfg', None) or {}).get('architecture') or type(model).__name__
+    name = pretrained_cfg_of(model).get('architecture') or type(model).__name__
     more = f' and {len(problems) - 2} more' if len(problems) > 2 else ''
     return StateDictMismatch(f'the checkpoint does not fit {name}: {"; ".join(problems[:2])}{more}. '
                  f'Load it into the model that it was saved from', problems)

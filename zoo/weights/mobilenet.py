@@ -4,7 +4,8 @@ from torch import Tensor, nn
 
 def mobilenet_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """``features.N.conv.M.*`` to ``blocks.S.B.*``; gates keep the names of their own parameters."""
-    places = [f'blocks.{s}.{b}' for s, stage in enumerate(model.blocks) for b in range(len(stage))]
+    stages = model.get_submodule('blocks').named_children()
+    places = [f'blocks.{s}.{b}' for s, stage in stages for b, _ in stage.named_children()]
     prefixes = {'features.0.0': 'conv_stem', 'features.0.1': 'bn1', 'classifier.1': 'classifier'}
     last = len(places) + 1
     prefixes |= {f'features.{last}.0': 'conv_head', f'features.{last}.1': 'bn2'}

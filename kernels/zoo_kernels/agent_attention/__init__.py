@@ -1,7 +1,7 @@
 """Agent attention: a few agent tokens gather from all tokens, and all tokens read from them."""
 from torch import Tensor
 
-from ..dispatch import Choice, record_choice
+from ..dispatch import Choice, record_choice, register_chooser
 from . import reference
 
 
@@ -49,6 +49,6 @@ def _choose(
         'torch', 'two calls of scaled_dot_product_attention; there is no kernel of ours, forced or not'))
 
 
-agent_attention.choose = _choose
+register_chooser(agent_attention, _choose)
 
 __all__ = ['agent_attention']

@@ -32,8 +32,8 @@ def _are_few(q: Tensor, agents: Tensor) -> bool:
 
 def _read(q: Tensor, agents: Tensor, gathered: Tensor, bias: Tensor | None, scale: float | None) -> Tensor:
     """:func:`_attend` with the weights of an agent, not those of a query, side by side."""
-    scale = q.shape[3] ** -0.5 if scale is None else scale
-    weights = (agents * scale) @ q.transpose(2, 3)
+    factor: float = q.shape[3] ** -0.5 if scale is None else scale
+    weights = (agents * factor) @ q.transpose(2, 3)
     if bias is not None:
         weights += bias.transpose(1, 2)
     return weights.softmax(2).transpose(2, 3) @ gathered

@@ -1,8 +1,10 @@
 """Depthwise convolution of a token map, with what models do to its result in the same pass."""
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from ..dispatch import HALF, Choice, choose, exporting
+from ..dispatch import HALF, Choice, choose, exporting, register_chooser
 from ..launch import program_limit
 from . import reference
 
@@ -35,7 +37,7 @@ def depthwise_conv(
     Raises:
         ValueError: An even k or an unknown activation.
     """
-    options = dict(activation=activation, residual=residual, gate=gate, dilation=dilation)
+    options: dict[str, Any] = dict(activation=activation, residual=residual, gate=gate, dilation=dilation)
     if _choose(x, weight, bias, **options).backend == 'triton':
         from .op import forward
         return forward(x.to(_dtype(x)), weight, bias, activation, residual, gate, False)
@@ -116,7 +118,7 @@ def _decide(op: str, x: Tensor, weight: Tensor, dilation: int, **maps: Tensor | 
         op, x, limit, tokens=x.shape[0] * x.shape[1] * x.shape[2], dtypes=DTYPES, empty=not x.numel())
 
 
-depthwise_conv.choose = _choose
-focal_level.choose = _choose_level
+register_chooser(depthwise_conv, _choose)
+register_chooser(focal_level, _choose_level)
 
 __all__ = ['depthwise_conv', 'focal_level']

@@ -41,7 +41,9 @@ class _Call:
         pointers = [weight.contiguous(), self.x if bias is None else bias.contiguous(), residual, gate]
         return pointers, [*residual.stride()[:3], *gate.stride()[:3]], constants | self.constants
 
-    def forward(self, weight, bias, activation, residual, gate, flip: bool = False, level: bool = False):
+    def forward(
+            self, weight: Tensor, bias: Tensor | None, activation: str | None, residual: Tensor | None,
+            gate: Tensor | None, flip: bool = False, level: bool = False) -> tuple[Tensor, ...]:
         """The result, preceded by what is convolved next for a level."""
         from .kernels import forward, options
         pointers, strides, constants = self.epilogue(weight, bias, activation, residual, gate, level)
@@ -53,12 +55,14 @@ class _Call:
             FLIP=flip, **constants, **options('forward', constants['K'], constants['GATE']))
         return results
 
-    def backward(self, grad, level_grad, weight, bias, activation, residual, gate) -> tuple[Tensor, Tensor]:
+    def backward(
+            self, grad: Tensor, level_grad: Tensor | None, weight: Tensor, bias: Tensor | None, activation: str | None,
+            residual: Tensor | None, gate: Tensor | None) -> tuple[Tensor, Tensor]:
         """Gradients of the convolution and of the gate; the latter is empty if there is none."""
         from .kernels import backward_epilogue, options
-        level = level_grad is not None
-        pointers, strides, constants = self.epilogue(weight, bias, activation, residual, gate, level)
-        grad, level_grad = _packed(grad), _packed(level_grad) if level else self.x
+        pointers, strides, constants = self.epilogue(
+            weight, bias, activation, residual, gate, level=level_grad is not None)
+        grad, level_grad = _packed(grad), self.x if level_grad is None else _packed(level_grad)
         dconv, dgate = self.x.new_empty(self.shape), self.x.new_empty(0)
         if constants['GATE'] == 'map':
             dgate = self.x.new_empty(self.shape)
@@ -69,7 +73,9 @@ class _Call:
             backward_epilogue, programs, dconv, grad, level_grad, self.x, *pointers, dconv, dgate, *sizes,
             dconv.numel() // self.shape[-1], *grad.stride()[:3], *level_grad.stride()[:3], *self.x.stride()[:3],
             *strides, **constants, **options('backward_epilogue', constants['K'], constants['GATE']))
-        return dconv, dgate.sum(0).to(gate.dtype) if constants['GATE'] == 'pixel' else dgate
+        if gate is not None and constants['GATE'] == 'pixel':
+            dgate = dgate.sum(0).to(gate.dtype)
+        return dconv, dgate
 
     def weight(self, grad: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients of taps and bias in float32: sums of pieces, then of what programs found, in a fixed order."""
@@ -107,7 +113,8 @@ def _(x, weight, bias, activation, residual, gate, flip):
 @torch.library.custom_op('zoo_kernels::focal_level', mutates_args=())
 def level(x: Tensor, weight: Tensor, gate: Tensor, total: Tensor | None) -> tuple[Tensor, Tensor]:
     """:func:`zoo_kernels.focal_level`."""
-    return _Call(x, weight.shape[-1]).forward(weight, None, 'gelu', total, gate, level=True)
+    y, total = _Call(x, weight.shape[-1]).forward(weight, None, 'gelu', total, gate, level=True)
+    return y, total
 
 
 @level.register_fake

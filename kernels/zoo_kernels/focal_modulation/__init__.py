@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from ..depthwise_conv import focal_level
-from ..dispatch import Choice
+from ..dispatch import Choice, explain, register_chooser
 from . import reference
 
 
@@ -40,13 +40,13 @@ def _check(gates: Tensor, weights: Sequence[Tensor]) -> None:
 def _choose(ctx: Tensor, gates: Tensor, weights: Sequence[Tensor]) -> Choice:
     """Of the levels: a kernel if one of them takes it, with the reason of those that do not."""
     _check(gates, weights)
-    choices = [focal_level.choose(ctx, weight, gates[..., :1]) for weight in weights]
+    choices = [explain(focal_level, ctx, weight, gates[..., :1]) for weight in weights]
     torch = [choice for choice in choices if choice.backend == 'torch']
     if not torch or len(torch) == len(choices):
         return choices[0]
     return Choice('triton', f'{len(choices) - len(torch)} of {len(choices)} levels; others: {torch[0].reason}')
 
 
-focal_modulation.choose = _choose
+register_chooser(focal_modulation, _choose)
 
 __all__ = ['focal_modulation']

@@ -14,5 +14,6 @@ def focal_modulation(
     total = None
     for gate, weight in zip(gates.split(1, -1), weights):
         ctx, total = level(ctx, weight, gate, total)
+    assert total is not None, 'no level'
     mean = ctx.mean((1, 2), keepdim=True)  # torch sums in float32
     return torch.addcmul(total, F.gelu(mean), gates[..., -1:])

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 from ..cpu import gemm, onednn_linear
-from ..dispatch import Choice, mode, record_choice, transforming
+from ..dispatch import Choice, mode, record_choice, register_chooser, transforming
 
 ROWS, PRODUCT = 4, 2 ** 20  # rows, and multiply-adds, from which on oneDNN is faster though a call of it costs 10 us
 PLAIN = Tensor, nn.Parameter
@@ -68,6 +68,6 @@ def _limit(x: Tensor, weight: Tensor, bias: Tensor | None) -> str:
     return 'a transform of torch.func runs' if transforming() else ''
 
 
-linear.choose = _choose
+register_chooser(linear, _choose)
 
 __all__ = ['linear']

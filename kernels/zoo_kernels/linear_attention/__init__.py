@@ -1,7 +1,9 @@
 """Linear attention: O(N) token mixing through a [D, E] summary of keys and values."""
+from typing import Any
+
 from torch import Tensor
 
-from ..dispatch import Choice, choose, exporting
+from ..dispatch import Choice, choose, exporting, register_chooser
 from ..launch import program_limit
 from . import reference
 from .reference import FEATURES, OUTPUTS
@@ -56,7 +58,7 @@ def linear_attention(
     Sources: FLatten arXiv 2308.00442, RALA 2411.07635, MALA 2507.00698, InLine 2412.06590, NaLaFormer 2506.21137,
     L2ViT 2501.16182, CARE 2411.16170.
     """
-    options = dict(
+    options: dict[str, Any] = dict(
         feature=feature, output=output, scale=scale, eps=eps, rope=rope, key_weight=key_weight,
         focus_scale=focus_scale, power=power)
     if _choose(q, k, v, **options).backend == 'triton':
@@ -94,4 +96,4 @@ def _limit(q: Tensor, k: Tensor, v: Tensor, feature: str) -> str:
     return program_limit(q.shape[0] * q.shape[2] * max(parts, -(-max(q.shape[1], k.shape[1]) // ROWS)))
 
 
-linear_attention.choose = _choose
+register_chooser(linear_attention, _choose)

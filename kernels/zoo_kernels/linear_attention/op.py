@@ -1,5 +1,7 @@
 """Linear attention as a pair of custom ops: the launches, the shapes and the autograd formula."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -9,7 +11,7 @@ PROGRAMS = 512  # that a pass over rows is split into at most: enough for any GP
 LEAST = 128  # rows of a split
 
 
-def apply(q: Tensor, k: Tensor, v: Tensor, **options) -> Tensor:
+def apply(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
     """:func:`zoo_kernels.linear_attention` through the kernels."""
     names = ('focus_scale', 'rope', 'key_weight', 'feature', 'output', 'scale', 'eps', 'power')
     return forward(q, k, v, *(options[name] for name in names))[0]

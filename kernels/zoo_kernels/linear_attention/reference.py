@@ -147,6 +147,7 @@ def _features(
     if feature == 'norm_aware':
         return *norm_aware(q, k, power), None
     if feature == 'focus':
+        assert focus_scale is not None  # the op has checked it
         heads = q.shape[2:]
         q, gain = focus(q.flatten(2), focus_scale.to(q.dtype), power, eps)
         k, length = focus(k.flatten(2), focus_scale.to(k.dtype), power, eps)
@@ -163,15 +164,15 @@ def _factors(
     Args:
         z: ``phi(q) . mean phi(k)`` ``[B, N, H, 1]``, like ``phi(q) S`` still without ``gain``; None for 'plain'.
     """
-    gain = 1. if gain is None else gain
-    if output == 'plain':
-        return scale * gain, None
-    z = z * gain
+    factor = scale if gain is None else scale * gain
+    if z is None:
+        return factor, None
+    z = z if gain is None else z * gain
     if output == 'ratio':
-        return scale * gain / (z + eps), None
+        return factor / (z + eps), None
     if output == 'clamp':
-        return scale * gain / z.clamp_min(eps), None
+        return factor / z.clamp_min(eps), None
     z = scale * z
     if output == 'magnitude':
-        return scale * gain * (1 + 1 / (z + eps)), -z
-    return scale * gain, 1 - z
+        return factor * (1 + 1 / (z + eps)), -z
+    return factor, 1 - z

@@ -1,7 +1,7 @@
 """Bi-level routed attention: every region of a map attends to the few regions that concern it most."""
 from torch import Tensor
 
-from ..dispatch import Choice, choose, exporting
+from ..dispatch import Choice, choose, exporting, register_chooser
 from ..launch import program_limit
 from . import reference
 
@@ -123,4 +123,4 @@ def _scale(q: Tensor, scale: float | None) -> float:
     return (q.shape[3] * q.shape[4]) ** -0.5 if scale is None else scale
 
 
-routed_attention.choose = _choose
+register_chooser(routed_attention, _choose)

@@ -2,6 +2,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...utils.types import FactoryKwargs
 from ..norm import batch_norm
 from ..recorders import NotScriptable
 from .gate import Gate
@@ -24,7 +25,7 @@ class BAM(NotScriptable, Gate):
 
     def __init__(self, channels: int, reduction: int = 16, dilation: int = 4, device=None, dtype=None):
         super().__init__()
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         hidden = channels // reduction
         self.fc1 = nn.Linear(channels, hidden, **dd)
         self.fc_norm = nn.BatchNorm2d(hidden, **dd)
@@ -37,7 +38,7 @@ class BAM(NotScriptable, Gate):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode='fan_out')
-            if isinstance(module, (nn.Conv2d, nn.Linear)):
+            if isinstance(module, (nn.Conv2d, nn.Linear)) and module.bias is not None:
                 nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...utils.types import FactoryKwargs
 from ..fusion import can_fuse
 from ..recorders import NotScriptable
 from .gate import Gate
@@ -23,7 +24,7 @@ class CBAM(NotScriptable, Gate):
 
     def __init__(self, channels: int, reduction: int = 16, device=None, dtype=None):
         super().__init__()
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         self.fc1 = nn.Linear(channels, channels // reduction, **dd)
         self.fc2 = nn.Linear(channels // reduction, channels, **dd)
         self.conv = nn.Conv2d(2, 1, 7, padding=3, bias=False, **dd)

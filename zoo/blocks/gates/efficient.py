@@ -2,6 +2,7 @@
 from torch import Tensor, nn
 
 from ...utils.errors import ZooError
+from ...utils.types import FactoryKwargs
 from ..layout import to_nchw, to_nhwc
 from ..linear import linear
 from ..recorders import NotScriptable, refuse_fx
@@ -24,7 +25,7 @@ class EfficientAttention(NotScriptable, Gate):
             self, channels: int, key_channels: int | None = None, num_heads: int = 1,
             value_channels: int | None = None, device=None, dtype=None):
         super().__init__()
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         keys, values = key_channels or channels, value_channels or channels
         if keys % num_heads or values % num_heads:
             raise ZooError(f'{keys} key and {values} value channels in {num_heads} heads: choose a divisor of both')

@@ -2,6 +2,7 @@
 from torch import Tensor, nn
 
 from ...utils.errors import ZooError
+from ...utils.types import FactoryKwargs
 from ..recorders import NotScriptable, refuse_fx
 from .gate import Gate
 from .layout_ops import multiply, reduce_axis
@@ -27,7 +28,7 @@ class ELA(NotScriptable, Gate):
 
     def __init__(self, channels: int, variant: str = 'large', device=None, dtype=None):
         super().__init__()
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         if variant not in VARIANTS:
             raise ZooError(f'variant {variant!r}: use one of {", ".join(VARIANTS)}')
         size, width, groups = VARIANTS[variant]

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...utils.errors import ZooError
+from ...utils.types import FactoryKwargs
 from ..recorders import NotScriptable
 from .eca import adaptive_size
 from .gate import Gate
@@ -27,7 +28,7 @@ class EMCA(NotScriptable, Gate):
 
     def __init__(self, channels: int, sources: int = 0, device=None, dtype=None):
         super().__init__()
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         size = adaptive_size(channels)
         self.local = nn.Conv1d(1, 1, size, padding=size // 2, bias=False, **dd)
         self.sources = sources

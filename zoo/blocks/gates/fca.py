@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from zoo_kernels.dispatch import can_overwrite_inputs
 
 from ...utils.errors import ZooError
+from ...utils.types import FactoryKwargs
 from ..layout import exporting
 from ..recorders import NotScriptable, refuse_fx
 from ..resize import adaptive_pool_matrix
@@ -65,7 +66,7 @@ class FCA(NotScriptable, Gate):
         if channels % len(FREQUENCIES) or side % GRID:
             raise ZooError(f'{channels} channels, side {side}: FCA wants a multiple of {len(FREQUENCIES)} channels '
                              f'and a side that is a multiple of {GRID}')
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         self.side = side
         self.fc1 = nn.Linear(channels, channels // reduction, bias=False, **dd)
         self.fc2 = nn.Linear(channels // reduction, channels, bias=False, **dd)
@@ -82,12 +83,12 @@ class FCA(NotScriptable, Gate):
         # a power of two may be taken out, which is exact
         scale = 2. ** math.ceil(math.log2(self.side))
         weights = (basis(self.side, *x.shape[2:], like=x) / scale).to(x.dtype)
-        contiguous = x.is_contiguous()
-        if contiguous:
+        product = None
+        if x.is_contiguous():
             product = (x.unflatten(1, (len(weights), -1)) * weights[:, None]).flatten(1, 2)
             z = product.sum((2, 3))
         else:  # all frequencies of all channels, then each group's own
             z = torch.bmm(weights.flatten(1).expand(x.shape[0], -1, -1), x.flatten(2).transpose(1, 2))
             z = z.unflatten(2, (len(weights), -1)).diagonal(dim1=1, dim2=2).transpose(1, 2).flatten(1)
         gate = (self.fc2(F.relu(self.fc1(z))) * scale).sigmoid()[:, :, None, None]
-        return torch.mul(x, gate, out=product) if contiguous and can_overwrite_inputs() else x * gate
+        return x * gate if product is None or not can_overwrite_inputs() else torch.mul(x, gate, out=product)

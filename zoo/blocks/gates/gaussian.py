@@ -1,10 +1,12 @@
 """Gaussian adaptive attention: how far a value is from the mean decides what it weighs."""
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ...utils.errors import ZooError
+from ...utils.types import FactoryKwargs
 from ..recorders import NotScriptable, refuse_fx
 from .gate import Gate
 from .gate_context import GateContext
@@ -35,7 +37,7 @@ class GaussianAttention(NotScriptable, Gate):
             self, channels: int | None = None, num_heads: int = 1, num_gaussians: int = 3, dim: int = 1,
             eps: float = 1e-8, device=None, dtype=None):
         super().__init__()
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         self.num_heads = num_heads
         self.dim = dim
         self.eps = eps
@@ -43,7 +45,7 @@ class GaussianAttention(NotScriptable, Gate):
         self.spread = nn.Parameter(torch.randn(num_heads, num_gaussians, **dd).exp())
 
     @classmethod
-    def from_context(cls, ctx: GateContext, device=None, dtype=None, **options) -> 'GaussianAttention':
+    def from_context(cls, ctx: GateContext, device=None, dtype=None, **options: Any) -> 'GaussianAttention':
         """Build for a block of a host."""
         return cls(**options, device=device, dtype=dtype)
 

@@ -1,5 +1,6 @@
 """Putting gates into timm's CNNs."""
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from timm.models._efficientnet_blocks import DepthwiseSeparableConv, InvertedResidual
 from timm.models.resnet import BasicBlock, Bottleneck
@@ -30,8 +31,10 @@ def gated_stages(model: nn.Module) -> Sequence[nn.Sequential]:
     if all(hasattr(model, f'layer{i}') for i in range(1, 5)):
         return [getattr(model, f'layer{i}') for i in range(1, 5)]
     blocks = getattr(model, 'blocks', None)
-    if isinstance(blocks, nn.Sequential) and all(isinstance(stage, nn.Sequential) for stage in blocks):
-        return list(blocks)
+    if isinstance(blocks, nn.Sequential):
+        stages = [stage for stage in blocks if isinstance(stage, nn.Sequential)]
+        if len(stages) == len(blocks):
+            return stages
     raise ZooError(f"{type(model).__name__} is not a ResNet or MobileNet of timm's: there is no place for gates")
 
 
@@ -66,20 +69,21 @@ def _contexts(model: nn.Module) -> Iterator[tuple[GateContext, nn.Module]]:
     for s, stage in enumerate(gated_stages(model)):
         blocks = [block for block in stage if isinstance(block, PLACES)]
         for i, block in enumerate(blocks):
-            yield GateContext(s, i, _last_norm(block)[1].num_features, len(blocks)), block
+            yield GateContext(s, i, last_norm(block)[1].num_features, len(blocks)), block
 
 
 PLACES = (BasicBlock, Bottleneck, InvertedResidual, DepthwiseSeparableConv)
 
 
-def _last_norm(block: nn.Module) -> tuple[str, nn.Module]:
+def last_norm(block: nn.Module) -> tuple[str, Any]:
+    """The norm that a gate goes behind, and its name."""
     name = 'bn2' if isinstance(block, (BasicBlock, DepthwiseSeparableConv)) else 'bn3'
     norm = getattr(block, name)
     return name, norm[0] if isinstance(norm, GatedNorm) else norm
 
 
 def _place(block: nn.Module, gate: nn.Module) -> None:
-    name, norm = _last_norm(block)
+    name, norm = last_norm(block)
     if isinstance(block, (BasicBlock, Bottleneck)):
         if block.se is not None:
             raise ZooError(f'{type(block).__name__} has a {type(block.se).__name__} already: take a model without')

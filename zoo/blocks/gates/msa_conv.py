@@ -3,6 +3,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...utils.types import FactoryKwargs
+
 
 class MSAConv(nn.Module):
     """``relu(conv(x + sum over neighbours softmax(q . k / sqrt(C)) v))``; a layer in a convolution's place.
@@ -25,7 +27,7 @@ class MSAConv(nn.Module):
             self, in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1, drop_rate: float = 0.1,
             device=None, dtype=None):
         super().__init__()
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         self.kernel_size = kernel_size
         self.drop_rate = drop_rate
         self.qkv = nn.Conv2d(in_channels, 3 * in_channels, 1, **dd)

@@ -1,9 +1,11 @@
 """Triplet attention: a gate over each of the three planes of a map."""
 import functools
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ...utils.types import FactoryKwargs
 from ..recorders import NotScriptable, refuse_fx
 from .gate import Gate
 from .gate_context import GateContext, GateFactory
@@ -19,7 +21,7 @@ class PlaneGate(nn.Module):
 
     def __init__(self, kernel_size: int = 7, device=None, dtype=None):
         super().__init__()
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         self.conv = nn.Conv2d(2, 1, kernel_size, padding=kernel_size // 2, bias=False, **dd)
         self.norm = nn.BatchNorm2d(1, momentum=0.01, **dd)
         nn.init.kaiming_normal_(self.conv.weight, mode='fan_out')
@@ -46,15 +48,15 @@ class TripletAttention(NotScriptable, Gate):
     def __init__(
             self, channels: int | None = None, kernel_size: int = 7, spatial: bool = True, device=None, dtype=None):
         super().__init__()
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         self.columns = PlaneGate(kernel_size, **dd)
         self.rows = PlaneGate(kernel_size, **dd)
         self.places = PlaneGate(kernel_size, **dd) if spatial else None
-        if spatial:
+        if self.places is not None:
             nn.init.zeros_(self.places.norm.weight)
 
     @classmethod
-    def from_context(cls, ctx: GateContext, device=None, dtype=None, **options) -> 'TripletAttention':
+    def from_context(cls, ctx: GateContext, device=None, dtype=None, **options: Any) -> 'TripletAttention':
         """Build for a block of a host."""
         return cls(**options, device=device, dtype=dtype)
 

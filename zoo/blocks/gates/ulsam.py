@@ -6,6 +6,8 @@ from torch import Tensor, nn
 from zoo_kernels.dispatch import can_overwrite_inputs
 
 from ...utils.errors import ZooError
+from ...utils.types import FactoryKwargs
+from ..conv import bias_of
 from ..fusion import can_fuse
 from ..norm import scale_and_shift
 from ..recorders import NotScriptable, refuse_fx
@@ -32,7 +34,7 @@ class ULSAM(NotScriptable, Gate):
         super().__init__()
         if channels % groups:
             raise ZooError(f'{channels} channels in {groups} groups: choose a divisor')
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         self.groups = groups
         # the groups side by side
         self.scale = nn.Conv2d(channels, channels, 1, groups=channels, **dd)
@@ -60,7 +62,7 @@ class ULSAM(NotScriptable, Gate):
         """Scale, offset, norm and ReLU of each channel."""
         if not can_fuse(self.scale, self.scale_norm):
             return F.relu(self.scale_norm(self.scale(x)))
-        weight, bias = self.scale.weight.flatten(), self.scale.bias
+        weight, bias = self.scale.weight.flatten(), bias_of(self.scale)
         training = self.scale_norm.training
         if not training:  # in one pass
             scale, shift = scale_and_shift(self.scale_norm)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from zoo_kernels import agent_attention
 
+from ...utils.types import FactoryKwargs
 from ..conv import depthwise_conv2d
 from ..layout import contiguous_for_export, exporting, sizes_known
 from ..linear import linear
@@ -51,7 +52,7 @@ class AgentAttention(TokenMixer):
             self, dim: int, num_heads: int, grid: tuple[int, int], stored: int = 7, agents: int | None = None,
             num_prefix_tokens: int = 0, qkv_bias: bool = True, device=None, dtype=None):
         super().__init__()
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         self.num_heads = num_heads
         self.agents = agents or stored
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias, **dd)
@@ -83,7 +84,7 @@ class AgentAttention(TokenMixer):
         heads = (t.unflatten(-1, (self.num_heads, -1)) for t in (q, k, v, agents))
         agent_bias = self.agent_bias(grid, self.agents)
         query_bias = contiguous_for_export(self.query_bias(grid, self.agents).transpose(1, 2))
-        mixed = contiguous_for_export(agent_attention(*heads, agent_bias, query_bias)).flatten(2)
+        mixed = contiguous_for_export(agent_attention(*heads, agent_bias=agent_bias, query_bias=query_bias)).flatten(2)
         return linear(self.proj, add_local(mixed, v, self.dwc, grid, num_prefix_tokens))
 
 
@@ -104,7 +105,7 @@ class AgentBias(nn.Module):
             self, num_heads: int, stored: int, grid: tuple[int, int], num_prefix_tokens: int = 0, device=None,
             dtype=None):
         super().__init__()
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         self.stored = stored
         self.square = nn.Parameter(torch.zeros(num_heads, stored ** 2, SQUARE, SQUARE, **dd))
         self.rows = AxisBias(num_heads, stored ** 2, grid, 0, **dd)

@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from zoo_kernels import linear_attention
 
+from ...utils.types import FactoryKwargs
 from ..linear import linear
 from .block_context import BlockContext
 from .registry import register_mixer
@@ -29,7 +30,7 @@ class ClampedLinearAttention(TokenMixer):
 
     def __init__(self, dim: int, num_heads: int, qkv_bias: bool = True, device=None, dtype=None):
         super().__init__()
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         self.num_heads = num_heads
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias, **dd)
         # 3-d as the paper's, so that weight decay applies

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from ...utils.types import FactoryKwargs
 from ..fusion import can_fuse
-from ..layout import exporting
+from ..layout import as_int, exporting, map_size
 from ..linear import linear
 from ..neighborhood import NeighborhoodBias, neighborhood_sum
 from ..norm import batch_norm
@@ -52,7 +53,7 @@ class ContextMixing(TokenMixer):
     def __init__(
             self, dim: int, num_heads: int, kernel_size: int = 7, context: int = 0, device=None, dtype=None):
         super().__init__()
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         self.num_heads = num_heads
         self.kernel_size = kernel_size
         self.needs_guide = context > 0
@@ -66,7 +67,8 @@ class ContextMixing(TokenMixer):
     @classmethod
     def from_context(cls, ctx: BlockContext, device=None, dtype=None) -> 'ContextMixing':
         """Build for a block of a host; beside a context its windows are the large kernels, elsewhere 7 x 7."""
-        return cls(ctx.dim, ctx.num_heads, ctx.window if ctx.context else 7, ctx.context, device=device, dtype=dtype)
+        kernel_size = (ctx.window if ctx.context else None) or 7
+        return cls(ctx.dim, ctx.num_heads, kernel_size, ctx.context, device=device, dtype=dtype)
 
     def forward(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
         """Mix a map.
@@ -79,7 +81,7 @@ class ContextMixing(TokenMixer):
             ``[B, H, W, C]``.
         """
         guide = x if guide is None else guide
-        grid = x.shape[1:3]
+        grid = map_size(x)
         size = _working_size(*grid, self.kernel_size)
         if size is None:
             return self.proj(self._convolve(x, guide))
@@ -129,11 +131,13 @@ def _working_size(height: int, width: int, least: int) -> tuple[int, int] | None
     """Size with a shorter side of ``least`` for a map that is smaller; None for others (a graph serves both)."""
     if not exporting():
         short = min(height, width)
-        return None if short >= least else tuple(max(int(least / short * side), least) for side in (height, width))
+        if short >= least:
+            return None
+        return max(int(least / short * height), least), max(int(least / short * width), least)
     sides = torch.stack([torch.full((), side, dtype=torch.float64) for side in (height, width)])
     short = sides.min()
     scaled = torch.where(short < least, least / short, 1.) * sides
-    size = tuple(side.item() for side in scaled.long().clamp(min=least))
-    for side in size:
+    rows, columns = (as_int(side.item()) for side in scaled.long().clamp(min=least))
+    for side in (rows, columns):
         torch._check(side >= least)
-    return size
+    return rows, columns

@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from zoo_kernels import linear_attention
 
-from ..conv import conv_epilogue, depthwise_conv2d, fused_epilogue
+from ...utils.types import FactoryKwargs
+from ..conv import bias_of, conv_epilogue, depthwise_conv2d, fused_epilogue
 from ..fusion import can_fuse
 from ..linear import linear
 from ..position import PositionMap
@@ -41,7 +42,7 @@ class FocusedLinearAttention(TokenMixer):
             self, dim: int, num_heads: int, grid: tuple[int, int], qkv_bias: bool = True, lepe: bool = False,
             power: int = 3, kernel_size: int = 5, device=None, dtype=None):
         super().__init__()
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         self.num_heads = num_heads
         self.power = power
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias, **dd)
@@ -66,11 +67,11 @@ class FocusedLinearAttention(TokenMixer):
 
     def local_kernel(self) -> tuple[Tensor, Tensor]:
         """Weight ``[C, 1, k, k]`` and bias ``[C]`` of the depthwise convolution(s) of the values, as one."""
-        weight, bias = self.dwc.weight.repeat(self.num_heads, 1, 1, 1), self.dwc.bias.repeat(self.num_heads)
+        weight, bias = self.dwc.weight.repeat(self.num_heads, 1, 1, 1), bias_of(self.dwc).repeat(self.num_heads)
         if self.lepe is not None:  # a 3x3 is a 5x5 with a zero rim: one pass over the map instead of two
             rim = (weight.shape[-1] - 3) // 2
             weight = weight + F.pad(self.lepe.weight, (rim, rim, rim, rim))
-            bias = bias + self.lepe.bias
+            bias = bias + bias_of(self.lepe)
         return weight, bias
 
     def forward_tokens(self, x: Tensor, grid: tuple[int, int], num_prefix_tokens: int = 0) -> Tensor:

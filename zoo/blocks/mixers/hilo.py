@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from zoo_kernels.sdpa import scaled_dot_product_attention
 
 from ...utils.errors import ZooError
+from ...utils.types import FactoryKwargs
 from ..layout import contiguous_for_export, crop_map, merge, pad_map, to_nchw, to_nhwc, window_count
 from ..linear import linear
 from .block_context import BlockContext
@@ -43,7 +44,7 @@ class HiLoAttention(TokenMixer):
         super().__init__()
         if not 0 <= alpha <= 1:
             raise ZooError(f'alpha {alpha}: it is the share of the Lo-Fi heads; use a number from 0 to 1')
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         self.window = window
         self.head_dim = dim // num_heads
         low = num_heads if window == 1 else int(num_heads * alpha)
@@ -64,7 +65,7 @@ class HiLoAttention(TokenMixer):
     def forward(self, x: Tensor) -> Tensor:
         """``[B, H, W, C]`` -> ``[B, H, W, C]``."""
         height, width = x.shape[1:3]
-        padded, counts = x, None
+        padded, counts = x, (height, width)
         if self.window > 1:
             counts = window_count(height, self.window), window_count(width, self.window)
             padded = pad_map(x, 0, counts[0] * self.window - height, 0, counts[1] * self.window - width)

@@ -5,7 +5,8 @@ from torch import Tensor, nn
 from zoo_kernels import depthwise_conv, linear_attention
 from zoo_kernels.dispatch import can_overwrite_inputs
 
-from ..conv import depthwise_conv2d
+from ...utils.types import FactoryKwargs
+from ..conv import bias_of, depthwise_conv2d
 from ..fusion import can_fuse
 from ..layout import exporting, pad_map
 from ..linear import linear
@@ -41,7 +42,7 @@ class InLineAttention(TokenMixer):
     def __init__(
             self, dim: int, num_heads: int, qkv_bias: bool = True, lepe: bool = False, device=None, dtype=None):
         super().__init__()
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         self.num_heads = num_heads
         self.needs_block_input = lepe
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias, **dd)
@@ -59,8 +60,9 @@ class InLineAttention(TokenMixer):
     def predict(self, pooled: Tensor) -> Tensor:
         """Kernels ``[B, C, 1, 3, 3]`` for the mean of the tokens, ``[B, C]``."""
         layers = self.residual
-        if can_fuse(layers, *layers):
-            weight = grouped(layers[2], layers[1](grouped(layers[0], pooled)))
+        convs = [layer for layer in layers if isinstance(layer, nn.Conv1d)]
+        if len(convs) == 2 and can_fuse(layers, *layers):
+            weight = grouped(convs[1], layers[1](grouped(convs[0], pooled)))
         else:
             weight = layers(pooled.unsqueeze(-1))
         return weight.view(*pooled.shape, 1, SIZE, SIZE)
@@ -85,7 +87,7 @@ class InLineAttention(TokenMixer):
 def grouped(layer: nn.Conv1d, x: Tensor) -> Tensor:
     """A grouped 1x1 convolution of ``[B, C]``; on a CPU the library would call a convolution for every group."""
     weight = layer.weight.squeeze(-1).unflatten(0, (layer.groups, -1))
-    bias = layer.bias.view(layer.groups, 1, -1)
+    bias = bias_of(layer).view(layer.groups, 1, -1)
     y = torch.baddbmm(bias, x.unflatten(-1, (layer.groups, -1)).transpose(0, 1), weight.transpose(1, 2))
     return y.transpose(0, 1).flatten(1)
 
@@ -143,8 +145,10 @@ def _sum_shifted(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     size = weight.shape[-1]
     x = pad_map(x, size // 2, size // 2, size // 2, size // 2)
     parts = [slice(start, start - size + 1 or None) for start in range(size)]  # counted from both ends at any size
-    y = 0 if bias is None else bias
+    y = bias
     for row, rows in enumerate(parts):
         for column, columns in enumerate(parts):
-            y = y + x[:, rows, columns] * weight[:, None, None, :, 0, row, column]
+            tap = x[:, rows, columns] * weight[:, None, None, :, 0, row, column]
+            y = tap if y is None else y + tap
+    assert y is not None, 'a kernel without taps'
     return y

@@ -4,6 +4,7 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...utils.types import FactoryKwargs
 from ..conv import conv_epilogue, depthwise_conv2d
 from ..linear import linear
 from .registry import register_mixer
@@ -26,7 +27,7 @@ class LargeKernelAttention(TokenMixer):
 
     def __init__(self, dim: int, device=None, dtype=None):
         super().__init__()
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         self.proj1 = nn.Linear(dim, dim, **dd)
         self.conv = depthwise_conv2d(dim, 5, **dd)
         self.dilated = depthwise_conv2d(dim, 7, dilation=3, **dd)

@@ -2,6 +2,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...utils.types import FactoryKwargs
 from ..conv import conv_epilogue, depthwise_conv2d
 from ..fusion import in_chunks
 from ..linear import linear
@@ -30,7 +31,7 @@ class EfficientModulation(TokenMixer):
 
     def __init__(self, dim: int, ratio: int = 6, device=None, dtype=None):
         super().__init__()
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         self.ratio = ratio
         self.hidden = ratio * dim
         self.f = nn.Linear(dim, dim, **dd)

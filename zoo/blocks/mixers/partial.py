@@ -10,8 +10,9 @@ import zoo_kernels
 from zoo_kernels.sdpa import scaled_dot_product_attention
 
 from ...utils.errors import ZooError
+from ...utils.types import FactoryKwargs
 from ..fusion import can_fuse
-from ..layout import contiguous_for_export, sym_max, to_nchw, to_nhwc, tracing_or_fake
+from ..layout import contiguous_for_export, map_size, sym_max, to_nchw, to_nhwc, tracing_or_fake
 from ..linear import linear
 from ..norm import batch_norm, scale_and_shift
 from .block_context import BlockContext
@@ -66,7 +67,7 @@ class PartialChannelAttention(PartialMixer):
     """
 
     def __init__(self, dim: int, device=None, dtype=None):
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         super().__init__(dim, **dd)
         width = self.widths[1]
         self.gate = nn.Linear(2 * width, width, bias=False, **dd)
@@ -107,7 +108,7 @@ class PartialSelfAttention(PartialMixer):
     """
 
     def __init__(self, dim: int, num_heads: int, device=None, dtype=None):
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         super().__init__(dim, **dd)
         width = self.widths[1]
         if width % num_heads:
@@ -127,7 +128,7 @@ class PartialSelfAttention(PartialMixer):
     def attend(self, x: Tensor) -> Tensor:
         qkv = linear(self.qkv, self.norm(x).flatten(1, 2))
         q, k, v = qkv.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        bias = self.distance_bias[:, distance_buckets(x.shape[1:3], x)].to(q.dtype)
+        bias = self.distance_bias[:, distance_buckets(map_size(x), x)].to(q.dtype)
         dropout = DROPOUT if self.training else 0.
         y = scaled_dot_product_attention(q, k, v, attn_mask=bias[None], dropout_p=dropout)
         y = linear(self.proj, contiguous_for_export(y.transpose(1, 2)).flatten(2)).view(x.shape)
@@ -146,7 +147,7 @@ class PartialSpatialAttention(nn.Module):
 
     def __init__(self, dim: int, device=None, dtype=None):
         super().__init__()
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         self.widths = dim - dim // 2, dim // 2
         self.gate = nn.Linear(self.widths[0], 1, bias=False, **dd)
         self.norm1 = nn.BatchNorm2d(self.widths[0], **dd)

@@ -3,6 +3,7 @@ from torch import Tensor, nn
 
 from zoo_kernels.sdpa import scaled_dot_product_attention
 
+from ...utils.types import FactoryKwargs
 from ..layout import contiguous_for_export, to_nchw, to_nhwc
 from ..linear import linear
 from .block_context import BlockContext
@@ -25,7 +26,7 @@ class SpatialReductionAttention(TokenMixer):
 
     def __init__(self, dim: int, num_heads: int, sr_ratio: int = 1, qkv_bias: bool = True, device=None, dtype=None):
         super().__init__()
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         self.num_heads = num_heads
         self.q = nn.Linear(dim, dim, bias=qkv_bias, **dd)
         self.kv = nn.Linear(dim, 2 * dim, bias=qkv_bias, **dd)
@@ -40,7 +41,7 @@ class SpatialReductionAttention(TokenMixer):
 
     def forward(self, x: Tensor) -> Tensor:
         batch, height, width, dim = x.shape
-        source = x if self.sr is None else self.norm(to_nhwc(self.sr(to_nchw(x))))
+        source = x if self.sr is None or self.norm is None else self.norm(to_nhwc(self.sr(to_nchw(x))))
         q = linear(self.q, x).flatten(1, 2).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
         kv = linear(self.kv, source).flatten(1, 2)
         k, v = kv.unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)

@@ -3,17 +3,19 @@ import warnings
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from types import ModuleType
+from typing import TypeVar
 
 from ...utils.errors import ZooError
 from ..contract import class_of
 from .token_mixer import TokenMixer
 
+M = TypeVar('M', bound=type[TokenMixer])
 GROUP = 'zoo.mixers'  # of entry points
 _MIXERS: dict[str, type[TokenMixer]] = {}
 _loaded = False
 
 
-def register_mixer(name: str) -> Callable[[type[TokenMixer]], type[TokenMixer]]:
+def register_mixer(name: str) -> Callable[[M], M]:
     """Make a mixer available by name to every tool: ``zoo_hybrid``, the arena, benchmarks.
 
     >>> @register_mixer('column_mean')
@@ -37,7 +39,7 @@ def register_mixer(name: str) -> Callable[[type[TokenMixer]], type[TokenMixer]]:
     Raises:
         ZooError: The name is taken, or the class is not a :class:`TokenMixer`.
     """
-    def register(cls: type[TokenMixer]) -> type[TokenMixer]:
+    def register(cls: M) -> M:
         if not (isinstance(cls, type) and issubclass(cls, TokenMixer)):
             raise ZooError(f'mixer {name!r}: {cls!r} is not a TokenMixer; derive it from zoo.blocks.mixers.TokenMixer')
         if _MIXERS.get(name, cls) is not cls:
@@ -84,7 +86,7 @@ def _load_plugins() -> None:
         try:
             found = entry.load()
             if not (isinstance(found, ModuleType) and len(_MIXERS) > len(before)):  # one that registers its own
-                register_mixer(entry.name)(found)
+                register_mixer(entry.name)(found)  # pyright: ignore[reportArgumentType]  # it refuses what is no mixer
         except Exception as e:  # whatever a package of others does
             _MIXERS.clear()
             _MIXERS.update(before)

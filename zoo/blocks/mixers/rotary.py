@@ -7,6 +7,7 @@ from zoo_kernels.linear_attention.reference import rotate
 from zoo_kernels.sdpa import scaled_dot_product_attention
 
 from ...utils.errors import ZooError
+from ...utils.types import FactoryKwargs
 from ..conv import depthwise_conv2d
 from ..layout import contiguous_for_export
 from ..linear import linear
@@ -77,7 +78,7 @@ class GatedMixer(TokenMixer):
             raise ZooError(
                 f'{dim} channels in {num_heads} heads: rotary positions in two directions want heads of a multiple '
                 f'of 4 channels; choose another num_heads')
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         self.num_heads = num_heads
         self.head_dim = dim // num_heads
         self.qkvg = nn.Linear(dim, 4 * dim, bias=qkv_bias, **dd)
@@ -107,7 +108,7 @@ class GatedMixer(TokenMixer):
     def forward_tokens(self, x: Tensor, grid: tuple[int, int], num_prefix_tokens: int = 0) -> Tensor:
         q, k, v, gate = linear(self.qkvg, x).chunk(4, dim=-1)
         rope = rotary_table(grid, self.head_dim, q, num_prefix_tokens)
-        mixed = self.attend(*(t.unflatten(-1, (self.num_heads, -1)) for t in (q, k, v)), rope).flatten(2)
+        mixed = self.attend(*(t.unflatten(-1, (self.num_heads, -1)) for t in (q, k, v)), rope=rope).flatten(2)
         if self.norm is None:
             return linear(self.proj, add_local(mixed, v, self.lepe, grid, num_prefix_tokens, gate))
         mixed = add_local(mixed, v, self.lepe, grid, num_prefix_tokens)

@@ -7,6 +7,7 @@ from zoo_kernels import route, routed_attention
 from zoo_kernels.sdpa import scaled_dot_product_attention
 
 from ...utils.errors import ZooError
+from ...utils.types import FactoryKwargs
 from ..conv import conv_epilogue, depthwise_conv2d
 from ..layout import contiguous_for_export, crop_map, exporting, pad_map, sym_max, window_count
 from ..linear import linear
@@ -53,7 +54,7 @@ class RoutedAttention(TokenMixer):
         super().__init__()
         if not 1 <= topk <= n_win ** 2:
             raise ZooError(f'topk={topk}: use 1 to {n_win ** 2}, of {n_win} x {n_win} regions (n_win={n_win})')
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         self.num_heads = num_heads
         self.n_win = n_win
         self.topk = topk
@@ -111,7 +112,7 @@ class EnhancedAttention(TokenMixer):
             self, dim: int, num_heads: int, qkv_bias: bool = False, kernel_size: int = 5, of_values: bool = False,
             device=None, dtype=None):
         super().__init__()
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         self.num_heads = num_heads
         self.of_values = of_values
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias, **dd)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from zoo_kernels.dispatch import can_overwrite_inputs
 
 from ...utils.errors import ZooError
+from ...utils.types import FactoryKwargs
 from ..conv import conv_epilogue, depthwise_conv2d
 from ..fusion import can_fuse
 from ..linear import linear
@@ -42,7 +43,7 @@ class ScaleAwareModulation(TokenMixer):
         super().__init__()
         if dim % HEADS:
             raise ZooError(f'{dim} channels: scale-aware modulation has {HEADS} heads; use a multiple of {HEADS}')
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         self.v = nn.Linear(dim, dim, bias=bias, **dd)
         self.s = nn.Linear(dim, dim, bias=bias, **dd)
         self.convs = nn.ModuleList([depthwise_conv2d(dim // HEADS, 3 + 2 * i, **dd) for i in range(HEADS)])
@@ -77,7 +78,7 @@ class ScaleAggregation(nn.Module):
 
     def __init__(self, dim: int, device=None, dtype=None):
         super().__init__()
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         self.runs = EXPANSION * HEADS
         self.weight = nn.Parameter(torch.empty(HEADS, EXPANSION * dim, **dd))
         self.bias = nn.Parameter(torch.zeros(EXPANSION * dim, **dd))

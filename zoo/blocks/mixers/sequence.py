@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from ...utils.types import FactoryKwargs
 from ..conv import conv_epilogue, depthwise_conv2d
 from ..linear import linear
 from .block_context import BlockContext
@@ -26,7 +27,7 @@ class QKVMixer(TokenMixer):
             self, dim: int, num_heads: int, qkv_bias: bool = True, lepe: bool = False, head_dim: int | None = None,
             device=None, dtype=None):
         super().__init__()
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         width = dim if head_dim is None else num_heads * head_dim
         self.num_heads = num_heads
         self.qkv = nn.Linear(dim, 3 * width, bias=qkv_bias, **dd)
@@ -64,7 +65,8 @@ def add_local(
         gate: Shaped like v, or None.
     """
     convolve = functools.partial(conv_epilogue, conv) if isinstance(conv, nn.Module) else conv
-    x, residual, factor = (None if t is None else t[:, num_prefix_tokens:].unflatten(1, grid) for t in (v, mixed, gate))
+    x, residual = (t[:, num_prefix_tokens:].unflatten(1, grid) for t in (v, mixed))
+    factor = None if gate is None else gate[:, num_prefix_tokens:].unflatten(1, grid)
     local = convolve(x, residual=residual, gate=factor).flatten(1, 2)
     if not num_prefix_tokens:
         return local

@@ -6,7 +6,8 @@ from zoo_kernels import depthwise_conv
 from zoo_kernels.sdpa import scaled_dot_product_attention
 
 from ...utils.errors import ZooError
-from ..conv import conv_epilogue, depthwise_conv2d
+from ...utils.types import FactoryKwargs
+from ..conv import bias_of, conv_epilogue, depthwise_conv2d
 from ..fusion import can_fuse
 from ..layout import contiguous_for_export, crop_map, pad_map, window_count
 from ..linear import linear
@@ -42,7 +43,7 @@ class StripeAttention(TokenMixer):
             raise ZooError(
                 f'num_heads={num_heads}: one half of the heads has vertical stripes, the other horizontal ones; use an '
                 f'even num_heads')
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         self.num_heads = num_heads
         self.stripe = stripe
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias, **dd)
@@ -62,39 +63,40 @@ class StripeAttention(TokenMixer):
         """``[B, H, W, C]`` -> ``[B, H, W, C]``."""
         qkv = linear(self.qkv, x)
         fused = can_fuse(self.lepe)
-        if self.stripe is None:
-            y = self._attend(qkv, self.num_heads, *((self.lepe.weight, self.lepe.bias) if fused else ()))
+        stripe = self.stripe
+        if stripe is None:
+            y = self._attend(qkv, self.num_heads, *((self.lepe.weight, bias_of(self.lepe)) if fused else ()))
             return linear(self.proj, y if fused else conv_epilogue(self.lepe, qkv.chunk(3, dim=-1)[2], residual=y))
         halves = qkv.unflatten(-1, (6, -1))  # of queries, keys and values
         vertical, horizontal = (halves[..., half::2, :].flatten(3) for half in (0, 1))
         heads = self.num_heads // 2
         first, second = (), ()
         if fused:
-            weights, biases = self.lepe.weight.chunk(2), self.lepe.bias.chunk(2)
+            weights, biases = self.lepe.weight.chunk(2), bias_of(self.lepe).chunk(2)
             first, second = (weights[0].transpose(2, 3), biases[0]), (weights[1], biases[1])
         # vertical stripes are horizontal ones of the transposed map
-        vertical = self._rows(vertical.transpose(1, 2), heads, *first)
-        y = torch.cat([vertical.transpose(1, 2), self._rows(horizontal, heads, *second)], dim=-1)
-        return linear(self.proj, y if fused else y + self._lepe_in_stripes(qkv.chunk(3, dim=-1)[2]))
+        vertical = self._rows(vertical.transpose(1, 2), stripe, heads, *first)
+        y = torch.cat([vertical.transpose(1, 2), self._rows(horizontal, stripe, heads, *second)], dim=-1)
+        return linear(self.proj, y if fused else y + self._lepe_in_stripes(qkv.chunk(3, dim=-1)[2], stripe))
 
-    def _lepe_in_stripes(self, v: Tensor) -> Tensor:
+    def _lepe_in_stripes(self, v: Tensor, stripe: int) -> Tensor:
         """LePE of both halves of the values by one call of the convolution, ``[B, H, W, C]`` -> the same.
 
         Zeros between the stripes keep them apart: columns for the first half, rows for the second.
         """
         height, width = v.shape[1:3]
-        (rows, below), (columns, behind) = (_apart(size, self.stripe, v.device) for size in (height, width))
+        (rows, below), (columns, behind) = (_apart(size, stripe, v.device) for size in (height, width))
         first, second = (v.new_zeros(v.shape[0], below, behind, v.shape[-1] // 2) for _ in range(2))
         first[:, :height, columns], second[:, rows, :width] = v.chunk(2, dim=-1)
         first, second = conv_epilogue(self.lepe, torch.cat([first, second], dim=-1)).chunk(2, dim=-1)
         return torch.cat([first[:, :height, columns], second[:, rows, :width]], dim=-1)
 
-    def _rows(self, qkv: Tensor, heads: int, *lepe: Tensor) -> Tensor:
-        """Attention in stripes of ``self.stripe`` rows; ``[B, H, W, 3 * c]`` -> ``[B, H, W, c]``."""
+    def _rows(self, qkv: Tensor, stripe: int, heads: int, *lepe: Tensor) -> Tensor:
+        """Attention in stripes of so many rows; ``[B, H, W, 3 * c]`` -> ``[B, H, W, c]``."""
         height, width, dim = qkv.shape[1:]
-        rows = window_count(height, self.stripe) * self.stripe
+        rows = window_count(height, stripe) * stripe
         top = (rows - height) // 2
-        qkv = pad_map(qkv, top, rows - height - top, 0, 0).reshape(-1, self.stripe, width, dim)
+        qkv = pad_map(qkv, top, rows - height - top, 0, 0).reshape(-1, stripe, width, dim)
         y = self._attend(qkv, heads, *lepe).reshape(-1, rows, width, dim // 3)
         return crop_map(y, top, height, 0, width)
 

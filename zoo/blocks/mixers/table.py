@@ -1,7 +1,7 @@
 """Which mixer stands in which block: a name for all, or a table of names."""
 import inspect
 from collections.abc import Mapping, Sequence
-from types import EllipsisType
+from types import EllipsisType, MethodType
 from typing import Any
 
 from torch import nn
@@ -36,14 +36,14 @@ class MixerTable:
     """
 
     def __init__(self, mixers: Mixers, options: Mapping[str, Any] | None = None):
-        self.mixers = tuple(row if _is_one(row) else tuple(row) for row in mixers)
+        self.mixers = tuple(_fixed(row) for row in mixers)
         for row in self.mixers:
             if ... in _entries(row)[:1] or ... in _entries(row)[:-1]:
                 raise ZooError(f'{row}: ... stands at the end of a row, behind the mixer of all further blocks')
         self.options = dict(options or {})
         bound = {
             entry: _bind(entry, self.options) for row in self.mixers for entry in _entries(row) if entry is not ...}
-        self._rows = [[bound.get(entry, ...) for entry in _entries(row)] for row in self.mixers]
+        self._rows = [[bound[entry] for entry in _entries(row) if entry is not ...] for row in self.mixers]
         unused = set(self.options).difference(*(_options_of(entry) for entry in bound))
         if unused:
             raise ZooError(f'no mixer of {self.mixers} has an argument {", ".join(sorted(unused))}')
@@ -52,8 +52,8 @@ class MixerTable:
         row = self._rows[ctx.stage] if ctx.stage < len(self._rows) else ()
         if not row:
             raise ZooError(f'the table of mixers {self.mixers} has none for stage {ctx.stage}, from 0')
-        last = len(row) - 2
-        index = min(ctx.index, last) if row[-1] is ... else ctx.index % len(row)
+        held = ... in _entries(self.mixers[ctx.stage])  # the last one has all further blocks
+        index = min(ctx.index, len(row) - 1) if held else ctx.index % len(row)
         return row[index](ctx, device=device, dtype=dtype)
 
     def __repr__(self) -> str:
@@ -77,12 +77,14 @@ def mixer_factory(mixer: Entry | Mixers, options: Mapping[str, Any] | None = Non
     return factory_of(mixer, mixer_class, options)
 
 
-def _is_one(row: Row) -> bool:
-    return row is None or isinstance(row, str) or callable(row)
+def _fixed(row: Row) -> Row:
+    return tuple(row) if isinstance(row, Sequence) and not isinstance(row, str) else row
 
 
 def _entries(row: Row) -> Sequence[Entry | EllipsisType]:
-    return () if row is None else (row,) if _is_one(row) else row
+    if row is None:
+        return ()
+    return row if isinstance(row, Sequence) and not isinstance(row, str) else (row,)
 
 
 def _bind(entry: Entry, options: Mapping[str, Any]) -> MixerFactory:
@@ -94,6 +96,7 @@ def _options_of(entry: Entry) -> set[str]:
     """Keyword arguments of a mixer's factory beside those of every factory."""
     factory = mixer_factory(entry)
     names = set(inspect.signature(factory).parameters)
-    if getattr(factory, '__func__', None) is TokenMixer.from_context.__func__:  # it hands all on to the class
+    if (isinstance(factory, MethodType) and isinstance(factory.__self__, type)
+            and factory.__func__ is TokenMixer.from_context.__func__):  # it hands all on to the class
         names = set(inspect.signature(factory.__self__).parameters) - {'dim'}
     return names - {'ctx', 'device', 'dtype'}

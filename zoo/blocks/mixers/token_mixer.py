@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from ..contract import Extensible
+from ..layout import map_size
 from .block_context import BlockContext
 
 
@@ -63,7 +64,7 @@ class TokenMixer(Extensible):
             The shape of x.
         """
         given = {} if block_input is None else dict(block_input=block_input.flatten(1, -2))
-        grid = tuple(x.shape[1:3]) if grid is None else grid
+        grid = map_size(x) if grid is None else grid
         return self.forward_tokens(x.flatten(1, -2), grid, num_prefix_tokens, **given).view(x.shape)
 
     def forward_tokens(self, x: Tensor, grid: tuple[int, int], num_prefix_tokens: int = 0) -> Tensor:

@@ -4,7 +4,8 @@ from torch import Tensor, nn
 
 from zoo_kernels.sdpa import scaled_dot_product_attention
 
-from ..layout import contiguous_for_export, crop_map, exporting, merge, pad_map, partition, window_count
+from ...utils.types import FactoryKwargs
+from ..layout import as_int, contiguous_for_export, crop_map, exporting, merge, pad_map, partition, window_count
 from ..linear import linear
 from ..position import RelativePositionBias
 from .block_context import BlockContext
@@ -36,7 +37,7 @@ class WindowAttention(TokenMixer):
             self, dim: int, num_heads: int, window: int = 7, shift: bool = False, qkv_bias: bool = True,
             rel_pos: bool = True, device=None, dtype=None):
         super().__init__()
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         self.num_heads = num_heads
         self.window = window
         self.shift = shift
@@ -84,7 +85,7 @@ class WindowAttention(TokenMixer):
         if not self.shift:
             return None
         least = torch.sym_min if exporting() else min  # torch 2.11 compiles min only, and records the other
-        shift = self.window // 2 * least(counts[0] * counts[1] - 1, 1)
+        shift = self.window // 2 * as_int(least(counts[0] * counts[1] - 1, 1))
         return (shift, shift) if exporting() or shift else None
 
     def _mask(self, counts: tuple[int, int], shifts: tuple[int, int], x: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from ...blocks.layout import to_nchw, to_nhwc
 from ...blocks.linear import linear
 from ...blocks.mixers.context_mixing import LinearNorm
 from ...blocks.norm import batch_norm
+from ...utils.types import FactoryKwargs
 from .dilated_reparam import DilatedConv
 from .grn import GlobalResponseNorm, ResponseMlp
 
@@ -56,7 +57,7 @@ class OverviewBlock(nn.Module):
             self, dim: int, kernel_size: int, mlp_ratio: float, drop_path: float = 0., affine: bool = False,
             reparameterized: bool = False, device=None, dtype=None):
         super().__init__()
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         self.conv = depthwise_conv2d(dim, 3, **dd)
         self.norm = nn.LayerNorm(dim, eps=1e-6, **dd)
         self.large = DilatedConv(dim, kernel_size, reparameterized, **dd)
@@ -76,7 +77,7 @@ class Fusion(nn.Module):
 
     def __init__(self, in_dim: int, dim: int, device=None, dtype=None):
         super().__init__()
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         self.conv = depthwise_conv2d(in_dim, 3, **dd)
         self.norm = nn.BatchNorm2d(in_dim, **dd)
         self.fc = nn.Linear(in_dim, dim, **dd)
@@ -107,7 +108,7 @@ class FocusBlock(nn.Module):
             self, dim: int, context: int, mixer: nn.Module, kernel_size: int, mlp_ratio: float, drop_path: float = 0.,
             first: bool = False, reparameterized: bool = False, device=None, dtype=None):
         super().__init__()
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         width = dim + context
         self.dims = dim, context
         self.context_scale = None if first else ChannelAffine(context, **dd)
@@ -130,7 +131,7 @@ class FocusBlock(nn.Module):
 
     def forward(self, x: Tensor, overview: Tensor) -> Tensor:
         """Map with context ``[B, H, W, C + context]``, overview ``[B, H, W, context]``: the shape of the first."""
-        if self.context_scale is not None:
+        if self.context_scale is not None and self.overview_scale is not None:
             x, context = x.split(self.dims, dim=-1)
             x = torch.cat([x, self.context_scale(context) + self.overview_scale(overview)], dim=-1)
         x = conv_epilogue(self.conv1, x, residual=x)

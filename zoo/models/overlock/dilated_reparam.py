@@ -1,15 +1,17 @@
 """Large depthwise kernels that are trained as a sum of small and dilated ones."""
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from zoo_kernels import depthwise_conv
 
-from ...blocks.conv import conv_epilogue, depthwise_conv2d
+from ...blocks.conv import bias_of, conv_epilogue, depthwise_conv2d
 from ...blocks.fusion import can_chunk, can_fuse
 from ...blocks.norm import batch_norm, scale_and_shift
 from ...utils.errors import ZooError
+from ...utils.types import FactoryKwargs
 
 # Side of the large kernel: (side, dilation) of those that are added to it
 BRANCHES = {
@@ -45,12 +47,13 @@ class DilatedConv(nn.Module):
         super().__init__()
         if kernel_size not in BRANCHES:
             raise ZooError(f'kernel_size {kernel_size}: use one of {", ".join(map(str, sorted(BRANCHES)))}')
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         self.conv = depthwise_conv2d(dim, kernel_size, bias=reparameterized, **dd)
         self.conv_norm, self.branches = None, None
         if not reparameterized:
             self.conv_norm = nn.BatchNorm2d(dim, **dd)
-            self.branches = nn.ModuleList(_Branch(dim, *shape, **dd) for shape in BRANCHES[kernel_size])
+            self.branches = nn.ModuleList(
+                _Branch(dim, side, dilation, **dd) for side, dilation in BRANCHES[kernel_size])
         self.norm = nn.BatchNorm2d(dim, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -63,14 +66,17 @@ class DilatedConv(nn.Module):
             x, (weight * scale[:, None, None, None]).to(dtype), torch.addcmul(shift, bias, scale).to(dtype))
 
     def _fusible(self) -> bool:
-        pairs = [(branch.conv, branch.norm) for branch in self.branches or ()]
+        pairs = [(branch.conv, branch.norm) for branch in self._branches()]
         norms = [self.norm, *filter(None, [self.conv_norm]), *(norm for _, norm in pairs)]
         return can_fuse(self.conv, *norms, *(conv for conv, _ in pairs)) and can_chunk(self)
+
+    def _branches(self) -> list[Any]:
+        return list(self.branches or ())
 
     def _sum(self, x: Tensor) -> Tensor:
         """All kernels one by one, each with its norm."""
         y = conv_epilogue(self.conv, x)
-        if self.branches is None:
+        if self.branches is None or self.conv_norm is None:
             return y
         y = batch_norm(self.conv_norm, y)
         for branch in self.branches:
@@ -79,11 +85,11 @@ class DilatedConv(nn.Module):
 
     def kernel(self) -> tuple[Tensor, Tensor]:
         """Weight ``[C, 1, k, k]`` and bias ``[C]`` of the one convolution ahead of the closing norm, in eval mode."""
-        if self.branches is None:
-            return self.conv.weight, self.conv.bias
+        if self.conv_norm is None:
+            return self.conv.weight, bias_of(self.conv)
         scale, bias = scale_and_shift(self.conv_norm)
         weight = self.conv.weight * scale[:, None, None, None]
-        for branch in self.branches:
+        for branch in self._branches():
             scale, shift = scale_and_shift(branch.norm)
             rim = weight.shape[-1] // 2 - branch.conv.padding[0]
             inner = slice(rim, weight.shape[-1] - rim, branch.conv.dilation[0])

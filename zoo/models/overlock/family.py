@@ -4,17 +4,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from timm.layers import calculate_drop_path_rates
 from torch import Tensor, nn
 
 from ...backbone import Backbone, Stage, init_layer, to_pair
+from ...blocks.layout import map_size
 from ...blocks.linear import linear
 from ...blocks.mixers import BlockContext, ContextMixing, MixerFactory
 from ...blocks.norm import batch_norm
 from ...blocks.patch import Conv2dNorm, ConvStem, ProjNormAct
 from ...blocks.resize import interpolate_map
+from ...hosts.stages import drop_path_rates
 from ...registry import Variant, register_family
+from ...utils.types import FactoryKwargs
 from .context_blocks import ChannelAffine, FocusBlock, OverviewBlock
+from .dilated_reparam import DilatedConv
 from .key_map import overlock_keys
 
 MIXERS = None, None, 'context_mixing', 'context_mixing'
@@ -60,7 +63,7 @@ class OverviewStage(Stage):
         for block in self.blocks[base:base + looking]:
             overview = self.run(block, overview)
         context = self.context(overview)
-        near = interpolate_map(context, x.shape[1:3])
+        near = interpolate_map(context, map_size(x))
         x = torch.cat([x, near], dim=-1)
         for block in self.blocks[base + looking:]:
             x = self.run(block, x, near)
@@ -81,10 +84,10 @@ class SplitDownsample(nn.Module):
 
     def __init__(self, in_dim: int, dim: int, context: int, device=None, dtype=None):
         super().__init__()
-        options = dict(bias=False, device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         self.dims = in_dim, context
-        self.map = Conv2dNorm(in_dim, dim, 2, **options)
-        self.context = Conv2dNorm(context, context, 2, **options)
+        self.map = Conv2dNorm(in_dim, dim, 2, bias=False, **dd)
+        self.context = Conv2dNorm(context, context, 2, bias=False, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
         x, context = x.split(self.dims, dim=-1)
@@ -96,7 +99,7 @@ class FocusNorm(nn.Module):
 
     def __init__(self, dim: int, overview: int, device=None, dtype=None):
         super().__init__()
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         self.norm = nn.LayerNorm(dim, eps=1e-6, **dd)
         self.overview_norm = nn.LayerNorm(overview, eps=1e-6, **dd)
         self.proj = nn.Linear(overview, dim, **dd)
@@ -148,23 +151,26 @@ class OverLoCK(Backbone):
             focus_depths: Sequence[int] = (6, 2), num_heads: Sequence[int] = (8, 12), reparameterized: bool = False,
             feature_norms: bool = False, drop_path_rate: float = 0., in_chans: int = 3, device=None, dtype=None,
             **backbone: Any):
-        dd = dict(device=device, dtype=dtype)
+        dd = FactoryKwargs(device=device, dtype=dtype)
         context = dims[3] // 4
         grids = self.grids(to_pair(img_size))
         counts = depths[0], depths[1], depths[2] + depths[3] + focus_depths[0], focus_depths[1]
-        rates = calculate_drop_path_rates(drop_path_rate, list(counts), stagewise=True)
+        rates = drop_path_rates(drop_path_rate, counts)
 
-        def blocks(stage: int, rates: Sequence[float]) -> list[nn.Module]:
-            options = dict(affine=stage > 1, reparameterized=reparameterized, **dd)
-            return [OverviewBlock(dims[stage], KERNELS[stage], MLP_RATIO, rate, **options) for rate in rates]
+        def blocks(stage: int, rates: Sequence[float]) -> Sequence[nn.Module]:
+            return [
+                OverviewBlock(
+                    dims[stage], KERNELS[stage], MLP_RATIO, rate, affine=stage > 1, reparameterized=reparameterized,
+                    **dd)
+                for rate in rates]
 
-        def focus(stage: int, rates: Sequence[float], behind: int) -> list[nn.Module]:
+        def focus(stage: int, rates: Sequence[float], behind: int) -> Sequence[nn.Module]:
             contexts = [
                 BlockContext(stage, behind + i, dims[stage], num_heads[stage - 2], grids[stage], window=KERNELS[stage],
                      context=context) for i in range(len(rates))]
             return [
                 FocusBlock(
-                    ctx.dim, context, mixer(ctx, **dd), ctx.window, FOCUS_MLP_RATIO, rate,
+                    ctx.dim, context, mixer(ctx, **dd), KERNELS[stage], FOCUS_MLP_RATIO, rate,
                     first=stage == 2 and i == 0, reparameterized=reparameterized, **dd)
                 for i, (ctx, rate) in enumerate(zip(contexts, rates))]
 
@@ -267,14 +273,15 @@ class OverLoCK(Backbone):
         The weights then fit the ``*_reparam`` model of the same size. Training goes on less well than before.
         """
         for module in self.modules():
-            if module is not self and hasattr(module, 'reparameterize'):
+            if isinstance(module, DilatedConv):
                 module.reparameterize()
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """As of every backbone; the overview's way down and projection stand beside the blocks that they are for."""
         matcher = super().group_matcher(coarse)
-        if not coarse and len(self.stages) > 2:
-            base, looking, _ = self.stages[2].counts
+        third = self.stages[2] if len(self.stages) > 2 else None
+        if not coarse and isinstance(third, OverviewStage):
+            base, looking, _ = third.counts
             matcher['blocks'] = [
                 (r'^stages\.2\.overview_downsample', (2, base)), (r'^stages\.2\.context', (2, base + looking)),
                 *matcher['blocks']]
@@ -301,4 +308,4 @@ VARIANTS = tuple(
     for form, more in (('', {}), ('_reparam', dict(reparameterized=True))))
 
 
-register_family(__package__, OverLoCK, MIXERS, VARIANTS, overlock_keys, CFG)
+register_family(__package__ or __name__, OverLoCK, MIXERS, VARIANTS, overlock_keys, CFG)

@@ -46,7 +46,7 @@ def overlock_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tenso
     1x1 convolutions become linear layers, but those of squeeze and excitation; channels come last.
     """
     state = _branches(rename(state, (*STEM, *DOWN, *OVERVIEW_BLOCK, *FOCUS_BLOCK, *ENDS)))
-    base, looking, _ = model.stages[2].counts
+    base, looking, _ = model.stages[2].counts  # pyright: ignore[reportIndexIssue, reportAttributeAccessIssue]
     state = rename(state, (
         *_places(0, 'blocks1'), *_places(1, 'blocks2'), *_places(2, 'blocks3'), *_places(2, 'blocks4', base),
         *_places(2, 'sub_blocks3', base + looking), *_places(3, 'sub_blocks4')))

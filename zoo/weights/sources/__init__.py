@@ -117,7 +117,7 @@ IMAGES = 50_000  # of the validation set of ImageNet-1k, which published accurac
 _COLUMNS = {field.name: field.default is dataclasses.MISSING for field in dataclasses.fields(Source)[1:]}
 
 
-class _Loader(getattr(yaml, 'CSafeLoader', yaml.SafeLoader)):
+class _Loader(getattr(yaml, 'CSafeLoader', yaml.SafeLoader)):  # pyright: ignore[reportGeneralTypeIssues]
     """yaml's safe loader, which also refuses a key that is there twice (YAML's own takes the last)."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
@@ -138,7 +138,7 @@ def parse(text: str) -> dict[str, Source]:
         table = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         raise ValueError(f'not YAML: {" ".join(str(error).split())}') from error
-    if not isinstance(table, Mapping) or not all(isinstance(row, Mapping) for row in table.values()):
+    if not isinstance(table, dict) or not all(isinstance(row, Mapping) for row in table.values()):
         raise ValueError('not a table: every row is `model.tag: {column: value, ...}`')
     defaults = table.pop('defaults', {})
     return {name: _row(str(name), {**defaults, **row}) for name, row in table.items()}
@@ -151,7 +151,7 @@ def _row(name: str, row: Mapping[str, Any]) -> Source:
     missing = [key for key, needed in _COLUMNS.items() if needed and key not in row]
     if missing:
         raise ValueError(f'{name}: column {", ".join(missing)} is missing')
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
+    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
     if not isinstance(values['size'], tuple):
         values['size'] = (values['size'],) * 2
     return Source(name=name, **values)
