@@ -1,4 +1,5 @@
 """Parametrising tests over models: every family and every host once always, the others under the mark ``full``."""
+import inspect
 import re
 
 import pytest
@@ -13,14 +14,9 @@ SIZES = (
 CNNS = {variant.name for family in FAMILIES if not issubclass(family.host, Backbone) for variant in family.variants}
 
 
-def every_model():
+def every_backbone():
     """pytest parameters for all registered models with a :class:`Backbone` of ours."""
     return _parameters(name for name in zoo.list_models() if name not in CNNS)
-
-
-def every_cnn():
-    """pytest parameters for all registered models in a host of timm's."""
-    return _parameters(sorted(CNNS))
 
 
 def every_smallest_model():
@@ -29,12 +25,12 @@ def every_smallest_model():
 
 
 def every_structure():
-    """Of :func:`every_model`, the first of those that differ in widths and depths alone: their graphs are the same."""
+    """Of :func:`every_backbone`, the first of those that differ in widths and depths alone: graphs are the same."""
     return _parameters(name for name in _structures() if name not in CNNS)
 
 
 def every_cnn_structure():
-    """The same of :func:`every_cnn`."""
+    """The same of the models in a host of timm's."""
     return _parameters(name for name in _structures() if name in CNNS)
 
 
@@ -48,6 +44,21 @@ def _structures():
     chosen = {*found.values(), *smallest_models(each_host=False)}
     sized = {variant.name for family in FAMILIES for variant in family.variants} - chosen
     return sorted({*zoo.list_models()} - sized)
+
+
+SHALLOW = dict(
+    depth=4, depths=(1, 1, 2, 2), focus_depths=(1, 1), attention_depths=(0, 0, 1, 1), layers=(1, 1, 2, 2))
+
+
+def shallow(name):
+    """Arguments of a registered model that leave it a block or two per stage: time is proportional to its depth.
+
+    Two in the last stages, where hosts have shifted windows, and blocks of two kinds by turns.
+    """
+    host, args = next(
+        (family.host, variant.args) for family in FAMILIES for variant in family.variants if variant.name == name)
+    known = {*inspect.signature(host).parameters, *args}
+    return {key: value for key, value in SHALLOW.items() if key in known}
 
 
 def _parameters(names):

@@ -1,6 +1,5 @@
 """torch.compile without graph breaks, torch.export with fixed and dynamic sizes, ONNX against onnxruntime."""
 import pytest
-import timm
 import torch
 
 import zoo
@@ -28,13 +27,6 @@ def export(model):
         model, (torch.randn(2, 3, 96, 128),), dynamic_shapes=({0: batch, 2: height, 3: width},))
 
 
-def shallow(name):
-    depth = dict(depth=sum(DEPTHS)) if '_deit_' in name else dict(depths=DEPTHS)
-    if name.startswith('overlock_'):
-        depth['focus_depths'] = (1, 1)
-    return timm.create_model(name, num_classes=10, **depth).eval()
-
-
 def hybrid(host, mixer):
     """A host of few channels with a mixer in its first two stages."""
     torch.manual_seed(0)
@@ -49,7 +41,7 @@ def structures():
 
 
 def create_structure(case):
-    return shallow(case) if isinstance(case, str) else hybrid(*case)
+    return create(case) if isinstance(case, str) else hybrid(*case)
 
 
 @pytest.fixture(scope='module', params=structures())
