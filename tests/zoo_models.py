@@ -1,4 +1,7 @@
-"""Parametrising tests over models: every family and every host once always, the others under the mark ``full``."""
+"""Parametrising tests over models: every family and every host once always, the others under the mark ``full``.
+
+And the arguments that make models small.
+"""
 import inspect
 import re
 
@@ -6,11 +9,21 @@ import pytest
 
 import zoo
 from zoo.backbone import Backbone
-from zoo.registry import FAMILIES, smallest_models
+from zoo.models.hybrid import HOSTS
+from zoo.registry import FAMILIES, family_table, smallest_models
 
 SIZES = (
     'embed_dim', 'embed_dims', 'dims', 'depths', 'attention_depths', 'layers', 'num_heads', 'mlp_ratio', 'mlp_ratios',
     'ratios')
+# Arguments that make a model shallow and keep every kind of its blocks, where its host has them: shifted windows, and
+# blocks of two kinds by turns, take two in a stage; the plain ViT has a feature map per block, of which four are asked.
+SHALLOW = dict(
+    depths=(1, 1, 2, 2), depth=4, attention_depths=(0, 0, 1, 1), focus_depths=(1, 1), layers=(1, 1, 2, 2))
+# What makes the hosts of hybrids narrow too: windows and their shifted ones take two blocks.
+NARROW = dict(
+    vit=dict(depth=2, embed_dim=48), swin=dict(embed_dim=32, depths=(1, 2, 1, 1), num_heads=(2, 4, 8, 16)),
+    cswin=dict(embed_dim=32, depths=(1, 1, 1, 1)))
+NARROW_PYRAMID = dict(depths=(1, 1, 1, 1), embed_dims=(16, 32, 80, 128))
 CNNS = {variant.name for family in FAMILIES if not issubclass(family.host, Backbone) for variant in family.variants}
 
 
@@ -34,6 +47,30 @@ def every_cnn_structure():
     return _parameters(name for name in _structures() if name in CNNS)
 
 
+def shallow(name):
+    """Arguments that leave a registered model a block or two per stage, at its full width."""
+    host = family_table(name).host
+    found = {}
+    for cls in inspect.getmro(host):
+        found.update(inspect.signature(cls.__init__).parameters)
+    return {key: value for key, value in SHALLOW.items() if key in found}
+
+
+def narrow(host):
+    """Arguments that make a host of hybrids shallow and narrow."""
+    cls, _ = HOSTS[host]
+    small = NARROW.get(host.rpartition('_')[0], NARROW_PYRAMID)
+    return dict(small, projection=64) if 'projection' in inspect.signature(cls).parameters else small
+
+
+def smallest_hosts(class_token=True):
+    """The smallest of each host of hybrids; ``class_token`` False for those that have none."""
+    found = {}
+    for name in HOSTS:
+        found.setdefault(name.rpartition('_')[0], name)
+    return [name for kind, name in found.items() if class_token or kind != 'vit']
+
+
 def _structures():
     found = {}
     for family in FAMILIES:
@@ -44,21 +81,6 @@ def _structures():
     chosen = {*found.values(), *smallest_models(each_host=False)}
     sized = {variant.name for family in FAMILIES for variant in family.variants} - chosen
     return sorted({*zoo.list_models()} - sized)
-
-
-SHALLOW = dict(
-    depth=4, depths=(1, 1, 2, 2), focus_depths=(1, 1), attention_depths=(0, 0, 1, 1), layers=(1, 1, 2, 2))
-
-
-def shallow(name):
-    """Arguments of a registered model that leave it a block or two per stage: time is proportional to its depth.
-
-    Two in the last stages, where hosts have shifted windows, and blocks of two kinds by turns.
-    """
-    host, args = next(
-        (family.host, variant.args) for family in FAMILIES for variant in family.variants if variant.name == name)
-    known = {*inspect.signature(host).parameters, *args}
-    return {key: value for key, value in SHALLOW.items() if key in known}
 
 
 def _parameters(names):

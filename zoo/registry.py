@@ -170,9 +170,15 @@ def smallest_models(each_host: bool = True) -> list[str]:
     return names
 
 
+def family_table(model: str) -> Family | None:
+    """The table that a model is a row of; None for a model of no family."""
+    return next((family for family in FAMILIES if any(v.name == model for v in family.variants)), None)
+
+
 def smallest_like(model: str) -> str | None:
     """The smallest model of the same family and host; None for a model of no family."""
-    return next((family.variants[0].name for family in FAMILIES if any(v.name == model for v in family.variants)), None)
+    family = family_table(model)
+    return family and family.variants[0].name
 
 
 def modules() -> dict[str, list[Variant]]:
@@ -198,14 +204,15 @@ def mixers_of(name: str) -> tuple[Any, ...] | None:
 
     None for a model of a host that takes no mixers, and for one that is no family's: there the user chooses.
     """
-    family = next((family for family in FAMILIES if any(v.name == name for v in family.variants)), None)
+    family = family_table(name)
     table = family and variant(name).args.get('mixers', family.mixers)
     return table and tuple(getattr(table, 'mixers', table))
 
 
 def checkpoint_filter(name: str) -> KeyMap | None:
     """How a model's family renames the keys of the authors' checkpoints; None if there are none."""
-    return next((family.key_map for family in FAMILIES if any(v.name == name for v in family.variants)), None)
+    family = family_table(name)
+    return family and family.key_map
 
 
 class _SharedStateDict:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import zoo
+from tests.zoo_models import narrow, shallow, smallest_hosts
 from zoo.blocks.gates import Gate, GateContext, init_gates
 from zoo.blocks.mixers import (
     BlockContext,
@@ -22,15 +23,9 @@ from zoo.blocks.mixers import (
 from zoo.registry import FAMILIES
 from zoo.utils.errors import ZooError
 
-# One model of each host that takes mixers, and the arguments that make it small.
-SMALL = dict(embed_dims=(16, 32, 80, 128), depths=(1, 1, 1, 1))
+# One model of each host that takes mixers.
 HOSTS = {
     family.host.__name__: next(v.name for v in family.variants) for family in FAMILIES if family.mixers is not None}
-HYBRIDS = dict(
-    vit_tiny=dict(depth=2, embed_dim=48), pvt_tiny=SMALL, pvt_v2_b0=SMALL,
-    swin_tiny=dict(embed_dim=48, depths=(1, 1, 1, 1)), cswin_tiny=dict(embed_dim=32, depths=(1, 1, 1, 1)),
-    pyramid_t=dict(SMALL, projection=64))
-
 
 class Ones(TokenMixer):
     """A linear layer of ones, and a table."""
@@ -154,15 +149,15 @@ def ones_in(model):
 
 @pytest.mark.parametrize('name', HOSTS.values(), ids=HOSTS)
 def test_mixers_initialise_last_in_every_host(name):
-    model = timm.create_model(name, mixer=Ones.from_context, num_classes=0)
+    model = timm.create_model(name, mixer=Ones.from_context, num_classes=0, **shallow(name))
     ones = ones_in(model)
     assert model.no_weight_decay() >= {f'{at}.{own}' for at in ones for own in ('table', 'proj.weight')}
     assert model.no_weight_decay() <= {at for at, _ in model.named_parameters()}
 
 
-@pytest.mark.parametrize('host', HYBRIDS)
+@pytest.mark.parametrize('host', smallest_hosts())
 def test_mixers_initialise_last_in_hybrids(host):
-    model = zoo.create_hybrid(host, Ones.from_context, num_classes=3, **HYBRIDS[host])
+    model = zoo.create_hybrid(host, Ones.from_context, num_classes=3, **narrow(host))
     assert len(ones_in(model)) == len([name for name, _ in model.named_modules() if name.endswith('.mixer')])
     model.reset_classifier(5)
     ones_in(model)

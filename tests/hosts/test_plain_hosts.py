@@ -4,6 +4,7 @@ timm has no PVT and no CSwin: those hosts are proven by the goldens of the famil
 """
 import re
 
+import pytest
 import timm
 import torch
 
@@ -54,33 +55,24 @@ def test_pvt_v1_has_the_published_size():
     assert round(params / 1e6, 1) == 13.2
 
 
-def test_stripes_see_stripes_only():
-    """A change of one token reaches its row and column stripes, not the others."""
-    from zoo.blocks.mixers import StripeAttention
-
-    mixer = randomise(StripeAttention(16, 2, stripe=2))
-    x = torch.randn(1, 8, 8, 16, dtype=torch.float64)
-    y = x.clone()
-    y[0, 3, 5] += 1
-    with torch.no_grad():
-        changed = (mixer(x) - mixer(y)).abs().amax(-1)[0] > 1e-12
-    rows, columns = torch.arange(8)[:, None].expand(8, 8), torch.arange(8).expand(8, 8)
-    assert torch.equal(changed, (rows // 2 == 3 // 2) | (columns // 2 == 5 // 2))
-
-
-def test_windows_of_a_padded_map_match_swin_on_the_padded_map():
-    """Zero padding after the norm takes part in the attention, as in Swin's dense-prediction code."""
-    from zoo.blocks.mixers import WindowAttention
-
-    mixer = randomise(WindowAttention(16, 2, window=4, shift=True))
-    x = torch.randn(1, 9, 6, 16, dtype=torch.float64)
-    padded = torch.nn.functional.pad(x, (0, 0, 0, 2, 0, 3))
-    with torch.no_grad():
-        torch.testing.assert_close(mixer(x), mixer(padded)[:, :9, :6])
-
-
 def test_names_of_parameters_are_stable():
     """State dicts are saved by users: a rename needs a checkpoint map."""
     keys = {re.sub(r'\d+', '#', key) for key in Swin(device='meta').state_dict()}
     assert {'stem.proj.weight', 'stages.#.blocks.#.mixer.rel_pos.table', 'stages.#.downsample.reduction.weight',
             'head.fc.weight', 'norm.weight'} <= keys
+
+
+@pytest.mark.parametrize('img_size, window', [(96, 7), (224, 7), (288, 9), (384, 12), ((256, 384), 12)])
+def test_windows_of_the_families_swins_follow_the_image_size(img_size, window):
+    """Shifts are counted from the stage's first block, whatever its mixer."""
+    model = timm.create_model('agent_swin_base', device='meta', img_size=img_size, depths=(1, 1, 6, 1))
+    mixers = [block.mixer for block in model.stages[2].blocks[2:]]
+    assert {m.window for m in mixers} == {window}
+    assert [m.shift for m in mixers] == [False, True] * 2
+
+
+def test_windows_follow_a_new_size():
+    model = timm.create_model('flatten_swin_tiny', depths=(1, 1, 2, 1))
+    model.set_input_size(384)
+    assert {block.mixer.rel_pos.table.shape for block in model.stages[2].blocks} == {(23 ** 2, 12)}
+    assert model.stages[0].blocks[0].mixer.positional_encoding.weight.shape == (1, 96, 96, 96)

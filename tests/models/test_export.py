@@ -3,7 +3,7 @@ import pytest
 import torch
 
 import zoo
-from tests.models.cases import create
+from tests.modules.cases import create
 from tests.zoo_models import every_smallest_model, every_structure
 from zoo.blocks.mixers import WindowAttention
 

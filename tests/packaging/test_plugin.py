@@ -16,16 +16,14 @@ import torch.nn.functional as F
 from torch import nn
 
 import zoo
+from tests.zoo_models import narrow, shallow, smallest_hosts
 from zoo.blocks.mixers import TokenMixer, list_mixers, mixer_class, registry
 from zoo.registry import FAMILIES
 from zoo.utils.errors import ZooError
 
 SOURCE = Path(__file__).with_name('fourier_mixer')
-OURS = 25
-SMALL = dict(depths=(1, 1, 1, 1), embed_dims=(16, 32, 80, 128))
-HYBRIDS = dict(
-    pvt_tiny=SMALL, pvt_v2_b0=SMALL, swin_tiny=dict(embed_dim=48, depths=(1, 1, 1, 1)),
-    cswin_tiny=dict(embed_dim=32, depths=(1, 1, 1, 1)), pyramid_t=dict(SMALL, projection=64))
+HYBRIDS = smallest_hosts(class_token=False)
+OURS = len(registry._MIXERS)
 OWN = {  # of families: no host of these has a class token
     family.host.__name__: family.variants[0].name for family in FAMILIES
     if family.mixers is not None and not family.host.__module__.startswith('zoo.hosts.')}
@@ -72,7 +70,7 @@ def fourier(site):
 
 
 def build(host, **kwargs):
-    return zoo.create_hybrid(host, 'fourier', **{'num_classes': 3, **HYBRIDS[host], **kwargs})
+    return zoo.create_hybrid(host, 'fourier', **{'num_classes': 3, **narrow(host), **kwargs})
 
 
 def child(code: str, site: Path | None, cwd: Path) -> subprocess.CompletedProcess:
@@ -129,7 +127,7 @@ def test_runs_and_trains_in_every_host(host, fourier):
 @pytest.mark.parametrize('name', OWN.values(), ids=OWN)
 def test_runs_and_trains_in_the_hosts_of_families(name, fourier):
     torch.manual_seed(0)
-    model = timm.create_model(name, mixer='fourier', num_classes=3)
+    model = timm.create_model(name, mixer='fourier', num_classes=3, **shallow(name))
     own_initialisation_is_kept(model)
     trains(model, (64, 64))
 
@@ -141,7 +139,7 @@ def test_is_refused_beside_a_class_token(fourier):
 
 def test_stands_in_tables(fourier):
     model = zoo.create_hybrid('pyramid_t', ('fourier', 'rala', ('fourier', 'linear'), 'linear'), **{
-        **HYBRIDS['pyramid_t'], 'depths': (1, 1, 2, 1)})
+        **narrow('pyramid_t'), 'depths': (1, 1, 2, 1)})
     names = [type(block.mixer).__name__ for stage in model.stages for block in stage.blocks]
     assert names == ['FourierMixer', 'RankAugmentedLinearAttention', 'FourierMixer', *['LinearAttention'] * 2]
 
@@ -168,7 +166,7 @@ def test_is_resampled(host, fourier, tmp_path):
     assert before.stages[0].blocks[0].mixer.filter.shape == new.shape
     torch.testing.assert_close(before(x), after(x))
     with pytest.raises(ZooError, match='mixer.filter is not in the model'):
-        zoo.create_hybrid(host, 'pooling', num_classes=3, **HYBRIDS[host], **given)
+        zoo.create_hybrid(host, 'pooling', num_classes=3, **narrow(host), **given)
 
 
 # --- in tools: processes that start with the package there

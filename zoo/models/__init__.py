@@ -1,52 +1,8 @@
-"""One family per file; importing a file registers its models."""
-from . import (
-    agent,
-    biformer,
-    care,
-    cbam,
-    ecanet,
-    efficientmod,
-    emca,
-    fcanet,
-    flatten,
-    hybrid,
-    inline,
-    l2vit,
-    litv2,
-    mavit,
-    nalaformer,
-    overlock,
-    patnet,
-    ravlt,
-    resnest_fast,
-    smt,
-    triplet,
-    unplaced,
-    van,
-)
+"""One family per file or folder; importing one registers its models, and all of them are imported."""
+from importlib import import_module
+from pkgutil import iter_modules
 
-__all__ = [
-    'agent',
-    'biformer',
-    'care',
-    'cbam',
-    'ecanet',
-    'efficientmod',
-    'emca',
-    'fcanet',
-    'flatten',
-    'hybrid',
-    'inline',
-    'l2vit',
-    'litv2',
-    'mavit',
-    'nalaformer',
-    'overlock',
-    'patnet',
-    'ravlt',
-    'resnest_fast',
-    'smt',
-    'triplet',
-    'unplaced',
-    'van',
-]
+__all__ = [module.name for module in iter_modules(__path__)]
+
+for _name in __all__:
+    import_module(f'{__name__}.{_name}')
