@@ -15,9 +15,10 @@ from zoo.registry import FAMILIES, family_table, smallest_models
 SIZES = (
     'embed_dim', 'embed_dims', 'dims', 'depths', 'attention_depths', 'layers', 'num_heads', 'mlp_ratio', 'mlp_ratios',
     'ratios')
-# Arguments that make a model shallow and keep every kind of its blocks, where its host has them.
+# Arguments that make a model shallow and keep every kind of its blocks, where its host has them: shifted windows, and
+# blocks of two kinds by turns, take two in a stage; the plain ViT has a feature map per block, of which four are asked.
 SHALLOW = dict(
-    depths=(1, 1, 2, 1), depth=2, attention_depths=(0, 0, 1, 1), focus_depths=(1, 1), layers=(1, 1, 1, 1))
+    depths=(1, 1, 2, 2), depth=4, attention_depths=(0, 0, 1, 1), focus_depths=(1, 1), layers=(1, 1, 2, 2))
 # What makes the hosts of hybrids narrow too: windows and their shifted ones take two blocks.
 NARROW = dict(
     vit=dict(depth=2, embed_dim=48), swin=dict(embed_dim=32, depths=(1, 2, 1, 1), num_heads=(2, 4, 8, 16)),
@@ -26,14 +27,9 @@ NARROW_PYRAMID = dict(depths=(1, 1, 1, 1), embed_dims=(16, 32, 80, 128))
 CNNS = {variant.name for family in FAMILIES if not issubclass(family.host, Backbone) for variant in family.variants}
 
 
-def every_model():
+def every_backbone():
     """pytest parameters for all registered models with a :class:`Backbone` of ours."""
     return _parameters(name for name in zoo.list_models() if name not in CNNS)
-
-
-def every_cnn():
-    """pytest parameters for all registered models in a host of timm's."""
-    return _parameters(sorted(CNNS))
 
 
 def every_smallest_model():
@@ -42,12 +38,12 @@ def every_smallest_model():
 
 
 def every_structure():
-    """Of :func:`every_model`, the first of those that differ in widths and depths alone: their graphs are the same."""
+    """Of :func:`every_backbone`, the first of those that differ in widths and depths alone: graphs are the same."""
     return _parameters(name for name in _structures() if name not in CNNS)
 
 
 def every_cnn_structure():
-    """The same of :func:`every_cnn`."""
+    """The same of the models in a host of timm's."""
     return _parameters(name for name in _structures() if name in CNNS)
 
 

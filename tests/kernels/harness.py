@@ -2,6 +2,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -36,6 +37,14 @@ class Case(NamedTuple):
 def expand(cases: list[Case]) -> list[tuple[Case, torch.dtype]]:
     """Every case in every dtype."""
     return [(case, dtype) for case in cases for dtype in case.dtypes]
+
+
+def by_turns(cases: list[Case]) -> list:
+    """pytest parameters: each case in one of its dtypes, by turns, and under the mark ``slow`` in the others."""
+    return [
+        pytest.param(case, dtype, id=name, marks=[] if n % len(case.dtypes) == turn else pytest.mark.slow)
+        for n, case in enumerate(cases)
+        for turn, (dtype, name) in enumerate(zip(case.dtypes, names([case])))]
 
 
 def names(cases: list[Case]) -> list[str]:

@@ -5,16 +5,21 @@ import torch
 from packaging.version import Version
 
 from tests.models.weights import steady
-from tests.zoo_models import every_cnn, every_cnn_structure
+from tests.zoo_models import every_cnn_structure, shallow
 
 SIZES = [(64, 64), (97, 131), (224, 160), (65, 200)]
 
 
-@pytest.fixture(scope='module', params=every_cnn())
+def create(name, **kwargs):
+    """In eval mode, with few blocks."""
+    return timm.create_model(name, **shallow(name), num_classes=10, **kwargs).eval()
+
+
+@pytest.fixture(scope='module', params=every_cnn_structure())
 def model(request):
-    """Each model once, in eval mode with 10 classes."""
+    """Each structure once, with 10 classes."""
     torch.manual_seed(0)
-    return steady(timm.create_model(request.param, num_classes=10), torch.randn(4, 3, 64, 64))
+    return steady(create(request.param), torch.randn(4, 3, 64, 64))
 
 
 @torch.no_grad()
@@ -59,10 +64,10 @@ def test_bfloat16_autocast(model):
     assert (low.float() - y).norm() <= bound * y.norm()
 
 
-@pytest.mark.parametrize('name', every_cnn())
+@pytest.mark.parametrize('name', every_cnn_structure())
 @torch.no_grad()
 def test_feature_maps(name):
-    model = timm.create_model(name, features_only=True).eval()
+    model = create(name, features_only=True)
     strides = [1, 1, 2, 4, 8] if name.endswith('_cifar') else [2, 4, 8, 16, 32]
     assert model.feature_info.reduction() == strides
     for size in ((224, 160), (97, 131)):
@@ -76,7 +81,7 @@ def test_feature_maps(name):
 @torch.no_grad()
 def test_export_is_dynamic(name):
     torch.manual_seed(0)
-    model = timm.create_model(name, num_classes=10).eval()
+    model = create(name)
     batch, height, width = (torch.export.Dim(n, min=low, max=high) for n, low, high in (
         ('batch', 1, 64), ('height', 64, 2048), ('width', 64, 2048)))
     sizes = (1, 64, 64), (3, 97, 131)
@@ -94,7 +99,7 @@ def test_export_is_dynamic(name):
 @pytest.mark.parametrize('name', every_cnn_structure())
 def test_compiles_without_graph_breaks(name):
     torch._dynamo.reset()
-    model = timm.create_model(name, num_classes=10).eval()
+    model = create(name)
     compiled = torch.compile(model, fullgraph=True, backend='eager')
     x = torch.randn(2, 3, 96, 64)
     torch.testing.assert_close(compiled(x), model(x), rtol=1e-5, atol=1e-6)

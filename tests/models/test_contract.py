@@ -1,4 +1,4 @@
-"""What every registered model must do, beside timm's own suite."""
+"""What every registered model must do, beside timm's own suite; with few blocks where depth is not the question."""
 import math
 
 import pytest
@@ -6,18 +6,24 @@ import timm
 import torch
 from timm.layers import DropPath
 
-from tests.zoo_models import every_model
+import zoo
+from tests.zoo_models import every_backbone, every_structure, shallow
 from zoo.blocks.mixers import routing
 from zoo.hosts import ViT
 
 SIZES = [(64, 64), (97, 131), (224, 224), (250, 330), (416, 288)]
 
 
-@pytest.fixture(scope='module', params=every_model())
+def create(name, **kwargs):
+    """In eval mode, with few blocks."""
+    return timm.create_model(name, **shallow(name), **kwargs).eval()
+
+
+@pytest.fixture(scope='module', params=every_structure())
 def model(request):
-    """Each model once, in eval mode with 10 classes."""
+    """Each structure once, with 10 classes."""
     torch.manual_seed(0)
-    return timm.create_model(request.param, num_classes=10).eval()
+    return create(request.param, num_classes=10)
 
 
 def evaluated(model):
@@ -109,34 +115,34 @@ def test_bfloat16_model(model, keep_routes):
     assert (low.float() - y).norm() <= 0.1 * y.norm()
 
 
-@pytest.mark.parametrize('name', every_model())
+@pytest.mark.parametrize('name', every_structure())
 @torch.no_grad()
 def test_creation_arguments(name):
-    bare = timm.create_model(name, num_classes=0, in_chans=1).eval()
+    bare = create(name, num_classes=0, in_chans=1)
     y = bare(torch.randn(2, 1, 64, 96))
     assert y.shape == (2, bare.head_hidden_size)
     assert bare.in_chans == 1
     classifier = bare.get_classifier()
     for layer in classifier if isinstance(classifier, tuple) else (classifier,):
         assert isinstance(layer, torch.nn.Identity)
-    pooled = timm.create_model(name, num_classes=0, global_pool='').eval()
+    pooled = create(name, num_classes=0, global_pool='')
     unpooled = (1, 1 + 4 * 6, bare.num_features) if isinstance(bare, ViT) else (1, bare.num_features, 2, 3)
     assert pooled(torch.randn(1, 3, 64, 96)).shape == unpooled
 
 
-@pytest.mark.parametrize('name', every_model())
+@pytest.mark.parametrize('name', every_backbone())
 def test_drop_path_rises_linearly(name):
-    model = timm.create_model(name, drop_path_rate=0.3)
+    model = timm.create_model(name, drop_path_rate=0.3, device='meta')
     rates = [
         {layer.drop_prob for layer in block.modules() if isinstance(layer, DropPath)}
         for stage in model.stages for block in stage.blocks]
     assert [rate for block in rates for rate in block] == pytest.approx(torch.linspace(0, 0.3, len(rates)).tolist())
 
 
-@pytest.mark.parametrize('name', every_model())
+@pytest.mark.parametrize('name', every_structure())
 @torch.no_grad()
 def test_feature_maps(name):
-    model = timm.create_model(name, features_only=True).eval()
+    model = create(name, features_only=True)
     strides = [16] * 4 if isinstance(model.model, ViT) else [4, 8, 16, 32]
     assert model.feature_info.reduction() == strides
     for size in ((224, 160), (97, 131)):
@@ -149,14 +155,14 @@ def test_feature_maps(name):
         assert len(maps) == 4
 
 
-@pytest.mark.parametrize('name', every_model())
+@pytest.mark.parametrize('name', every_structure())
 @torch.no_grad()
 def test_img_size_builds_for_a_size(name):
     """A model built for another size loads the weights of one at 224 and runs at its size without resampling."""
-    source = timm.create_model(name).eval()
-    target = timm.create_model(
-        name, img_size=(160, 96), pretrained=True, pretrained_cfg_overlay=dict(state_dict=source.state_dict())).eval()
-    resized = timm.create_model(name).eval()
+    source = create(name)
+    target = create(
+        name, img_size=(160, 96), pretrained=True, pretrained_cfg_overlay=dict(state_dict=source.state_dict()))
+    resized = create(name)
     resized.load_state_dict(source.state_dict())
     resized.set_input_size((160, 96))
     x = torch.randn(1, 3, 160, 96)
@@ -166,7 +172,7 @@ def test_img_size_builds_for_a_size(name):
     torch.testing.assert_close(source(x), y, rtol=1e-4, atol=1e-5)  # on the fly: the same tables, resampled as needed
 
 
-@pytest.mark.parametrize('name', every_model())
+@pytest.mark.parametrize('name', every_backbone())
 def test_groups_run_from_stem_to_head(name):
     from timm.models._manipulate import group_parameters
 
@@ -181,3 +187,14 @@ def test_groups_run_from_stem_to_head(name):
             stage, block = int(key.split('.')[1]), int(key.split('.')[3])
             later = [b for k, b in stages.items() if k.startswith(f'stages.{stage}.blocks.{block + 1}.')]
             assert all(layer < b for b in later), key
+
+
+@pytest.mark.full
+@pytest.mark.parametrize('name', zoo.list_models())
+@torch.no_grad()
+def test_whole_models_run(name):
+    """All blocks, at the size that the weights are for and at one that divides by nothing."""
+    model = timm.create_model(name).eval()
+    for size in (model.pretrained_cfg['input_size'][1:], (65, 97)):
+        y = model(torch.randn(1, 3, *size))
+        assert y.shape == (1, model.num_classes) and y.isfinite().all() and y.std() > 0

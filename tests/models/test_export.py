@@ -1,6 +1,5 @@
 """torch.compile without graph breaks, torch.export with fixed and dynamic sizes, ONNX against onnxruntime."""
 import pytest
-import timm
 import torch
 
 import zoo
@@ -28,13 +27,6 @@ def export(model):
         model, (torch.randn(2, 3, 96, 128),), dynamic_shapes=({0: batch, 2: height, 3: width},))
 
 
-def shallow(name):
-    depth = dict(depth=sum(DEPTHS)) if '_deit_' in name else dict(depths=DEPTHS)
-    if name.startswith('overlock_'):
-        depth['focus_depths'] = (1, 1)
-    return timm.create_model(name, num_classes=10, **depth).eval()
-
-
 def hybrid(host, mixer):
     """A host of few channels with a mixer in its first two stages."""
     torch.manual_seed(0)
@@ -42,22 +34,28 @@ def hybrid(host, mixer):
     return zoo.create_hybrid(host, mixer, num_classes=10, **stages, **SMALL[host.rpartition('_')[0]]).eval()
 
 
-def structures():
-    """pytest parameters for :func:`create_structure`: hybrids, and under the mark ``slow`` one model per structure."""
-    models = [pytest.param(*case.values, marks=pytest.mark.slow) for case in every_structure()]
-    return [*(pytest.param(pair, id='-'.join(pair)) for pair in STRUCTURES), *models]
+def structures(quick=STRUCTURES):
+    """pytest parameters for :func:`create_structure`: hybrids, and under the mark ``slow`` one model per structure.
+
+    Args:
+        quick: The hybrids that `make test` tries.
+    """
+    hybrids = [(pair, '-'.join(pair), [] if pair in quick else pytest.mark.slow) for pair in STRUCTURES]
+    models = [(*case.values, *case.values, pytest.mark.slow) for case in every_structure()]
+    return [pytest.param(case, id=name, marks=marks) for case, name, marks in [*hybrids, *models]]
 
 
 def create_structure(case):
-    return shallow(case) if isinstance(case, str) else hybrid(*case)
+    return create(case) if isinstance(case, str) else hybrid(*case)
 
 
-@pytest.fixture(scope='module', params=structures())
+@pytest.fixture(scope='module')
 def exported(request):
     model = create_structure(request.param)
     return model, export(model)
 
 
+@pytest.mark.parametrize('exported', structures(), indirect=True)
 @torch.no_grad()
 def test_export_is_dynamic(exported):
     model, program = exported
@@ -81,6 +79,7 @@ def check_onnx(session, model, x):
     torch.testing.assert_close(torch.from_numpy(y), model(x), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize('exported', structures(quick=STRUCTURES[::2]), indirect=True)
 @torch.no_grad()
 def test_onnx(exported, tmp_path):
     model, program = exported
@@ -99,7 +98,8 @@ def check_static(model, folder):
     check_onnx(onnx_session(program, folder), model, x)
 
 
-@pytest.mark.parametrize('host, mixer', STRUCTURES)
+@pytest.mark.parametrize('host, mixer', [
+    pytest.param(*pair, marks=pytest.mark.slow if pair in STRUCTURES[::2] else []) for pair in STRUCTURES])
 def test_static_export(host, mixer, tmp_path):
     check_static(hybrid(host, mixer), tmp_path)
 

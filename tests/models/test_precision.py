@@ -7,11 +7,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
-from tests.zoo_models import CNNS
+from tests.zoo_models import CNNS, shallow
 from zoo.registry import smallest_models
 
 SEEDS = 5
-SHALLOW = dict(_deit_=dict(depth=2), mobilenet={}, resne=dict(layers=(2, 1, 1, 1)))
 LINEAR_ATTENTION = import_module('zoo_kernels.linear_attention.reference')  # the function hides the module
 
 aten = torch.ops.aten
@@ -50,7 +49,7 @@ def run(model, x, probe):
 def errors(name, dtype, size, seed):
     """Relative errors of logits and gradient in a 16-bit dtype, ours and with statistics in that dtype too."""
     torch.manual_seed(seed)
-    model = timm.create_model(name, num_classes=10).eval().to(dtype)
+    model = timm.create_model(name, num_classes=10, **shallow(name)).eval().to(dtype)
     x, probe = torch.randn(1, 3, size, size, dtype=dtype), torch.randn(1, 10, dtype=dtype)
     ours = run(model, x, probe)
     with pytest.MonkeyPatch.context() as patch:
@@ -82,8 +81,7 @@ def test_as_exact_as_plain_torch(name, dtype):
 def test_finite_at_1024_pixels(name, dtype):
     """Few blocks, all tokens: 65,536 in the first stage."""
     torch.manual_seed(0)
-    shallow = next((args for part, args in SHALLOW.items() if part in name), dict(depths=(2, 1, 1, 1)))
-    model = timm.create_model(name, num_classes=10, **shallow).to(dtype).train()
+    model = timm.create_model(name, num_classes=10, **shallow(name)).to(dtype).train()
     vectors = name.startswith(('bam_', 'patnet_'))  # are normed, one per image
     y = model(torch.randn(2 if vectors else 1, 3, 1024, 1024, dtype=dtype))
     y = torch.cat(y) if isinstance(y, tuple) else y

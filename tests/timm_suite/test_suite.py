@@ -2,6 +2,7 @@
 import ast
 import fnmatch
 import importlib.metadata
+import json
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ import timm
 
 import zoo
 from tests.timm_suite.non_standard import NON_STD
+from tests.zoo_models import shallow
 from zoo.registry import smallest_models
 
 HERE = Path(__file__).resolve().parent
@@ -86,12 +88,13 @@ def expected_cases(names: list, source: str) -> set:
     return cases
 
 
-def run(timm_tests: Path, models: list, tmp_path: Path) -> tuple:
+def run(timm_tests: Path, models: list, arguments: dict, tmp_path: Path) -> tuple:
     """Run timm's test_models.py on ``models``, printing as it goes: exit code, ``(test, parameter) -> outcome``."""
     report = tmp_path / 'report.xml'
     # GITHUB_ACTIONS makes timm's file leave out more of the large models.
     env = {key: value for key, value in os.environ.items() if key not in {'GITHUB_ACTIONS', 'PYTEST_ADDOPTS'}}
     env['ZOO_SUITE_MODELS'] = ','.join(models)
+    env['ZOO_SUITE_ARGUMENTS'] = json.dumps(arguments)
     env['PYTHONPATH'] = os.pathsep.join(filter(None, [str(HERE), env.get('PYTHONPATH')]))
     command = [
         sys.executable, '-m', 'pytest', '-p', 'our_models_only', '-p', 'no:cacheprovider', '-q', '-ra', '--durations=5',
@@ -112,12 +115,14 @@ def input_side(tag: str) -> int:
     return max(timm.get_pretrained_cfg(tag).input_size)
 
 
-def check(timm_tests: Path, models: list, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+def check(
+        timm_tests: Path, models: list, tmp_path: Path, capfd: pytest.CaptureFixture,
+        arguments: dict | None = None) -> None:
     source = (timm_tests / 'tests' / 'test_models.py').read_text()
     expected = expected_cases(models, source)
     with capfd.disabled():  # minutes of work: let its progress be seen
         print(f'\ntimm {timm.__version__} test_models.py, {len(models)} models, {len(expected)} cases')
-        code, outcomes = run(timm_tests, models, tmp_path)
+        code, outcomes = run(timm_tests, models, arguments or {}, tmp_path)
     large = {case for case in expected if case[0] == 'test_model_default_cfgs_non_std' and input_side(case[1]) > 320}
     failed = {case: outcome for case, outcome in outcomes.items() if outcome != 'passed'}
     assert failed == dict.fromkeys(large, 'skipped')
@@ -126,9 +131,10 @@ def check(timm_tests: Path, models: list, tmp_path: Path, capfd: pytest.CaptureF
 
 
 def test_smallest_of_each_family_and_host(timm_tests, tmp_path, capfd):
+    """With a block or two per stage; the whole models are among those of :func:`test_every_model`."""
     models = smallest_models()
     assert models
-    check(timm_tests, models, tmp_path, capfd)
+    check(timm_tests, models, tmp_path, capfd, {name: shallow(name) for name in models})
 
 
 PARTS = 8  # that processes of pytest may share

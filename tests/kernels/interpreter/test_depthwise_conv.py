@@ -3,12 +3,12 @@ import pytest
 import torch
 
 from tests.kernels.cases.depthwise_conv import CASES
-from tests.kernels.harness import check, expand, make_leaves, names
+from tests.kernels.harness import by_turns, check, make_leaves
 from zoo_kernels import depthwise_conv, set_mode
 from zoo_kernels.depthwise_conv import op
 
 
-@pytest.mark.parametrize('case, dtype', expand(CASES), ids=names(CASES))
+@pytest.mark.parametrize('case, dtype', by_turns(CASES))
 def test_outputs_and_gradients(case, dtype):
     check(case, dtype)
 
