@@ -5,9 +5,9 @@ import math
 import platform
 import re
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import timm
 import torch
@@ -15,6 +15,7 @@ import torch
 from ..utils.files import write_atomically
 from .providers import PROVIDERS
 
+Row = TypeVar('Row')
 PARTIAL_NOTE = 'not complete: the benchmark is still running or was interrupted; these are the rows so far'
 HOST_NOTE = (
     'host ms: the time that the CPU needs to launch a call. The device waits until that is done, so ms is the work of '
@@ -170,7 +171,7 @@ def _host(row: dict) -> str:
     return number(row['host_ms']) + ('' if row['host_hidden'] else '[^wait]')
 
 
-def table(columns: dict[str, Callable[[dict], str]], rows: Sequence[dict]) -> list[str]:
+def table(columns: Mapping[str, Callable[[Row], str]], rows: Iterable[Row]) -> list[str]:
     """Lines of a Markdown table."""
     body = [[text(row) for text in columns.values()] for row in rows]
     return ['| ' + ' | '.join(cells) + ' |' for cells in ([*columns], ['---'] * len(columns), *body)]

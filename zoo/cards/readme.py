@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..backbone import Backbone
 from ..bench.report import table
-from ..blocks.mixers import list_mixers, mixer_class
+from ..blocks.mixers import MixerTable, list_mixers, mixer_class
 from ..models.hybrid import HOSTS
 from ..registry import FAMILIES, Family, Variant
 from ..utils.errors import ZooError
@@ -59,13 +59,13 @@ def check(path: Path) -> None:
 
 def families() -> str:
     """The families of our own backbones, one line per host."""
-    return _families([family for family in FAMILIES if issubclass(family.host, Backbone)], {
+    return _families([family for family in FAMILIES if _is_ours(family)], {
         'token mixing': lambda family: _about(family) + _by_stage(family), 'linear': _linear})
 
 
 def gates() -> str:
     """The families that put gates into CNNs of timm."""
-    return _families([family for family in FAMILIES if not issubclass(family.host, Backbone)], {'gates': _about})
+    return _families([family for family in FAMILIES if not _is_ours(family)], {'gates': _about})
 
 
 def mixers() -> str:
@@ -74,7 +74,7 @@ def mixers() -> str:
     names = [name for name, cls in classes.items() if cls.__module__.startswith(OURS)]
     lines = table({
         'mixer': lambda name: f'`{name}`',
-        'what it does': lambda name: _in_markdown(classes[name].__doc__.partition('\n')[0].rstrip('.')),
+        'what it does': lambda name: _in_markdown((classes[name].__doc__ or '').partition('\n')[0].rstrip('.')),
         'class token': lambda name: 'yes' if classes[name].takes_sequences() else 'no'}, names)
     hosts = [_braces(list(group)) for _, group in itertools.groupby(HOSTS, key=lambda name: HOSTS[name][0])]
     return '\n'.join([*lines, '', f'Hosts: {", ".join(hosts)}.'])
@@ -87,6 +87,10 @@ def _families(chosen: Sequence[Family], columns: dict[str, Callable[[Family], st
     return '\n'.join(table({
         'family': _title, 'models': lambda family: _braces([variant.name for variant in family.variants]),
         'top-1 (published)': _figures, **columns}, chosen))
+
+
+def _is_ours(family: Family) -> bool:
+    return isinstance(family.host, type) and issubclass(family.host, Backbone)
 
 
 def _first(family: Family) -> bool:
@@ -129,7 +133,8 @@ def _top1(variant: Variant) -> str:
 
 def _by_stage(family: Family) -> str:
     """The names of its mixers: one, or one per stage from the first."""
-    rows = getattr(family.mixers, 'mixers', family.mixers)
+    mixers = family.mixers
+    rows = (mixers.mixers if isinstance(mixers, MixerTable) else mixers) or ()
     names = ['/'.join(f'`{entry}`' for entry in ([row] if isinstance(row, str) else row or ())) or '-' for row in rows]
     return (': ' if _first(family) else '') + ', '.join(names if len(set(names)) > 1 else names[:1])
 
