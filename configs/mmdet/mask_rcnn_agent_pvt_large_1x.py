@@ -3,6 +3,9 @@
 Source: LeapLabTHU/Agent-Attention @ 207ce3e,
 downstream/detection/configs/agent_pvt/agent_pvt_l_mrcnn_1x_12-16-28-28.py.
 
+Recipe: AdamW with learning rate 0.0002 and weight decay 0.0001, stochastic depth 0.2, 8 x 2 images, 12 epochs,
+divided by 10 after epochs 8 and 11, warm-up from 0.001 of the rate in 500 iterations, float32.
+
 torchrun --nproc_per_node=8 -m zoo train-det mask_rcnn_agent_pvt_large_1x data/coco
 """
 _base_ = '_base_/mask_rcnn_1x.py'

@@ -2,6 +2,10 @@
 
 Source: rayleizhu/BiFormer @ 1697bbb, object_detection/configs/coco/maskrcnn.1x.biformer_base.py.
 
+Recipe: AdamW with learning rate 0.0001 and weight decay 0.05 (none for norm), stochastic depth 0.3, 8 x 2 images, 12
+epochs, divided by 10 after epochs 8 and 11, warm-up from 0.001 of the rate in 500 iterations, mixed precision (loss
+scale 512).
+
 torchrun --nproc_per_node=8 -m zoo train-det mask_rcnn_biformer_base_1x data/coco
 """
 _base_ = '_base_/mask_rcnn_1x.py'

@@ -2,6 +2,9 @@
 
 Source: ma-xu/EfficientMod @ ec04df6, detection/configs/efficientMod_s.py.
 
+Recipe: AdamW with learning rate 0.0002 and weight decay 0.05, stochastic depth 0.02, 8 x 4 images, 12 epochs, divided
+by 10 after epochs 8 and 11, warm-up from 0.001 of the rate in 500 iterations, float32.
+
 torchrun --nproc_per_node=8 -m zoo train-det mask_rcnn_efficientmod_s_1x data/coco
 """
 _base_ = '_base_/mask_rcnn_1x.py'

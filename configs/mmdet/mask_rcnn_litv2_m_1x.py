@@ -2,6 +2,10 @@
 
 Source: ziplab/LITv2 @ 7501c86, detection/configs/litv2/mask_rcnn_litv2_m_fpn_1x_coco.py.
 
+Recipe: AdamW with learning rate 0.0002 and weight decay 0.0001 (none for norm), stochastic depth 0.2, 8 x 2 images,
+12 epochs, divided by 10 after epochs 8 and 11, warm-up from 0.001 of the rate in 500 iterations, mixed precision
+(loss scale dynamic).
+
 torchrun --nproc_per_node=8 -m zoo train-det mask_rcnn_litv2_m_1x data/coco
 """
 _base_ = '_base_/mask_rcnn_1x.py'

@@ -2,6 +2,10 @@
 
 Source: qhfan/MALA @ 7114e63, detect/configs/MALA/maskrcnn_s_3x.py.
 
+Recipe: AdamW with learning rate 0.0004 and weight decay 0.05 (none for norm), stochastic depth 0.15, 8 x 2 images of
+random sizes, 36 epochs, divided by 10 after epochs 27 and 33, warm-up from 0.001 of the rate in 500 iterations, mixed
+precision (loss scale dynamic).
+
 torchrun --nproc_per_node=8 -m zoo train-det mask_rcnn_mavit_s_3x data/coco
 """
 _base_ = '_base_/mask_rcnn_3x.py'

@@ -3,6 +3,9 @@
 Source: BangguWu/ECANet @ b332f6b, README.md. The files of weights tell batch and learning rate; all else is mmdet's
 own recipe for ResNet-50.
 
+Recipe: SGD with learning rate 0.01 and weight decay 0.0001, 8 x 1 image, 12 epochs, divided by 10 after epochs 8 and
+11, warm-up from 0.001 of the rate in 500 iterations, float32.
+
 torchrun --nproc_per_node=8 -m zoo train-det retinanet_ecanet_resnet101_1x data/coco
 """
 _base_ = '_base_/retinanet_1x.py'

@@ -2,6 +2,9 @@
 
 Source: ChuanyangZheng/L2ViT @ fad0341, object_detection/configs/L2ViT/retinanet_3x_l2vit_v0_tiny_coco.py.
 
+Recipe: AdamW with learning rate 0.0001 and weight decay 0.05, stochastic depth 0.2, 8 x 2 images of random sizes, 36
+epochs, divided by 10 after epochs 27 and 33, warm-up from 0.001 of the rate in 500 iterations, float32.
+
 torchrun --nproc_per_node=8 -m zoo train-det retinanet_l2vit_tiny_3x data/coco
 """
 _base_ = '_base_/retinanet_3x.py'

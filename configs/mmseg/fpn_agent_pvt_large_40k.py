@@ -2,6 +2,9 @@
 
 Source: LeapLabTHU/Agent-Attention @ 207ce3e, downstream/segmentation/configs/agent_pvt/fpn_agent_pvt_l_12-16-28-28.py.
 
+Recipe: AdamW with learning rate 0.0002 and weight decay 0.0001, stochastic depth 0.1, 8 x 2 images, 40000 iterations,
+polynomial decay of power 0.9 to 0, float32.
+
 torchrun --nproc_per_node=8 -m zoo train-seg fpn_agent_pvt_large_40k data/ade/ADEChallengeData2016
 """
 _base_ = '_base_/fpn_40k.py'

@@ -2,6 +2,10 @@
 
 Source: rayleizhu/BiFormer @ 1697bbb, semantic_segmentation/configs/ade20k/sfpn.biformer_small.py.
 
+Recipe: AdamW with learning rate 0.0002 and weight decay 0.0001, stochastic depth 0.15, 8 x 4 images, 80000
+iterations, cosine decay to 1e-08 of the rate, warm-up from 0.1 of the rate in 1000 iterations, mixed precision (loss
+scale 512).
+
 torchrun --nproc_per_node=8 -m zoo train-seg fpn_biformer_small_80k data/ade/ADEChallengeData2016
 """
 _base_ = '_base_/fpn_80k.py'

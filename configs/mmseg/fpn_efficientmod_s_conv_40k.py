@@ -3,6 +3,9 @@
 Source: ma-xu/EfficientMod @ ec04df6, segmentation/configs/sem_fpn/efficientMod_s_Conv.py. Its neck has the channels of
 efficientmod_s.
 
+Recipe: AdamW with learning rate 0.0002 and weight decay 0.0001, stochastic depth 0.02, 8 x 4 images, 40000
+iterations, cosine decay to 0, warm-up from 0.1 of the rate in 1000 iterations, float32.
+
 torchrun --nproc_per_node=8 -m zoo train-seg fpn_efficientmod_s_conv_40k data/ade/ADEChallengeData2016
 """
 _base_ = '_base_/fpn_40k.py'

@@ -3,6 +3,9 @@
 Source: arXiv 2308.00442; LeapLabTHU/FLatten-Transformer @ abdb115. The repository has no code and no figures for dense
 prediction. The recipe is that of the same authors for Agent-PVT in LeapLabTHU/Agent-Attention @ 207ce3e.
 
+Recipe: AdamW with learning rate 0.0002 and weight decay 0.0001, stochastic depth 0.1, 8 x 2 images, 40000 iterations,
+polynomial decay of power 0.9 to 0, float32.
+
 torchrun --nproc_per_node=8 -m zoo train-seg fpn_flatten_pvt_small_40k data/ade/ADEChallengeData2016
 """
 _base_ = '_base_/fpn_40k.py'

@@ -2,6 +2,9 @@
 
 Source: nirvanesque/iFormer @ 2a87540, segmentation/configs/sem_fpn/fpn_iformer_m_ade20k_40k.py.
 
+Recipe: AdamW with learning rate 0.0002 and weight decay 0.0001, 8 x 4 images, 40000 iterations, polynomial decay of
+power 0.9 to 1e-06, float32.
+
 torchrun --nproc_per_node=8 -m zoo train-seg fpn_iformer_m_40k data/ade/ADEChallengeData2016
 """
 _base_ = '_base_/fpn_40k.py'

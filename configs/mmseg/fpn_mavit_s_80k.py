@@ -2,6 +2,9 @@
 
 Source: qhfan/MALA @ 7114e63, segmentation/configs/MALA/FPN_s_1x.py.
 
+Recipe: AdamW with learning rate 0.0001 and weight decay 0.0001, stochastic depth 0.15, 8 x 2 images, 80000
+iterations, polynomial decay of power 0.9 to 1e-06, float32.
+
 torchrun --nproc_per_node=8 -m zoo train-seg fpn_mavit_s_80k data/ade/ADEChallengeData2016
 """
 _base_ = '_base_/fpn_80k.py'

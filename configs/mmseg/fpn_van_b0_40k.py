@@ -2,6 +2,9 @@
 
 Source: Visual-Attention-Network/VAN-Segmentation @ 8285fc7, configs/sem_fpn/fpn_van_b0_ade20k_40k.py.
 
+Recipe: AdamW with learning rate 0.0002 and weight decay 0.0001, stochastic depth 0.2, 8 x 4 images, 40000 iterations,
+polynomial decay of power 0.9 to 0, float32.
+
 torchrun --nproc_per_node=8 -m zoo train-seg fpn_van_b0_40k data/ade/ADEChallengeData2016
 """
 _base_ = '_base_/fpn_40k.py'

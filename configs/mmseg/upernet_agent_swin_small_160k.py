@@ -3,6 +3,10 @@
 Source: LeapLabTHU/Agent-Attention @ 207ce3e,
 downstream/segmentation/configs/agent_swin/upernet_agent_swin_s_9-12-14-7.py.
 
+Recipe: AdamW with learning rate 6e-05 and weight decay 0.01 (none for agent_bias, norm, query_bias, rel_pos),
+stochastic depth 0.3, 8 x 2 images, 160000 iterations, polynomial decay of power 1 to 0, warm-up from 1e-06 of the
+rate in 1500 iterations, float32.
+
 torchrun --nproc_per_node=8 -m zoo train-seg upernet_agent_swin_small_160k data/ade/ADEChallengeData2016
 """
 _base_ = '_base_/upernet_160k.py'

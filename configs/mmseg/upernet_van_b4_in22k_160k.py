@@ -3,6 +3,9 @@
 Source: Visual-Attention-Network/VAN-Segmentation @ 8285fc7,
 configs/upernet/22k_pretrained/upernet_van_b4_512x512_160k_ade20k_22k.py.
 
+Recipe: AdamW with learning rate 6e-05 and weight decay 0.01 (none for norm), stochastic depth 0.4, 8 x 4 images,
+160000 iterations, polynomial decay of power 1 to 0, warm-up from 1e-06 of the rate in 1500 iterations, float32.
+
 torchrun --nproc_per_node=8 -m zoo train-seg upernet_van_b4_in22k_160k data/ade/ADEChallengeData2016
 """
 _base_ = '_base_/upernet_160k.py'

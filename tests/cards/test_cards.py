@@ -14,11 +14,10 @@ from torch import nn
 from torchvision.ops import DeformConv2d
 
 from tests import goldens
-from tests.dense.published import RECIPES
 from tests.models import families
 from zoo.analysis import result_files
 from zoo.bench.models import flops
-from zoo.cards import card
+from zoo.cards import card, dense
 from zoo.cards.family_doc import bibtex, family_doc
 from zoo.cli.cards import main
 from zoo.registry import modules
@@ -157,9 +156,9 @@ def test_published_detection_and_segmentation_is_told(family):
     told = dict(re.findall(r'^\| `(\w+)` \| (?:\w|[ -])+ \| (.+) \|$', text.partition('## Detection and')[2], re.M))
     names = {row.name for row in modules()[family]}
     assert bool(told) is ('no_dense_config' not in families.load(family))
-    assert all(RECIPES[name]['figures'] == (
-        'no figure in the repository' if text == '-' else text) for name, text in told.items())
-    assert set(told) == {name for name in RECIPES if model_of(name) in names}
+    assert told == {
+        row.name: '-' if row.figures == dense.UNPUBLISHED else row.figures
+        for row in dense.configs() if model_of(row.name) in names}
 
 
 def test_measured_accuracy_is_that_of_all_of_imagenet(results):
