@@ -10,6 +10,9 @@ if 'PYTEST_XDIST_WORKER' in os.environ:  # one core each, for what a test starts
 
 import torch
 
+# A first backward pass behind fake tensors starts threads, and forked processes could not go backward then.
+torch.ones(1, requires_grad=True).backward()
+
 
 @pytest.fixture(autouse=True)
 def seed() -> None:

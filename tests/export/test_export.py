@@ -9,8 +9,7 @@ import timm
 import torch
 from PIL import Image
 
-from tests.models.test_export import shallow
-from tests.zoo_models import every_smallest_model
+from tests.zoo_models import every_smallest_model, shallow
 from zoo.export import export as program
 from zoo.export.folding import fold_constants, without_in_place
 from zoo.export.formats import FORMATS, Facts, onnx
@@ -195,7 +194,8 @@ def test_tables_of_a_built_size_are_constants():
 @pytest.mark.parametrize('name', ['agent_deit_tiny', 'fcanet_resnet34', 'van_b0'])
 def test_constants_are_folded(name):
     torch.manual_seed(0)
-    model, x = shallow(name) if name != 'fcanet_resnet34' else timm.create_model(name).eval(), torch.randn(2, 3, 64, 64)
+    args = shallow(name) if name != 'fcanet_resnet34' else {}
+    model, x = timm.create_model(name, **args).eval(), torch.randn(2, 3, 64, 64)
     folded = fold_constants(without_in_place(torch.export.export(model, (x,))))
     assert {'aten.arange.default'} & operators(folded.graph) == set()
     for node in folded.graph.nodes:  # what is computed needs the images

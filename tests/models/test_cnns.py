@@ -4,6 +4,7 @@ import timm
 import torch
 from packaging.version import Version
 
+from tests.models.checks import check_channels_last, check_grad_checkpointing
 from tests.models.weights import steady
 from tests.zoo_models import every_cnn_structure, shallow
 
@@ -30,26 +31,12 @@ def test_runs_at_any_size(model):
         assert torch.isfinite(y).all(), (height, width)
 
 
-@torch.no_grad()
 def test_channels_last_agrees(model):
-    x = torch.randn(2, 3, 96, 64)
-    y = model(x)
-    model.to(memory_format=torch.channels_last)
-    torch.testing.assert_close(model(x.to(memory_format=torch.channels_last)), y, rtol=1e-4, atol=1e-5)
+    check_channels_last(model)
 
 
 def test_grad_checkpointing_gives_the_same_gradients(model):
-    x = torch.randn(2, 3, 64, 64)
-    gradients = []
-    for enable in (False, True):
-        model.set_grad_checkpointing(enable)
-        model.zero_grad()
-        model(x).square().sum().backward()
-        gradients.append([p.grad.clone() for p in model.parameters()])
-    model.set_grad_checkpointing(False)
-    model.zero_grad()
-    for plain, recomputed in zip(*gradients):
-        torch.testing.assert_close(plain, recomputed, rtol=1e-4, atol=1e-5 * float(plain.abs().max()) + 1e-9)
+    check_grad_checkpointing(model, list(model.parameters()))
 
 
 def test_bfloat16_autocast(model):

@@ -157,6 +157,7 @@ def deviation(rule, model, name):
 
 def check_standardised(values, where):
     """That values have the mean 0 and the deviation 1, within five standard errors."""
+    values = values[values.abs() < 10]  # one draw of trunc_normal_ in 2 ** 24 is its bound, 100 deviations away
     error = len(values) ** -0.5
     assert abs(float(values.mean())) <= 5 * error, where
     assert len(values) < 2 or abs(float(values.square().mean().sqrt()) - 1) <= 5 * error / 2 ** 0.5, where

@@ -7,7 +7,7 @@ import pytest
 import timm
 import torch
 
-from zoo.train import checkpoint, run, session
+from zoo.train import checkpoint, session
 from zoo.utils.errors import require_packages
 from zoo.utils.files import folder_lock
 
@@ -58,7 +58,7 @@ def test_a_device_that_is_not_there(zoo, small):
 
 def test_an_output_folder_that_cannot_be_made_is_told_first(zoo, small, tmp_path, monkeypatch):
     (tmp_path / 'file').write_text('')
-    monkeypatch.setattr(session, 'Trainer', None)  # neither data nor model may be touched
+    monkeypatch.setattr(session.Trainer, '__init__', None)  # neither data nor model may be touched
     for changes in (dict(output=tmp_path / 'file'), dict(output=tmp_path / 'file' / 'sub', experiment='')):
         assert_refused(zoo('train', *small(**changes)), 'cannot write to', 'is not a folder; choose another --output')
 
@@ -79,7 +79,7 @@ def test_a_folder_with_recovery_files_of_a_run_is_not_overwritten(zoo, small, tm
 def test_a_second_run_in_a_folder_is_refused_at_once(zoo, small, tmp_path, monkeypatch):
     folder = tmp_path / 'out' / 'run'
     with folder_lock(folder):
-        monkeypatch.setattr(run, 'Trainer', None)  # nothing may be built
+        monkeypatch.setattr(session.Trainer, '__init__', None)  # nothing may be built
         assert_refused(zoo('train', *small()), f'{folder} is in use by another run', 'another --experiment')
         monkeypatch.undo()
     open_folder = session.Trainer._open_folder
@@ -99,7 +99,7 @@ OPTIMIZERS = 'sgd', 'lamb', 'rmsprop', 'adopt', 'adafactor', 'muon', 'lars', 'ad
 def test_another_optimizer_is_told_with_both_names(zoo, small, tmp_path, monkeypatch):
     last = tmp_path / 'out' / 'run' / checkpoint.LAST
     assert zoo('train', *small(epochs=1)).code == 0
-    monkeypatch.setattr(run, 'Trainer', None)  # before anything is built
+    monkeypatch.setattr(session.Trainer, '__init__', None)  # before anything is built
     for name in OPTIMIZERS:
         assert_refused(zoo('train', '--resume', last, '--opt', name, '--epochs', '2'),
                        f'the optimizer adamw, not of {name}', '--opt adamw', '--no-resume-opt')
@@ -118,7 +118,7 @@ def test_entries_of_a_checkpoint(zoo, small, tmp_path, monkeypatch):
     zoo('train', *small(epochs=1))
     last = tmp_path / 'out' / 'run' / checkpoint.LAST
     whole = torch.load(last, weights_only=True)
-    monkeypatch.setattr(run, 'Trainer', None)
+    monkeypatch.setattr(session.Trainer, '__init__', None)
     for changes, words in [
             (dict(arch=None), ['lacks the entry arch']), (dict(epoch='1'), ["the entry epoch is '1', not the number"]),
             (dict(args=[]), ['the entry args is a list']), (dict(points=[1]), ['the entry points is a list']),
@@ -217,5 +217,5 @@ def test_the_tools_are_the_same_programs_from_a_bare_checkout(tool, tmp_path):
 
 
 def test_errors_before_anything_is_built_take_no_time_to_build(zoo, small, monkeypatch):
-    monkeypatch.setattr(run, 'Trainer', None)
+    monkeypatch.setattr(session.Trainer, '__init__', None)
     assert_refused(zoo('train', *small(model='nothing')), 'unknown model')
