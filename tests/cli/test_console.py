@@ -71,7 +71,8 @@ def test_completion_says_what_is_missing(capsys, monkeypatch):
 def test_a_ctrl_c_that_python_drops_is_sent_again():
     """Exceptions in destructors are lost; the command ends nevertheless, in one line."""
     done = run(
-        'import sys, time, types, zoo_cli\n'
+        'import signal, sys, time, types, zoo_cli\n'
+        'signal.signal(signal.SIGINT, signal.default_int_handler)\n'  # a shell's background jobs ignore it
         'class Dropping:\n'
         '    def __del__(self): raise KeyboardInterrupt\n'
         'def work(argv):\n'
