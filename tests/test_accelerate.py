@@ -34,6 +34,13 @@ def slow_products():
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 
 
+def by_turns(names, values, ids):
+    """pytest parameters: each name with one of the values, by turns, and under the mark ``slow`` with the others."""
+    return [
+        pytest.param(name, value, id=f'{name}-{label}', marks=[] if n % len(values) == turn else pytest.mark.slow)
+        for n, name in enumerate(names) for turn, (value, label) in enumerate(zip(values, ids))]
+
+
 def build(name, dtype=torch.float64, layout=torch.contiguous_format, **kwargs):
     torch.manual_seed(0)
     kwargs = kwargs if kwargs.get('features_only') else dict(num_classes=10, **kwargs)
@@ -59,8 +66,7 @@ def results(model, x):
     return {'out': out.detach(), **{name: grad for name, grad in zip(leaves, grads) if grad is not None}}
 
 
-@pytest.mark.parametrize('layout', LAYOUTS, ids=['nchw', 'nhwc'])
-@pytest.mark.parametrize('name', MODELS)
+@pytest.mark.parametrize('name, layout', by_turns(MODELS, LAYOUTS, ['nchw', 'nhwc']))
 def test_outputs_and_gradients_stay(name, layout, monkeypatch):
     if name.startswith('efficientvit'):  # timm's attention rounds float64 to float32
         monkeypatch.setattr(torch.Tensor, 'float', lambda self: self)
@@ -141,8 +147,8 @@ def test_after_half(name, dtype):
     assert (out.double() - expected).norm() <= 2 * (plain - expected).norm() + 1e-3 * expected.norm()
 
 
-@pytest.mark.parametrize('name', ['pvt_v2_b0', 'efficientvit_b0', 'focalnet_tiny_srf'])
-@pytest.mark.parametrize('first', ['swap', 'compile'])
+@pytest.mark.parametrize('name, first', by_turns(
+    ['pvt_v2_b0', 'efficientvit_b0', 'focalnet_tiny_srf'], ['swap', 'compile'], ['swap', 'compile']))
 def test_under_compile(name, first):
     torch.compiler.reset()
     model, x = build(name, torch.float32, torch.channels_last), images(name, torch.float32, torch.channels_last)

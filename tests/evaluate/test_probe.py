@@ -1,10 +1,6 @@
 """Probes: what they train, what they leave alone, what their checkpoints hold."""
 import csv
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import timm
@@ -20,6 +16,7 @@ from zoo.train.option_schema import TRAIN
 from zoo.utils.errors import ZooError
 
 from ..train.conftest import MODEL
+from ..train.processes import launch
 
 
 def read(path):
@@ -347,16 +344,11 @@ def test_the_fingerprint_sees_every_number():
 
 
 def test_two_processes_train_one_probe(flags, tmp_path):
-    root = Path(__file__).parents[2]
     words = flags(data_dir='', dataset='digits', input_size='1 32 32', model='test_resnet', batch_size=64, mean=0.3,
                   std=0.4, pool='ep', queries=8, epochs=6)
-    environment = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=os.pathsep.join(
-        [str(root), str(root / 'kernels'), os.environ.get('PYTHONPATH', '')]))
-    result = subprocess.run(
-        [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', '-m', 'zoo', 'probe',
-         *words], capture_output=True, text=True, env=environment, cwd=tmp_path, check=False, timeout=300)
-    assert result.returncode == 0, result.stderr
-    assert '2 process(es)' in result.stdout and result.stdout.count('validate it:') == 1
+    run = launch(['probe', *words], tmp_path / 'log', processes=2)
+    assert run.codes == [0, 0], run.text
+    assert '2 process(es)' in run.text and run.text.count('validate it:') == 1
     path = tmp_path / 'out' / 'run' / 'last.pth.tar'
     assert read(path)['metric'] > 30  # chance is 10
     # one process with the weights that the first one drew finds what both found together: both had those weights

@@ -130,9 +130,9 @@ def check(
     assert code == 0
 
 
-def test_smallest_of_each_family_and_host(timm_tests, tmp_path, capfd):
-    """With a block or two per stage; the whole models are among those of :func:`test_every_model`."""
-    models = smallest_models()
+def test_smallest_models(timm_tests, tmp_path, capfd):
+    """Every family and every host, with a block or two per stage; whole models in :func:`test_every_model`."""
+    models = smallest_models(each_host=False)
     assert models
     check(timm_tests, models, tmp_path, capfd, {name: shallow(name) for name in models})
 
