@@ -85,7 +85,7 @@ CSWIN_VARIANTS = (
 )
 
 
-# --- checkpoints: keys of the reference to ours
+# --- checkpoints: from the reference's key names to ours
 
 BIASES = (
     (r'\.an_bias$', '.agent_bias.square'), (r'\.na_bias$', '.query_bias.square'),

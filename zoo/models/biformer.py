@@ -45,10 +45,10 @@ class BiFormerBlock(TransformerBlock):
     """The pre-norm block, behind a depthwise 3x3 convolution that is added to the map.
 
     Args:
-        dim: Channels C.
+        dim: Number of channels C.
         mixer: Token mixer, shape-preserving.
         mlp: Feed-forward layer, shape-preserving.
-        drop_path: Rate of stochastic depth in training.
+        drop_path: Stochastic depth rate.
         position: Whether there is that convolution.
     """
 
@@ -70,16 +70,16 @@ class BiFormer(Backbone):
 
     Args:
         mixer: Factory of the token mixers.
-        img_size: Size in pixels that the mixers are told; every size from 32 runs.
-        dims: Channels of the stages.
-        depths: Blocks of the stages.
-        num_heads: Heads of the stages.
-        mlp_ratio: Hidden width of the feed-forward layers over channels.
+        img_size: Image size in pixels that the mixers are built for; any size from 32 works.
+        dims: Number of channels in each stage.
+        depths: Number of blocks in each stage.
+        num_heads: Number of attention heads in each stage.
+        mlp_ratio: Ratio of hidden to input channels in feed-forward layers.
         swin_layout: Separate patches of 4 pixels and of 2 x 2 tokens, no position convolutions.
-        linear_init: Initialisation of linear layers but the classifier, 'trunc_normal' or torch's 'default'.
-        feature_norms: Build for dense prediction: each stage's map is normed as it is handed out, the last one too.
-        drop_path_rate: Stochastic depth of the last block, rising linearly from 0.
-        **backbone: num_classes, global_pool, drop_rate of :class:`~zoo.backbone.Backbone`.
+        linear_init: Initialisation of all linear layers but the classifier: 'trunc_normal' or torch's 'default'.
+        feature_norms: Build for dense prediction: add a norm for every stage's map, applied when it is returned.
+        drop_path_rate: Stochastic depth rate of the last block; rates rise linearly from 0.
+        **backbone: Arguments of :class:`~zoo.backbone.Backbone`: num_classes, global_pool, drop_rate.
 
     Source: rayleizhu/BiFormer @ 1697bbb, models/biformer{,_stl,_stl_nchw}.py, object_detection/models_mm.
     """
@@ -138,7 +138,7 @@ VARIANTS = (
 )
 
 
-# --- checkpoints: keys of the reference to ours
+# --- checkpoints: from the reference's key names to ours
 
 STEM = (
     *((fr'^downsample_layers\.0\.{i}\.', f'stem.{name}.')

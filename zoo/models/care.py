@@ -57,7 +57,7 @@ class RawValueAttention(TokenMixer):
 
     @classmethod
     def from_context(cls, ctx: BlockContext, device=None, dtype=None) -> 'RawValueAttention':
-        """Build for a block of a host."""
+        """Build the mixer for a block of a host."""
         return cls(ctx.dim, ctx.num_heads, device=device, dtype=dtype)
 
     def forward_tokens(self, x: Tensor, grid: tuple[int, int], num_prefix_tokens: int = 0) -> Tensor:
@@ -89,7 +89,7 @@ class Interaction(nn.Module):
     """Batch norm, expand, GELU, depthwise 3x3, project and add; on ``[B, H, W, C]``.
 
     Args:
-        dim: Channels C.
+        dim: Number of channels C.
         hidden: Channels of the expansion.
         project: Bring them back to C and add the input; otherwise the output has ``hidden`` channels.
     """
@@ -121,7 +121,7 @@ class CAREBlock(nn.Module):
         width: Channels of each feature.
         mixer: Token mixer of the first feature, shape-preserving.
         ratios: Expansion of the two interactions.
-        drop_path: Rate of stochastic depth in training.
+        drop_path: Stochastic depth rate.
         last: Leave the result expanded, without shortcut.
     """
 
@@ -169,7 +169,7 @@ class TwoHeads(nn.Module):
         drop_rate: Dropout before the classifiers.
 
     Raises:
-        ZooError: in ``forward`` with classes but no pooling.
+        ZooError: In ``forward`` with classes but no pooling.
     """
 
     def __init__(
@@ -204,14 +204,14 @@ class CARE(Backbone):
 
     Args:
         mixer: Factory of the token mixers of the first feature.
-        img_size: Size in pixels that the mixers are told; every size from 32 runs.
-        dims: Channels of the stages.
+        img_size: Image size in pixels that the mixers are built for; any size from 32 works.
+        dims: Number of channels in each stage.
         widths: Channels of each of the three features, by stage.
-        depths: Blocks of the stages.
+        depths: Number of blocks in each stage.
         num_heads: Heads of the stages' mixers.
         ratios: Expansions of the two interactions, by stage.
-        drop_path_rate: Stochastic depth of the last block, rising linearly from 0.
-        **backbone: num_classes, global_pool, drop_rate of :class:`~zoo.backbone.Backbone`.
+        drop_path_rate: Stochastic depth rate of the last block; rates rise linearly from 0.
+        **backbone: Arguments of :class:`~zoo.backbone.Backbone`: num_classes, global_pool, drop_rate.
 
     Source: zhouyuan888888/CARE-Transformer @ 400bf94, models/CARETrans.py.
     """
@@ -287,7 +287,7 @@ VARIANTS = (
 )
 
 
-# --- checkpoints: keys of the reference to ours
+# --- checkpoints: from the reference's key names to ours
 
 RULES = (
     (r'^stem\.0\.', 'stem.proj.'),

@@ -47,7 +47,7 @@ MOBILENETS = (
 )
 
 
-# --- checkpoints: keys of the reference to ours
+# --- checkpoints: from the reference's key names to ours
 
 def resnet_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """ResNets; what the file says of its architecture ('se_resnet50') is wrong and not read."""

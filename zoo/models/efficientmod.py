@@ -42,9 +42,9 @@ class ModulationBlock(nn.Module):
     """``x + gamma * mixer(norm(x))``, on ``[B, H, W, C]`` maps.
 
     Args:
-        dim: Channels C.
+        dim: Number of channels C.
         mixer: Mixes tokens and channels; shape-preserving.
-        drop_path: Rate of stochastic depth in training.
+        drop_path: Stochastic depth rate.
     """
 
     def __init__(self, dim: int, mixer: nn.Module, drop_path: float = 0., device=None, dtype=None):
@@ -70,13 +70,13 @@ class EfficientMod(Backbone):
 
     Args:
         mixer: Factory of what the modulation blocks consist of; it mixes tokens and channels.
-        img_size: Size in pixels that the mixers are told; every size from 32 runs.
-        dims: Channels of the stages.
+        img_size: Image size in pixels that the mixers are built for; any size from 32 works.
+        dims: Number of channels in each stage.
         depths: Modulation blocks of the stages.
         attention_depths: Attention blocks of the stages.
         mlp_ratios: Hidden width of the attention blocks' feed-forward layers over channels.
-        drop_path_rate: Stochastic depth of the last block, rising linearly from 0.
-        **backbone: num_classes, global_pool, drop_rate of :class:`~zoo.backbone.Backbone`.
+        drop_path_rate: Stochastic depth rate of the last block; rates rise linearly from 0.
+        **backbone: Arguments of :class:`~zoo.backbone.Backbone`: num_classes, global_pool, drop_rate.
 
     Source: ma-xu/EfficientMod @ ec04df6, models/EfficientMod.py, detection/backbone/efficientMod.py.
     """
@@ -126,7 +126,7 @@ VARIANTS = (
 )
 
 
-# --- checkpoints: keys of the reference to ours
+# --- checkpoints: from the reference's key names to ours
 
 RULES = (
     (r'^patch_embed\.', 'stem.'),

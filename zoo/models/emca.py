@@ -179,7 +179,7 @@ VARIANTS = tuple(
     for suffix, recall in (('', 'blocks'), ('_s1n1', 'last'), ('_lastblocks', 'lasts')))
 
 
-# --- checkpoints: keys of the reference to ours
+# --- checkpoints: from the reference's key names to ours
 
 def keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """First blocks of stages carry parameters of a recall that they do not have."""

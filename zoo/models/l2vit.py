@@ -124,14 +124,14 @@ class L2ViT(Backbone):
 
     Args:
         mixer: Factory of the token mixers, for both kinds of block; even ones are local.
-        img_size: Size in pixels that the mixers are told; every size from 32 runs, and windows do not depend on it.
-        dims: Channels of the stages.
-        depths: Blocks of the stages.
-        num_heads: Heads of the stages.
+        img_size: Image size in pixels that the mixers are built for; any size from 32 works, and windows do not depend on it.
+        dims: Number of channels in each stage.
+        depths: Number of blocks in each stage.
+        num_heads: Number of attention heads in each stage.
         window_size: Side of the windows in tokens.
-        feature_norms: Build for dense prediction: each stage's map is normed as it is handed out, the last one too.
-        drop_path_rate: Stochastic depth of the last block, rising linearly from 0.
-        **backbone: num_classes, global_pool, drop_rate of :class:`~zoo.backbone.Backbone`.
+        feature_norms: Build for dense prediction: add a norm for every stage's map, applied when it is returned.
+        drop_path_rate: Stochastic depth rate of the last block; rates rise linearly from 0.
+        **backbone: Arguments of :class:`~zoo.backbone.Backbone`: num_classes, global_pool, drop_rate.
 
     Source: ChuanyangZheng/L2ViT @ fad0341, classification/models/l2vit.py; object_detection/mmdet/models/backbones.
     """
@@ -172,7 +172,7 @@ VARIANTS = (
 )
 
 
-# --- checkpoints: keys of the reference to ours
+# --- checkpoints: from the reference's key names to ours
 
 RULES = (
     *((fr'^downsample_layers\.0\.proj\.proj\.{i}\.', f'stem.{name}.')

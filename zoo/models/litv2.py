@@ -192,14 +192,14 @@ class LITv2(Backbone):
 
     Args:
         mixer: Factory of the token mixers of the stages with attention.
-        img_size: Size in pixels that the mixers are told; every size from 32 runs.
-        embed_dim: Channels of the first stage; each further stage doubles them.
-        depths: Blocks of the stages.
-        num_heads: Heads of the stages.
+        img_size: Image size in pixels that the mixers are built for; any size from 32 works.
+        embed_dim: Number of channels in the first stage; every further stage doubles it.
+        depths: Number of blocks in each stage.
+        num_heads: Number of attention heads in each stage.
         window_sizes: Side of the windows of the stages in tokens; None for stages without attention.
-        feature_norms: Build for dense prediction: each stage's map but the first is normed as it is handed out.
-        drop_path_rate: Stochastic depth of the last block, rising linearly from 0.
-        **backbone: num_classes, global_pool, drop_rate of :class:`~zoo.backbone.Backbone`.
+        feature_norms: Build for dense prediction: add a norm for every stage's map but the first.
+        drop_path_rate: Stochastic depth rate of the last block; rates rise linearly from 0.
+        **backbone: Arguments of :class:`~zoo.backbone.Backbone`: num_classes, global_pool, drop_rate.
 
     Source: ziplab/LITv2 @ 7501c86, classification/models and detection/mmdet/models/backbones/litv2.py.
     """
@@ -261,7 +261,7 @@ VARIANTS = (
 )
 
 
-# --- checkpoints: keys of the reference to ours
+# --- checkpoints: from the reference's key names to ours
 
 RULES = (
     (r'^patch_embed\.', 'stem.'),

@@ -56,12 +56,12 @@ class PATBlock(nn.Module):
     ``x + mlp(mixer(x))``, or with ``split`` ``x = x + mixer(x)`` and then ``x + mlp(x)``.
 
     Args:
-        dim: Channels C.
+        dim: Number of channels C.
         mixer: Token mixer, shape-preserving.
         activation: 'gelu' or 'relu'.
         spatial: Close with PAT_sp.
         split: Whether the mixer has a shortcut of its own.
-        drop_path: Rate of stochastic depth in training; it never drops a split mixer.
+        drop_path: Stochastic depth rate; it never drops a split mixer.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class ProjectedHead(nn.Module):
         drop_rate: Dropout before the classifier.
 
     Raises:
-        ZooError: in ``forward`` with classes but no pooling.
+        ZooError: In ``forward`` with classes but no pooling.
     """
 
     def __init__(
@@ -136,14 +136,14 @@ class PATNet(Backbone):
 
     Args:
         mixer: Factory of the token mixers.
-        img_size: Size in pixels that the mixers are told; every size from 32 runs.
-        embed_dim: Channels of the first stage, a multiple of 4.
-        depths: Blocks of the stages.
+        img_size: Image size in pixels that the mixers are built for; any size from 32 works.
+        embed_dim: Number of channels in the first stage, a multiple of 4.
+        depths: Number of blocks in each stage.
         activation: 'gelu' or 'relu'.
         spatial: Close every block with PAT_sp.
-        feature_norms: Build for dense prediction: each stage's map is normed as it is handed out.
-        drop_path_rate: Stochastic depth of the last block, rising linearly from 0.
-        **backbone: num_classes, global_pool, drop_rate of :class:`~zoo.backbone.Backbone`.
+        feature_norms: Build for dense prediction: add a norm for every stage's map, applied when it is returned.
+        drop_path_rate: Stochastic depth rate of the last block; rates rise linearly from 0.
+        **backbone: Arguments of :class:`~zoo.backbone.Backbone`: num_classes, global_pool, drop_rate.
 
     Source: haiduo/PartialNet @ 679cfc0, models/partialnet.py.
     """
@@ -217,7 +217,7 @@ VARIANTS = tuple(map(_variant, (
     't0', 't0_sp', 't1', 't2', 't2_sp', 't2_sp_h6', 's', 's_sp', 's_sp_h6', 'm', 'm_sp', 'l', 'l_sp')))
 
 
-# --- checkpoints: keys of the reference to ours
+# --- checkpoints: from the reference's key names to ours
 
 RULES = (
     (r'^model\.', ''),  # of the lightning module

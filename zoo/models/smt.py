@@ -88,15 +88,15 @@ class SMT(Backbone):
 
     Args:
         mixer: Factory of the token mixers. Those that are not modulation are told to add a depthwise 3x3 of the values.
-        img_size: Size in pixels that the mixers are told; every size from 32 runs.
-        dims: Channels of the stages.
-        depths: Blocks of the stages.
+        img_size: Image size in pixels that the mixers are built for; any size from 32 works.
+        dims: Number of channels in each stage.
+        depths: Number of blocks in each stage.
         num_heads: Heads of the stages; modulation has four everywhere.
-        mlp_ratios: Hidden width of the feed-forward layers over channels.
+        mlp_ratios: Ratio of hidden to input channels in feed-forward layers.
         stem_kernel: Side of the first convolution's kernels.
         layer_scale: Scale the branches of the blocks by learned factors from 1e-4.
-        drop_path_rate: Stochastic depth of the last block, rising linearly from 0.
-        **backbone: num_classes, global_pool, drop_rate of :class:`~zoo.backbone.Backbone`.
+        drop_path_rate: Stochastic depth rate of the last block; rates rise linearly from 0.
+        **backbone: Arguments of :class:`~zoo.backbone.Backbone`: num_classes, global_pool, drop_rate.
 
     Source: AFeng-x/SMT @ 11e954d, models/smt.py and models/build.py.
     """
@@ -146,7 +146,7 @@ VARIANTS = (
 )
 
 
-# --- checkpoints: keys of the reference to ours
+# --- checkpoints: from the reference's key names to ours
 
 RULES = (
     (r'^patch_embed1\.conv\.0\.', 'stem.conv1.conv.'),

@@ -48,7 +48,7 @@ MOBILENETS = (
 )
 
 
-# --- checkpoints: keys of the reference to ours, in both of its namings
+# --- checkpoints: from the reference's key names to ours, in both of its namings
 
 GATES = tuple(
     (rf'(^|\.){theirs}\.(?:spatial\.|)(conv|bn)\.', rf'\1{ours}.\2.')

@@ -47,10 +47,10 @@ class VANBlock(nn.Module):
     """``x + gamma1 mixer(norm1(x))``, then ``x + gamma2 mlp(norm2(x))`` with batch norms, on ``[B, H, W, C]`` maps.
 
     Args:
-        dim: Channels C.
+        dim: Number of channels C.
         mixer: Token mixer, shape-preserving.
         hidden: Channels inside the feed-forward layer.
-        drop_path: Rate of stochastic depth in training.
+        drop_path: Stochastic depth rate.
     """
 
     def __init__(self, dim: int, mixer: nn.Module, hidden: int, drop_path: float = 0., device=None, dtype=None):
@@ -75,12 +75,12 @@ class VAN(Backbone):
 
     Args:
         mixer: Factory of the token mixers.
-        img_size: Size in pixels that the mixers are told; every size from 32 runs.
+        img_size: Image size in pixels that the mixers are built for; any size from 32 works.
         dims: Channels of the stages, multiples of 32. Mixers with heads are offered one for 32 channels.
-        depths: Blocks of the stages.
-        mlp_ratios: Hidden width of the feed-forward layers over channels.
-        drop_path_rate: Stochastic depth of the last block, rising linearly from 0.
-        **backbone: num_classes, global_pool, drop_rate of :class:`~zoo.backbone.Backbone`.
+        depths: Number of blocks in each stage.
+        mlp_ratios: Ratio of hidden to input channels in feed-forward layers.
+        drop_path_rate: Stochastic depth rate of the last block; rates rise linearly from 0.
+        **backbone: Arguments of :class:`~zoo.backbone.Backbone`: num_classes, global_pool, drop_rate.
 
     Source: Visual-Attention-Network/VAN-Classification @ e19779b, models/van.py.
     """
@@ -129,7 +129,7 @@ VARIANTS = (
 )
 
 
-# --- checkpoints: keys of the reference to ours
+# --- checkpoints: from the reference's key names to ours
 
 RULES = (
     (r'^patch_embed1\.proj\.', 'stem.conv.'),

@@ -71,7 +71,7 @@ def write_to_cache(path: Path, write: Callable[[Path], object]) -> None:
     The caller holds the lock of what it writes.
 
     Raises:
-        WeightsError: the folder is read-only or full; nothing is left behind.
+        WeightsError: The folder is read-only or full; nothing is left behind.
     """
     with writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +85,7 @@ def own_file(path: Path) -> None:
     Whoever writes to ``path`` afterwards writes nowhere else. What a link points to stays as it is.
 
     Raises:
-        OSError: it is a folder, or cannot be removed.
+        OSError: It is a folder, or cannot be removed.
     """
     try:
         found = path.lstat()
@@ -111,7 +111,7 @@ def _checked(manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The parts of a manifest.
 
     Raises:
-        ValueError, KeyError, TypeError: it is not what :meth:`Cache.record` writes.
+        ValueError, KeyError, TypeError: It is not what :meth:`Cache.record` writes.
     """
     parts = {name: manifest[name] for name in ENTRIES}
     for name, types in ENTRIES.items():
@@ -139,7 +139,7 @@ class Cache:
         """``files`` by where they came from, ``converted`` by model.
 
         Raises:
-            WeightsError: it is damaged: no hash is taken on trust anew behind the user's back.
+            WeightsError: It is damaged: no hash is taken on trust anew behind the user's back.
         """
         try:
             if not self.manifest_path.exists():

@@ -40,7 +40,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         The dict that the file holds: a state dict, or a training checkpoint with one inside (:func:`state_dict_of`).
 
     Raises:
-        ZooError: the file is missing, cut off, damaged, no checkpoint, or would run code; one line with the fix.
+        ZooError: The file is missing, cut off, damaged, no checkpoint, or would run code; one line with the fix.
     """
     path = Path(path)
     if not path.is_file():
@@ -75,9 +75,9 @@ def state_dict_of(checkpoint: Mapping[str, Any], use_ema: bool = True) -> dict[s
         use_ema: Prefer averaged weights where there are any.
 
     Raises:
-        ZooError: there is no tensor in it, or one that cannot be a weight: without a name, of the same name as another
+        ZooError: There is no tensor in it, or one that cannot be a weight: without a name, of the same name as another
             one, sparse, quantized, complex, or without values.
-        NotFinite: a weight is not finite.
+        NotFinite: A weight is not finite.
     """
     for key in (EMA_KEYS if use_ema else ()) + KEYS:
         if isinstance(checkpoint.get(key), dict):
@@ -113,7 +113,7 @@ def check_finite(state: Mapping[str, Tensor], where: str = ' in the checkpoint')
         where: They are, for the message.
 
     Raises:
-        NotFinite: naming the first such tensor.
+        NotFinite: Naming the first such tensor.
     """
     bad = [name for name, value in state.items() if not _finite(value)]
     if bad:

@@ -34,7 +34,7 @@ def fit_state_dict(state: dict[str, Tensor], model: nn.Module, key_map: KeyMap |
         key_map: The family's map from reference names; not applied to names that are ours already.
 
     Raises:
-        StateDictMismatch: the weights are not those of this model; one line naming the first differences.
+        StateDictMismatch: The weights are not those of this model; one line naming the first differences.
     """
     target = model.state_dict()
     free = {f'{name}.{kind}' for name in classifier_names(model) for kind in ('weight', 'bias')}
@@ -67,7 +67,7 @@ def check_kinds(state: Mapping[str, Tensor], model: nn.Module) -> None:
     Weights with the names of other code are told by the last word: ``weight``, ``bias``, ``running_mean``, ...
 
     Raises:
-        StateDictMismatch: naming the first such tensor.
+        StateDictMismatch: Naming the first such tensor.
     """
     floats, others = set(), set()
     for name, value in (*model.named_parameters(), *model.named_buffers()):

@@ -39,7 +39,7 @@ def download(source: Source, path: Path) -> None:
     A link at either place is replaced, what it points to stays as it is.
 
     Raises:
-        WeightsError: the server refuses, answers with a web page, sends too much or too slowly, or cannot be reached
+        WeightsError: The server refuses, answers with a web page, sends too much or too slowly, or cannot be reached
             in several attempts. What has arrived is kept.
     """
     part = Path(f'{path}.part')
@@ -82,8 +82,8 @@ def _transfer(source: Source, part: Path) -> None:
     """One attempt to complete ``part``.
 
     Raises:
-        TransientError: try again; what has arrived is kept.
-        web.WebError: another attempt would not help; what has arrived is kept.
+        TransientError: Try again; what has arrived is kept.
+        web.WebError: Another attempt would not help; what has arrived is kept.
     """
     start, before = _resume_offset(part)
     if start and start == before['size']:

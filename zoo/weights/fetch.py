@@ -33,7 +33,7 @@ def fetch(source: Source, folder: Path, known: str | None) -> tuple[Path, str]:
         The file and its SHA-256.
 
     Raises:
-        WeightsError: it cannot be had, or is damaged or another one (and then removed, so that the next call fetches
+        WeightsError: It cannot be had, or is damaged or another one (and then removed, so that the next call fetches
             it again). One line, with what to do.
     """
     if not fetchable(source):

@@ -30,8 +30,8 @@ def resolve(
         folder: The cache, by default :func:`zoo.weights.cache.cache_folder`.
 
     Raises:
-        WeightsError: the weights cannot be had, are damaged, or cannot be kept; one line with what to do.
-        ValueError: the file is not a checkpoint, would run code, or does not fit the model.
+        WeightsError: The weights cannot be had, are damaged, or cannot be kept; one line with what to do.
+        ValueError: The file is not a checkpoint, would run code, or does not fit the model.
     """
     origin, cache = source(name_tag), Cache(folder)
     kept = cache.converted(name_tag, origin.location, origin.sha256)
@@ -98,7 +98,7 @@ def save(state: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None
     """Write safetensors.
 
     Raises:
-        OSError: of the system, for a full disk too, where safetensors has its own error.
+        OSError: Of the system, for a full disk too, where safetensors has its own error.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file

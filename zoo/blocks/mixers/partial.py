@@ -30,10 +30,10 @@ class PartialMixer(TokenMixer):
     """A dense 3x3 convolution, without bias, of the first quarter of the channels beside attention of the others.
 
     Args:
-        dim: Channels C, a multiple of 4.
+        dim: Number of channels C, a multiple of 4.
 
     Raises:
-        ZooError: another number of channels.
+        ZooError: Another number of channels.
 
     Source: Huang et al., arXiv 2502.01303; haiduo/PartialNet @ 679cfc0, models/partialnet.py.
     """
@@ -98,11 +98,11 @@ class PartialSelfAttention(PartialMixer):
     """PAT_sf: the other channels attend to all tokens, after a LayerNorm, with a bias by the distance of two tokens.
 
     Args:
-        dim: Channels C, a multiple of 4.
+        dim: Number of channels C, a multiple of 4.
         num_heads: Heads; divides 3 C / 4.
 
     Raises:
-        ZooError: heads that do not divide the channels.
+        ZooError: Heads that do not divide the channels.
 
     Source: as above; Wu et al., iRPE, arXiv 2107.14222, the Euclidean method.
     """
@@ -122,7 +122,7 @@ class PartialSelfAttention(PartialMixer):
     @classmethod
     def from_context(
             cls, ctx: BlockContext, num_heads: int | None = None, device=None, dtype=None) -> 'PartialSelfAttention':
-        """Build for a block of a host, with the host's heads or others."""
+        """Build the mixer for a block of a host, with the host's heads or others."""
         return cls(ctx.dim, num_heads or ctx.num_heads, device=device, dtype=dtype)
 
     def attend(self, x: Tensor) -> Tensor:
@@ -142,7 +142,7 @@ class PartialSpatialAttention(nn.Module):
     ``[BN(x1 * hardsigmoid(w . x1)), W BN(x2)]``. It mixes channels, not tokens, and ends a block.
 
     Args:
-        dim: Channels C.
+        dim: Number of channels C.
     """
 
     def __init__(self, dim: int, device=None, dtype=None):
@@ -200,7 +200,7 @@ def distance_buckets(grid: tuple[int, int], like: Tensor) -> Tensor:
         like: Gives the device.
 
     Returns:
-        ``[H * W, H * W]`` int64. It may be shared: not to be written to.
+        ``[H * W, H * W]`` int64. It may be shared with other callers; do not write to it.
     """
     args = (*grid, like.device)
     return _buckets(*args) if tracing_or_fake(like) else _kept_buckets(*args)

@@ -20,7 +20,7 @@ class AveragePooling(TokenMixer):
 
     @classmethod
     def from_context(cls, ctx: BlockContext, device=None, dtype=None) -> 'AveragePooling':
-        """Build for a block of a host; the same everywhere."""
+        """Build the mixer for a block of a host; the same everywhere."""
         return cls()
 
     def forward(self, x: Tensor) -> Tensor:

@@ -30,10 +30,10 @@ def rotary_table(grid: tuple[int, int], head_dim: int, like: Tensor, num_prefix_
         grid: (H, W).
         head_dim: Channels of a head, a multiple of 4.
         like: Gives the device, and the dtype if that is wider than float32.
-        num_prefix_tokens: Tokens before those of the map.
+        num_prefix_tokens: Number of tokens before those of the map.
 
     Returns:
-        ``[2, num_prefix_tokens + H * W, head_dim / 2]``. It may be shared: not to be written to.
+        ``[2, num_prefix_tokens + H * W, head_dim / 2]``. It may be shared with other callers; do not write to it.
 
     Source: qhfan/RALA @ a86314f, classfication/RALA.py.
     """
@@ -60,13 +60,13 @@ class GatedMixer(TokenMixer):
     CSwin's own mixers does, so nothing is added for it in that host.
 
     Args:
-        dim: Channels C.
+        dim: Number of channels C.
         num_heads: Heads; divides C into multiples of 4.
-        qkv_bias: Bias of the q, k, v, g projection.
+        qkv_bias: Whether the q, k, v, g projection has a bias.
         gate_norm: LayerNorm before the gate, and SiLU on the gate (NaLaFormer).
 
     Raises:
-        ZooError: heads that are not a multiple of 4 wide.
+        ZooError: Heads that are not a multiple of 4 wide.
     """
 
     always_gate_norm = False  # of a subclass whose paper has it in every host
@@ -88,7 +88,7 @@ class GatedMixer(TokenMixer):
 
     @classmethod
     def from_context(cls, ctx: BlockContext, device=None, dtype=None) -> 'GatedMixer':
-        """Build for a block of a host."""
+        """Build the mixer for a block of a host."""
         return cls(ctx.dim, ctx.num_heads, ctx.qkv_bias, ctx.gate_norm, device=device, dtype=dtype)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, rope: Tensor) -> Tensor:

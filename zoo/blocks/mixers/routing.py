@@ -34,11 +34,11 @@ class RoutedAttention(TokenMixer):
       regions than ``topk`` are attended to as a whole.
 
     Args:
-        dim: Channels C.
-        num_heads: Heads; divides C.
+        dim: Number of channels C.
+        num_heads: Number of attention heads; must divide C.
         n_win: Regions along each side of the map.
         topk: Regions that each region attends to.
-        qkv_bias: Bias of the q, k, v projection.
+        qkv_bias: Whether the q, k, v projection has a bias.
         kernel_size: Of the depthwise convolution.
         pad_projected: Pad behind the projection.
 
@@ -67,7 +67,7 @@ class RoutedAttention(TokenMixer):
     def from_context(
             cls, ctx: BlockContext, n_win: int = 7, topk: int | Sequence[int] = 4, pad_projected: bool = False,
             device=None, dtype=None) -> 'RoutedAttention':
-        """Build for a block of a host; ``topk`` is one for all stages or one per stage."""
+        """Build the mixer for a block of a host; ``topk`` is one for all stages or one per stage."""
         return cls(
             ctx.dim, ctx.num_heads, n_win, ctx.of_stage(topk), ctx.qkv_bias, pad_projected=pad_projected, device=device,
             dtype=dtype)
@@ -99,9 +99,9 @@ class EnhancedAttention(TokenMixer):
     """Softmax attention over the whole map, plus a depthwise convolution of the map or of the values.
 
     Args:
-        dim: Channels C.
-        num_heads: Heads; divides C.
-        qkv_bias: Bias of the q, k, v projection.
+        dim: Number of channels C.
+        num_heads: Number of attention heads; must divide C.
+        qkv_bias: Whether the q, k, v projection has a bias.
         kernel_size: Of the depthwise convolution.
         of_values: Convolve the values; otherwise the input.
 
@@ -121,7 +121,7 @@ class EnhancedAttention(TokenMixer):
 
     @classmethod
     def from_context(cls, ctx: BlockContext, of_values: bool = False, device=None, dtype=None) -> 'EnhancedAttention':
-        """Build for a block of a host; without a bias of queries, keys and values."""
+        """Build the mixer for a block of a host; without a bias of queries, keys and values."""
         return cls(ctx.dim, ctx.num_heads, of_values=of_values, device=device, dtype=dtype)
 
     def forward_tokens(self, x: Tensor, grid: tuple[int, int], num_prefix_tokens: int = 0) -> Tensor:

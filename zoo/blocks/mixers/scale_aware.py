@@ -30,11 +30,11 @@ class ScaleAwareModulation(TokenMixer):
     heads with one another, for every g.
 
     Args:
-        dim: Channels C, a multiple of 4.
+        dim: Number of channels C, a multiple of 4.
         bias: Bias of the projections to values and to s.
 
     Raises:
-        ZooError: another number of channels.
+        ZooError: Another number of channels.
 
     Source: Lin et al., arXiv 2307.08579; AFeng-x/SMT @ 11e954d, models/smt.py.
     """
@@ -53,7 +53,7 @@ class ScaleAwareModulation(TokenMixer):
 
     @classmethod
     def from_context(cls, ctx: BlockContext, device=None, dtype=None) -> 'ScaleAwareModulation':
-        """Build for a block of a host."""
+        """Build the mixer for a block of a host."""
         return cls(ctx.dim, ctx.qkv_bias, device=device, dtype=dtype)
 
     def init_weights(self) -> None:

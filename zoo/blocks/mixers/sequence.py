@@ -16,9 +16,9 @@ class QKVMixer(TokenMixer):
     """The frame of attention with nothing added: one projection to q, k and v, one back; LePE in CSwin hosts.
 
     Args:
-        dim: Channels C.
-        num_heads: Heads; divides C.
-        qkv_bias: Bias of the q, k, v projection.
+        dim: Number of channels C.
+        num_heads: Number of attention heads; must divide C.
+        qkv_bias: Whether the q, k, v projection has a bias.
         lepe: Add a depthwise 3x3 of the values as CSwin does.
         head_dim: Channels of a head, C / num_heads by default.
     """
@@ -36,7 +36,7 @@ class QKVMixer(TokenMixer):
 
     @classmethod
     def from_context(cls, ctx: BlockContext, device=None, dtype=None) -> 'QKVMixer':
-        """Build for a block of a host."""
+        """Build the mixer for a block of a host."""
         return cls(ctx.dim, ctx.num_heads, ctx.qkv_bias, ctx.lepe, device=device, dtype=dtype)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -61,7 +61,7 @@ def add_local(
         v: Same shape, any strides with neighbouring channels.
         conv: The convolution, or a function of a map ``[B, H, W, C]``, ``residual`` and ``gate`` that computes all.
         grid: (H, W).
-        num_prefix_tokens: Tokens before those of the map.
+        num_prefix_tokens: Number of tokens before those of the map.
         gate: Shaped like v, or None.
     """
     convolve = functools.partial(conv_epilogue, conv) if isinstance(conv, nn.Module) else conv

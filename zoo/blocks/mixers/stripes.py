@@ -25,10 +25,10 @@ class StripeAttention(TokenMixer):
     segmentation code).
 
     Args:
-        dim: Channels C.
+        dim: Number of channels C.
         num_heads: Heads, even unless ``stripe`` is None; divides C.
         stripe: Width of a stripe in tokens; None attends over the whole map with all heads.
-        qkv_bias: Bias of the q, k, v projection.
+        qkv_bias: Whether the q, k, v projection has a bias.
 
     Raises:
         ZooError: An odd number of heads in stripes.
@@ -52,7 +52,7 @@ class StripeAttention(TokenMixer):
 
     @classmethod
     def from_context(cls, ctx: BlockContext, device=None, dtype=None) -> 'StripeAttention':
-        """Build for a block of a host with stripes."""
+        """Build the mixer for a block of a host with stripes."""
         return cls(ctx.dim, ctx.num_heads, ctx.window, ctx.qkv_bias, device=device, dtype=dtype)
 
     def set_window_size(self, window_size: int | None) -> None:

@@ -39,12 +39,12 @@ class TokenMixer(Extensible):
 
     @classmethod
     def from_context(cls, ctx: BlockContext, device=None, dtype=None, **options: Any) -> 'TokenMixer':
-        """Build for a block of a host; by default with the number of channels alone.
+        """Build the mixer for a block of a host; by default with the number of channels alone.
 
         Args:
             ctx: The block, see :class:`~.block_context.BlockContext`.
-            device: Of the parameters.
-            dtype: Of the parameters.
+            device: Device of the parameters.
+            dtype: Data type of the parameters.
             **options: What the user says by ``mixer_kwargs``.
         """
         return cls(ctx.dim, **options, device=device, dtype=dtype)
@@ -73,7 +73,7 @@ class TokenMixer(Extensible):
         Args:
             x: ``[B, num_prefix_tokens + H * W, C]``.
             grid: (H, W).
-            num_prefix_tokens: Tokens before those of the map.
+            num_prefix_tokens: Number of tokens before those of the map.
 
         Returns:
             The shape of x.

@@ -23,11 +23,11 @@ class WindowAttention(TokenMixer):
     attention (Swin's own dense-prediction code). There is no shift where one window covers the map.
 
     Args:
-        dim: Channels C.
-        num_heads: Heads; divides C.
+        dim: Number of channels C.
+        num_heads: Number of attention heads; must divide C.
         window: Side of a window in tokens.
         shift: Shift the windows by half their side.
-        qkv_bias: Bias of the q, k, v projection.
+        qkv_bias: Whether the q, k, v projection has a bias.
         rel_pos: Add a relative position bias to the logits.
 
     Source: Liu et al., Swin Transformer, arXiv 2103.14030.
@@ -47,7 +47,7 @@ class WindowAttention(TokenMixer):
 
     @classmethod
     def from_context(cls, ctx: BlockContext, rel_pos: bool = True, device=None, dtype=None) -> 'WindowAttention':
-        """Build for a block of a host."""
+        """Build the mixer for a block of a host."""
         return cls(
             ctx.dim, ctx.num_heads, ctx.window or WINDOW, ctx.shift, ctx.qkv_bias, rel_pos, device=device, dtype=dtype)
 

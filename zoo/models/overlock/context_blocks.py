@@ -18,7 +18,7 @@ class ChannelAffine(nn.Module):
     """One factor and one summand per channel, on ``[B, H, W, C]``; the factors are 4-d, so weight decay applies.
 
     Args:
-        dim: Channels C.
+        dim: Number of channels C.
         init: Initial factor.
     """
 
@@ -48,7 +48,7 @@ class OverviewBlock(nn.Module):
         dim: Channels C of the map ``[B, H, W, C]``.
         kernel_size: Of the large kernel.
         mlp_ratio: Hidden channels over C.
-        drop_path: Rate of stochastic depth in training.
+        drop_path: Stochastic depth rate.
         affine: Scale and shift the shortcut.
         reparameterized: Build single convolutions for dilated ones.
     """
@@ -99,7 +99,7 @@ class FocusBlock(nn.Module):
         mixer: Token mixer, shape-preserving, on ``[B, H, W, C]``.
         kernel_size: Of the large kernel.
         mlp_ratio: Hidden channels of the feed-forward layer over C.
-        drop_path: Rate of stochastic depth in training.
+        drop_path: Stochastic depth rate.
         first: Whether the context is the overview itself.
         reparameterized: Build single convolutions for dilated ones.
     """

@@ -33,7 +33,7 @@ class DilatedConv(nn.Module):
     mode, gradients included, where nobody listens to the layers. :meth:`reparameterize` makes it one for good.
 
     Args:
-        dim: Channels C.
+        dim: Number of channels C.
         kernel_size: Side of the large kernel: 5, 7, ..., 17.
         reparameterized: Build the single convolution; the closing norm stays apart.
 

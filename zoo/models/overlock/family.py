@@ -129,15 +129,15 @@ class OverLoCK(Backbone):
 
     Args:
         mixer: Factory of the token mixers of the focus net.
-        img_size: Size in pixels that the mixers are told; every size from 32 runs.
-        dims: Channels of the stages.
+        img_size: Image size in pixels that the mixers are built for; any size from 32 works.
+        dims: Number of channels in each stage.
         depths: Blocks of base net (first three) and overview net.
         focus_depths: Blocks of the focus net, by stride.
         num_heads: Heads of its mixers, by stride: twice the reference's ``sub_num_heads``.
         reparameterized: Build single convolutions for the sums of dilated ones.
-        feature_norms: Build for dense prediction: each stage's map is normed as it is handed out.
-        drop_path_rate: Stochastic depth of the last block, rising linearly from 0.
-        **backbone: num_classes, global_pool, drop_rate of :class:`~zoo.backbone.Backbone`.
+        feature_norms: Build for dense prediction: add a norm for every stage's map, applied when it is returned.
+        drop_path_rate: Stochastic depth rate of the last block; rates rise linearly from 0.
+        **backbone: Arguments of :class:`~zoo.backbone.Backbone`: num_classes, global_pool, drop_rate.
 
     Source: LMMMEng/OverLoCK @ 2c8ab3b, models/overlock.py and detection/models/overlock.py.
     """

@@ -17,7 +17,7 @@ class GlobalResponseNorm(nn.Module):
     Gamma and beta are 4-d, so weight decay applies, and start at zero: the layer starts as the identity.
 
     Args:
-        dim: Channels C.
+        dim: Number of channels C.
 
     Source: Woo et al., ConvNeXt V2, arXiv 2301.00808.
     """
