@@ -45,7 +45,7 @@ class ConvMlp(nn.Module):
 
 
 class ResidualConvMlp(ConvMlp):
-    """Feed-forward layer of RAVLT: expand, GELU, add a depthwise 3x3 of the result, project; on ``[B, H, W, C]`` maps."""
+    """Feed-forward layer of RAVLT: expand, GELU, depthwise 3x3 with shortcut, project; on ``[B, H, W, C]`` maps."""
 
     def _maps(self, x: Tensor) -> Tensor:
         x = linear_gelu(self.fc1, x)

@@ -124,7 +124,7 @@ class L2ViT(Backbone):
 
     Args:
         mixer: Factory of the token mixers, for both kinds of block; even ones are local.
-        img_size: Image size in pixels that the mixers are built for; any size from 32 works, and windows do not depend on it.
+        img_size: Image size in pixels that the mixers are built for; any size from 32 works, with the same windows.
         dims: Number of channels in each stage.
         depths: Number of blocks in each stage.
         num_heads: Number of attention heads in each stage.

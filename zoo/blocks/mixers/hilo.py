@@ -43,7 +43,7 @@ class HiLoAttention(TokenMixer):
             device=None, dtype=None):
         super().__init__()
         if not 0 <= alpha <= 1:
-            raise ZooError(f'alpha {alpha}: it is the share of the Lo-Fi heads; use a number from 0 to 1')
+            raise ZooError(f'alpha={alpha}: the share of Lo-Fi heads must be a number from 0 to 1')
         dd = FactoryKwargs(device=device, dtype=dtype)
         self.window = window
         self.head_dim = dim // num_heads
