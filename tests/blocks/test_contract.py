@@ -86,7 +86,8 @@ HONEST = [
 @pytest.mark.parametrize('base, name, meant', [
     *((TokenMixer, *pair) for pair in MISSPELT_OF_MIXERS), *((Gate, *pair) for pair in MISSPELT)])
 def test_misspelt_overrides_are_errors(base, name, meant):
-    with pytest.raises(TypeError, match=f'Mine.{name} is not part of {base.__name__}, but {meant} is: rename .*extra_api'):
+    with pytest.raises(
+            TypeError, match=f'Mine.{name} is not part of {base.__name__}, but {meant} is: rename .*extra_api'):
         type('Mine', (base,), {name: lambda self: None})
 
 

@@ -204,7 +204,7 @@ def test_a_file_that_the_user_has_linked_is_used_and_not_removed(host, tmp_path,
     link = tmp_path / 'downloads' / f'{row().name}.pth'
     link.symlink_to(own)
     assert fetch(row(), link.parent, DIGEST)[1] == DIGEST and not host.asked
-    with pytest.raises(ValueError, match='damaged or another file than before'):
+    with pytest.raises(ValueError, match='damaged or has been replaced'):
         fetch(row(), link.parent, '0' * 64)
     assert own.read_bytes() == CONTENT and not link.is_symlink()  # the link made room for a download
     put(host, row(), content=CONTENT[::-1])

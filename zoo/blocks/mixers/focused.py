@@ -46,7 +46,7 @@ class FocusedLinearAttention(TokenMixer):
         self.num_heads = num_heads
         self.power = power
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias, **dd)
-        self.scale = nn.Parameter(torch.zeros(1, 1, dim, **dd))  # 3-d as in the paper's code, so that weight decay applies
+        self.scale = nn.Parameter(torch.zeros(1, 1, dim, **dd))  # 3-d as the paper's, so that it is decayed
         self.positional_encoding = PositionMap(grid, dim, mode='bicubic', **dd)
         self.dwc = depthwise_conv2d(dim // num_heads, kernel_size, **dd)
         self.lepe = depthwise_conv2d(dim, 3, **dd) if lepe else None

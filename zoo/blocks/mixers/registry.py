@@ -89,8 +89,8 @@ def _load_plugins() -> None:
         try:
             found = entry.load()
             if not (isinstance(found, ModuleType) and len(_MIXERS) > len(before)):  # one that registers its own
-                register_mixer(entry.name)(found)  # pyright: ignore[reportArgumentType]  # it refuses what is no mixer
-        except Exception as e:  # whatever a package of others does
+                register_mixer(entry.name)(found)  # pyright: ignore[reportArgumentType]  # refuses other objects
+        except Exception as e:  # third-party code may raise anything
             _MIXERS.clear()
             _MIXERS.update(before)
             package = entry.dist.name if entry.dist else entry.value

@@ -31,8 +31,8 @@ class MixerTable:
         options: Keyword arguments; each is passed to the mixers that accept it.
 
     Raises:
-        ZooError: An unknown name, ``...`` before the end of a sequence, or an option that no mixer of the table accepts;
-            when called, a stage without an entry.
+        ZooError: An unknown name, ``...`` before the end of a sequence, or an option that no mixer accepts; when
+            called, a stage without an entry.
     """
 
     def __init__(self, mixers: Mixers, options: Mapping[str, Any] | None = None):
