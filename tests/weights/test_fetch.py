@@ -201,7 +201,7 @@ def test_files_that_cannot_be_fetched(tmp_path):
     assert "timm.create_model('flatten_pvt_v2_b0', pretrained=True, pretrained_cfg_overlay=dict(file='...'))" in text
     refused(row('none', name='inline_deit_small.in1k', note='x'), tmp_path, 'weights of inline_deit_small.in1k_288')
     refused(row('baidu', location='https://pan.baidu.com/s/1x', note='code abcd'), tmp_path,
-            r'by hand from https://pan\.baidu\.com/s/1x \(code abcd\)')
+            r'manually from https://pan\.baidu\.com/s/1x \(code abcd\)')
 
 
 class Gdown(types.ModuleType):
