@@ -60,10 +60,10 @@ class PartialMixer(TokenMixer):
 
 @register_mixer('partial')
 class PartialChannelAttention(PartialMixer):
-    """PAT_ch: the other channels are weighted by their means and standard deviations, then normalised by batch norm.
+    """PAT_ch: convolution of a quarter of the channels; the others are weighted by their means and deviations.
 
-    The weights are ``hardsigmoid(BN(W [mean(x), std(x)]))`` with a full matrix W. In training, this batch norm sees
-    one vector per image, so a batch size of 1 raises a ZooError.
+    The weights are ``hardsigmoid(BN(W [mean(x), std(x)]))`` with a full matrix W; a batch norm follows. In training,
+    the inner batch norm sees one vector per image, so a batch size of 1 raises a ZooError.
     """
 
     def __init__(self, dim: int, device=None, dtype=None):
@@ -95,7 +95,9 @@ class PartialChannelAttention(PartialMixer):
 
 @register_mixer('partial_attention')
 class PartialSelfAttention(PartialMixer):
-    """PAT_sf: LayerNorm and softmax attention of the other channels, with a bias by the distance of two tokens.
+    """PAT_sf: convolution of a quarter of the channels; softmax attention of the others, with a bias by distance.
+
+    The attention is preceded by a LayerNorm; its bias depends on the distance of two tokens.
 
     Args:
         dim: Number of channels C, a multiple of 4.
