@@ -86,9 +86,9 @@ class _Tiles(NamedTuple):
 
     count: int
     side: int  # of a tile
-    reach: int  # places that the windows of a tile cover, at most
-    places: Tensor  # [count, reach], those behind the map's end held at its last
-    firsts: Tensor  # [count, side], of each pixel's window in the reach of its tile
+    reach: int  # most positions that the windows of a tile cover
+    places: Tensor  # [count, reach], clamped to the last one of the map
+    firsts: Tensor  # [count, side], first position of each pixel's window in the reach of its tile
 
 
 def _tiles(size: int, window: int, device: torch.device) -> _Tiles:

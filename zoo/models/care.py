@@ -1,4 +1,4 @@
-"""CARE Transformer: linear attention of a quarter of the channels, convolutions of two, a memory in the last.
+"""CARE Transformer: linear attention of some channels, convolutions of others, and a memory in the rest.
 
 Zhou et al., "CARE Transformer: Mobile-Friendly Linear Visual Transformer via Decoupled Dual Interaction", CVPR 2025,
 arXiv 2411.16170. Reference: zhouyuan888888/CARE-Transformer @ 400bf946479d8058a798233349facbe0b4f12897 (no licence

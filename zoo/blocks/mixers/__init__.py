@@ -47,5 +47,5 @@ __all__ = [
     'mixer_factory', 'register_mixer',
 ]
 
-for _module in iter_modules(__path__):  # a mixer that nobody imports by name needs no line here
+for _module in iter_modules(__path__):  # so that all mixers are registered
     import_module(f'{__name__}.{_module.name}')

@@ -69,7 +69,7 @@ class WindowAttention(TokenMixer):
         bias = None if self.rel_pos is None else self.rel_pos()
         if shifts is None:
             folds = 1
-            if exporting() and bias is not None:  # broadcasting would ask whether the map is a single window
+            if exporting() and bias is not None:  # broadcasting would branch on the number of windows
                 folds = counts[0] * counts[1]
                 bias = bias.repeat(folds, 1, 1)
             x = self._attend(x, counts, bias, folds)

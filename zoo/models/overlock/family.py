@@ -21,9 +21,9 @@ from .dilated_reparam import DilatedConv
 from .key_map import overlock_keys
 
 MIXERS = None, None, 'context_mixing', 'context_mixing'
-KERNELS = (17, 15, 13, 7)  # of the stages
+KERNELS = (17, 15, 13, 7)  # side of the large kernels, by stage
 MLP_RATIO, FOCUS_MLP_RATIO = 4, 3
-HIDDEN = 1024  # channels ahead of the classifier
+HIDDEN = 1024  # channels before the classifier
 
 
 @dataclass

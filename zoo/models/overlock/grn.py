@@ -39,7 +39,7 @@ def _norms(x: Tensor) -> Tensor:
     """Norm of each channel over the map, ``[B, 1, 1, C]``."""
     if x.device.type != 'cpu' or x.dtype not in (torch.float32, torch.float64):
         return torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True)
-    # ten times as fast on CPUs, where channels come last; the least square keeps the gradient of an empty map at zero
+    # ten times as fast on CPUs, where channels come last; the clamp keeps gradients of an empty map at zero
     squares = x.square().sum((1, 2), keepdim=True)
     return squares.clamp(min=torch.finfo(x.dtype).tiny).sqrt()
 
@@ -53,5 +53,5 @@ class ResponseMlp(ResidualConvMlp):
 
     def _maps(self, x: Tensor) -> Tensor:
         x = linear_gelu(self.fc1, x)
-        owned = can_overwrite_inputs() and can_fuse(self.response)  # the sum is no layer's result
+        owned = can_overwrite_inputs() and can_fuse(self.response)  # the sum is not the result of a layer
         return linear(self.fc2, self.response(conv_epilogue(self.dwconv, x, residual=x), owned=owned))
