@@ -177,6 +177,6 @@ def _of_status(source: Source, code: int, reason: str, headers: Message) -> Exce
     if code in PASSING:
         delay = headers.get('Retry-After', '')
         return TransientError(said, delay=float(delay) if re.fullmatch('[0-9]+', delay) else 0)
-    what = {401: 'requires a login', 403: 'refuses access', 404: 'is gone', 410: 'is gone'}
-    problem = what.get(code, 'cannot be fetched')
-    return WeightsError(f'{shown_address(source)} {problem} ({said}). {manual_hint(source)}')
+    what = {401: 'requires a login', 403: 'refuses access', 404: 'is gone', 410: 'is gone'}.get(
+        code, 'cannot be fetched')
+    return WeightsError(f'{shown_address(source)} {what} ({said}). {manual_hint(source)}')
