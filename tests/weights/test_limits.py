@@ -153,7 +153,7 @@ def test_passwords_and_signatures_are_not_told(host, tmp_path, caplog):
     texts.append(refused(row('https', location=plain), tmp_path, 'web page'))
     put(host, row('https', location=plain))
     texts.append(refused(row('https', location=plain, bytes=2), tmp_path, 'declares'))
-    texts.append(refused(row('https', location=plain), tmp_path, 'damaged or another', known='0' * 64))
+    texts.append(refused(row('https', location=plain), tmp_path, 'damaged or has been replaced', known='0' * 64))
     texts.append(refused(row('baidu', location=plain), tmp_path, 'manually'))
     said = '\n'.join([*texts, caplog.text])
     assert 'SECRET' not in said and 'hunter2' not in said and 'next attempt in 8 s' in caplog.text
