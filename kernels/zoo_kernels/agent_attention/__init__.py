@@ -50,7 +50,7 @@ def _choose(
         if bias is not None and tuple(bias.shape) != shape:
             raise ValueError(f'{name} is {text} = {list(shape)}; got {list(bias.shape)}')
     return record_choice('agent_attention', Choice(
-        'torch', 'two calls of scaled_dot_product_attention; there is no Triton kernel, in any mode'))
+        'torch', 'two calls of scaled_dot_product_attention; there is no kernel for them, in any mode'))
 
 
 register_chooser(agent_attention, _choose)
