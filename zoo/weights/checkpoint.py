@@ -116,6 +116,8 @@ def state_dict_of(checkpoint: Mapping[str, Any], use_ema: bool = True) -> dict[s
 def check_finite(state: Mapping[str, Tensor], where: str = ' in the checkpoint') -> None:
     """Check that floating-point weights contain neither NaN nor infinity.
 
+    >>> zoo.weights.check_finite(nn.Linear(2, 1).state_dict())
+
     Args:
         state: Weights by name.
         where: Where the weights are, for the message.

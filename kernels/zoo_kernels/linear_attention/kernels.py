@@ -236,10 +236,10 @@ def key_gradient(
 def focus_gradient(
         x_ptr, features_ptr, dx_ptr, scale_ptr, dscale_ptr, stride_xb, stride_xn, stride_xh, count, heads, blocks, eps,
         POWER: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr):
-    """From the gradient of focused features, ``[B, count, H, D]``, to that of x; for the scale one sum per
+    """Convert the gradient of focused features, ``[B, count, H, D]``, to that of x; for the scale one sum per
     block, ``[B * blocks, H * D]``. Grid: B * blocks of rows.
 
-    The former is float32: where all of a row is at most 0 it leaves the range of float16.
+    The former is float32, because it overflows float16 for rows without positive values.
     """
     b = tl.program_id(0) // blocks
     x_ptr += b.to(tl.int64) * stride_xb

@@ -46,6 +46,9 @@ GATES = dict(
 def gate_factory(gate: str | GateFactory, **options: Any) -> GateFactory:
     """Return the factory of a gate.
 
+    >>> zoo.blocks.gates.gate_factory('eca', kernel_size=5)(zoo.blocks.gates.GateContext(0, 0, 64, 2)).conv.kernel_size
+    (5,)
+
     Args:
         gate: A name in ``GATES``, or a factory.
         **options: Keyword arguments bound to the factory.
