@@ -1,6 +1,6 @@
-"""Ops of efficient attention: one folder per op, each with a decomposed torch reference that is also its CPU path.
+"""Ops for efficient attention, one folder per op, each with a reference in plain torch that is also its CPU path.
 
-This package knows nothing of ``zoo``; it needs torch alone.
+This package depends on torch only, not on ``zoo``.
 """
 from .agent_attention import agent_attention
 from .cpu import set_gemm

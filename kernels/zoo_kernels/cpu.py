@@ -1,9 +1,9 @@
-"""Which library multiplies float32 matrices on a CPU: MKL, which torch takes by itself, or oneDNN of the same wheel.
+"""Choice of the library for float32 matrix products on CPUs: MKL, torch's default, or oneDNN, part of the same wheel.
 
-MKL runs its AVX2 code on processors of AMD whatever they can do; oneDNN takes AVX-512 there, at twice the rate.
-``ZOO_CPU_GEMM=auto|mkl|onednn|measure`` in the environment, or :func:`set_gemm` in code. ``auto`` is a rule by vendor
-and instruction set, so that two runs on one machine never differ; ``measure`` times a product both ways, once per
-process.
+On AMD processors MKL runs AVX2 code even where AVX-512 is available; oneDNN uses AVX-512, at twice the rate. The
+choice is set by ``ZOO_CPU_GEMM=auto|mkl|onednn|measure`` in the environment, or :func:`set_gemm` in code. ``auto``
+decides by vendor and instruction set, so that all runs on a machine agree; ``measure`` times a product with both
+libraries, once per process.
 """
 import functools
 import time
@@ -18,13 +18,13 @@ from torch import Tensor
 from .setting import Setting
 
 GEMMS = ('auto', 'mkl', 'onednn', 'measure')
-GAIN = 1.1  # that a measurement has to show
-SHAPE = (784, 128, 512)  # of the product that is measured: 51 M multiply-adds, half a millisecond
+GAIN = 1.1  # speed-up from which a measurement chooses oneDNN
+SHAPE = (784, 128, 512)  # of the measured product: 51 M multiply-adds, half a millisecond
 TURNS = 9
 
 
 class Gemm(NamedTuple):
-    """A library, ``'onednn'`` or ``'mkl'`` (torch's default, whatever that is), and the reason for it."""
+    """A library, ``'onednn'`` or ``'mkl'`` (which stands for torch's default), and the reason for the choice."""
 
     library: str
     reason: str
@@ -34,17 +34,27 @@ _GEMM = Setting('ZOO_CPU_GEMM', GEMMS)
 
 
 def set_gemm(gemm: str) -> AbstractContextManager[None]:
-    """Run a block as if ``ZOO_CPU_GEMM`` were ``'auto'``, ``'mkl'``, ``'onednn'`` or ``'measure'``, for the process."""
+    """Context in which ``ZOO_CPU_GEMM`` has another value, for the whole process.
+
+    >>> with zoo_kernels.set_gemm('mkl'):
+    ...     y = zoo_kernels.linear(torch.randn(8, 16), torch.randn(32, 16))
+
+    Args:
+        gemm: ``'auto'``, ``'mkl'``, ``'onednn'`` or ``'measure'``.
+
+    Raises:
+        ValueError: Another value.
+    """
     return _GEMM.set(gemm)
 
 
 def gemm() -> Gemm:
-    """The library for large float32 products in inference, in force now."""
+    """Return the current library for large float32 products in inference."""
     return _decide(_GEMM.value)
 
 
 def prefers_onednn() -> bool:
-    """Whether that is oneDNN."""
+    """Whether :func:`gemm` is oneDNN."""
     return _decide(_GEMM.value).library == 'onednn'
 
 
@@ -68,7 +78,7 @@ def _decide(gemm: str) -> Gemm:
 
 
 def has_onednn() -> bool:
-    """Whether the operator that compiled graphs call is there; it is not part of torch's public interface."""
+    """Whether torch has the oneDNN operator that its compiler uses; it is not part of torch's public interface."""
     return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, '_linear_pointwise')
 
 
@@ -94,5 +104,5 @@ def _measured_gain() -> float:
 
 
 def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """``F.linear`` by oneDNN: float32 on a CPU, without gradients, and a bias that is dense."""
+    """``F.linear`` by oneDNN, for float32 on CPUs without gradients; the bias must be contiguous."""
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, 'none', [], '')

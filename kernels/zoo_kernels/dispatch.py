@@ -1,8 +1,8 @@
-"""Which backend an op takes, and why: one decision for all ops.
+"""Choice of the backend of an op, with its reason; the same rules for all ops.
 
-``ZOO_KERNELS=off|auto|force`` in the environment, or :func:`set_mode` in code. ``off`` is plain torch everywhere;
-``auto`` takes a Triton kernel where there is one and it pays; ``force`` takes it wherever it can run and raises where
-it cannot.
+The mode is set by ``ZOO_KERNELS=off|auto|force`` in the environment, or :func:`set_mode` in code. ``off`` uses plain
+torch everywhere; ``auto`` uses a Triton kernel if there is one and it is faster; ``force`` uses it wherever it can run
+and raises an error elsewhere.
 """
 import functools
 import os
@@ -18,14 +18,14 @@ from torch.autograd import forward_ad
 from .setting import Setting
 
 MODES = ('off', 'auto', 'force')
-INTERPRETING = os.environ.get('TRITON_INTERPRET') == '1'  # Triton runs kernels on CPU tensors then, for tests only
-SMALL = 1024  # tokens in a batch: below, a few launches cost as much as all of plain torch
+INTERPRETING = os.environ.get('TRITON_INTERPRET') == '1'  # Triton then runs kernels on CPU tensors, for tests only
+SMALL = 1024  # tokens in a batch; with fewer, kernel launches cost as much as plain torch
 HALF = (torch.float16, torch.bfloat16)
 P = ParamSpec('P')  # the arguments of an op
 
 
 class Choice(NamedTuple):
-    """Backend of a call, ``'triton'`` or ``'torch'``, and the reason for it."""
+    """Backend of a call, ``'triton'``, ``'torch'`` or ``'onednn'``, and the reason for the choice."""
 
     backend: str
     reason: str
@@ -37,21 +37,37 @@ _choosers: dict[Callable[..., Any], Callable[..., Choice]] = {}
 
 
 def mode() -> str:
-    """The mode in force."""
+    """Return the current mode."""
     return _MODE.value
 
 
 def set_mode(mode: str) -> AbstractContextManager[None]:
-    """Run a block with another mode than ``ZOO_KERNELS`` says: ``'off'``, ``'auto'`` or ``'force'``.
+    """Context in which ``ZOO_KERNELS`` has another value, for the whole process.
 
-    The mode is one for the process. Enter it outside of compiled functions; they are compiled again for it.
+    Enter it outside compiled functions, which are recompiled for another mode.
+
+    >>> with zoo_kernels.set_mode('off'):
+    ...     zoo_kernels.explain(zoo_kernels.linear_attention, *torch.randn(3, 1, 16, 2, 8))
+    Choice(backend='torch', reason='ZOO_KERNELS=off')
+
+    Args:
+        mode: ``'off'``, ``'auto'`` or ``'force'``.
+
+    Raises:
+        ValueError: Another value.
     """
     return _MODE.set(mode)
 
 
 @contextmanager
 def record() -> Iterator[list[tuple[str, Choice]]]:
-    """Note the ops that run in a block, by name, with what each call takes; compiled functions are not seen."""
+    """Context that records the name and the :class:`Choice` of every op that is called, except in compiled functions.
+
+    >>> with zoo_kernels.record() as calls:
+    ...     y = zoo_kernels.linear_attention(*torch.randn(3, 1, 16, 2, 8))
+    >>> [(name, choice.backend) for name, choice in calls]
+    [('linear_attention', 'torch')]
+    """
     global _record
     before, _record = _record, []
     try:
@@ -61,29 +77,35 @@ def record() -> Iterator[list[tuple[str, Choice]]]:
 
 
 def record_choice(op: str, choice: Choice) -> Choice:
-    """The choice of an op, which :func:`record` hears of."""
+    """Return the choice of an op after adding it to :func:`record`."""
     if _record is not None:
         _record.append((op, choice))
     return choice
 
 
 def register_chooser(op: Callable[P, Any], choose: Callable[P, Choice]) -> None:
-    """Let :func:`explain` know the function that decides for an op; it takes the same arguments."""
+    """Register the function that chooses the backend of an op, for :func:`explain`; it takes the same arguments."""
     _choosers[op] = choose
 
 
 def explain(op: Callable[P, Any], *args: P.args, **kwargs: P.kwargs) -> Choice:
-    """Which backend ``op(*args, **kwargs)`` would take, and why; nothing is computed.
+    """Return the backend that ``op(*args, **kwargs)`` would use, and the reason, without computing anything.
 
+    >>> q, k, v = torch.randn(3, 1, 16, 2, 8, dtype=torch.bfloat16)
     >>> zoo_kernels.explain(zoo_kernels.linear_attention, q, k, v)
     Choice(backend='torch', reason='the input is on cpu; the kernels need CUDA')
+
+    Args:
+        op: An op of this package.
+        *args: Positional arguments of the op.
+        **kwargs: Keyword arguments of the op.
     """
     return _choosers[op](*args, **kwargs)
 
 
 @torch.compiler.assume_constant_result
 def unavailable(index: int | None = None) -> str:
-    """Why this process cannot run Triton kernels on CUDA device ``index`` (None: on any); empty when it can."""
+    """Return why this process cannot run Triton kernels on CUDA device ``index`` (None: any), or ''."""
     return _probe(index)
 
 
@@ -101,22 +123,22 @@ def _probe(index: int | None) -> str:
 
 
 def exporting() -> bool:
-    """True while a graph for other sizes and runtimes is recorded (torch.export, ONNX): H and W decide no branch then.
+    """Whether a graph is being exported (torch.export, ONNX); no branch may then depend on H and W.
 
-    Not under ``torch.compile``, where ``torch.compiler.is_exporting()`` of torch 2.11 is True as well.
+    False under ``torch.compile``, unlike ``torch.compiler.is_exporting()`` of torch 2.11.
     """
-    flag = getattr(torch.compiler, '_is_exporting_flag', None)  # what newer ones return
+    flag = getattr(torch.compiler, '_is_exporting_flag', None)  # the value of is_exporting() in newer versions
     return (torch.compiler.is_exporting() if flag is None else flag) or torch.onnx.is_in_onnx_export()
 
 
 def transforming() -> bool:
-    """True under a transform of ``torch.func`` (vmap, grad, jvp, ...) or forward-mode differentiation."""
+    """Whether a transform of ``torch.func`` (vmap, grad, jvp, ...) or forward-mode differentiation is active."""
     return not torch.compiler.is_compiling() and (
         maybe_current_level() is not None or forward_ad._current_level >= 0)
 
 
 def can_overwrite_inputs() -> bool:
-    """True in plain inference: memory is used again then, which on a CPU saves more time than the arithmetic takes."""
+    """Whether intermediate results may be overwritten: plain inference, where reusing memory is much faster on CPUs."""
     return not (
         torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing() or transforming())
 
@@ -124,16 +146,16 @@ def can_overwrite_inputs() -> bool:
 def choose(
         op: str, x: Tensor, limit: str = '', tokens: int = SMALL, dtypes: tuple[torch.dtype, ...] = HALF,
         empty: bool = False) -> Choice:
-    """Decide for a call.
+    """Choose the backend of a call.
 
     Args:
-        op: Its name, for the error of ``force``.
-        x: The input whose device and dtype count.
-        limit: Why the kernel cannot take this call (a shape, an option); empty when it can.
-        tokens: In the batch; fewer than SMALL do not pay, which ``force`` ignores. Compared last, so that no exported
-            graph is tied to it.
-        dtypes: Of x, that the kernel takes.
-        empty: An input has no elements: there is nothing to launch, whatever the mode is.
+        op: Name of the op.
+        x: The input whose device and dtype are decisive.
+        limit: Why the kernel does not support this call (a shape, an option), or ''.
+        tokens: Number of tokens in the batch; with fewer than ``SMALL`` the kernel is only used by ``force``. Compared
+            last, so that no exported graph depends on it.
+        dtypes: Dtypes of x that the kernel supports.
+        empty: Whether an input has no elements, so that there is nothing to launch in any mode.
 
     Raises:
         RuntimeError: The mode is ``force`` and the kernel cannot run.

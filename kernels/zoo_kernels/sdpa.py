@@ -1,4 +1,4 @@
-"""torch's softmax attention, by a backend that can be differentiated in the way that is asked for."""
+"""torch's softmax attention, by a backend that supports the active transforms."""
 from typing import Any
 
 import torch.nn.functional as F
@@ -10,13 +10,13 @@ from .dispatch import transforming
 
 def scaled_dot_product_attention(
         q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, **options: Any) -> Tensor:
-    """``F.scaled_dot_product_attention``; written out under transforms, which fused backends have no rules for.
+    """``F.scaled_dot_product_attention``, with the math backend under transforms, which fused backends do not support.
 
     Args:
-        q: ``[..., N, D]``.
-        k: ``[..., M, D]``.
-        v: ``[..., M, E]``.
-        attn_mask: Added to the logits, broadcast to ``[..., N, M]``; None for nothing.
+        q: Queries ``[..., N, D]``.
+        k: Keys ``[..., M, D]``.
+        v: Values ``[..., M, E]``.
+        attn_mask: Added to the logits, broadcast to ``[..., N, M]``; None for no mask.
         **options: dropout_p, scale.
 
     Returns:

@@ -1,18 +1,18 @@
-"""What is chosen for the whole process: by the environment, or in code for a block."""
+"""Settings of the process, from the environment or set in code within a context."""
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 
 class Setting:
-    """One of some words: that of an environment variable, ``'auto'`` where it is not set.
+    """A setting with the value of an environment variable, ``'auto'`` if it is not set.
 
     Args:
         variable: Name of the variable.
-        words: Those that it may have.
+        words: Allowed values.
 
     Raises:
-        ValueError: The variable has another one.
+        ValueError: The variable has another value.
     """
 
     def __init__(self, variable: str, words: Sequence[str]):
@@ -22,7 +22,7 @@ class Setting:
 
     @contextmanager
     def set(self, word: str) -> Iterator[None]:
-        """Run a block as if the variable had that word; a ValueError if it cannot."""
+        """Context in which the setting has another value; raises a ValueError for one that is not allowed."""
         before, self.value = self.value, self._checked(word)
         try:
             yield

@@ -107,7 +107,7 @@ def test_emca_alone():
     y = gate(x, earlier=earlier)
     assert y.shape == x.shape
     torch.testing.assert_close(gate(x, x.mean((2, 3)), earlier), y)
-    with pytest.raises(ValueError, match='1 earlier maps; this gate was built for 2'):
+    with pytest.raises(ValueError, match='1 earlier maps, but this gate was built for 2'):
         gate(x, earlier=earlier[:1])
 
 
@@ -138,21 +138,21 @@ def test_add_gates_refuses():
         zoo.add_gates(timm.create_model('resnet18'), 'ecaa')
     with pytest.raises(ValueError, match='VisionTransformer is not a ResNet or MobileNet'):
         zoo.add_gates(timm.create_model('vit_tiny_patch16_224'), 'eca')
-    with pytest.raises(ValueError, match='has a SEModule already'):
+    with pytest.raises(ValueError, match='already has a SEModule'):
         zoo.add_gates(timm.create_model('seresnet50'), 'eca')
     gated = zoo.add_gates(timm.create_model('mobilenetv2_100'), 'eca')
-    with pytest.raises(ValueError, match='has a gate already'):
+    with pytest.raises(ValueError, match='already has a gate'):
         zoo.add_gates(gated, 'eca')
-    with pytest.raises(ValueError, match=r'where=\(4,\) means no block'):
+    with pytest.raises(ValueError, match=r'where=\(4,\) selects no block'):
         zoo.add_gates(timm.create_model('resnet18'), 'eca', where=(4,))
 
 
 @pytest.mark.parametrize('build, message', [
     (lambda: gates.FCA(40), '40 channels, side 7'),
-    (lambda: gates.ELA(40), "40 channels: ELA 'large' wants a multiple of 16"),
+    (lambda: gates.ELA(40), "40 channels: ELA 'large' needs a multiple of 16"),
     (lambda: gates.ELA(64, 'huge'), "variant 'huge': use one of tiny"),
-    (lambda: gates.ULSAM(10, 4), '10 channels in 4 groups'),
-    (lambda: gates.EfficientAttention(10, 10, 4), 'in 4 heads'),
+    (lambda: gates.ULSAM(10, 4), 'groups=4 does not divide 10 channels'),
+    (lambda: gates.EfficientAttention(10, 10, 4), 'num_heads=4 must divide both 10 key channels and 10 value channels'),
 ])
 def test_wrong_arguments(build, message):
     with pytest.raises(ValueError, match=message):

@@ -55,7 +55,7 @@ def test_a_folder_of_checkpoints_with_a_broken_one(zoo, run, tmp_path):
     assert {row['checkpoint'] for row in found['results']} == set(paths)
     broken, nameless = str(folder / 'checkpoint-10.pth.tar'), str(folder / 'nameless.pth')
     assert list(found['failed']) == [broken, nameless]
-    assert 'is cut off or no checkpoint' in found['failed'][broken]
+    assert 'is truncated or not a checkpoint' in found['failed'][broken]
     assert found['failed'][nameless] == f'{nameless} does not say what model it is of; give --model'
     assert found['skipped'][str(folder / 'last.pth.tar')] == 'the same file as checkpoint-1.pth.tar'
     assert '2 measured, 2 skipped, 2 failed' in result.err

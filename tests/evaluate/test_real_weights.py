@@ -133,6 +133,6 @@ def test_a_flipped_byte_is_caught(weights, tmp_path, monkeypatch):
     with serving() as host:
         lead_to(host.address)
         host.files[f'/weights.example/{file.name}'] = File(bytes(content))
-        with pytest.raises(WeightsError, match=f'damaged or another file than before .*expected {row.sha256[:12]}'):
+        with pytest.raises(WeightsError, match=f'damaged or has been replaced .*expected {row.sha256[:12]}'):
             official.resolve(row.name, lambda: timm.create_model('tf_efficientnet_lite0'), to_timm, tmp_path)
     assert not list(tmp_path.rglob('*.safetensors')) and not list(tmp_path.rglob('*.pth'))

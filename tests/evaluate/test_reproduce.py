@@ -154,7 +154,7 @@ def test_what_cannot_be_compared(zoo, imagenet, monkeypatch):
     result = zoo('validate', '--against', 'published', '?', '--data-dir', imagenet.root, '--json')
     assert result.code == 1 and json.loads(result.out) == dict(results=[], failed={}, skipped={
         'a.in1k': 'no accuracy is published', 'b.in22k': 'it has 21841 classes, not those of ImageNet-1k',
-        'c.in1k': 'no weights to download (they have to be fetched by hand from https://pan.baidu.com/s/1)'})
+        'c.in1k': 'no weights to download (they must be downloaded manually from https://pan.baidu.com/s/1)'})
     assert '0 measured, 3 skipped, 0 failed' in result.err
     assert f'note: the data has {imagenet.classes} classes, ImageNet-1k 1000: a --class-map gives' in result.err
 

@@ -37,7 +37,7 @@ def test_takes_other_mixers_and_heads():
     assert torch.isfinite(model(torch.randn(1, 3, 64, 96))).all()
     model = timm.create_model('patnet_t0', mixer_kwargs=dict(num_heads=3), **SMALL)
     assert model.stages[3].blocks[0].mixer.distance_bias.shape == (3, 81)
-    with pytest.raises(ValueError, match='7 heads do not divide the 192 of 256 channels'):
+    with pytest.raises(ValueError, match='num_heads=7 does not divide the 192 of 256 channels'):
         timm.create_model('patnet_t0', mixer_kwargs=dict(num_heads=7), **SMALL)
     with pytest.raises(ValueError, match='use a multiple of 4'):
         timm.create_model('patnet_t0', embed_dim=30, **SMALL)

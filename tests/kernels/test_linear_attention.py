@@ -194,8 +194,8 @@ def test_which_backend_and_why():
 @pytest.mark.parametrize('options, message', [
     (dict(feature='exp'), "feature 'exp': use one of identity, relu, elu, focus, norm_aware"),
     (dict(output='softmax'), "output 'softmax': use one of plain, ratio, clamp, magnitude, inline"),
-    (dict(feature='focus'), "feature='focus' and focus_scale come together"),
-    (dict(rope=torch.ones(2, 63, 8)), r'rope is \[2, N, D / 2\]; got \[2, 63, 8\] for queries \[2, 64, 2, 16\]'),
+    (dict(feature='focus'), "feature='focus' and focus_scale require each other"),
+    (dict(rope=torch.ones(2, 63, 8)), r'rope must be \[2, N, D / 2\]; got \[2, 63, 8\] for queries \[2, 64, 2, 16\]'),
 ])
 def test_bad_arguments(options, message):
     q, k, v = torch.randn(3, 2, 64, 2, 16).unbind(0)

@@ -158,7 +158,7 @@ def test_errors():
         routed_attention(q, k, v, routes, (4, 3))
     with pytest.raises(ValueError, match='14 x 9 tokens does not divide into 2 x 2 regions: pad it to 14 x 10'):
         route(q, k, (2, 2), 1)
-    with pytest.raises(ValueError, match='topk=7: use 1 to 6, of 2 x 3 regions'):
+    with pytest.raises(ValueError, match='topk=7: must be 1 to 6'):
         route(q, k, regions, 7)
     with pytest.raises(ValueError, match=r'q and k are \[B, H, W, heads, D\]'):
         routed_attention(q, v, v, routes, regions)

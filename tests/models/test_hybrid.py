@@ -76,7 +76,7 @@ def test_bad_names():
         zoo.create_hybrid('swin', 'rala')
     with pytest.raises(ValueError, match="mixer 'ralla': use one of agent, clamped, .*; did you mean rala"):
         zoo.create_hybrid('swin_tiny', 'ralla')
-    with pytest.raises(ValueError, match="HiLoAttention mixes maps alone and this host has a class token; use"):
+    with pytest.raises(ValueError, match="HiLoAttention mixes maps only, but this host has a class token; use"):
         zoo.create_hybrid('vit_tiny', 'hilo', depth=1)
     with pytest.raises(ValueError, match='num_heads=3: .*; use an even num_heads'):
         zoo.create_hybrid('swin_tiny', 'stripe')

@@ -133,7 +133,7 @@ def test_runs_and_trains_in_the_hosts_of_families(name, fourier):
 
 
 def test_is_refused_beside_a_class_token(fourier):
-    with pytest.raises(ZooError, match='FourierMixer mixes maps alone and this host has a class token; use'):
+    with pytest.raises(ZooError, match='FourierMixer mixes maps only, but this host has a class token; use'):
         zoo.create_hybrid('vit_tiny', 'fourier', depth=1)
 
 

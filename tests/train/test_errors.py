@@ -143,7 +143,7 @@ def test_names_with_a_prefix_are_told_and_loaded(zoo, small, tmp_path, caplog):
     state = timm.create_model(MODEL, num_classes=3).state_dict()
     torch.save(dict(state_dict={f'module.model.{key}': value for key, value in state.items()}), tmp_path / 'a.pth')
     assert zoo('train', *small(initial_checkpoint=tmp_path / 'a.pth', epochs=1, lr='0')).code == 0
-    assert "begin with 'model.', which is left out" in caplog.text
+    assert "begin with 'model.', which is removed" in caplog.text
     trained = torch.load(tmp_path / 'out' / 'run' / checkpoint.LAST, weights_only=True)['state_dict']
     assert all(torch.equal(trained[key], value) for key, value in state.items())
 

@@ -73,8 +73,8 @@ def refused(cache, what):
         with pytest.raises(WeightsError) as caught:
             ask()
         assert str(caught.value) == (
-            f'{cache.manifest_path} cannot be read, and with it what is known of the weights there; delete the folder '
-            f'{cache.folder} to fetch them anew'), what
+            f'{cache.manifest_path} cannot be read, so the weights in the cache cannot be verified; delete the folder '
+            f'{cache.folder} to download them again'), what
 
 
 # --- links

@@ -99,7 +99,7 @@ def test_cut_off_files(tmp_path, name):
     whole = path.read_bytes()
     for size in (0, 10, len(whole) // 2, len(whole) - 3):
         path.write_bytes(whole[:size])
-        refused(path, 'cut off or no checkpoint|not a plain checkpoint')
+        refused(path, 'truncated or not a checkpoint|not a plain checkpoint')
 
 
 def test_a_flipped_bit_is_found_by_the_check_sums(tmp_path):
@@ -109,7 +109,7 @@ def test_a_flipped_bit_is_found_by_the_check_sums(tmp_path):
     data[place + 9] ^= 4
     (tmp_path / 'a.pth').write_bytes(data)
     assert not torch.equal(torch.load(tmp_path / 'a.pth')['a.weight'], WEIGHTS['a.weight'])  # torch does not see it
-    refused(tmp_path / 'a.pth', r'cut off or no checkpoint \(a/data/\d does not have its check sum\)')
+    refused(tmp_path / 'a.pth', r'truncated or not a checkpoint \(a/data/\d has a wrong checksum\)')
 
 
 @pytest.mark.parametrize('name, kind', [

@@ -69,7 +69,7 @@ def test_many_cuts_are_no_failure_while_something_arrives(host, tmp_path):
 def test_truncated_body_is_given_up_kept_and_continued(host, tmp_path):
     file = put(host, row(), faults=[300_000], forever=True, ranges=False)
     refused(row(), tmp_path, r'cannot be fetched \(the connection ended after 300000 of 1024000 bytes\); 300000 bytes '
-            'are kept, the next call goes on from there')
+            'are kept, the next call resumes from there')
     assert host.got('a.pth') == [0] + [300_000] * (len(DELAYS) + 1)
     file.faults, file.ranges = [], True
     assert fetch(row(), tmp_path, DIGEST)[0].read_bytes() == CONTENT
@@ -88,7 +88,7 @@ def test_same_size_without_validators_is_caught_by_the_hash(host, tmp_path):
     put(host, row(), content=CONTENT[::-1], faults=[300_000] + [500] * 9, etag='')
     refused(row(), tmp_path, 'bytes are kept')
     put(host, row(), etag='')
-    refused(row(), tmp_path, 'is damaged or another file than before', known=DIGEST)
+    refused(row(), tmp_path, 'is damaged or has been replaced', known=DIGEST)
     assert fetch(row(), tmp_path, DIGEST)[1] == DIGEST  # the next call starts anew
 
 
@@ -109,7 +109,7 @@ def test_longer_part_than_the_file_starts_anew(host, tmp_path):
 
 
 @pytest.mark.parametrize('status, match', [
-    (401, r'wants a login \(HTTP 401 Unauthorized\)'), (403, r'refuses access \(HTTP 403'),
+    (401, r'requires a login \(HTTP 401 Unauthorized\)'), (403, r'refuses access \(HTTP 403'),
     (404, r'is gone \(HTTP 404 Not Found\)'), (410, r'is gone \(HTTP 410')])
 def test_refusals_are_not_tried_again(host, tmp_path, status, match):
     put(host, row(), faults=[status])
@@ -152,13 +152,13 @@ def test_offline(host, tmp_path, monkeypatch):
     (b'\n <!DOCTYPE html><title>Sign in</title>', 'application/octet-stream')])
 def test_web_page_instead_of_a_file(host, tmp_path, page, kind):
     put(host, row('tsinghua'), content=page, kind=kind)
-    refused(row('tsinghua'), tmp_path, 'answers with a web page instead of the file: the link has expired')
+    refused(row('tsinghua'), tmp_path, 'returned a web page instead of the file: the link has expired')
 
 
 def test_flipped_byte(host, tmp_path):
     put(host, row(), content=CONTENT[:5000] + b'\xff' + CONTENT[5001:])
     assert CONTENT[5000] != 255
-    refused(row(), tmp_path, rf'is damaged or another file than before .*expected {DIGEST[:12]}', known=DIGEST)
+    refused(row(), tmp_path, rf'is damaged or has been replaced .*expected {DIGEST[:12]}', known=DIGEST)
     put(host, row())
     assert fetch(row(), tmp_path, DIGEST)[1] == DIGEST
 
@@ -201,7 +201,7 @@ def test_files_that_cannot_be_fetched(tmp_path):
     assert "timm.create_model('flatten_pvt_v2_b0', pretrained=True, pretrained_cfg_overlay=dict(file='...'))" in text
     refused(row('none', name='inline_deit_small.in1k', note='x'), tmp_path, 'weights of inline_deit_small.in1k_288')
     refused(row('baidu', location='https://pan.baidu.com/s/1x', note='code abcd'), tmp_path,
-            r'by hand from https://pan\.baidu\.com/s/1x \(code abcd\)')
+            r'manually from https://pan\.baidu\.com/s/1x \(code abcd\)')
 
 
 class Gdown(types.ModuleType):

@@ -18,16 +18,16 @@ from zoo.weights import WeightsError
 
 NAME = 'flatten_pvt_v2_b0.in1k'
 REASONS = {
-    'gone': (r'a\.pth of org/gone on the hub is gone or private \(404 .*'),
-    'private': (r'a\.pth of org/private on the hub is gone or private \(401 .*'),
-    'gated': (r'a\.pth of org/gated on the hub is open only to those whom its authors admit; ask there, then log in '
+    'gone': (r'a\.pth of org/gone on the hub does not exist or is private \(404 .*'),
+    'private': (r'a\.pth of org/private on the hub does not exist or is private \(401 .*'),
+    'gated': (r'a\.pth of org/gated on the hub is restricted by its authors; request access there, then log in '
               r'with `hf auth login`'),
-    'revision': (r'a\.pth of org/revision on the hub is gone or private \(404 .*'),
+    'revision': (r'a\.pth of org/revision on the hub does not exist or is private \(404 .*'),
     'failing': (r'a\.pth of org/failing on the hub cannot be reached and is not in the cache \(.*500 .*; '
                 r'try again later'),
-    'flipped': (r'https://huggingface\.co/org/flipped/resolve/main/a\.pth is damaged or another file than before .*'),
-    'short': (r'a\.pth of org/short on the hub cannot be fetched \(.*|.*is damaged or another file than before .*'),
-    'page': (r'https://huggingface\.co/org/page/resolve/main/a\.pth answers with a web page .*'),
+    'flipped': (r'https://huggingface\.co/org/flipped/resolve/main/a\.pth is damaged or has been replaced .*'),
+    'short': (r'a\.pth of org/short on the hub cannot be fetched \(.*|.*is damaged or has been replaced .*'),
+    'page': (r'https://huggingface\.co/org/page/resolve/main/a\.pth returned a web page .*'),
 }
 
 
@@ -98,7 +98,7 @@ def test_flipped_byte_is_caught_at_first_use_and_removed(hub):
 
 def test_flipped_byte_is_caught_by_the_manifest(hub):
     """Small files have no hash in their ETag."""
-    assert re.search('is damaged or another file than before', hub['up'][case('small')])
+    assert re.search('is damaged or has been replaced', hub['up'][case('small')])
 
 
 def test_pickle_that_runs_code(hub):

@@ -153,8 +153,8 @@ def test_passwords_and_signatures_are_not_told(host, tmp_path, caplog):
     texts.append(refused(row('https', location=plain), tmp_path, 'web page'))
     put(host, row('https', location=plain))
     texts.append(refused(row('https', location=plain, bytes=2), tmp_path, 'declares'))
-    texts.append(refused(row('https', location=plain), tmp_path, 'damaged or another', known='0' * 64))
-    texts.append(refused(row('baidu', location=plain), tmp_path, 'by hand'))
+    texts.append(refused(row('https', location=plain), tmp_path, 'damaged or has been replaced', known='0' * 64))
+    texts.append(refused(row('baidu', location=plain), tmp_path, 'manually'))
     said = '\n'.join([*texts, caplog.text])
     assert 'SECRET' not in said and 'hunter2' not in said and 'next attempt in 8 s' in caplog.text
 
@@ -204,7 +204,7 @@ def test_a_file_that_the_user_has_linked_is_used_and_not_removed(host, tmp_path,
     link = tmp_path / 'downloads' / f'{row().name}.pth'
     link.symlink_to(own)
     assert fetch(row(), link.parent, DIGEST)[1] == DIGEST and not host.asked
-    with pytest.raises(ValueError, match='damaged or another file than before'):
+    with pytest.raises(ValueError, match='damaged or has been replaced'):
         fetch(row(), link.parent, '0' * 64)
     assert own.read_bytes() == CONTENT and not link.is_symlink()  # the link made room for a download
     put(host, row(), content=CONTENT[::-1])

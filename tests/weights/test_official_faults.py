@@ -32,7 +32,7 @@ def flipped(content):
 
 def test_known_hash_is_enforced(official_host, cache, monkeypatch, reference):
     stand_in(monkeypatch, sha256='0' * 64)
-    refused(r'damaged or another file than before \(SHA-256 .*expected 000000000000')
+    refused(r'damaged or has been replaced \(SHA-256 .*expected 000000000000')
     assert names(cache) == []
     stand_in(monkeypatch, sha256=hashlib.sha256(reference).hexdigest())
     create()
@@ -43,7 +43,7 @@ def test_flipped_byte_is_caught_by_the_manifest(official_host, cache, reference)
     create()
     cache.converted_path(NAME).unlink()
     official_host.files[PATH] = File(flipped(reference))
-    refused('damaged or another file than before .*it was removed, try again')
+    refused('damaged or has been replaced .*it was removed, try again')
     assert names(cache) == ['manifest.json']
     official_host.files[PATH] = File(reference)
     create()
@@ -57,7 +57,7 @@ def test_damaged_conversion_is_made_anew(official_host, cache, caplog):
     content[-5] ^= 1
     path.write_bytes(content)
     assert torch.equal(create().stem.proj.weight, want)
-    assert 'is damaged; fetching the weights' in caplog.text and len(official_host.asked) == 2
+    assert 'is damaged; downloading the weights' in caplog.text and len(official_host.asked) == 2
 
 
 def test_conversion_of_another_format_or_hash_is_made_anew(official_host, cache, monkeypatch, reference):
@@ -97,7 +97,7 @@ def test_weights_of_another_model(official_host, cache, tmp_path, change, match)
 
 def test_server_that_sends_a_short_file(official_host, cache, reference):
     official_host.files[PATH] = File(reference[:-1000])
-    refused('cut off or no checkpoint|not a plain checkpoint|arrived damaged', error=ValueError)
+    refused('truncated or not a checkpoint|not a plain checkpoint|arrived damaged', error=ValueError)
     assert names(cache) == []
     official_host.files[PATH] = File(reference)
     create()
@@ -113,7 +113,7 @@ def test_damaged_manifest(official_host, cache, content):
 def test_a_file_that_the_user_has_linked_stays(official_host, cache, tmp_path, reference):
     """Whoever has the file already can lay a link to it where the download would go."""
     own = tmp_path / 'mine.pth'
-    for content, error in ((reference, None), (reference[:-1000], 'is damaged|arrived damaged|cut off'),
+    for content, error in ((reference, None), (reference[:-1000], 'is damaged|arrived damaged|truncated'),
                            (b'<html>', 'web page')):
         own.write_bytes(content)
         cache.downloads.mkdir(parents=True, exist_ok=True)
@@ -159,7 +159,7 @@ def test_read_only_cache(official_host, cache):
     cache.folder.chmod(0o555)
     text = outcome(start(official_host, CASE, ZOO_TEST_POWERLESS=''))
     assert text == (f'WeightsError: weights cannot be written to {cache.folder} (Permission denied); '
-                    f'set ZOO_CACHE to a folder that is writable')
+                    f'set ZOO_CACHE to a writable folder')
     cache.folder.chmod(0o755)
     want = create().stem.proj.weight.double().sum().item()
     for folder in (cache.folder, *filter(Path.is_dir, cache.folder.rglob('*'))):
@@ -175,8 +175,8 @@ def test_read_only_cache(official_host, cache):
     ('converted', [f'downloads/{NAME}.pth'])])
 def test_full_disk(official_host, cache, folder, left):
     text = outcome(start(official_host, CASE, ZOO_TEST_FULL=folder))
-    assert text == (f'WeightsError: no room for weights in {cache.folder / folder} (File too large); '
-                    f'free some, or set ZOO_CACHE to a folder with more')
+    assert text == (f'WeightsError: no space for weights in {cache.folder / folder} (File too large); '
+                    f'free some, or set ZOO_CACHE to a folder with more space')
     assert names(cache) == left
     create()
     assert names(cache) == READY

@@ -125,7 +125,7 @@ def test_defaults_of_a_file():
     (dict(size=[224]), 'give pixels'),
     (dict(crop=1.5), 'crop 1.5 is not a fraction'),
     (dict(crop='all'), 'is not a fraction'),
-    (dict(top1=0.801e3), 'top1 801.0 is not in percent'),
+    (dict(top1=0.801e3), 'top1 801.0 is not a percentage'),
     (dict(sha256='abcdef12'), 'give all 64 lower-case hexadecimal digits'),
     (dict(sha256=HASH.upper()), 'give all 64 lower-case hexadecimal digits'),
     (dict(sha256=12345678), 'in quotes'),

@@ -1,4 +1,4 @@
-"""What mixers and gates share: names that may be overridden, an error for one that nearly is, factories by name."""
+"""Base class of mixers and gates: detection of misspelt overrides, and factories by name."""
 import difflib
 import functools
 from collections.abc import Callable, Mapping
@@ -9,14 +9,14 @@ from torch import nn
 from ..utils.errors import ZooError, did_you_mean
 
 T = TypeVar('T')
-SIMILAR = 0.85  # ratio of difflib from which a name is taken for a misspelt one
+SIMILAR = 0.85  # difflib ratio from which a name counts as misspelt
 _MODULE = frozenset(dir(nn.Module))
 
 
 class Extensible(nn.Module):
-    """A module that others derive from: the public names of its direct subclasses are their contracts."""
+    """Base of extensible modules: the public names of a direct subclass are the contract of classes derived from it."""
 
-    extra_api: tuple[str, ...] = ()  # public names that only look like misspelt ones of the contract
+    extra_api: tuple[str, ...] = ()  # public names that resemble names of the contract on purpose
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
@@ -26,9 +26,9 @@ class Extensible(nn.Module):
 
 
 def check_names(cls: type[Extensible], base: type[nn.Module]) -> None:
-    """Raise TypeError if a class of ours or of a user defines a public name that nearly is one of ``base``'s contract.
+    """Raise a TypeError if ``cls`` defines a public name that looks like a misspelt name of ``base``'s contract.
 
-    A misspelt override would never be called. A name that is meant so stands in the class's ``extra_api``.
+    A misspelt override would never be called. Intended names are listed in the class's ``extra_api``.
     """
     contract = {name for name in (*vars(base), 'extra_api') if not name.startswith('_')}
     for name in {**vars(cls), **vars(cls).get('__annotations__', {})}:
@@ -37,12 +37,17 @@ def check_names(cls: type[Extensible], base: type[nn.Module]) -> None:
         close = difflib.get_close_matches(name, contract, n=1, cutoff=SIMILAR)
         if close:
             raise TypeError(
-                f'{cls.__name__}.{name} is not part of {base.__name__}, {close[0]} is: rename it, or, if it is a name '
-                f'of its own, say so by extra_api = ({name!r},)')
+                f'{cls.__name__}.{name} is not part of {base.__name__}, but {close[0]} is: rename it, or, if the name '
+                f'is intended, set extra_api = ({name!r},)')
 
 
 def class_of(kind: str, name: str, known: Mapping[str, T]) -> T:
-    """The class of a name.
+    """Return the class registered under a name.
+
+    Args:
+        kind: What the class is ('gate', 'mixer'), for the error.
+        name: The name.
+        known: Classes by name.
 
     Raises:
         ZooError: An unknown name.
@@ -55,7 +60,12 @@ def class_of(kind: str, name: str, known: Mapping[str, T]) -> T:
 def factory_of(
         chosen: str | Callable[..., Any], find: Callable[[str], Any],
         options: Mapping[str, Any] | None = None) -> Callable[..., Any]:
-    """A factory: ``from_context`` of the class that ``find`` gives for a name, or the one given; with more arguments.
+    """Return a factory of modules.
+
+    Args:
+        chosen: A name, which stands for ``from_context`` of its class, or a factory.
+        find: Returns the class of a name.
+        options: Further keyword arguments, bound to the factory.
 
     Raises:
         ZooError: An unknown name.

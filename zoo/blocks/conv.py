@@ -1,4 +1,4 @@
-"""Depthwise convolutions of token maps."""
+"""Depthwise convolutions on token maps."""
 from typing import TypeGuard
 
 import torch
@@ -13,15 +13,15 @@ from .layout import to_nchw, to_nhwc
 
 def depthwise_conv2d(
         dim: int, kernel_size: int, bias: bool = True, dilation: int = 1, device=None, dtype=None) -> nn.Conv2d:
-    """A depthwise convolution that keeps a map's size, to be run by :func:`conv_epilogue`.
+    """Create a depthwise convolution that keeps the size of a map, to be run by :func:`conv_epilogue`.
 
-    It is torch's own layer, as what counts, adapts or quantises layers by their exact class expects.
+    It is a plain ``nn.Conv2d``, which tools that count, adapt or quantise layers recognise by its exact class.
 
     Args:
-        dim: Channels.
-        kernel_size: Odd k; the weight is ``[dim, 1, k, k]``.
-        bias: Whether there is one.
-        dilation: Distance between the pixels that a kernel sees.
+        dim: Number of channels.
+        kernel_size: Side k of the kernel, odd; the weight is ``[dim, 1, k, k]``.
+        bias: Whether to add a bias.
+        dilation: Spacing between the elements of the kernel.
     """
     return nn.Conv2d(
         dim, dim, kernel_size, padding=dilation * (kernel_size // 2), dilation=dilation, groups=dim, bias=bias,
@@ -29,21 +29,23 @@ def depthwise_conv2d(
 
 
 def bias_of(conv: nn.Conv1d | nn.Conv2d) -> Tensor:
-    """The bias of a convolution, ``[C]``; zeros if it has none."""
+    """Return the bias of a convolution, ``[C]``; zeros if it has none."""
     return conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias
 
 
 def conv_epilogue(
         conv: nn.Module, x: Tensor, activation: str | None = None, residual: Tensor | None = None,
         gate: Tensor | None = None) -> Tensor:
-    """``(activation(conv(x)) + residual) * gate``, by our op where nobody can see that ``conv`` is not called.
+    """Compute ``(activation(conv(x)) + residual) * gate``.
+
+    It runs the fused op :func:`zoo_kernels.depthwise_conv` if :func:`~.fusion.can_fuse` allows to bypass ``conv``.
 
     Args:
-        conv: Of :func:`depthwise_conv2d`, or what has taken its place.
-        x: ``[B, H, W, C]``, as residual and gate; ``conv`` is called with ``[B, C, H, W]``.
+        conv: A layer made by :func:`depthwise_conv2d`, or its replacement; called with ``[B, C, H, W]``.
+        x: ``[B, H, W, C]``.
         activation: ``'gelu'`` or None.
-        residual: What is added.
-        gate: What the sum is multiplied by.
+        residual: Added to the result; ``[B, H, W, C]`` or None.
+        gate: Multiplied with the sum; ``[B, H, W, C]`` or None.
     """
     if can_fuse(conv) and _fits_op(conv):
         return fused_epilogue(x, conv.weight, conv.bias, conv.dilation[0], activation, residual, gate)
@@ -54,7 +56,7 @@ def conv_epilogue(
 
 
 def _fits_op(conv: nn.Module) -> TypeGuard[nn.Conv2d]:
-    """Whether it is depthwise and keeps the size: a user may have put another layer in its place."""
+    """Whether a layer is depthwise and keeps the size; users may have replaced the original one."""
     if not isinstance(conv, nn.Conv2d):
         return False
     size, gap = conv.kernel_size[0], conv.dilation[0]
@@ -67,13 +69,13 @@ def _fits_op(conv: nn.Module) -> TypeGuard[nn.Conv2d]:
 def fused_epilogue(
         x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int = 1, activation: str | None = None,
         residual: Tensor | None = None, gate: Tensor | None = None) -> Tensor:
-    """:func:`conv_epilogue` of a depthwise convolution's weights."""
-    if residual is not None and gate is None and _narrows(residual):  # autocast narrows what is added, not the sum
+    """:func:`conv_epilogue`, given the weight and bias of a depthwise convolution."""
+    if residual is not None and gate is None and _narrows(residual):  # autocast narrows the addend, not the sum
         return residual + depthwise_conv(x, weight, bias, activation=activation, dilation=dilation)
     return depthwise_conv(
         x, weight, bias, activation=activation, residual=residual, gate=gate, dilation=dilation)
 
 
 def _narrows(x: Tensor) -> bool:
-    device = 'cpu' if x.is_meta else x.device.type  # there is no autocast for meta
+    device = 'cpu' if x.is_meta else x.device.type  # autocast does not know meta
     return torch.is_autocast_enabled(device) and x.dtype != torch.get_autocast_dtype(device)

@@ -1,8 +1,8 @@
-"""When layers may be computed together, in pieces or in place: only where nobody can see the difference.
+"""Conditions under which layers may be fused, run in chunks or computed in place without a visible difference.
 
-A module is called once per forward pass, with the whole batch, and its result is overwritten by nobody: hooks,
-parametrizations, pruning, adapters and quantised replacements rely on that. What is faster reads the weights of layers
-instead, or calls them with slices. That is right as long as the layers are plain and nobody listens.
+Hooks, parametrizations, pruning, adapters and quantised replacements rely on a module being called once per forward
+pass, with the whole batch, and on its result not being overwritten. The faster paths read the weights of layers
+instead of calling them, or call them with slices of the batch. That is equivalent only for plain layers without hooks.
 """
 import functools
 from collections.abc import Callable
@@ -18,33 +18,35 @@ from zoo_kernels.dispatch import transforming
 from .layout import ceil_div
 
 M = TypeVar('M', bound=type[nn.Module])
-CHUNK_BYTES = 2 ** 22  # of hidden activations: what stays in the caches of a CPU core
+CHUNK_BYTES = 2 ** 22  # of hidden activations, so that they stay in the caches of a CPU core
 HOOKS = ('_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks')
 PLAIN = Tensor, nn.Parameter, FakeTensor
-KNOWN = 'zoo.', 'torch.nn.modules.', 'timm.'  # whose modules compute each image of a batch by itself
+KNOWN = 'zoo.', 'torch.nn.modules.', 'timm.'  # packages whose modules treat the images of a batch independently
 FUSIBLE: set[type[nn.Module]] = {
     nn.Linear, nn.Conv1d, nn.Conv2d, nn.BatchNorm1d, nn.BatchNorm2d, nn.GELU, nn.Sequential}
 
 
 def fusible(cls: M) -> M:
-    """Let :func:`can_fuse` take layers of a class of ours."""
+    """Class decorator: let :func:`can_fuse` accept layers of this class."""
     FUSIBLE.add(cls)
     return cls
 
 
 def can_fuse(*layers: nn.Module) -> bool:
-    """Whether what layers compute may be computed from their weights, without calling them.
+    """Whether the results of layers may be computed from their weights, without calling the layers.
 
-    Each is exactly of a class in ``FUSIBLE`` (not an adapter, a parametrization, a quantised or sharded replacement);
-    its weights are plain tensors; there are no hooks, own or global; no transform of ``torch.func`` runs.
+    This requires that the exact class of every layer is in ``FUSIBLE`` (no adapters, parametrizations, quantised or
+    sharded replacements), that all weights are plain tensors, and that neither hooks (of the layers or global) nor a
+    transform of ``torch.func`` are active.
     """
     return not _listening() and all(type(layer) in FUSIBLE and _is_plain(layer) for layer in layers)
 
 
 def can_chunk(module: nn.Module) -> bool:
-    """Whether a module and all parts of it may be called with slices of a batch, one after the other.
+    """Whether a module may be called with slices of a batch, one after the other.
 
-    As :func:`can_fuse`, but for any classes of torch, timm and ours; and no part takes statistics from the batch.
+    The conditions of :func:`can_fuse` hold for all its submodules, of any class of torch, timm and the zoo, and none
+    of them computes statistics over the batch.
     """
     return not _listening() and _is_plain_tree(module)
 
@@ -78,18 +80,19 @@ def _is_known(cls: type[nn.Module]) -> bool:
 def in_chunks(
         owner: nn.Module, layer: Callable[..., Tensor], x: Tensor, hidden: int, chunk_bytes: int | None = None,
         beside: Tensor | None = None) -> Tensor:
-    """Apply a layer to ``x``; for inference on a CPU to slices of the first dimension, one after the other.
+    """Apply a layer to ``x``; for inference on a CPU in slices of the first dimension, one after the other.
 
-    A slice's hidden activations stay in cache and in memory that the process has touched already. At the first stage
-    of PVTv2-b1 (batch 4, 224 pixels) that halves the time of the layer.
+    The hidden activations of a slice stay in cache and in memory that the process already uses. In the first stage of
+    PVTv2-b1 (batch size 4, 224 pixels) that halves the time of the layer.
 
     Args:
-        owner: The module whose parts ``layer`` calls; see :func:`can_chunk`.
-        layer: Maps slices of ``x`` independently.
+        owner: The module whose submodules ``layer`` calls; see :func:`can_chunk`.
+        layer: Function that treats the entries of the first dimension of ``x`` independently.
         x: Input.
-        hidden: Hidden activations for one entry of the first dimension.
-        chunk_bytes: Of hidden activations in a slice, ``CHUNK_BYTES`` by default; up to twice as many are not cut.
-        beside: A second input of the layer, cut likewise.
+        hidden: Number of hidden activations per entry of the first dimension.
+        chunk_bytes: Bytes of hidden activations per slice, ``CHUNK_BYTES`` by default. Inputs that need at most twice
+            as many are not split.
+        beside: A second input of the layer, split in the same way.
     """
     inputs = (x,) if beside is None else (x, beside)
     if x.device.type != 'cpu' or torch.is_grad_enabled() or torch.compiler.is_compiling():

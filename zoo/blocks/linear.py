@@ -1,4 +1,4 @@
-"""Linear layers, called so that inference on a CPU takes the faster library."""
+"""Calls of linear layers that use the faster library for inference on a CPU."""
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,10 +11,10 @@ from .fusion import can_fuse
 
 
 def linear(layer: nn.Module, x: Tensor) -> Tensor:
-    """``layer(x)``, by :func:`zoo_kernels.linear` where that gains and nobody can see that the layer is not called.
+    """Compute ``layer(x)``, by :func:`zoo_kernels.linear` if that is faster and :func:`~.fusion.can_fuse` allows it.
 
     Args:
-        layer: An ``nn.Linear``, or what has taken its place (an adapter, a quantised layer).
+        layer: An ``nn.Linear`` or its replacement (an adapter, a quantised layer).
         x: ``[..., in_features]``.
     """
     if (torch.is_grad_enabled() or torch.compiler.is_compiling() or x.device.type != 'cpu' or not prefers_onednn()
@@ -24,6 +24,6 @@ def linear(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 def linear_gelu(layer: nn.Module, x: Tensor) -> Tensor:
-    """``gelu(layer(x))``; in plain inference the layer's result is overwritten, where nobody has seen it."""
+    """Compute ``gelu(layer(x))``; in plain inference in place, if the layer may be fused."""
     y = linear(layer, x)
     return torch.ops.aten.gelu_(y) if can_overwrite_inputs() and can_fuse(layer) else F.gelu(y)

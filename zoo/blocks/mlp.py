@@ -1,4 +1,4 @@
-"""Feed-forward layers of token maps."""
+"""Feed-forward layers on token maps."""
 from torch import Tensor, nn
 
 from ..utils.types import FactoryKwargs
@@ -8,7 +8,7 @@ from .linear import linear, linear_gelu
 
 
 class Mlp(nn.Module):
-    """Expand, GELU, project; on ``[..., C]``."""
+    """Feed-forward layer: expand, GELU, project; on ``[..., C]``."""
 
     def __init__(self, dim: int, hidden: int, device=None, dtype=None):
         super().__init__()
@@ -45,7 +45,7 @@ class ConvMlp(nn.Module):
 
 
 class ResidualConvMlp(ConvMlp):
-    """Feed-forward layer of RAVLT: expand, GELU, add a depthwise 3x3 of that, project; on ``[B, H, W, C]`` maps."""
+    """Feed-forward layer of RAVLT: expand, GELU, depthwise 3x3 with shortcut, project; on ``[B, H, W, C]`` maps."""
 
     def _maps(self, x: Tensor) -> Tensor:
         x = linear_gelu(self.fc1, x)

@@ -1,7 +1,7 @@
-"""Neighbourhoods: every pixel sees a k x k window that stays inside of the map.
+"""Neighbourhoods: every pixel has a k x k window that stays inside the map.
 
-The window is centred on its pixel, and moved inwards at the rim (NATTEN's rule): row i of H sees the k rows from
-``min(max(i - k // 2, 0), H - k)`` on.
+The window is centred on its pixel and shifted inwards at the borders (NATTEN's rule): the window of row i of H starts
+at row ``min(max(i - k // 2, 0), H - k)``.
 """
 from typing import NamedTuple
 
@@ -15,16 +15,16 @@ TILE = 8  # side of a square of pixels that share a matrix product on maps too l
 
 
 def window_starts(places: Tensor, size: int, window: int) -> Tensor:
-    """First row of the window of each row in ``places`` (int64), on a map with ``size`` rows; the same for columns."""
+    """Return the first row of the window of each row in ``places`` (int64), on a map with ``size`` rows or columns."""
     last = torch.full((), size - window, device=places.device)  # a number would tie a recorded graph to the size
     return torch.minimum((places - window // 2).clamp(min=0), last)
 
 
 class NeighborhoodBias(nn.Module):
-    """A learned bias for every offset between a pixel and what it sees, ``[num_heads, 2k - 1, 2k - 1]``, from zeros.
+    """Learned relative position bias of neighbourhoods, ``[num_heads, 2k - 1, 2k - 1]``, initialised to zeros.
 
     Args:
-        num_heads: Heads.
+        num_heads: Number of attention heads.
         window: Side k of the windows, odd.
     """
 
@@ -35,29 +35,29 @@ class NeighborhoodBias(nn.Module):
         self.table = nn.Parameter(torch.zeros(num_heads, side, side, device=device, dtype=dtype))
 
     def forward(self, height: int, width: int) -> Tensor:
-        """Return ``[num_heads, height * width, k * k]``; both sides are k at least."""
+        """Return ``[num_heads, height * width, k * k]``; height and width must be at least k."""
         rows, columns = (self._offsets(size) for size in (height, width))
         index = rows[:, None, :, None] * self.table.shape[2] + columns[None, :, None, :]
         bias = self.table.flatten(1).index_select(1, index.flatten())
         return bias.view(-1, height * width, self.window ** 2)
 
     def _offsets(self, size: int) -> Tensor:
-        """Row of the table for every place and row of its window: ``[size, k]``."""
+        """Row of the table for every position and row of its window: ``[size, k]``."""
         places = torch.arange(size, device=self.table.device)
         first = window_starts(places, size, self.window) - places + self.window - 1
         return first[:, None] + torch.arange(self.window, device=places.device)
 
 
 def neighborhood_sum(weights: Tensor, values: Tensor, window: int) -> Tensor:
-    """Sum of the values in each pixel's window, with weights of its own.
+    """Sum the values in each pixel's window, with separate weights for every pixel.
 
-    Tiles of pixels are multiplied with all that their windows reach, weights outside of a window being zero: a matrix
-    product spends at most some four times the sum's own arithmetic (k = 13: 2.4 times) and is many times as fast as
-    k * k shifted additions. A map hardly larger than a tile's reach is one tile.
+    The map is processed in tiles of pixels, as matrix products with everything that the windows of a tile cover, with
+    zero weights outside each window. That takes up to about four times as much arithmetic as the sum itself (2.4
+    times for k = 13), but is many times as fast as k * k shifted additions. Small maps are a single tile.
 
     Args:
-        weights: ``[B, heads, H, W, k * k]``, the window row by row.
-        values: ``[B, heads, H, W, D]``, of the same dtype.
+        weights: ``[B, heads, H, W, k * k]``, each window row by row.
+        values: ``[B, heads, H, W, D]``, same dtype as ``weights``.
         window: Side k of the windows, odd, at most H and W.
 
     Returns:
@@ -82,13 +82,13 @@ def neighborhood_sum(weights: Tensor, values: Tensor, window: int) -> Tensor:
 
 
 class _Tiles(NamedTuple):
-    """One side of a map in tiles."""
+    """Tiles along one side of a map."""
 
     count: int
     side: int  # of a tile
-    reach: int  # places that the windows of a tile cover, at most
-    places: Tensor  # [count, reach], those behind the map's end held at its last
-    firsts: Tensor  # [count, side], of each pixel's window in the reach of its tile
+    reach: int  # most positions that the windows of a tile cover
+    places: Tensor  # [count, reach], clamped to the last one of the map
+    firsts: Tensor  # [count, side], first position of each pixel's window in the reach of its tile
 
 
 def _tiles(size: int, window: int, device: torch.device) -> _Tiles:
@@ -104,7 +104,7 @@ def _tiles(size: int, window: int, device: torch.device) -> _Tiles:
 
 
 def _index(rows: _Tiles, columns: _Tiles, window: int) -> Tensor:
-    """Where each weight of a pixel lies among what its tile reaches: ``[tile rows, tile columns, pixels, k * k]``."""
+    """Index of each weight of a pixel in the reach of its tile: ``[tile rows, tile columns, pixels, k * k]``."""
     taps = torch.arange(window, device=rows.firsts.device)
     y = (rows.firsts[:, None, :, None, None, None] + taps[:, None]) * columns.reach
     x = columns.firsts[:, None, :, None, None] + taps

@@ -1,4 +1,4 @@
-"""Batch norm of token maps."""
+"""Batch norm on token maps."""
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -8,20 +8,20 @@ from .layout import exporting
 
 
 def batch_norm(norm: nn.Module, x: Tensor, name: str = 'batch norm') -> Tensor:
-    """Apply ``norm``, an ``nn.BatchNorm2d`` or what it was converted to (synchronised, frozen), to maps.
+    """Apply ``norm``, an ``nn.BatchNorm2d`` or a converted one (synchronised, frozen), to channels-last maps.
 
-    Vectors are maps of one pixel: what libraries freeze, split or convert are norms of maps.
+    Vectors are passed as maps of one pixel, because tools that freeze, split or convert norms expect 2d ones.
 
     Args:
         norm: The norm.
         x: ``[B, H, W, C]``.
-        name: For the error.
+        name: Name of the norm in the error.
 
     Returns:
         The shape of x.
 
     Raises:
-        ZooError: see :func:`check_values`.
+        ZooError: See :func:`check_values`.
     """
     check_values(norm, x.shape[-1], x, name)
     if exporting() and isinstance(norm, _BatchNorm) and not norm.training and can_fuse(norm):
@@ -32,10 +32,10 @@ def batch_norm(norm: nn.Module, x: Tensor, name: str = 'batch norm') -> Tensor:
 
 
 def check_values(norm: nn.Module, channels: int, x: Tensor, name: str) -> None:
-    """Refuse to train a batch norm with a single value per channel, of which there are no statistics.
+    """Refuse to train a batch norm with a single value per channel, which has no statistics.
 
     Raises:
-        ZooError: x has as many elements as channels, and ``norm`` would take statistics of it.
+        ZooError: ``x`` has one value per channel, and ``norm`` would compute statistics of it.
     """
     plain = isinstance(norm, _BatchNorm) and not isinstance(norm, nn.SyncBatchNorm)
     if norm.training and plain and not exporting() and x.numel() == channels:
@@ -45,7 +45,7 @@ def check_values(norm: nn.Module, channels: int, x: Tensor, name: str) -> None:
 
 
 def scale_and_shift(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
-    """What a batch norm does to each channel in inference: ``x * scale + shift``."""
+    """Return scale and shift ``[C]`` of a batch norm in inference, ``x * scale + shift``."""
     mean, variance = norm.running_mean, norm.running_var
     assert mean is not None and variance is not None, 'a norm that keeps no statistics'
     scale = norm.weight * (variance + norm.eps).rsqrt()
@@ -53,7 +53,7 @@ def scale_and_shift(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
 
 
 class BatchNormNHWC(nn.Module):
-    """Batch norm as a module of ``[B, H, W, C]`` maps."""
+    """Batch norm as a module on ``[B, H, W, C]`` maps."""
 
     def __init__(self, dim: int, device=None, dtype=None):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Stems and downsampling: an image or a map to a smaller map."""
+"""Stems and downsampling layers."""
 from collections.abc import Sequence
 
 import torch
@@ -16,13 +16,13 @@ class PatchConv(nn.Module):
     """Strided convolution followed by LayerNorm: the patch embedding of PVT, PVTv2, Swin and CSwin.
 
     Args:
-        in_dim: Channels in.
-        dim: Channels out.
-        kernel_size: Of the convolution.
-        stride: Of the convolution.
-        padding: Of the convolution, on all sides; 0 gives separate patches.
+        in_dim: Number of input channels.
+        dim: Number of output channels.
+        kernel_size: Kernel size of the convolution.
+        stride: Stride of the convolution.
+        padding: Zero padding of the convolution on all sides; 0 for non-overlapping patches.
         pad_to_stride: Zero-pad right and bottom so that the last rows and columns are not dropped (Swin).
-        eps: Of the LayerNorm; None for no norm (ViT).
+        eps: Epsilon of the LayerNorm; None for no norm (ViT).
     """
 
     def __init__(
@@ -62,15 +62,15 @@ class PatchMerging(nn.Module):
 
 
 class Conv2dNorm(nn.Module):
-    """Convolution, 3x3 by default, BatchNorm and, if asked for, GELU.
+    """Convolution (3x3 by default), BatchNorm and optionally GELU.
 
     Args:
-        in_dim: Channels in.
-        dim: Channels out.
-        stride: Of the convolution.
-        activation: Close with GELU.
-        kernel_size: Of the convolution, odd; or the stride, for separate patches.
-        bias: Whether the convolution has one.
+        in_dim: Number of input channels.
+        dim: Number of output channels.
+        stride: Stride of the convolution.
+        activation: Whether to apply GELU.
+        kernel_size: Kernel size of the convolution: odd, or equal to the stride for non-overlapping patches.
+        bias: Whether the convolution has a bias.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Conv2dNorm(nn.Module):
         self.act = nn.GELU() if activation else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[B, H, W, in_dim]`` -> ``[B, ceil(H / stride), ceil(W / stride), dim]``; separate patches round down."""
+        """``[B, H, W, in_dim]`` -> ``[B, ceil(H / stride), ceil(W / stride), dim]``; rounded down for patches."""
         return to_nhwc(self.act(self._norm_of_conv(to_nchw(x))))
 
     def _norm_of_conv(self, x: Tensor) -> Tensor:
@@ -103,10 +103,10 @@ class ConvStem(nn.Sequential):
     """3x3 convolutions with BatchNorm; GELU after all but the last.
 
     Args:
-        in_chans: Image channels.
-        dims: Channels behind each convolution.
-        strides: Of the convolutions; the first has 2.
-        bias: Whether the convolutions have one.
+        in_chans: Number of image channels.
+        dims: Number of output channels of each convolution.
+        strides: Strides of the convolutions; the first is 2.
+        bias: Whether the convolutions have biases.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class NormConv2d(nn.Module):
 
 
 class ProjNormAct(nn.Module):
-    """What closes a pyramid: linear layer, BatchNorm, SiLU; ``[B, H, W, in_dim]`` -> ``[B, H, W, dim]``."""
+    """Final projection of a pyramid: linear layer, BatchNorm, SiLU; ``[B, H, W, in_dim]`` -> ``[B, H, W, dim]``."""
 
     def __init__(self, in_dim: int, dim: int, bias: bool = True, device=None, dtype=None):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Pooling of tokens to one vector: generalised means of groups, and learned queries."""
+"""Learned pooling of tokens to one vector: generalised means of channel groups, and attention with learned queries."""
 import torch
 from torch import Tensor, nn
 
@@ -8,18 +8,20 @@ from .linear import linear
 
 
 class GGeM(nn.Module):
-    """Generalised mean of each group of channels, ``mean(max(x, eps) ** p) ** (1 / p)`` with a learned p per group.
+    """Group generalised mean pooling, ``mean(max(x, eps) ** p) ** (1 / p)`` with a learned p per group of channels.
 
-    The paper speaks of groups of channels as group norm has them, and has no code; of the two implementations that are
-    around one has groups of neighbouring channels, the other takes every G-th. Neighbouring is the default here, being
-    what "group" means in group convolution and group norm.
+    >>> zoo.blocks.pooling.GGeM(dim=64, groups=8)(torch.rand(2, 49, 64)).shape
+    torch.Size([2, 64])
+
+    The authors have not published code. Of two other implementations, one forms groups of neighbouring channels, the
+    other of every G-th channel. The default here is neighbouring channels, as in group convolution and group norm.
 
     Args:
-        dim: Channels C.
-        groups: Groups G; divides C.
-        interleaved: Channels G apart are a group, not neighbouring ones.
-        num_prefix_tokens: Tokens that are left out, class tokens.
-        eps: Least value.
+        dim: Number of channels C.
+        groups: Number of groups G; must divide C.
+        interleaved: Form groups of every G-th channel instead of neighbouring ones.
+        num_prefix_tokens: Number of leading tokens to leave out, such as a class token.
+        eps: Lower bound of the values.
 
     Raises:
         ZooError: G does not divide C.
@@ -32,7 +34,7 @@ class GGeM(nn.Module):
             device=None, dtype=None):
         super().__init__()
         if dim % groups:
-            raise ZooError(f'{dim} channels in {groups} groups: choose a divisor')
+            raise ZooError(f'groups={groups} does not divide {dim} channels')
         self.interleaved = interleaved
         self.num_prefix_tokens = num_prefix_tokens
         self.eps = eps
@@ -40,7 +42,7 @@ class GGeM(nn.Module):
         self.power = nn.Parameter(torch.full((groups,), 3., device=device, dtype=dtype))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Tokens ``[B, N, C]`` -> ``[B, C]``."""
+        """``[B, N, C]`` -> ``[B, C]``."""
         groups = len(self.power)
         power = self.power.clamp(min=self.eps)
         power = power.repeat(x.shape[-1] // groups) if self.interleaved else power.repeat_interleave(
@@ -49,15 +51,18 @@ class GGeM(nn.Module):
 
 
 class EfficientProbing(nn.Module):
-    """Learned queries attend to the tokens; each pools its own slice of their values.
+    """Efficient probing: learned queries attend to the tokens, and each pools its own slice of the values' channels.
 
-    ``out[i] = softmax(query_i . x / sqrt(C)) (x W_v)[slice i]``: keys are the tokens themselves, there is no projection
-    of queries, keys or result.
+    >>> zoo.blocks.pooling.EfficientProbing(dim=64, num_queries=8)(torch.randn(2, 49, 64)).shape
+    torch.Size([2, 64])
+
+    ``out[i] = softmax(query_i . x / sqrt(C)) (x W_v)[slice i]``: the keys are the tokens themselves, and queries, keys
+    and result are not projected.
 
     Args:
-        dim: Channels C.
-        num_queries: Queries Q.
-        reduction: C over the channels of the result.
+        dim: Number of channels C.
+        num_queries: Number of queries Q.
+        reduction: Ratio of C to the channels of the result.
 
     Raises:
         ZooError: ``Q * reduction`` does not divide C.
@@ -69,32 +74,31 @@ class EfficientProbing(nn.Module):
     def __init__(self, dim: int, num_queries: int = 32, reduction: int = 1, device=None, dtype=None):
         super().__init__()
         if dim % (num_queries * reduction):
-            raise ZooError(f'{dim} channels, {num_queries} queries, reduction {reduction}: the product of the last '
-                             f'two has to divide the first')
+            raise ZooError(f'num_queries={num_queries} times reduction={reduction} does not divide {dim} channels')
         dd = FactoryKwargs(device=device, dtype=dtype)
         self.out_features = dim // reduction
         self.queries = nn.Parameter(0.02 * torch.randn(num_queries, dim, **dd))
         self.v = nn.Linear(dim, self.out_features, bias=False, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Tokens ``[B, N, C]`` -> ``[B, C / reduction]``."""
+        """``[B, N, C]`` -> ``[B, C / reduction]``."""
         weights = (self.queries * x.shape[-1] ** -0.5 @ x.transpose(1, 2)).softmax(-1)
         v = linear(self.v, x).unflatten(-1, (len(self.queries), -1))
         return torch.einsum('bqn,bnqc->bqc', weights, v).flatten(1)
 
 
-POOLS = dict(ggem=GGeM, ep=EfficientProbing)  # by the name that a model's ``global_pool`` has
+POOLS = dict(ggem=GGeM, ep=EfficientProbing)  # by values of a model's ``global_pool``
 
 
 class PooledHead(nn.Module):
-    """Head of a model with a learned pooling: that, dropout, a linear layer ``fc``.
+    """Classification head with learned pooling, dropout and a linear layer ``fc``.
 
     Args:
-        dim: Channels C.
-        num_classes: Outputs; 0 for pooled features.
-        global_pool: A name from ``POOLS``.
-        drop_rate: Dropout before the linear layer.
-        num_prefix_tokens: Tokens that are left out, class tokens.
+        dim: Number of channels C.
+        num_classes: Number of classes; 0 to return pooled features.
+        global_pool: A name in ``POOLS``.
+        drop_rate: Dropout rate before the linear layer.
+        num_prefix_tokens: Number of leading tokens to leave out, such as a class token.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Learned position tables: one vector per pixel, or one bias per relative offset. Both can be resampled."""
+"""Learned position tables, absolute or relative, which can be resampled to other sizes."""
 import math
 from collections.abc import Callable
 from typing import Any
@@ -20,17 +20,17 @@ def resample_map(table: Tensor, grid: tuple[int, int], mode: str) -> Tensor:
 @torch.no_grad()
 def resize_table(
         module: nn.Module, name: str, now: Any, size: Any, resample: Callable[[Tensor, Any], Tensor]) -> None:
-    """Store a table for another size from now on; there and back again is exact.
+    """Replace a table by one of another size; changing the size back restores it exactly.
 
-    All sizes are resampled from the first one, which is kept beside the parameter, outside of the state dict, as long
-    as the stored table is what that gives. Once training or a checkpoint has changed it, that is the first one.
+    The original table is kept as an attribute of the module, outside the state dict, and all sizes are resampled from
+    it. Once training or a checkpoint has changed the parameter, the changed table becomes the original.
 
     Args:
-        module: Has the table.
-        name: Of the parameter.
-        now: Its size.
-        size: Its size from now on.
-        resample: Brings a table to a size; to its own without a change.
+        module: The module that has the table.
+        name: Name of the parameter.
+        now: Its current size.
+        size: Its new size.
+        resample: Function of a table and a size that returns the resampled table; the identity for its own size.
     """
     table, first = getattr(module, name), module.__dict__.get('first_table')
     source = table.detach().clone()
@@ -44,13 +44,13 @@ def resize_table(
 
 
 class PositionMap(nn.Module):
-    """One learned vector per token of a map, resampled when the map has another size.
+    """Absolute position embedding: one learned vector per token of a map, resampled for maps of other sizes.
 
     Args:
-        grid: Height and width in tokens that the table is stored for.
-        dim: Channels.
-        mode: Interpolation of ``F.interpolate`` that the paper uses for other sizes.
-        std: Standard deviation of the truncated normal initialisation; 0 gives zeros.
+        grid: Height and width of the stored table in tokens.
+        dim: Number of channels.
+        mode: Mode of ``F.interpolate`` for other sizes.
+        std: Standard deviation of the truncated normal initialisation; 0 for zeros.
     """
 
     def __init__(
@@ -62,14 +62,14 @@ class PositionMap(nn.Module):
             trunc_normal_(self.weight, std=std)
 
     def forward(self, height: int, width: int) -> Tensor:
-        """Return ``[1, height, width, C]``; the parameter itself at its own size."""
+        """Return ``[1, height, width, C]``, for the stored size the parameter itself."""
         # resampling to the same size is exact
         if sizes_known(height, width) and (height, width) == tuple(self.weight.shape[1:3]):
             return self.weight
         return resample_map(self.weight, (height, width), self.mode)
 
     def resample_table(self, name: str, table: Tensor) -> Tensor:
-        """Bring a table ``[1, H, W, C]`` or, square, ``[1, H * W, C]`` of a checkpoint to this module's size."""
+        """Resample a checkpoint's table, ``[1, H, W, C]`` or ``[1, H * W, C]`` (square), to this module's size."""
         if table.ndim == 3:
             side = math.isqrt(table.shape[1])
             table = table.reshape(1, side, side, table.shape[-1])
@@ -78,18 +78,18 @@ class PositionMap(nn.Module):
         return resample_map(table, map_size(self.weight), self.mode)
 
     def set_grid_size(self, grid_size: tuple[int, int]) -> None:
-        """Store the table for another size from now on."""
+        """Resample the stored table to another height and width in tokens."""
         now, grid = tuple(self.weight.shape[1:3]), tuple(grid_size)
         if grid != now:
             resize_table(self, 'weight', now, grid, lambda table, size: resample_map(table, size, self.mode))
 
 
 class RelativePositionBias(nn.Module):
-    """Bias of every pair of tokens of a window: a table of ``(2w - 1)**2`` offsets, one column per head (Swin).
+    """Relative position bias of the tokens of a window (Swin): a table of ``(2w - 1)**2`` offsets, a column per head.
 
     Args:
-        window: Side w of the square window.
-        num_heads: Columns of the table.
+        window: Side w of the square window in tokens.
+        num_heads: Number of attention heads.
     """
 
     def __init__(self, window: int, num_heads: int, device=None, dtype=None):
@@ -99,7 +99,7 @@ class RelativePositionBias(nn.Module):
         trunc_normal_(self.table, std=0.02)
 
     def index(self, device: torch.device) -> Tensor:
-        """Row of the table for every pair of tokens, ``[w * w, w * w]`` int64."""
+        """Return the row of the table for every pair of tokens, ``[w * w, w * w]`` int64."""
         side = torch.arange(self.window, device=device)
         offset = side[:, None] - side[None, :] + self.window - 1
         rows = offset[:, None, :, None] * (2 * self.window - 1) + offset[None, :, None, :]
@@ -110,7 +110,7 @@ class RelativePositionBias(nn.Module):
         return self.table[self.index(self.table.device)].permute(2, 0, 1).contiguous()
 
     def resample_table(self, name: str, table: Tensor) -> Tensor:
-        """Bring a checkpoint's table to this module's window (bicubic over the grid of offsets)."""
+        """Resample a checkpoint's table to this module's window, bicubically over the grid of offsets."""
         return table if table.shape[1] != self.table.shape[1] else self._resample(table, self.window)
 
     def _resample(self, table: Tensor, window: int) -> Tensor:
@@ -122,7 +122,7 @@ class RelativePositionBias(nn.Module):
         return table.reshape(rows, -1)
 
     def set_window_size(self, window_size: int) -> None:
-        """Store the table for another window from now on."""
+        """Resample the stored table to another window size in tokens."""
         if window_size != self.window:
             resize_table(self, 'table', self.window, window_size, self._resample)
             self.window = window_size

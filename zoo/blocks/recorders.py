@@ -1,4 +1,4 @@
-"""torch.fx and TorchScript, which cannot record what depends on the image size: the error that says what can."""
+"""Errors of torch.fx and TorchScript, which cannot record models that depend on the image size."""
 import torch
 from torch import Tensor, nn
 
@@ -8,18 +8,18 @@ INSTEAD = 'use torch.export for a graph, features_only=True of timm.create_model
 
 
 class NotScriptable(nn.Module):
-    """A module that TorchScript does not compile, alone or inside of another."""
+    """A module that TorchScript cannot compile, neither alone nor as part of another module."""
 
     def __prepare_scriptable__(self) -> nn.Module:
-        """What ``torch.jit.script`` calls first.
+        """Refuse compilation; ``torch.jit.script`` calls this first.
 
         Raises:
-            ZooError: always.
+            ZooError: Always.
         """
         raise ZooError(f'TorchScript cannot compile {type(self).__name__}; {INSTEAD}')
 
 
 def refuse_fx(module: nn.Module, x: Tensor) -> None:
-    """Raise ZooError where a forward pass that depends on the size of its input is traced by ``torch.fx``."""
+    """Raise a ZooError if ``torch.fx`` traces a forward pass that depends on the size of its input."""
     if isinstance(x, torch.fx.Proxy):
         raise ZooError(f'torch.fx cannot trace {type(module).__name__}, which depends on the image size; {INSTEAD}')

@@ -1,4 +1,4 @@
-"""Resizing token maps ``[B, H, W, C]`` to other numbers of rows and columns."""
+"""Pooling and interpolation of token maps ``[B, H, W, C]``."""
 from collections.abc import Callable
 
 import torch
@@ -9,13 +9,13 @@ from .layout import contiguous_for_export, exporting, to_nchw, to_nhwc
 
 
 def pool_map(x: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Means over a grid of cells that cover a map (adaptive average pooling).
+    """Pool a map to a grid of means (adaptive average pooling).
 
-    Cells of a map that the grid does not divide overlap; those of a map smaller than the grid repeat.
+    Cells overlap if the grid does not divide the map, and repeat if the map is smaller than the grid.
 
     Args:
         x: ``[B, H, W, C]``, any strides.
-        grid: Rows and columns of cells.
+        grid: Number of rows and columns of the result.
 
     Returns:
         ``[B, *grid, C]``.
@@ -26,14 +26,14 @@ def pool_map(x: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def interpolate_map(x: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Bilinear interpolation of ``[B, H, W, C]`` to ``[B, *grid, C]``, half-pixel centres, no antialias."""
+    """Interpolate ``[B, H, W, C]`` bilinearly to ``[B, *grid, C]``: half-pixel centres, no antialiasing."""
     if not exporting():
         return to_nhwc(F.interpolate(to_nchw(x), size=grid, mode='bilinear', align_corners=False))
     return _resample(x, grid, bilinear_matrix)
 
 
 def _resample(x: Tensor, grid: tuple[int, int], weights: Callable[..., Tensor]) -> Tensor:
-    """By two matrix products: torch's own operators are recorded for one size only."""
+    """Resample by two matrix products, because torch's own operators are exported for a single size only."""
     x = contiguous_for_export(x)
     for size, places in zip(x.shape[2:0:-1], reversed(grid)):  # columns, then rows
         one = weights(size, places, x.dtype, x.device).expand(x.shape[0] * x.shape[1], -1, -1)
@@ -42,7 +42,7 @@ def _resample(x: Tensor, grid: tuple[int, int], weights: Callable[..., Tensor]) 
 
 
 def adaptive_pool_matrix(size: int, count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Weights ``[count, size]`` of the means over the cells of one axis of :func:`pool_map`."""
+    """Return the weights ``[count, size]`` of :func:`pool_map` along one axis."""
     cell = torch.arange(count, device=device)[:, None]
     place = torch.arange(size, device=device)[None, :]
     first, last = cell * size // count, ((cell + 1) * size + count - 1) // count
@@ -50,7 +50,7 @@ def adaptive_pool_matrix(size: int, count: int, dtype: torch.dtype, device: torc
 
 
 def bilinear_matrix(size: int, places: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Weights ``[places, size]`` of linear interpolation along one axis."""
+    """Return the weights ``[places, size]`` of linear interpolation along one axis."""
     at = (torch.arange(places, device=device, dtype=torch.float32) + 0.5) * (size / places) - 0.5
     at = torch.minimum(at.clamp(min=0), torch.full((), size - 1, device=device, dtype=torch.float32))
     distance = (at[:, None] - torch.arange(size, device=device)).abs()

@@ -1,4 +1,4 @@
-"""Computed tables: made in float32 or wider, kept for a few sizes, never part of the state dict."""
+"""Computed tables: in float32 or wider, cached for a few sizes, never part of the state dict."""
 import functools
 from collections.abc import Callable
 
@@ -7,18 +7,18 @@ from torch import Tensor
 
 from .layout import tracing_or_fake
 
-KEPT = 16  # tables of a kind: the stages of a model at a few sizes
+KEPT = 16  # tables per function: enough for the stages of a model at a few sizes
 
 
 def cached_table(build: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Let a function that computes a table remember the last ones.
+    """Cache the last results of a function that computes a table.
 
     Args:
-        build: Called with hashable arguments, a dtype and a device.
+        build: Function of hashable arguments, a dtype and a device.
 
     Returns:
-        The function of the same arguments and ``like``, a tensor that gives the device, and the dtype if that is wider
-        than float32. What it returns may be shared: not to be written to.
+        A function of the same arguments and ``like``, a tensor that determines the device and the dtype, which is at
+        least float32. Its results may be shared with other callers; do not write to them.
     """
     @functools.lru_cache(maxsize=KEPT)
     def cached(*args) -> Tensor:

@@ -6,16 +6,16 @@ from torch import Tensor, nn
 
 
 class TransformerBlock(nn.Module):
-    """``x + mixer(norm1(x))``, then ``x + mlp(norm2(x))``, on ``[B, H, W, C]`` maps.
+    """Pre-norm block on ``[B, H, W, C]`` maps: ``x = x + mixer(norm1(x))``, then ``x + mlp(norm2(x))``.
 
-    A mixer that ``needs_block_input`` is called with x too.
+    A mixer with ``needs_block_input`` also receives x.
 
     Args:
-        dim: Channels C.
+        dim: Number of channels C.
         mixer: Token mixer, shape-preserving.
         mlp: Feed-forward layer, shape-preserving.
-        drop_path: Rate of stochastic depth in training.
-        eps: Of both LayerNorms.
+        drop_path: Stochastic depth rate.
+        eps: Epsilon of both LayerNorms.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class TransformerBlock(nn.Module):
         return x + self.drop_path2(self.mlp(self.norm2(x)))
 
     def mix(self, y: Tensor, x: Tensor, **given: Any) -> Tensor:
-        """Call the mixer with the normed map y, and with the block's input x where it asks for that."""
+        """Call the mixer with the normalised map y and, if it needs that, with the block's input x."""
         if getattr(self.mixer, 'needs_block_input', False):
             given['block_input'] = x
         return self.mixer(y, **given)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from ..registry import FAMILIES
 
-NO_DEPARTURES = 'None that we know of, beside what is said above.'
+NO_DEPARTURES = 'None known, apart from those mentioned above.'
 
 
 class Story(NamedTuple):

@@ -79,7 +79,7 @@ def _select(args: argparse.Namespace, given: Mapping[str, Any]) -> list[Source]:
 def _unmeasurable(row: Source) -> str:
     """The reason why a row cannot be compared; '' if it can."""
     if not fetchable(row):
-        return f'no weights to download ({row.note or "they have to be fetched by hand from " + row.location})'
+        return f'no weights to download ({row.note or "they must be downloaded manually from " + row.location})'
     if row.num_classes != CLASSES:
         return f'it has {row.num_classes} classes, not those of ImageNet-1k'
     return '' if row.top1 else 'no accuracy is published'

@@ -1,4 +1,10 @@
-"""Macro-architectures that take a token mixer: every host builds stem and stages and hands them to ``Backbone``."""
+"""Macro-architectures with exchangeable token mixers: every host builds a stem and stages for ``Backbone``.
+
+>>> rala = zoo.blocks.mixers.mixer_factory('rala')
+>>> model = zoo.hosts.PVTv2(rala, embed_dims=(8, 16, 24, 32), depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1))
+>>> model(torch.randn(1, 3, 64, 64)).shape
+torch.Size([1, 1000])
+"""
 from .cswin import CSwin
 from .mobilenet import GatedMobileNetV2
 from .pvt import PVT

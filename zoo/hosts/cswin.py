@@ -25,16 +25,17 @@ class CSwin(Backbone):
 
     Args:
         mixer: Factory of the token mixers; cross-shaped windows by default.
-        img_size: Size in pixels that stripes and position tables are built for; every size from 32 runs.
-        embed_dim: Channels of the first stage; each further stage doubles them.
-        depths: Blocks of the stages.
-        num_heads: Heads of the stages.
-        mlp_ratio: Hidden width of the feed-forward layers over channels.
-        qkv_bias: Bias of the mixers' projections.
-        drop_path_rate: Stochastic depth of the last block, rising linearly from 0.
-        **backbone: num_classes, global_pool, drop_rate of :class:`~zoo.backbone.Backbone`.
+        img_size: Image size in pixels that stripes and position tables are built for; any size from 32 works.
+        embed_dim: Number of channels in the first stage; every further stage doubles it.
+        depths: Number of blocks in each stage.
+        num_heads: Number of attention heads in each stage.
+        mlp_ratio: Ratio of hidden to input channels in feed-forward layers.
+        qkv_bias: Whether the mixers' projections have biases.
+        drop_path_rate: Stochastic depth rate of the last block; rates rise linearly from 0.
+        **backbone: Arguments of :class:`~zoo.backbone.Backbone`: num_classes, global_pool, drop_rate.
 
-    Stripes are 1, 2 and ``max(7, size / 32)`` tokens wide in the first three stages; the last attends over the map.
+    Stripes are 1, 2 and ``max(7, size // 32)`` tokens wide in the first three stages; the last stage attends to the
+    whole map.
 
     Source: Dong et al., arXiv 2107.00652; as used in LeapLabTHU/FLatten-Transformer @ abdb115,
     models/flatten_cswin.py.

@@ -13,11 +13,11 @@ STAGES = (
 
 
 class GatedMobileNetV2(EfficientNet):
-    """timm's MobileNetV2 with a gate behind the last norm of each block, those without a shortcut too.
+    """timm's MobileNetV2 with a gate after the last norm of every block, including blocks without a shortcut.
 
     Args:
-        gate: Factory of the gates; None for none.
-        **mobilenet: num_classes, drop_rate, ... of timm's EfficientNet.
+        gate: Factory of the gates; None for no gates.
+        **mobilenet: Arguments of timm's EfficientNet: num_classes, drop_rate, ...
 
     Source: Sandler et al., arXiv 1801.04381; timm.models.efficientnet.
     """
@@ -43,5 +43,5 @@ class GatedMobileNetV2(EfficientNet):
         init_gates(self)
 
     def no_weight_decay(self) -> set[str]:
-        """Names of the parameters that gates do not want decayed, besides biases and 1-d parameters."""
+        """Names of the parameters that gates exclude from weight decay, besides biases and 1-d parameters."""
         return undecayed_by_gates(self)

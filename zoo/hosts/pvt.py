@@ -23,22 +23,22 @@ SIZES = dict(
 
 
 class PVT(Backbone):
-    """PVT: separate patches, a position table in each stage, pre-norm blocks, no final norm, mean pooling.
+    """PVT: non-overlapping patches, position tables in every stage, pre-norm blocks, no final norm, mean pooling.
 
-    At sizes that are not a multiple of 32 the last rows and columns are dropped, and the position tables are resampled
-    bilinearly, as in the reference's own forward pass.
+    At sizes that are not multiples of 32 the last rows and columns are dropped. At sizes other than ``img_size`` the
+    position tables are resampled bilinearly, as in the reference's forward pass.
 
     Args:
         mixer: Factory of the token mixers; PVT's own by default.
-        img_size: Size in pixels that the position tables are built for; every size from 32 runs.
-        embed_dims: Channels of the stages.
-        depths: Blocks of the stages.
-        num_heads: Heads of the stages.
-        mlp_ratios: Hidden width of the feed-forward layers over channels.
-        sr_ratios: Spatial reduction that the mixers are offered.
-        qkv_bias: Bias of the mixers' projections.
-        drop_path_rate: Stochastic depth of the last block, rising linearly from 0.
-        **backbone: num_classes, global_pool, drop_rate of :class:`~zoo.backbone.Backbone`.
+        img_size: Image size in pixels that the position tables are built for; any size from 32 works.
+        embed_dims: Number of channels in each stage.
+        depths: Number of blocks in each stage.
+        num_heads: Number of attention heads in each stage.
+        mlp_ratios: Ratio of hidden to input channels in feed-forward layers.
+        sr_ratios: Spatial reduction ratio in each stage, for mixers that use one.
+        qkv_bias: Whether the mixers' projections have biases.
+        drop_path_rate: Stochastic depth rate of the last block; rates rise linearly from 0.
+        **backbone: Arguments of :class:`~zoo.backbone.Backbone`: num_classes, global_pool, drop_rate.
 
     Source: Wang et al., arXiv 2102.12122; as used in LeapLabTHU/FLatten-Transformer @ abdb115, models/flatten_pvt.py.
     """

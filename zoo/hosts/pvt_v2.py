@@ -29,16 +29,16 @@ class PVTv2(Backbone):
 
     Args:
         mixer: Factory of the token mixers; PVT's own by default.
-        img_size: Size in pixels that mixers with position tables are built for; every size from 32 runs.
-        embed_dims: Channels of the stages.
-        depths: Blocks of the stages.
-        num_heads: Heads of the stages.
-        mlp_ratios: Hidden width of the feed-forward layers over channels.
-        sr_ratios: Spatial reduction that the mixers are offered.
-        qkv_bias: Bias of the mixers' projections.
-        stem_stride: Stride of the first convolution in pixels; 2 keeps more of small images (quickstart recipe).
-        drop_path_rate: Stochastic depth of the last block, rising linearly from 0.
-        **backbone: num_classes, global_pool, drop_rate of :class:`~zoo.backbone.Backbone`.
+        img_size: Image size in pixels that mixers with position tables are built for; any size from 32 works.
+        embed_dims: Number of channels in each stage.
+        depths: Number of blocks in each stage.
+        num_heads: Number of attention heads in each stage.
+        mlp_ratios: Ratio of hidden to input channels in feed-forward layers.
+        sr_ratios: Spatial reduction ratio in each stage, for mixers that use one.
+        qkv_bias: Whether the mixers' projections have biases.
+        stem_stride: Stride of the first convolution in pixels; 2 suits small images (quickstart recipe).
+        drop_path_rate: Stochastic depth rate of the last block; rates rise linearly from 0.
+        **backbone: Arguments of :class:`~zoo.backbone.Backbone`: num_classes, global_pool, drop_rate.
 
     Source: Wang et al., arXiv 2106.13797; as used in LeapLabTHU/FLatten-Transformer @ abdb115,
     models/flatten_pvt_v2.py.

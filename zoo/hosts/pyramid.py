@@ -1,4 +1,4 @@
-"""The pyramid of RAVLT, MAViT and NaLaFormer: convolutions wherever positions count."""
+"""The pyramid of RAVLT, MAViT and NaLaFormer, with positions encoded by convolutions."""
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -28,16 +28,16 @@ SIZES = dict(
 
 
 class PyramidBlock(TransformerBlock):
-    """The pre-norm block with layer scales, and a depthwise 3x3 of the map added before it (conditional position).
+    """Pre-norm block with layer scales, preceded by a depthwise 3x3 convolution (conditional positional encoding).
 
     Args:
-        dim: Channels C.
+        dim: Number of channels C.
         mixer: Token mixer, shape-preserving.
         mlp: Feed-forward layer, shape-preserving.
-        drop_path: Rate of stochastic depth in training.
-        eps: Of both LayerNorms.
-        layer_scale: Initial value of the scales of mixer and feed-forward layer.
-        mid_position: Add another depthwise 3x3 between the two (NaLaFormer).
+        drop_path: Stochastic depth rate.
+        eps: Epsilon of both LayerNorms.
+        layer_scale: Initial value of the layer scales.
+        mid_position: Whether to add a second depthwise 3x3 before the feed-forward layer (NaLaFormer).
     """
 
     def __init__(
@@ -62,24 +62,24 @@ class PyramidBlock(TransformerBlock):
 
 
 class Pyramid(Backbone):
-    """Four 3x3 convolutions to stride 4, 3x3 convolutions of stride 2 between stages, positions from depthwise 3x3.
+    """Pyramid with a stem of four 3x3 convolutions, strided 3x3 convolutions between stages, depthwise ones in blocks.
 
     Args:
         mixer: Factory of the token mixers; gated rotary softmax attention by default.
-        img_size: Size in pixels that mixers with position tables are built for; every size from 32 runs.
-        embed_dims: Channels of the stages.
-        depths: Blocks of the stages.
-        num_heads: Heads of the stages.
-        mlp_ratio: Hidden width of the feed-forward layers over channels.
-        layer_scale: Initial layer scales of the stages.
-        mid_position: Whether a block adds a second position convolution before its feed-forward layer.
-        gate_norm: Whether gated mixers, the default one among them, norm before their gate (NaLaFormer).
-        projection: Channels behind the last stage.
-        linear_init: Initialisation of linear layers but the classifier, 'trunc_normal' or torch's 'default'.
-        qkv_bias: Bias of the mixers' projections.
-        feature_norms: Build for dense prediction: each stage's map is normed as it is handed out, without projection.
-        drop_path_rate: Stochastic depth of the last block, rising linearly from 0.
-        **backbone: num_classes, global_pool, drop_rate of :class:`~zoo.backbone.Backbone`.
+        img_size: Image size in pixels that mixers with position tables are built for; any size from 32 works.
+        embed_dims: Number of channels in each stage.
+        depths: Number of blocks in each stage.
+        num_heads: Number of attention heads in each stage.
+        mlp_ratio: Ratio of hidden to input channels in feed-forward layers.
+        layer_scale: Initial value of the layer scales in each stage.
+        mid_position: Whether blocks have a second depthwise 3x3 convolution before the feed-forward layer (NaLaFormer).
+        gate_norm: Whether gated mixers, including the default, apply a LayerNorm before the gate (NaLaFormer).
+        projection: Number of channels of the projection after the last stage.
+        linear_init: Initialisation of all linear layers but the classifier: 'trunc_normal' or torch's 'default'.
+        qkv_bias: Whether the mixers' projections have biases.
+        feature_norms: Build for dense prediction: add a norm for every stage's map and drop the projection.
+        drop_path_rate: Stochastic depth rate of the last block; rates rise linearly from 0.
+        **backbone: Arguments of :class:`~zoo.backbone.Backbone`: num_classes, global_pool, drop_rate.
 
     Source: Fan et al., RAVLT, arXiv 2411.07635; qhfan/RALA @ a86314f, classfication/RALA.py and
     detection/mmdet/models/backbones/RALA.py.

@@ -18,19 +18,19 @@ SIZES = {
 
 
 class GatedResNet(ResNet):
-    """timm's ResNet with a gate behind the last norm of each block's branch, or behind stages.
+    """timm's ResNet with a gate after the last norm of every block's branch, or after stages.
 
-    All else is timm's: ``forward_features``, feature maps at strides 2 to 32, ``output_stride``, gradient
+    Everything else is inherited: ``forward_features``, feature maps at strides 2 to 32, ``output_stride``, gradient
     checkpointing.
 
     Args:
-        gate: Factory of the blocks' gates; None for none.
-        stage_gate: Called with the :class:`~zoo.blocks.gates.GateContext` of the last block of each stage but the last:
-            the gate behind that stage.
+        gate: Factory of the blocks' gates; None for no gates.
+        stage_gate: Factory of the gates after stages, called with the :class:`~zoo.blocks.gates.GateContext` of the
+            last block of each stage but the last.
         cifar: Build for images of 32 pixels: a 3x3 stem of stride 1, no pooling.
-        zero_init_last: Start the last norm of each block at zero; none of the gates' papers does.
-        init: Called with the model: what the paper's code initialises otherwise than timm.
-        **resnet: block, layers, num_classes, ... of timm's ResNet.
+        zero_init_last: Initialise the last norm of every block to zero; none of the gates' papers does.
+        init: Function called with the model, for initialisation that differs from timm's.
+        **resnet: Arguments of timm's ResNet: block, layers, num_classes, ...
 
     Source: He et al., arXiv 1512.03385; timm.models.resnet.
     """
@@ -58,7 +58,7 @@ class GatedResNet(ResNet):
         init_gates(self)
 
     def no_weight_decay(self) -> set[str]:
-        """Names of the parameters that gates do not want decayed, besides biases and 1-d parameters."""
+        """Names of the parameters that gates exclude from weight decay, besides biases and 1-d parameters."""
         return undecayed_by_gates(self)
 
     def _shrink_stem(self, **dd: Any) -> None:
@@ -71,9 +71,9 @@ class GatedResNet(ResNet):
 
 
 def init_by_name(model: nn.Module) -> None:
-    """As CBAM's code does it: the classifier by Kaiming's rule, convolutions of shortcuts as torch builds them.
+    """Initialise as CBAM's code: Kaiming for the classifier, torch's default for convolutions of shortcuts.
 
-    That code looks for 'conv' in the names of parameters, and those of shortcuts do not have it.
+    That code selects convolutions by 'conv' in their names, which those of shortcuts lack.
     """
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d) and '.downsample.' in name:
@@ -84,7 +84,7 @@ def init_by_name(model: nn.Module) -> None:
 
 
 def init_as_torch(model: nn.Module) -> None:
-    """All convolutions as torch builds them."""
+    """Initialise all convolutions with torch's default."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             module.reset_parameters()

@@ -1,4 +1,4 @@
-"""The stages of a pyramid, built in one way."""
+"""Construction of the stages of a pyramid."""
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -10,9 +10,9 @@ from ..blocks.mixers import BlockContext
 
 
 def drop_path_rates(last: float, depths: Sequence[int]) -> list[list[float]]:
-    """Rates of stochastic depth by stage and block, rising linearly from 0 to ``last``."""
+    """Return stochastic depth rates by stage and block, which rise linearly from 0 to ``last``."""
     rates = calculate_drop_path_rates(last, list(depths), stagewise=True)
-    return cast(list[list[float]], rates)  # timm's annotation knows rates alone
+    return cast(list[list[float]], rates)  # timm's annotation is list[float]
 
 
 def build_stages(
@@ -20,19 +20,21 @@ def build_stages(
         grids: Sequence[tuple[int, int]], drop_path_rate: float, downsample: Callable[[int, int], nn.Module],
         norm: Callable[[int], nn.Module] | None = None,
         pos_embed: Callable[[tuple[int, int], int], nn.Module] | None = None, **context: Any) -> list[Stage]:
-    """Build the stages of a pyramid in order, in each one its blocks first.
+    """Build the stages of a pyramid in order; within a stage, the blocks are created first.
 
     Args:
-        block: Makes a block from where it stands and its rate of stochastic depth.
-        dims: Channels of the stages.
-        depths: Blocks of the stages.
-        grids: Map size of each stage, (height, width).
-        drop_path_rate: Stochastic depth of the last block, rising linearly from 0.
-        downsample: Makes what opens each stage but the first, from the channels of the stage before and its own.
-        norm: Makes what closes each stage, from its channels.
-        pos_embed: Makes the position table behind ``downsample``, from grid and channels.
+        block: Factory of the blocks, called with a :class:`~zoo.blocks.mixers.BlockContext` and a stochastic depth
+            rate.
+        dims: Number of channels in each stage.
+        depths: Number of blocks in each stage.
+        grids: Map size of each stage in tokens, (height, width).
+        drop_path_rate: Stochastic depth rate of the last block; rates rise linearly from 0.
+        downsample: Factory of the first layer of every stage but the first, called with the numbers of input and
+            output channels.
+        norm: Factory of the last layer of every stage, called with its number of channels.
+        pos_embed: Factory of the position table after ``downsample``, called with map size and number of channels.
         **context: num_heads and further fields of :class:`~zoo.blocks.mixers.BlockContext`: one value for all stages,
-            or a sequence with one for each.
+            or a sequence of one per stage.
     """
     rates = drop_path_rates(drop_path_rate, depths)
     stages = []

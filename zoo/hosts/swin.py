@@ -24,37 +24,38 @@ WindowRule = Callable[[tuple[int, int]], int]
 
 
 def published_window(img_size: tuple[int, int]) -> int:
-    """Side of Swin's windows for an image size: 7 up to 224 pixels, 12 above (published for 384)."""
+    """Return the side of Swin's windows for an image size: 7 up to 224 pixels, 12 above (published for 384)."""
     return 7 if max(img_size) <= 224 else 12
 
 
 def shared_window(img_size: tuple[int, int]) -> int:
-    """Side of the softmax windows beside whole-map attention (Agent, InLine): the last stage's map, but at least 7."""
+    """Return the side of softmax windows in Agent-Swin and InLine-Swin: that of the last stage's map, at least 7."""
     return max(7, max(img_size) // 32)
 
 
 def window_of(rule: int | WindowRule, img_size: tuple[int, int]) -> int:
-    """Side of the windows for an image size, if it depends on that."""
+    """Return the side of the windows for an image size, by a rule or a fixed number."""
     return rule(img_size) if callable(rule) else rule
 
 
 class Swin(Backbone):
     """Swin: patches of 4 pixels, shifted windows in odd blocks, 2 x 2 merging between stages, a final norm.
 
-    Images, maps and windows are zero-padded right and bottom where they do not divide (Swin's dense-prediction code).
+    Images and maps that are not multiples of the patches, merges or windows are zero-padded right and bottom, as in
+    Swin's code for dense prediction.
 
     Args:
         mixer: Factory of the token mixers; shifted windows by default.
-        img_size: Size in pixels that windows and position tables are built for; every size from 32 runs.
-        embed_dim: Channels of the first stage; each further stage doubles them.
-        depths: Blocks of the stages.
-        num_heads: Heads of the stages.
-        window_size: Side of the windows in tokens, or a rule that gives it for an image size (height, width).
-        mlp_ratio: Hidden width of the feed-forward layers over channels.
-        qkv_bias: Bias of the mixers' projections.
-        feature_norms: Build for dense prediction: each stage's map is normed as it is handed out, the last one too.
-        drop_path_rate: Stochastic depth of the last block, rising linearly from 0.
-        **backbone: num_classes, global_pool, drop_rate of :class:`~zoo.backbone.Backbone`.
+        img_size: Image size in pixels that windows and position tables are built for; any size from 32 works.
+        embed_dim: Number of channels in the first stage; every further stage doubles it.
+        depths: Number of blocks in each stage.
+        num_heads: Number of attention heads in each stage.
+        window_size: Side of the windows in tokens, or a function that returns it for an image size (height, width).
+        mlp_ratio: Ratio of hidden to input channels in feed-forward layers.
+        qkv_bias: Whether the mixers' projections have biases.
+        feature_norms: Build for dense prediction: add a norm for every stage's map, applied when it is returned.
+        drop_path_rate: Stochastic depth rate of the last block; rates rise linearly from 0.
+        **backbone: Arguments of :class:`~zoo.backbone.Backbone`: num_classes, global_pool, drop_rate.
 
     Source: Liu et al., arXiv 2103.14030; as used in LeapLabTHU/FLatten-Transformer @ abdb115, models/flatten_swin.py.
     """

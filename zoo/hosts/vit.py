@@ -28,7 +28,7 @@ SIZES = dict(
 
 
 class TokenEmbedding(PatchConv):
-    """Patches with position, behind a class token with its own position."""
+    """Patch embedding with positions, preceded by a class token with its own position."""
 
     def __init__(self, in_chans: int, dim: int, grid: tuple[int, int], device=None, dtype=None):
         dd = FactoryKwargs(device=device, dtype=dtype)
@@ -50,13 +50,13 @@ class TokenBlock(TransformerBlock):
     """The pre-norm block on a sequence ``[B, 1 + H * W, C]`` whose first token is not a pixel.
 
     Raises:
-        ZooError: The mixer takes maps alone.
+        ZooError: The mixer takes maps only.
     """
 
     def __init__(self, dim: int, mixer: nn.Module, *args: Any, **options: Any):
         if not getattr(mixer, 'takes_sequences', lambda: False)():
             raise ZooError(
-                f'{type(mixer).__name__} mixes maps alone and this host has a class token; use one of '
+                f'{type(mixer).__name__} mixes maps only, but this host has a class token; use one of '
                 f'{", ".join(list_mixers(class_token=True))}, or another host')
         super().__init__(dim, mixer, *args, **options)
 
@@ -66,7 +66,17 @@ class TokenBlock(TransformerBlock):
 
 
 class TokenHead(nn.Module):
-    """Linear classifier of the class token ('token'), of the mean of the others ('avg'), or of all ('')."""
+    """Linear classifier of the class token ('token'), of the mean of the other tokens ('avg'), or of each token ('').
+
+    Args:
+        dim: Number of channels.
+        num_classes: Number of classes; 0 for no classifier.
+        global_pool: 'token', 'avg' or ''.
+        drop_rate: Dropout rate before the classifier.
+
+    Raises:
+        ZooError: An unknown ``global_pool``.
+    """
 
     def __init__(
             self, dim: int, num_classes: int, global_pool: str = 'token', drop_rate: float = 0., device=None,
@@ -87,23 +97,26 @@ class TokenHead(nn.Module):
 
 
 class ViT(Backbone):
-    """ViT as DeiT trains it: patches of 16 pixels, a class token, one position table, pre-norm blocks, a final norm.
+    """ViT as trained by DeiT: patches of 16 pixels, a class token, one position table, pre-norm blocks, a final norm.
 
-    Every block is a stage, so feature maps can be taken behind each, all at stride 16. Images that are not a multiple
-    of 16 are zero-padded right and bottom. Blocks exchange sequences ``[B, 1 + N, C]``, and ``forward_features``
-    returns one; ``x[:, 1:].unflatten(1, (rows, columns))`` is its map.
+    >>> zoo.hosts.ViT(img_size=32, depth=2, num_classes=10)(torch.randn(1, 3, 32, 32)).shape
+    torch.Size([1, 10])
+
+    Every block is a stage, so every block has a feature map, all of stride 16. Images whose sides are not multiples of
+    16 are zero-padded right and bottom. Blocks map sequences ``[B, 1 + N, C]``, and ``forward_features`` returns one;
+    ``x[:, 1:].unflatten(1, (rows, columns))`` is its map.
 
     Args:
-        mixer: Factory of the token mixers, which have to take sequences; softmax attention by default.
-        img_size: Size in pixels that position tables are built for; every size from 32 runs.
-        embed_dim: Channels.
-        depth: Blocks.
-        num_heads: Heads.
-        mlp_ratio: Hidden width of the feed-forward layers over channels.
-        qkv_bias: Bias of the mixers' projections.
+        mixer: Factory of the token mixers, which must support sequences; softmax attention by default.
+        img_size: Image size in pixels that position tables are built for; any size from 32 works.
+        embed_dim: Number of channels.
+        depth: Number of blocks.
+        num_heads: Number of attention heads.
+        mlp_ratio: Ratio of hidden to input channels in feed-forward layers.
+        qkv_bias: Whether the mixers' projections have biases.
         global_pool: 'token', 'avg', learned ('ggem', 'ep'), or ''.
-        drop_path_rate: Stochastic depth of the last block, rising linearly from 0.
-        **backbone: num_classes, drop_rate of :class:`~zoo.backbone.Backbone`.
+        drop_path_rate: Stochastic depth rate of the last block; rates rise linearly from 0.
+        **backbone: Arguments of :class:`~zoo.backbone.Backbone`: num_classes, drop_rate.
 
     Source: Dosovitskiy et al., arXiv 2010.11929; Touvron et al., DeiT, arXiv 2012.12877; as used in
     LeapLabTHU/Agent-Attention @ 207ce3e, models/agent_deit.py.
@@ -145,7 +158,7 @@ class ViT(Backbone):
         return TokenHead(*args, device=device, dtype=dtype)
 
     def _beside(self, images: Tensor) -> tuple[tuple[int, int]]:
-        """Rows and columns of the map that tokens are of."""
+        """Rows and columns of the map of tokens."""
         return self._grid((images.shape[2], images.shape[3])),
 
     def _format_output(self, x: Tensor, beside: tuple[Any, ...], output_fmt: str | None = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""One family per file or folder; importing one registers its models, and all of them are imported."""
+"""Model families, one per file or folder; importing this package registers the models of all families."""
 from importlib import import_module
 from pkgutil import iter_modules
 

@@ -3,25 +3,25 @@
 Han et al., "Agent Attention: On the Integration of Softmax and Linear Attention", ECCV 2024, arXiv 2312.08874.
 Reference: LeapLabTHU/Agent-Attention @ 207ce3eb357b22ef8a15f8fa21cd1f14697bbaba (no licence file).
 
-A few agent tokens, the queries pooled over a grid, gather the values by softmax attention, and every query reads from
-them by another: ``out = softmax(Q A^T) softmax(A K^T) V + DWC(V)``, linear in the number of tokens. PVT has it in all
-stages without spatial reduction, DeiT in all blocks (Base in the first four), Swin and CSwin in the first two or three
-stages with the whole map as one window; the other blocks keep softmax.
+A few agent tokens, pooled from the queries over a grid, attend to all tokens, and every query attends to the agents:
+``out = softmax(Q A^T) softmax(A K^T) V + DWC(V)``, linear in the number of tokens. PVT uses it in all stages without
+spatial reduction, DeiT in all blocks (Base in the first four), Swin and CSwin in the first two or three stages with the
+whole map as one window; the other blocks keep softmax attention.
 
-Departures of the released code from the paper: agents are pooled before queries are scaled; each of the two products
-has a learned bias, a 7 x 7 map plus a row and a column, with a value for DeiT's class token, which takes part in the
+Departures of the released code from the paper: agents are pooled before queries are scaled. Each of the two products
+has a learned bias, a 7 x 7 map plus a row and a column, and a value for DeiT's class token, which takes part in the
 attention but neither in the pooling nor in the convolution. CSwin's convolution of the values is its LePE. CSwin-S has
-the depths 3, 6, 29, 2.
+depths 3, 6, 29, 2.
 
-Dense prediction runs more agents than are stored, plain data like everything else here; each stage's number is the
-square of the side given, and Swin norms each map that it hands out::
+For dense prediction the authors use more agents than stored and, in Swin, a norm for every returned map. The number of
+agents of each stage is the square of the given side::
 
     timm.create_model('agent_pvt_tiny', features_only=True, mixer_kwargs=dict(agents=(12, 16, 28, 28)))
     timm.create_model(
         'agent_swin_tiny', features_only=True, feature_norms=True, mixer_kwargs=dict(agents=(9, 12, 14, 7)))
 
-Position tables of PVT are resampled bilinearly as in its forward pass; the reference resamples them bicubically when it
-loads a checkpoint for another size.
+Position tables of PVT are resampled bilinearly, as in its forward pass; the reference resamples them bicubically when
+it loads a checkpoint for another image size.
 """
 from torch import Tensor, nn
 
@@ -85,7 +85,7 @@ CSWIN_VARIANTS = (
 )
 
 
-# --- checkpoints: keys of the reference to ours
+# --- checkpoints: from the reference's key names to ours
 
 BIASES = (
     (r'\.an_bias$', '.agent_bias.square'), (r'\.na_bias$', '.query_bias.square'),
@@ -96,7 +96,7 @@ BIASES = (
 
 
 def biases(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Bring the biases to one layout, ``[heads, agents, ...]``; those of queries are stored behind the tokens."""
+    """Convert all biases to one layout, ``[heads, agents, ...]``; the reference stores those of queries by token."""
     state = dict(state)
     for key, table in state.items():
         if key.endswith(('.ah_bias', '.aw_bias', '.ac_bias')):
@@ -107,22 +107,22 @@ def biases(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def deit_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Agent-DeiT."""
+    """Key map of Agent-DeiT."""
     return leaplab.deit_keys(biases(state), model)
 
 
 def pvt_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Agent-PVT."""
+    """Key map of Agent-PVT."""
     return leaplab.pvt_keys(biases(state), model)
 
 
 def swin_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Agent-Swin; the backbones for dense prediction have one norm per stage."""
+    """Key map of Agent-Swin; backbones for dense prediction have one norm per stage."""
     return rename(leaplab.swin_keys(biases(state), model), ((r'^norm(\d)\.', r'feature_norms.\1.'),))
 
 
 def cswin_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Agent-CSwin: beside agents, LePE is the mixer's convolution."""
+    """Key map of Agent-CSwin; LePE of agent blocks is the mixer's convolution."""
     state = leaplab.cswin_keys(biases(state), model)
     mixers = {key.removesuffix('.agent_bias.square') for key in state if key.endswith('.agent_bias.square')}
     return {

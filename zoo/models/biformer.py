@@ -3,17 +3,17 @@
 Zhu et al., "BiFormer: Vision Transformer with Bi-Level Routing Attention", CVPR 2023, arXiv 2303.08810.
 Reference: rayleizhu/BiFormer @ 1697bbbeafb8680524898f1dcaac10defd0604be (MIT).
 
-The map is divided into 7 x 7 regions. Each keeps the 1, 4 or 16 of them (stages 1 to 3) whose mean keys agree best with
-its mean query, and its tokens attend to all tokens of those: ``softmax(q k_R^T / sqrt(C)) v_R``. The last stage attends
-to the whole map. No position tables: any size runs as it is, maps that are not a multiple of 7 are padded.
+The map is divided into 7 x 7 regions. Each selects the 1, 4 or 16 regions (stages 1 to 3) whose mean keys best match
+its mean query, and its tokens attend to all tokens of these: ``softmax(q k_R^T / sqrt(C)) v_R``. The last stage attends
+to the whole map. There are no position tables, so any image size works; maps that are not a multiple of 7 are padded.
 
-Departures of the released code from the paper: logits are divided by the root of all channels, not of a head's. The
-last stage has 8 heads whatever its width, no bias of queries, keys and values, and convolves its input where the others
-convolve values. The two models of the ablation study in Swin-T's layout are different functions: ``biformer_stl_nchw``
-pads behind the projection and convolves values in the last stage too.
+Departures of the released code from the paper: logits are divided by the square root of all channels, not of those of
+a head. The last stage has 8 heads for every width, no bias of queries, keys and values, and convolves its input instead
+of the values. The two models of the ablation study in Swin-T's layout differ: ``biformer_stl_nchw`` pads after the
+projection and convolves the values in the last stage, too.
 
-For dense prediction the authors' code has more regions, norms of each stage's map instead of the final one, and batch
-norms kept in evaluation mode (detection: ``n_win=16``) or synchronised (segmentation: ``n_win=8``)::
+For dense prediction the authors' code has more regions, norms of every stage's map instead of the final norm, and batch
+norms that are kept in evaluation mode (detection: ``n_win=16``) or synchronised (segmentation: ``n_win=8``)::
 
     timm.create_model('biformer_small', features_only=True, feature_norms=True, mixer_kwargs=dict(n_win=16))
 """
@@ -42,14 +42,14 @@ REFACTORED = MixerTable(MIXERS.mixers, dict(MIXERS.options, pad_projected=True, 
 
 
 class BiFormerBlock(TransformerBlock):
-    """The pre-norm block, behind a depthwise 3x3 convolution that is added to the map.
+    """Pre-norm block, preceded by a depthwise 3x3 convolution with shortcut.
 
     Args:
-        dim: Channels C.
+        dim: Number of channels C.
         mixer: Token mixer, shape-preserving.
         mlp: Feed-forward layer, shape-preserving.
-        drop_path: Rate of stochastic depth in training.
-        position: Whether there is that convolution.
+        drop_path: Stochastic depth rate.
+        position: Whether to include that convolution.
     """
 
     def __init__(
@@ -70,16 +70,16 @@ class BiFormer(Backbone):
 
     Args:
         mixer: Factory of the token mixers.
-        img_size: Size in pixels that the mixers are told; every size from 32 runs.
-        dims: Channels of the stages.
-        depths: Blocks of the stages.
-        num_heads: Heads of the stages.
-        mlp_ratio: Hidden width of the feed-forward layers over channels.
-        swin_layout: Separate patches of 4 pixels and of 2 x 2 tokens, no position convolutions.
-        linear_init: Initialisation of linear layers but the classifier, 'trunc_normal' or torch's 'default'.
-        feature_norms: Build for dense prediction: each stage's map is normed as it is handed out, the last one too.
-        drop_path_rate: Stochastic depth of the last block, rising linearly from 0.
-        **backbone: num_classes, global_pool, drop_rate of :class:`~zoo.backbone.Backbone`.
+        img_size: Image size in pixels that the mixers are built for; any size from 32 works.
+        dims: Number of channels in each stage.
+        depths: Number of blocks in each stage.
+        num_heads: Number of attention heads in each stage.
+        mlp_ratio: Ratio of hidden to input channels in feed-forward layers.
+        swin_layout: Use non-overlapping patches of 4 pixels and of 2 x 2 tokens, and no position convolutions.
+        linear_init: Initialisation of all linear layers but the classifier: 'trunc_normal' or torch's 'default'.
+        feature_norms: Build for dense prediction: add a norm for every stage's map, applied when it is returned.
+        drop_path_rate: Stochastic depth rate of the last block; rates rise linearly from 0.
+        **backbone: Arguments of :class:`~zoo.backbone.Backbone`: num_classes, global_pool, drop_rate.
 
     Source: rayleizhu/BiFormer @ 1697bbb, models/biformer{,_stl,_stl_nchw}.py, object_detection/models_mm.
     """
@@ -138,7 +138,7 @@ VARIANTS = (
 )
 
 
-# --- checkpoints: keys of the reference to ours
+# --- checkpoints: from the reference's key names to ours
 
 STEM = (
     *((fr'^downsample_layers\.0\.{i}\.', f'stem.{name}.')
@@ -167,7 +167,7 @@ RULES = (
 
 
 def biformer_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Both layouts, classification and dense prediction; 1x1 convolutions become linear layers."""
+    """Key map of both layouts, for classification and dense prediction; 1x1 convolutions become linear layers."""
     return pointwise_to_linear(rename(state, (*(SWIN_STEM if model.swin_layout else STEM), *RULES)))
 
 

@@ -1,19 +1,19 @@
-"""CARE Transformer: a quarter of the channels attends, two are convolved, the rest remembers.
+"""CARE Transformer: linear attention of some channels, convolutions of others, and a memory in the rest.
 
 Zhou et al., "CARE Transformer: Mobile-Friendly Linear Visual Transformer via Decoupled Dual Interaction", CVPR 2025,
 arXiv 2411.16170. Reference: zhouyuan888888/CARE-Transformer @ 400bf946479d8058a798233349facbe0b4f12897 (no licence
 file).
 
-Channels are split into a memory and three features of the same width. One feature takes part in linear attention,
+Channels are split into a memory and three features of the same width. One feature is mixed by linear attention,
 ``out = phi(Q) (phi(K)^T X) / (phi(Q) . sum phi(K))`` with ``phi = ELU + 1``, whose values are the feature itself; the
-others pass a depthwise 3x3 and 7x7. Two convolutional feed-forward layers then mix the features, and the features with
-the memory. Batch norm everywhere, no position tables: any size runs as it is, the last rows and columns of odd maps
-are dropped.
+others by depthwise 3x3 and 7x7 convolutions. Two convolutional feed-forward layers then mix the features with each
+other and with the memory. All norms are batch norms. There are no position tables, so any image size works; the last
+rows and columns of odd maps are dropped.
 
-Departures of the released code from the paper: stages 1 and 2 have no attention but an 11x1 and a 1x11 depthwise
-convolution. The last block does not project back: it has no shortcut, and stochastic depth drops all that it computes.
-The classifier sees four times as many channels, after GELU and LayerNorm; there are two, the second for a teacher's
-labels, and their mean counts.
+Departures of the released code from the paper: stages 1 and 2 have 11x1 and 1x11 depthwise convolutions instead of
+attention. The last block does not project back: it has no shortcut, and stochastic depth drops its whole result. The
+classifier's input has four times as many channels, after GELU and LayerNorm. There are two classifiers, the second for
+a teacher's labels; logits are their mean.
 """
 import dataclasses
 from collections.abc import Sequence
@@ -43,12 +43,12 @@ from ..weights.convert import pointwise_to_linear, rename
 
 __all__ = []  # the entrypoints: filled by the registration
 
-CHUNK_BYTES = 2 ** 20  # four passes over hidden activations between narrow layers: pieces for a core's own cache pay
+CHUNK_BYTES = 2 ** 20  # four passes over hidden activations: chunks that fit the private cache of a core are faster
 
 
 @register_mixer('raw_value')
 class RawValueAttention(TokenMixer):
-    """Linear attention (ELU + 1) whose values are its input; no projection but that of queries and keys."""
+    """Linear attention (ELU + 1) whose values are its input; only queries and keys are projected."""
 
     def __init__(self, dim: int, num_heads: int, device=None, dtype=None):
         super().__init__()
@@ -57,7 +57,7 @@ class RawValueAttention(TokenMixer):
 
     @classmethod
     def from_context(cls, ctx: BlockContext, device=None, dtype=None) -> 'RawValueAttention':
-        """Build for a block of a host."""
+        """Build the mixer for a block of a host."""
         return cls(ctx.dim, ctx.num_heads, device=device, dtype=dtype)
 
     def forward_tokens(self, x: Tensor, grid: tuple[int, int], num_prefix_tokens: int = 0) -> Tensor:
@@ -68,7 +68,7 @@ class RawValueAttention(TokenMixer):
 
 @register_mixer('cross_conv')
 class CrossConv(TokenMixer):
-    """Sum of a depthwise column and a depthwise row convolution, on ``[B, H, W, C]``."""
+    """Sum of a depthwise column convolution and a depthwise row convolution, 11 x 1 and 1 x 11 by default."""
 
     def __init__(self, dim: int, kernel_size: int = 11, device=None, dtype=None):
         super().__init__()
@@ -86,12 +86,12 @@ MIXERS = MixerTable(('cross_conv', 'cross_conv', 'raw_value', 'raw_value'))
 
 
 class Interaction(nn.Module):
-    """Batch norm, expand, GELU, depthwise 3x3, project and add; on ``[B, H, W, C]``.
+    """Batch norm, expand, GELU, depthwise 3x3, project and add the input; on ``[B, H, W, C]``.
 
     Args:
-        dim: Channels C.
-        hidden: Channels of the expansion.
-        project: Bring them back to C and add the input; otherwise the output has ``hidden`` channels.
+        dim: Number of channels C.
+        hidden: Number of channels after the expansion.
+        project: Whether to project back to C and add the input; otherwise the output has ``hidden`` channels.
     """
 
     def __init__(self, dim: int, hidden: int, project: bool = True, device=None, dtype=None):
@@ -114,15 +114,15 @@ class Interaction(nn.Module):
 
 
 class CAREBlock(nn.Module):
-    """Mix the three features apart, then with one another, then with the memory; on ``[B, H, W, C]``.
+    """Mix three features separately, then with each other, then with the memory; on ``[B, H, W, C]``.
 
     Args:
-        dim: Channels C, the memory's and three times the width of the mixer.
-        width: Channels of each feature.
+        dim: Number of channels C, those of the memory plus three times ``width``.
+        width: Number of channels of each feature.
         mixer: Token mixer of the first feature, shape-preserving.
-        ratios: Expansion of the two interactions.
-        drop_path: Rate of stochastic depth in training.
-        last: Leave the result expanded, without shortcut.
+        ratios: Expansion ratios of the two interactions.
+        drop_path: Stochastic depth rate.
+        last: Whether to return the expanded result, without projection and shortcut.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class CAREBlock(nn.Module):
 
 
 class CAREStem(nn.Module):
-    """Separate patches of 4 pixels, then batch norm; ``[B, H, W, in_chans]`` -> 1 / 4 of the size."""
+    """Non-overlapping patches of 4 pixels, then batch norm; ``[B, H, W, in_chans]`` -> ``[B, H / 4, W / 4, dim]``."""
 
     def __init__(self, in_chans: int, dim: int, device=None, dtype=None):
         super().__init__()
@@ -160,16 +160,16 @@ class CAREStem(nn.Module):
 
 
 class TwoHeads(nn.Module):
-    """Pooling, GELU, and two classifiers of LayerNorm, dropout and a linear layer each.
+    """Pooling, GELU, and two classifiers, each of LayerNorm, dropout and a linear layer.
 
     Args:
-        dim: Channels of the map.
-        num_classes: Outputs of each classifier; 0 for none: both outputs are the normed features.
-        global_pool: Pooling, '' for none, which hands the map on as it is.
-        drop_rate: Dropout before the classifiers.
+        dim: Number of channels of the map.
+        num_classes: Number of classes; 0 for no classifiers: both outputs are then the normalised features.
+        global_pool: Type of pooling; '' to return the map.
+        drop_rate: Dropout rate before the classifiers.
 
     Raises:
-        ZooError: in ``forward`` with classes but no pooling.
+        ZooError: In ``forward``, if there are classes but no pooling.
     """
 
     def __init__(
@@ -186,10 +186,10 @@ class TwoHeads(nn.Module):
         self.fc_dist = nn.Linear(width, num_classes, **dd) if num_classes else nn.Identity()
 
     def forward(self, x: Tensor, pre_logits: bool = False) -> tuple[Tensor, Tensor]:
-        """``[B, C, H, W]`` -> ``[B, num_classes]`` twice."""
+        """``[B, C, H, W]`` -> the logits ``[B, num_classes]`` of both classifiers."""
         if not self.norms:
             if self.num_classes and not pre_logits:
-                raise ZooError("global_pool='' leaves a map, which has no classes; use it with num_classes=0")
+                raise ZooError("global_pool='' returns a map, which cannot be classified; use it with num_classes=0")
             return x, x
         x = F.gelu(self.pool(x))
         y, dist = self.drop(self.norms[0](x)), self.drop(self.norms[1](x))
@@ -197,21 +197,22 @@ class TwoHeads(nn.Module):
 
 
 class CARE(Backbone):
-    """CARE Transformer. The last map has ``ratios[-1][1]`` times the channels of its stage, as the paper's has.
+    """CARE Transformer, whose last map has ``ratios[-1][1]`` times the channels of its stage, as in the paper.
 
     The logits are the mean of two classifiers. After ``set_distilled_training()``, which
-    ``timm.task.TokenDistillationTask`` calls, a model in training returns both: the second is the teacher's.
+    ``timm.task.TokenDistillationTask`` calls, a model in training mode returns both; the second is for the teacher's
+    labels.
 
     Args:
         mixer: Factory of the token mixers of the first feature.
-        img_size: Size in pixels that the mixers are told; every size from 32 runs.
-        dims: Channels of the stages.
-        widths: Channels of each of the three features, by stage.
-        depths: Blocks of the stages.
-        num_heads: Heads of the stages' mixers.
-        ratios: Expansions of the two interactions, by stage.
-        drop_path_rate: Stochastic depth of the last block, rising linearly from 0.
-        **backbone: num_classes, global_pool, drop_rate of :class:`~zoo.backbone.Backbone`.
+        img_size: Image size in pixels that the mixers are built for; any size from 32 works.
+        dims: Number of channels in each stage.
+        widths: Number of channels of each of the three features, by stage.
+        depths: Number of blocks in each stage.
+        num_heads: Number of attention heads of the mixers, by stage.
+        ratios: Expansion ratios of the two interactions, by stage.
+        drop_path_rate: Stochastic depth rate of the last block; rates rise linearly from 0.
+        **backbone: Arguments of :class:`~zoo.backbone.Backbone`: num_classes, global_pool, drop_rate.
 
     Source: zhouyuan888888/CARE-Transformer @ 400bf94, models/CARETrans.py.
     """
@@ -247,22 +248,22 @@ class CARE(Backbone):
         return TwoHeads(self.num_features, num_classes, global_pool, self.drop_rate, device=device, dtype=dtype)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace both classifiers by new ones (0: none), and the pooling if one is named; norms that fit stay."""
+        """Replace both classifiers (0 classes: remove them), and the pooling if given; norms that fit are kept."""
         norms = self.head.norms
         super().reset_classifier(num_classes, global_pool)
         if [norm.normalized_shape for norm in norms] == [norm.normalized_shape for norm in self.head.norms]:
             self.head.norms = norms
 
     def get_classifier(self) -> tuple[nn.Module, nn.Module]:
-        """Both final linear layers; the second is the teacher's."""
+        """Return both final linear layers; the second is for the teacher's labels."""
         return self.head.fc, self.head.fc_dist
 
     def set_distilled_training(self, enable: bool = True) -> None:
-        """Return the logits of both classifiers in training instead of their mean."""
+        """Set whether the model returns the logits of both classifiers in training mode, instead of their mean."""
         self.distilled_training = enable
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor | tuple[Tensor, Tensor]:
-        """Last map to logits ``[B, num_classes]``, or to normed features with ``pre_logits``; see the class for two."""
+        """Convert the last map to logits ``[B, num_classes]`` or, with ``pre_logits``, to normalised features."""
         x, dist = self.head(x, pre_logits=pre_logits)
         if self.distilled_training and self.training and not pre_logits:
             return x, dist
@@ -287,7 +288,7 @@ VARIANTS = (
 )
 
 
-# --- checkpoints: keys of the reference to ours
+# --- checkpoints: from the reference's key names to ours
 
 RULES = (
     (r'^stem\.0\.', 'stem.proj.'),
@@ -307,7 +308,7 @@ RULES = (
 
 
 def care_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """1x1 convolutions become linear layers."""
+    """Key map; 1x1 convolutions become linear layers."""
     return pointwise_to_linear(rename(state, RULES))
 
 

@@ -1,16 +1,16 @@
-"""CBAM and BAM: ResNets whose maps are gated by channel and by place.
+"""CBAM and BAM: ResNets with gates over channels and positions.
 
 Woo et al., "CBAM: Convolutional Block Attention Module", ECCV 2018, arXiv 1807.06521; Park et al., "BAM: Bottleneck
 Attention Module", BMVC 2018, arXiv 1807.06514.
 Reference: Jongchan/attention-module @ 459efad0e05ee7dde50c41ca10a3d0800bc3792a (MIT).
 
-CBAM stands behind the last norm of every block and gates channels by their mean and maximum,
-``y = x * sigmoid(mlp(mean x) + mlp(max x))``, then places by a 7x7 convolution of the mean and maximum of the channels.
-BAM stands behind the first three stages and gates by both at once, ``x * (1 + sigmoid(channels(x) * places(x)))``:
-three times it may double a map. As initialised, ``bam_resnet18`` is finite in float16 up to values of 3,000 everywhere
-in an image, or 10,000 in a pixel.
+CBAM follows the last norm of every block. It gates channels by their mean and maximum,
+``y = x * sigmoid(mlp(mean x) + mlp(max x))``, then positions by a 7x7 convolution of the mean and maximum over
+channels. BAM follows the first three stages and gates both at once, ``x * (1 + sigmoid(channels(x) * spatial(x)))``,
+which may double a map each time. As initialised, ``bam_resnet18`` is finite in float16 for values of up to 3,000 in all
+pixels of an image, or 10,000 in one pixel.
 
-Departures of the released code from the papers: BAM multiplies its two branches where the paper adds them.
+Departures of the released code from the papers: BAM multiplies its two branches, where the paper adds them.
 """
 from typing import Any
 
@@ -31,12 +31,12 @@ CIFAR = dict(cifar100=dict(pool_size=(4, 4)))
 
 
 def cbam_args(depth: int, **options: Any) -> dict:
-    """Constructor arguments of a CBAM-ResNet."""
+    """Return the constructor arguments of a CBAM-ResNet."""
     return dict(resnet.SIZES[depth], gate=CBAM.from_context, init=resnet.init_by_name, **options)
 
 
 def bam_args(depth: int) -> dict:
-    """Constructor arguments of a BAM-ResNet."""
+    """Return the constructor arguments of a BAM-ResNet."""
     return dict(resnet.SIZES[depth], stage_gate=BAM.from_context, init=resnet.init_by_name)
 
 
@@ -57,7 +57,7 @@ BAM_VARIANTS = (
 )
 
 
-# --- checkpoints: keys of the reference to ours
+# --- checkpoints: from the reference's key names to ours
 
 RULES = (
     (r'^module\.', ''),
@@ -79,7 +79,7 @@ RULES = (
 
 
 def keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Both models."""
+    """Key map of CBAM- and BAM-ResNets."""
     return rename(state, RULES)
 
 

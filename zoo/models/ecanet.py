@@ -1,13 +1,13 @@
-"""ECA-Net: ResNets and MobileNetV2 whose channels are gated by a convolution along them.
+"""ECA-Net: ResNets and MobileNetV2 with channel gates, computed by a convolution along the channels.
 
 Wang et al., "ECA-Net: Efficient Channel Attention for Deep Convolutional Neural Networks", CVPR 2020, arXiv 1910.03151.
 Reference: BangguWu/ECANet @ b332f6b3e6e2afe8a3287dc8ee8440a0fbec74c4 (MIT).
 
-``x * sigmoid(conv1d(mean x))`` behind the last norm of every block, with a kernel of 1 to 7 channels.
+``x * sigmoid(conv1d(mean x))`` after the last norm of every block, with a kernel of 1 to 7 channels.
 
-Departures of the released code from the paper: the size of the kernel does not follow the paper's rule of the number
-of channels but a list for each model, one size per stage; ``_k3333`` are the models that the code builds by default.
-MobileNetV2 has kernels of 1 below 96 channels and of 3 from there, behind blocks without a shortcut too.
+Departures of the released code from the paper: the kernel size does not follow the paper's rule by the number of
+channels, but a list per model of one size per stage; ``_k3333`` are the models that the code builds by default.
+MobileNetV2 has kernels of 1 below 96 channels and of 3 from 96 channels, also after blocks without a shortcut.
 """
 from torch import Tensor, nn
 
@@ -27,7 +27,7 @@ MOBILENET_CFG = dict(CFG, first_conv='conv_stem', classifier='classifier')
 
 
 def sized(depth: int, *sizes: int) -> dict:
-    """Constructor arguments of a ResNet with one kernel size per stage."""
+    """Return the constructor arguments of a ResNet with one kernel size per stage."""
     return dict(resnet.SIZES[depth], gate=ECA.with_sizes(sizes))
 
 
@@ -47,10 +47,10 @@ MOBILENETS = (
 )
 
 
-# --- checkpoints: keys of the reference to ours
+# --- checkpoints: from the reference's key names to ours
 
 def resnet_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """ResNets; what the file says of its architecture ('se_resnet50') is wrong and not read."""
+    """Key map of ResNets; the architecture stated in the file ('se_resnet50') is wrong and ignored."""
     return rename(state, ((r'^module\.', ''), (r'\.eca\.', '.se.')))
 
 

@@ -1,17 +1,17 @@
-"""EfficientMod: mixer and feed-forward layer in one, by efficient modulation.
+"""EfficientMod: token mixing within feed-forward layers, by efficient modulation.
 
 Ma et al., "Efficient Modulation for Vision Networks", ICLR 2024, arXiv 2403.19963.
 Reference: ma-xu/EfficientMod @ ec04df6da43b91414f3fd9ad0ea7a1161be6157c (Apache-2.0).
 
-A block has one branch, a feed-forward layer whose hidden activations a depthwise 7 x 7 of the map modulates:
-``x + gamma * fc2(act(fc1(y)) * g(gelu(dw(f(y)))))`` with ``y = norm(x)``. Narrow blocks (as many hidden channels as the
-map has, no activation) and wide ones take turns. ``efficientmod_s_conv`` has nothing else; the other models close
-stages 3 and 4 with blocks of softmax attention, whose eight heads of at least 32 channels can be wider than the map.
-LayerNorms over channels, overlapping patches, no position tables: any size runs as it is. The maps for dense
-prediction are not normed.
+A block has one branch, a feed-forward layer whose hidden activations are modulated by a depthwise 7 x 7 convolution of
+the map: ``x + gamma * fc2(act(fc1(y)) * g(gelu(dw(f(y)))))`` with ``y = norm(x)``. Narrow blocks (as many hidden
+channels as the map, no activation) and wide blocks alternate. ``efficientmod_s_conv`` has no other blocks; in the other
+models stages 3 and 4 end with blocks of softmax attention, whose eight heads of at least 32 channels can be wider than
+the map. Norms are LayerNorms, patches overlap, and there are no position tables, so any image size works. The maps for
+dense prediction are not normalised.
 
-``efficientmod_xxs``, ``_xs`` and ``_s`` learned from a teacher too (RegNetY-160), ``efficientmod_s_conv`` from labels
-alone: the accuracies of the repository's README are with that. The released weights lie in Google Drive folders.
+``efficientmod_xxs``, ``_xs`` and ``_s`` were also trained with a teacher (RegNetY-160), ``efficientmod_s_conv`` with
+labels only; the accuracies in the repository's README are for these. The released weights are in Google Drive folders.
 """
 from collections.abc import Sequence
 from functools import partial
@@ -42,9 +42,9 @@ class ModulationBlock(nn.Module):
     """``x + gamma * mixer(norm(x))``, on ``[B, H, W, C]`` maps.
 
     Args:
-        dim: Channels C.
+        dim: Number of channels C.
         mixer: Mixes tokens and channels; shape-preserving.
-        drop_path: Rate of stochastic depth in training.
+        drop_path: Stochastic depth rate.
     """
 
     def __init__(self, dim: int, mixer: nn.Module, drop_path: float = 0., device=None, dtype=None):
@@ -59,7 +59,7 @@ class ModulationBlock(nn.Module):
 
 
 def attention_block(dim: int, mlp_ratio: int, drop_path: float, device=None, dtype=None) -> TransformerBlock:
-    """The pre-norm block with softmax attention of NUM_HEADS heads, each of at least MIN_HEAD channels."""
+    """Create a pre-norm block with softmax attention of NUM_HEADS heads, each of at least MIN_HEAD channels."""
     dd = FactoryKwargs(device=device, dtype=dtype)
     mixer = SoftmaxAttention(dim, NUM_HEADS, qkv_bias=False, head_dim=max(dim // NUM_HEADS, MIN_HEAD), **dd)
     return TransformerBlock(dim, mixer, Mlp(dim, dim * mlp_ratio, **dd), drop_path, **dd)
@@ -69,14 +69,14 @@ class EfficientMod(Backbone):
     """EfficientMod: modulation blocks, then attention blocks, in each of four stages.
 
     Args:
-        mixer: Factory of what the modulation blocks consist of; it mixes tokens and channels.
-        img_size: Size in pixels that the mixers are told; every size from 32 runs.
-        dims: Channels of the stages.
-        depths: Modulation blocks of the stages.
-        attention_depths: Attention blocks of the stages.
-        mlp_ratios: Hidden width of the attention blocks' feed-forward layers over channels.
-        drop_path_rate: Stochastic depth of the last block, rising linearly from 0.
-        **backbone: num_classes, global_pool, drop_rate of :class:`~zoo.backbone.Backbone`.
+        mixer: Factory of the mixers of the modulation blocks, which mix tokens and channels.
+        img_size: Image size in pixels that the mixers are built for; any size from 32 works.
+        dims: Number of channels in each stage.
+        depths: Number of modulation blocks in each stage.
+        attention_depths: Number of attention blocks in each stage.
+        mlp_ratios: Ratio of hidden to input channels in feed-forward layers of attention blocks.
+        drop_path_rate: Stochastic depth rate of the last block; rates rise linearly from 0.
+        **backbone: Arguments of :class:`~zoo.backbone.Backbone`: num_classes, global_pool, drop_rate.
 
     Source: ma-xu/EfficientMod @ ec04df6, models/EfficientMod.py, detection/backbone/efficientMod.py.
     """
@@ -126,7 +126,7 @@ VARIANTS = (
 )
 
 
-# --- checkpoints: keys of the reference to ours
+# --- checkpoints: from the reference's key names to ours
 
 RULES = (
     (r'^patch_embed\.', 'stem.'),
@@ -141,7 +141,7 @@ RULES = (
 
 
 def efficientmod_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """What the reference calls ``mlp`` is the mixer in blocks with a context."""
+    """Key map; the reference's ``mlp`` is the mixer of modulation blocks."""
     modulated = tuple(key.partition('context_layer')[0] for key in state if key.endswith('.context_layer.f.weight'))
     state = {key.replace('.mlp.fc', '.mixer.fc') if key.startswith(modulated) else key: value
              for key, value in state.items()}

@@ -1,14 +1,14 @@
-"""EMCA: ResNets whose channels are gated with what the stage before saw.
+"""EMCA: ResNets with channel gates that also use channel means of earlier stages.
 
 Bakr et al., "PKCAM: Previous Knowledge Channel Attention Module", arXiv 2211.07521; EMCA in the code.
 Reference: eslambakr/EMCA @ 76bae427ea2f66979aed6a9dcef5e84ed922d14e (no licence file).
 
-Behind the last norm of every block but the first of a stage the means of the channels are fused with those of earlier
-blocks before they gate: ``x * (1 + s)``. The first block of a stage has a gate of its own means alone.
+After the last norm of every block, the map is gated, ``x * (1 + s)``, with s computed from its channel means fused with
+those of earlier blocks. The first block of a stage uses its own means only.
 
-Three choices of the earlier blocks are published: all of the stage before (the best accuracy, ``emca_resnet18``), its
-last one (``_s1n1``), and the last ones of all stages before (``_lastblocks``, what the released code has switched on).
-Before the first stage it is the stem's map. No weights were released.
+Three choices of earlier blocks are published: all of the previous stage (the best accuracy, ``emca_resnet18``), its
+last one (``_s1n1``), and the last ones of all previous stages (``_lastblocks``, which is enabled in the released code).
+For the first stage, the stem's map takes their place. No weights were released.
 """
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ from ..weights.convert import rename
 
 __all__ = []  # the entrypoints: filled by the registration
 
-# what a stage recalls, of the means of all blocks by stage, the stem first
+# the means that a stage uses, selected from those of all blocks by stage, the stem first
 RECALL = dict(
     blocks=lambda history: history[-1],
     last=lambda history: history[-1][-1:],
@@ -38,13 +38,13 @@ RECALL = dict(
 
 @dataclass
 class Seen:
-    """What a block tells later ones: the means of the channels of its branch, ``[B, C]``."""
+    """Channel means of a block's branch, ``[B, C]``, for later blocks."""
 
     mean: Tensor | None = None
 
 
 class RecallingBasicBlock(BasicBlock):
-    """A block of two 3x3 convolutions with an :class:`EMCA` gate; takes earlier means, leaves its own in ``seen``."""
+    """Basic block with an :class:`EMCA` gate; takes means of earlier blocks and stores its own in ``seen``."""
 
     se: EMCA
 
@@ -54,7 +54,7 @@ class RecallingBasicBlock(BasicBlock):
 
 
 class RecallingBottleneck(Bottleneck):
-    """A bottleneck block with an :class:`EMCA` gate; takes earlier means, leaves its own in ``seen``."""
+    """Bottleneck block with an :class:`EMCA` gate; takes means of earlier blocks and stores its own in ``seen``."""
 
     se: EMCA
 
@@ -75,7 +75,7 @@ def _close(
 
 
 class RecallingStage(nn.Sequential):
-    """Blocks of a stage; all but the first recall what earlier stages saw."""
+    """Blocks of a stage; all but the first use channel means of earlier stages."""
 
     def forward(
             self, x: Tensor, history: list[list[Tensor]], recall: str, recompute: bool = False) -> Tensor:
@@ -83,9 +83,9 @@ class RecallingStage(nn.Sequential):
 
         Args:
             x: ``[B, C, H, W]``.
-            history: Means of the blocks of earlier stages, to which those of this stage are added.
-            recall: Which of them count, a name from ``RECALL``.
-            recompute: Keep no activations of blocks for the backward pass.
+            history: Channel means of the blocks of earlier stages, to which those of this stage are appended.
+            recall: Which of them to use, a name in ``RECALL``.
+            recompute: Whether to recompute blocks in the backward pass instead of storing their activations.
         """
         means: list[Tensor] = []
         earlier = RECALL[recall](history)
@@ -93,23 +93,23 @@ class RecallingStage(nn.Sequential):
             seen = Seen()
             args = x, seen, earlier if i else ()
             x = checkpoint(block, *args, use_reentrant=False) if recompute else block(*args)
-            assert seen.mean is not None  # the block has left it
+            assert seen.mean is not None  # stored by the block
             means.append(seen.mean)
         history.append(means)
         return x
 
 
 class EMCAResNet(GatedResNet):
-    """timm's ResNet with gates that recall earlier stages.
+    """timm's ResNet with gates that use channel means of earlier stages.
 
     Args:
-        recall: 'blocks' for all blocks of the stage before, 'last' for its last one, 'lasts' for the last blocks of all
-            stages before.
-        block: timm's block; the recalling one is taken in its place.
-        **resnet: layers, num_classes, ... of timm's ResNet.
+        recall: 'blocks' for all blocks of the previous stage, 'last' for its last one, 'lasts' for the last blocks of
+            all previous stages.
+        block: timm's block, which is replaced by the corresponding block with a gate.
+        **resnet: Arguments of timm's ResNet: layers, num_classes, ...
     """
 
-    from_getter = ('list', 'dict')  # stages want what earlier ones saw
+    from_getter = ('list', 'dict')  # stages need the means of earlier ones
     layer1: nn.Sequential
     layer2: nn.Sequential
     layer3: nn.Sequential
@@ -135,25 +135,25 @@ class EMCAResNet(GatedResNet):
         return [self.layer1, self.layer2, self.layer3, self.layer4]
 
     def _maps(self, x: Tensor) -> Iterator[Tensor]:
-        """The stem's map and the stages' maps, computed as they are asked for."""
+        """Yield the stem's map and the stages' maps, computed on demand."""
         x = self.act1(self.bn1(self.conv1(x)))
         yield x
         x = self.maxpool(x)
         history = [[x.mean((2, 3))]]
         for stage in self._layers():
-            if len(stage):  # one that was pruned is an empty container of timm's
+            if len(stage):  # timm replaces pruned stages by empty containers
                 x = stage(x, history, self.recall, self.grad_checkpointing)
             yield x
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Images ``[B, in_chans, H, W]`` to the last map."""
+        """``[B, in_chans, H, W]`` -> the last map ``[B, C, H / 32, W / 32]``."""
         *_, x = self._maps(x)
         return x
 
     def forward_intermediates(
             self, x: Tensor, indices: int | list[int] | None = None, norm: bool = False, stop_early: bool = False,
             output_fmt: str = 'NCHW', intermediates_only: bool = False) -> Any:
-        """As timm's: the stem's map and those of the stages, at strides 2 to 32."""
+        """See timm's models; intermediates are the maps of the stem and the stages, at strides 2 to 32."""
         if output_fmt != 'NCHW':
             raise ZooError(f"output_fmt must be 'NCHW', not {output_fmt!r}")
         take, last = feature_take_indices(5, indices)
@@ -179,10 +179,10 @@ VARIANTS = tuple(
     for suffix, recall in (('', 'blocks'), ('_s1n1', 'last'), ('_lastblocks', 'lasts')))
 
 
-# --- checkpoints: keys of the reference to ours
+# --- checkpoints: from the reference's key names to ours
 
 def keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """First blocks of stages carry parameters of a recall that they do not have."""
+    """Key map; drops parameters of first blocks of stages that are not used."""
     convs = (0, 3) if isinstance(model.get_submodule('layer1.0'), BasicBlock) else (0, 3, 6)
     branch = [rule for i, place in enumerate(convs, start=1) for rule in (
         (rf'\.residual\.{place}\.', f'.conv{i}.'), (rf'\.residual\.{place + 1}\.', f'.bn{i}.'))]

@@ -1,14 +1,14 @@
-"""FcaNet: ResNets whose channels are gated by their coefficients of 16 cosines.
+"""FcaNet: ResNets with channel gates, computed from the coefficients of 16 cosines.
 
 Qin et al., "FcaNet: Frequency Channel Attention Networks", ICCV 2021, arXiv 2012.11879.
 Reference: cfzd/FcaNet @ aa5fb63505575bb4e4e094613565379c3f6ada33 (MIT).
 
-Squeeze and excitation pools a channel by its mean, the lowest frequency of a cosine transform; FcaNet gives each
-sixteenth of the channels another one, ``x * sigmoid(fc2(relu(fc1(sum_hw x cos cos))))``, behind the last norm of every
-block.
+Squeeze and excitation pools a channel by its mean, the lowest frequency of a cosine transform. FcaNet uses another
+frequency for each sixteenth of the channels, ``x * sigmoid(fc2(relu(fc1(sum_hw x cos cos))))``, after the last norm of
+every block.
 
-The frequencies are those of a 7 x 7 grid, spread over the map that each stage has at 224 pixels. At other sizes maps
-are pooled to that one first, as in the authors' detection code.
+The frequencies are those of a 7 x 7 grid, scaled to the map that each stage has at 224 pixels. Maps of other sizes are
+pooled to that size first, as in the authors' detection code.
 """
 from torch import Tensor, nn
 
@@ -36,7 +36,7 @@ RULES = (
 
 
 def keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Without the cosines, which files carry."""
+    """Key map; drops the cosines, which the files contain."""
     return rename(state, RULES, drop=r'\.dct_layer\.weight$')
 
 

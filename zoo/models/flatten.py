@@ -3,15 +3,15 @@
 Han et al., "FLatten Transformer: Vision Transformer using Focused Linear Attention", ICCV 2023, arXiv 2308.00442.
 Reference: LeapLabTHU/FLatten-Transformer @ abdb115f5406c0e1b6864aad7fe998a3f424ae76 (no licence file).
 
-Softmax is replaced by a feature map that keeps the length of a query or key and sharpens its direction,
+Softmax is replaced by a feature map that keeps the norm of a query or key and sharpens its direction,
 ``phi(x) = |x| x**3 / |x**3|`` of ``x = relu(.)``, and a depthwise convolution of the values restores the rank that
 linear attention loses: ``out = phi(Q) (phi(K)^T V) / (phi(Q) . sum phi(K)) + DWC(V)``. PVT and PVTv2 use it in all
-stages without spatial reduction, Swin and CSwin in the first two with the whole map as one window.
+stages without spatial reduction, Swin and CSwin in the first two stages with the whole map as one window.
 
-Departures of the released code from the paper: keys get a learned position table before the map; queries and keys are
-divided by a learned softplus(scale) per channel; norms run over all channels, not per head; the convolution's kernels
-are shared by the heads. PVT has a ``norm`` that no forward pass uses: it is dropped here. PVTv2-b5 is in the code
-without a recipe.
+Departures of the released code from the paper: a learned position table is added to keys before the feature map;
+queries and keys are divided by a learned softplus(scale) per channel; norms are over all channels, not per head; the
+convolution's kernels are shared by the heads. PVT has a ``norm`` that its forward pass does not use; it is dropped
+here. The code defines PVTv2-b5 without a recipe.
 """
 from ..hosts import PVT, CSwin, PVTv2, Swin, cswin, pvt, pvt_v2, swin
 from ..registry import Variant, register_family

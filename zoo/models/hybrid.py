@@ -1,11 +1,9 @@
-"""Any mixer in any host: fair comparisons, and models that no paper has.
+"""Combinations of any mixer with any host, for fair comparisons and new models.
 
-``zoo_hybrid`` is a model like any other, so every tool takes it:
-``--model zoo_hybrid --model-kwargs host=swin_tiny mixer=rala``. The mixers that
-:func:`zoo.blocks.mixers.list_mixers` names run in all of the hosts in :data:`HOSTS`, with gradients, at every image
-size; those that take maps alone in all but ``vit``.
-In the host of its own family, in the stages where the family has it, a mixer makes the family's model:
-``host='pvt_tiny', mixer='focused'`` is ``flatten_pvt_tiny``.
+All tools accept ``zoo_hybrid`` as a model: ``--model zoo_hybrid --model-kwargs host=swin_tiny mixer=rala``. The mixers
+of :func:`zoo.blocks.mixers.list_mixers` run in all hosts in :data:`HOSTS`, with gradients, at any image size, except
+that mixers of maps do not run in ``vit``. In a host of its family, in the stages where the family uses it, a mixer
+gives the family's model: ``host='pvt_tiny', mixer='focused'`` is ``flatten_pvt_tiny``.
 """
 import inspect
 from collections.abc import Sequence
@@ -38,16 +36,16 @@ CFG = dict(
 def build(
         mixer: str | MixerFactory, host: str = 'pvt_v2_b0', stages: Sequence[int] | None = None,
         **kwargs: Any) -> Backbone:
-    """A host with a mixer in some of its stages, and the host's own mixer in the others.
+    """Build a host with a mixer in some of its stages, and the host's own mixer in the others.
 
     Args:
-        mixer: A name of :func:`~zoo.blocks.mixers.list_mixers`, a factory, or a table of them by stage.
-        host: A name from ``HOSTS``.
-        stages: Stages that take ``mixer``, from 0; all when None. ViT hosts have one.
-        **kwargs: Of the host: img_size, depths, num_classes, drop_path_rate, ...
+        mixer: A name in :func:`~zoo.blocks.mixers.list_mixers`, a factory, or a table of them by stage.
+        host: A name in ``HOSTS``.
+        stages: Indices of the stages that get ``mixer``, from 0; None for all. ViT hosts have one stage.
+        **kwargs: Arguments of the host: img_size, depths, num_classes, drop_path_rate, ...
 
     Raises:
-        ZooError: An unknown name, a stage that the host does not have, or a mixer of maps alone beside a class token.
+        ZooError: An unknown name, a stage that the host does not have, or a mixer of maps in a host with a class token.
     """
     if host not in HOSTS:
         raise ZooError(f'host {host!r}: use one of {", ".join(HOSTS)}')
@@ -59,7 +57,7 @@ def build(
 
 
 def _in_stages(chosen: MixerFactory, cls: type[Backbone], stages: Sequence[int]) -> MixerFactory:
-    """``chosen`` in the stages named, the default of the host elsewhere."""
+    """Return a factory of ``chosen`` in the given stages, and of the host's default mixer elsewhere."""
     own = inspect.signature(cls).parameters['mixer'].default
     count = 1 if cls is ViT else 4
     if not set(stages) <= set(range(count)):
@@ -76,7 +74,7 @@ def create_hybrid(host: str, mixer: str | MixerFactory, **kwargs: Any) -> nn.Mod
 
     Args:
         host: A name in :data:`HOSTS`, e.g. ``'swin_tiny'``.
-        mixer: A name of :func:`zoo.blocks.mixers.list_mixers`, e.g. ``'rala'``, a factory, or a table by stage.
+        mixer: A name in :func:`zoo.blocks.mixers.list_mixers`, e.g. ``'rala'``, a factory, or a table by stage.
         **kwargs: ``stages``, the indices of the stages that get the mixer (default: all), ``mixer_kwargs``, and all
             arguments of ``timm.create_model``.
 

@@ -3,19 +3,20 @@
 Han et al., "Bridging the Divide: Reconsidering Softmax and Linear Attention", NeurIPS 2024, arXiv 2412.06590.
 Reference: LeapLabTHU/InLine @ e463a6f4dbb95893726b294ff83f61a58644bf6e (no licence file).
 
-Weights that are divided by their sum may be the same for different queries. InLine makes them sum to 1 by subtracting
-their mean instead, ``weight(i, j) = phi(q_i) . phi(k_j) - mean_s phi(q_i) . phi(k_s) + 1 / N``, and adds a depthwise
-3x3 convolution of the values whose kernels are predicted from the mean token. PVT and DeiT have it everywhere (PVT
-without spatial reduction), Swin and CSwin in the first two or three stages with the whole map as one window.
+Attention weights that are divided by their sum may be the same for different queries. InLine makes them sum to 1 by
+subtracting their mean instead, ``weight(i, j) = phi(q_i) . phi(k_j) - mean_s phi(q_i) . phi(k_s) + 1 / N``, and adds a
+depthwise 3x3 convolution of the values whose kernels are predicted from the mean token. PVT and DeiT use it in all
+blocks (PVT without spatial reduction), Swin and CSwin in the first two or three stages with the whole map as one
+window.
 
 Departures of the released code from the paper: phi is the identity in every published model, and products are scaled
-by 1 / sqrt(d). DeiT's class token takes part in the attention and in the mean, not in the convolution. CSwin predicts
-its kernels from the block's input, the others behind the norm, and keeps its LePE. DeiT and PVT have twice as many
-heads as usual, DeiT-S and -B are narrower than DeiT's and published at 288 and 448 pixels; CSwin-S has the depths
-3, 6, 29, 2.
+by 1 / sqrt(d). DeiT's class token takes part in the attention and in the mean, but not in the convolution. CSwin
+predicts its kernels from the block's input, the others from the normalised one, and CSwin keeps its LePE. DeiT and PVT
+have twice as many heads as usual; DeiT-S and -B are narrower than the original ones and published at 288 and 448
+pixels; CSwin-S has depths 3, 6, 29, 2.
 
-Only position tables and softmax windows depend on the image size. PVT's tables are resampled bilinearly as in its
-forward pass; the reference resamples them bicubically when it loads a checkpoint for another size.
+Only position tables and softmax windows depend on the image size. PVT's tables are resampled bilinearly, as in its
+forward pass; the reference resamples them bicubically when it loads a checkpoint for another image size.
 """
 from ..hosts import PVT, CSwin, Swin, ViT, cswin, pvt, swin
 from ..registry import Variant, register_family

@@ -1,19 +1,19 @@
-"""L2ViT: linear attention over the whole map and softmax attention in windows, by turns.
+"""L2ViT: alternating linear attention over the whole map and softmax attention in windows.
 
 Zheng, "The Linear Attention Resurrection in Vision Transformer", arXiv 2501.16182.
 Reference: ChuanyangZheng/L2ViT @ fad0341cf0c31464482d0550fb3127001b4b921b (MIT).
 
-Even blocks attend in windows of 7 x 7 tokens (12 x 12 in ``l2vit_base_384``), without shift and without a relative
-bias: convolutions ahead of each branch tell positions. Odd blocks attend to the whole map by
-``t relu(Q) (relu(K)^T V) / max(relu(Q) . sum relu(K), 100)`` and win back the concentration that linear attention
-lacks by two depthwise 7 x 7 convolutions.
+Even blocks attend within windows of 7 x 7 tokens (12 x 12 in ``l2vit_base_384``), without shift or relative position
+bias; convolutions before each branch encode positions. Odd blocks attend to the whole map by
+``t relu(Q) (relu(K)^T V) / max(relu(Q) . sum relu(K), 100)``, and two depthwise 7 x 7 convolutions restore the
+concentration that linear attention lacks.
 
-Departures of the released code from the paper: the floor of 100 is one of the sum over all tokens and does not follow
-the image size. Maps are padded with zeros, right and bottom, to whole patches and windows; nothing is masked. The
-detection code norms all four maps, drops the final norm and has windows of 7 in every variant.
+Departures of the released code from the paper: the lower bound of 100 applies to the sum over all tokens and does not
+depend on the image size. Maps are zero-padded right and bottom to whole patches and windows, and the padding is not
+masked. The detection code normalises all four maps, drops the final norm and has windows of 7 in every variant.
 
-The weights released on the repository's page (v1.0) are averaged ones for ``in1k``. The ImageNet-22k class order is the
-authors' own.
+The weights in the repository's release v1.0 are averaged (EMA) for ``in1k``. The order of the ImageNet-22k classes is
+the authors' own.
 """
 from collections.abc import Sequence
 from functools import partial
@@ -43,7 +43,7 @@ MIXERS = MixerTable([('window', 'clamped')] * 4, dict(rel_pos=False))
 
 
 class L2ViTStem(nn.Module):
-    """Two 3x3 convolutions of stride 2 with batch norm, then LayerNorm; ``[B, H, W, in_chans]`` -> a quarter."""
+    """Two 3x3 convolutions of stride 2 with batch norm, then LayerNorm; ``[B, H, W, in_chans]`` -> stride 4."""
 
     def __init__(self, in_chans: int, dim: int, device=None, dtype=None):
         super().__init__()
@@ -86,7 +86,7 @@ class LocalConcentration(nn.Module):
 
 
 class LocalBlock(TransformerBlock):
-    """The pre-norm block with a depthwise 3x3 convolution added ahead of each branch."""
+    """Pre-norm block with a depthwise 3x3 convolution, with shortcut, before each branch."""
 
     def __init__(self, dim: int, mixer: nn.Module, mlp: nn.Module, drop_path: float = 0., device=None, dtype=None):
         dd = FactoryKwargs(device=device, dtype=dtype)
@@ -102,7 +102,7 @@ class LocalBlock(TransformerBlock):
 
 
 class GlobalBlock(TransformerBlock):
-    """The pre-norm block behind a depthwise 3x3 convolution, with local concentration between its branches."""
+    """Pre-norm block after a depthwise 3x3 convolution, with local concentration between its branches."""
 
     def __init__(self, dim: int, mixer: nn.Module, mlp: nn.Module, drop_path: float = 0., device=None, dtype=None):
         dd = FactoryKwargs(device=device, dtype=dtype)
@@ -120,18 +120,18 @@ class GlobalBlock(TransformerBlock):
 
 
 class L2ViT(Backbone):
-    """Convolutional stem, four stages of local and global blocks by turns, a final norm, mean pooling.
+    """Convolutional stem, four stages of alternating local and global blocks, a final norm, mean pooling.
 
     Args:
-        mixer: Factory of the token mixers, for both kinds of block; even ones are local.
-        img_size: Size in pixels that the mixers are told; every size from 32 runs, and windows do not depend on it.
-        dims: Channels of the stages.
-        depths: Blocks of the stages.
-        num_heads: Heads of the stages.
-        window_size: Side of the windows in tokens.
-        feature_norms: Build for dense prediction: each stage's map is normed as it is handed out, the last one too.
-        drop_path_rate: Stochastic depth of the last block, rising linearly from 0.
-        **backbone: num_classes, global_pool, drop_rate of :class:`~zoo.backbone.Backbone`.
+        mixer: Factory of the token mixers of local (even) and global (odd) blocks.
+        img_size: Image size in pixels that the mixers are built for; any size from 32 works, with the same windows.
+        dims: Number of channels in each stage.
+        depths: Number of blocks in each stage.
+        num_heads: Number of attention heads in each stage.
+        window_size: Side of the local windows in tokens.
+        feature_norms: Build for dense prediction: add a norm for every stage's map, applied when it is returned.
+        drop_path_rate: Stochastic depth rate of the last block; rates rise linearly from 0.
+        **backbone: Arguments of :class:`~zoo.backbone.Backbone`: num_classes, global_pool, drop_rate.
 
     Source: ChuanyangZheng/L2ViT @ fad0341, classification/models/l2vit.py; object_detection/mmdet/models/backbones.
     """
@@ -172,7 +172,7 @@ VARIANTS = (
 )
 
 
-# --- checkpoints: keys of the reference to ours
+# --- checkpoints: from the reference's key names to ours
 
 RULES = (
     *((fr'^downsample_layers\.0\.proj\.proj\.{i}\.', f'stem.{name}.')
@@ -190,7 +190,7 @@ RULES = (
 
 
 def l2vit_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Classification and detection models."""
+    """Key map of classification and detection models."""
     return rename(state, RULES)
 
 

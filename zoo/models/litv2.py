@@ -1,25 +1,25 @@
-"""LITv2: HiLo attention behind stages without attention, and deformable merging.
+"""LITv2: HiLo attention after stages without attention, and deformable merging.
 
 Pan et al., "Fast Vision Transformers with HiLo Attention", NeurIPS 2022, arXiv 2205.13213; the merging and the stages
 without attention are those of LIT, arXiv 2105.14217.
 Reference: ziplab/LITv2 @ 7501c8662991cad6db780b61fac0886b56a76588 (Apache-2.0).
 
-A map has high and low frequencies, and so has attention here: some heads (Hi-Fi) attend inside windows of 2 x 2 tokens,
-the share ``alpha`` of them (Lo-Fi) attends to the means of all windows:
-``out = [softmax(q_h K_h^T) V_h in a window, softmax(q_l mean(K_l)^T) mean(V_l)]``, side by side. Stages 1 and 2 have
-feed-forward layers with a depthwise 3x3 alone, stage 4 plain attention. Between stages a 2 x 2 convolution of stride 2
-sees its four taps where a second convolution moves them, then batch norm and GELU; the last row and column of odd maps
-are dropped. No position tables: any size runs as it is.
+Attention separates high and low frequencies of a map: some heads (Hi-Fi) attend within windows of 2 x 2 tokens, a share
+``alpha`` of the heads (Lo-Fi) attends to the means of all windows:
+``out = [softmax(q_h K_h^T) V_h in a window, softmax(q_l mean(K_l)^T) mean(V_l)]``, concatenated. Stages 1 and 2 consist
+of feed-forward layers with a depthwise 3x3 convolution, stage 4 has plain attention. Between stages there is a
+deformable 2 x 2 convolution of stride 2, whose offsets are predicted by a second convolution, then batch norm and GELU;
+the last row and column of odd maps are dropped. There are no position tables, so any image size works.
 
-Departures of the released code from the paper: 0.9 of the heads are Lo-Fi by default. The learning rate of the second
-convolutions' weights, not of their biases, is a hundredth. The classifier takes images of its size alone; images and
-maps that do not divide are padded as the detection code does it, which norms maps 2 to 4, not the first. Its windows
-are of 2 or 4 tokens::
+Departures of the released code from the paper: 0.9 of the heads are Lo-Fi by default. The learning rate of the weights
+of the second convolutions, but not of their biases, is multiplied by 0.01. The classification code accepts images of
+its own size only; here images and maps that do not divide are padded as in the detection code. That code normalises
+maps 2 to 4, but not the first, and has windows of 2 or 4 tokens::
 
     timm.create_model('litv2_s', features_only=True, feature_norms=True, window_sizes=(None, None, 4, 1))
 
-The weights of the repository's releases v1.0 and, for other shares, v1.1 are those of the tags below. The latter has
-weights for a share of 0.9 again (82.03 %), which fit ``litv2_s``.
+The weights are those of the repository's release v1.0 and, for other shares of Lo-Fi heads, v1.1. The latter also has
+weights for a share of 0.9 (82.03 %), which fit ``litv2_s``.
 """
 from collections.abc import Sequence
 from functools import partial
@@ -67,15 +67,15 @@ class ConvBlock(nn.Module):
 
 
 class SafeOffsets(torch.autograd.Function):
-    """Offsets that torchvision's operator can take: it turns them into addresses unchecked, and crashes at NaN.
+    """Make offsets safe for torchvision's operator, which does not check them and crashes for NaN.
 
-    Finite ones are kept, up to where a tap is outside of the map wherever it starts; others become 0, and the factor
-    that makes NaN of the pixels that read by them keeps them in sight. Their gradients are NaN.
+    Finite offsets are clamped to a distance at which every tap is outside the map. Others are replaced by 0, and a
+    factor returned with them turns the affected pixels into NaN. Their gradients are NaN.
     """
 
     @staticmethod
     def forward(ctx: Any, offset: Tensor, far: int) -> tuple[Tensor, Tensor]:
-        """``[B, 8, H, W]`` to the same, between ``-far`` and ``far``, and to a factor ``[B, 1, H, W]``, 1 or NaN."""
+        """``[B, 8, H, W]`` -> offsets between ``-far`` and ``far``, and a factor ``[B, 1, H, W]``, 1 or NaN."""
         lost = ~offset.isfinite()
         ctx.save_for_backward(lost)
         factor = torch.where(lost.any(1, keepdim=True), torch.nan, offset.new_ones(()))
@@ -90,10 +90,10 @@ class SafeOffsets(torch.autograd.Function):
 
 @fusible
 class DeformableConv(nn.Module):
-    """Deformable 2x2 convolution of stride 2, initialised as ``nn.Conv2d``.
+    """Deformable 2x2 convolution of stride 2, initialised like ``nn.Conv2d``.
 
-    Positions need more than 16 bits, and torchvision has no bfloat16 on CPUs: it is computed in float32 for such maps.
-    A tap that is moved by NaN or infinity makes its pixel NaN; one moved far out of the map reads 0.
+    For 16-bit maps it is computed in float32, because positions need more precision and torchvision does not support
+    bfloat16 on CPUs. An offset that is NaN or infinite makes its pixel NaN; a tap outside the map reads 0.
     """
 
     def __init__(self, in_dim: int, dim: int, device=None, dtype=None):
@@ -108,16 +108,16 @@ class DeformableConv(nn.Module):
         if not transforming():
             safe, factor = SafeOffsets.apply(offset, sum(x.shape[2:]))
             return (deform_conv2d(x, safe, weight, bias, stride=(2, 2)) * factor).to(out_dtype)
-        places, shares = tap_corners(to_nhwc(x).shape, to_nhwc(offset))  # torchvision's has no rules for transforms
+        places, shares = tap_corners(to_nhwc(x).shape, to_nhwc(offset))  # torchvision does not support transforms
         corners = to_nhwc(x).flatten(0, 2)[places.flatten()].unflatten(0, places.shape)
         taps = (corners * shares.unsqueeze(-1)).sum(1).view(*offset.shape[:1], *offset.shape[2:], -1)
         return to_nchw(zoo_kernels.linear(taps, weight.permute(0, 2, 3, 1).flatten(1), bias)).to(out_dtype)
 
 
 class DeformableMerging(nn.Module):
-    """Deformable 2x2 convolution of stride 2, batch norm, GELU; ``[B, H, W, C]`` -> half the size, rounded down.
+    """Deformable 2x2 convolution of stride 2, batch norm, GELU; ``[B, H, W, C]`` -> ``[B, H // 2, W // 2, dim]``.
 
-    Taps move by what ``conv_offset`` says, row and column of each, and are read bilinearly, zero outside of the map.
+    ``conv_offset`` predicts offsets of rows and columns of the taps, which are read bilinearly, zero outside the map.
     """
 
     def __init__(self, in_dim: int, dim: int, device=None, dtype=None):
@@ -134,7 +134,7 @@ class DeformableMerging(nn.Module):
         plain = can_overwrite_inputs() and x.device.type == 'cpu' and not self.norm.training
         if not plain or not can_fuse(self.conv, self.norm):
             return F.gelu(batch_norm(self.norm, contiguous_for_export(to_nhwc(self.conv(to_nchw(x), offset)))))
-        # inference on a CPU: torchvision reads channel by channel, which takes twice as long as all of this
+        # inference on a CPU: torchvision reads channel by channel, which takes twice as long
         out_dtype, dtype = offset.dtype, torch.promote_types(x.dtype, torch.float32)
         x, offset, weight, bias = (t.to(dtype) for t in (x, offset, self.conv.weight, self.conv.bias))
         scale, shift = (t.to(dtype) for t in scale_and_shift(self.norm))
@@ -145,11 +145,11 @@ class DeformableMerging(nn.Module):
 
 
 def read_taps(x: Tensor, offset: Tensor) -> Tensor:
-    """The four pixels of each 2 x 2 square, read where they are moved to: bilinearly, zero outside of the map.
+    """Read the four pixels of each 2 x 2 square at their offset positions: bilinearly, zero outside the map.
 
     Args:
         x: ``[B, H, W, C]``.
-        offset: ``[B, H // 2, W // 2, 8]``, row and column of each pixel of a square.
+        offset: Offsets in pixels ``[B, H // 2, W // 2, 8]``, row and column of each pixel of a square.
 
     Returns:
         ``[B, H // 2, W // 2, 4 * C]``.
@@ -160,15 +160,15 @@ def read_taps(x: Tensor, offset: Tensor) -> Tensor:
 
 
 def tap_corners(shape: torch.Size, offset: Tensor) -> tuple[Tensor, Tensor]:
-    """The pixels that each tap of :func:`read_taps` lies between, and their shares.
+    """Return the four pixels around each tap of :func:`read_taps`, and their bilinear weights.
 
     Args:
-        shape: Of the map, ``[B, H, W, C]``.
-        offset: As there.
+        shape: Shape of the map, ``[B, H, W, C]``.
+        offset: As in :func:`read_taps`.
 
     Returns:
-        Rows of the flat map ``[B * H * W, C]``, and shares, zero outside of the map, NaN where an offset is not finite:
-        ``[taps, 4]`` both.
+        Row indices in the flattened map ``[B * H * W, C]``, and weights, which are zero outside the map and NaN where
+        an offset is not finite; ``[taps, 4]`` both.
     """
     (batch, height, width, _), side = shape, torch.arange(2, device=offset.device)
     offset = offset + 0 * offset  # NaN for infinity
@@ -188,18 +188,18 @@ def tap_corners(shape: torch.Size, offset: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class LITv2(Backbone):
-    """Separate patches of 4 pixels, stages without and with attention, deformable merging, a final norm, mean pooling.
+    """LITv2: patches of 4 pixels, stages without and with attention, deformable merging, a final norm, mean pooling.
 
     Args:
         mixer: Factory of the token mixers of the stages with attention.
-        img_size: Size in pixels that the mixers are told; every size from 32 runs.
-        embed_dim: Channels of the first stage; each further stage doubles them.
-        depths: Blocks of the stages.
-        num_heads: Heads of the stages.
-        window_sizes: Side of the windows of the stages in tokens; None for stages without attention.
-        feature_norms: Build for dense prediction: each stage's map but the first is normed as it is handed out.
-        drop_path_rate: Stochastic depth of the last block, rising linearly from 0.
-        **backbone: num_classes, global_pool, drop_rate of :class:`~zoo.backbone.Backbone`.
+        img_size: Image size in pixels that the mixers are built for; any size from 32 works.
+        embed_dim: Number of channels in the first stage; every further stage doubles it.
+        depths: Number of blocks in each stage.
+        num_heads: Number of attention heads in each stage.
+        window_sizes: Side of the windows in tokens, by stage; None for stages without attention.
+        feature_norms: Build for dense prediction: add a norm for every stage's map but the first.
+        drop_path_rate: Stochastic depth rate of the last block; rates rise linearly from 0.
+        **backbone: Arguments of :class:`~zoo.backbone.Backbone`: num_classes, global_pool, drop_rate.
 
     Source: ziplab/LITv2 @ 7501c86, classification/models and detection/mmdet/models/backbones/litv2.py.
     """
@@ -227,7 +227,7 @@ class LITv2(Backbone):
 
     def init_layers(self, linear_init: str, conv_init: str) -> None:
         super().init_layers(linear_init, conv_init)
-        for module in self.stages.modules():  # the other convolutions are initialised as torch does it
+        for module in self.stages.modules():  # other convolutions keep torch's default
             if isinstance(module, ConvMlp):
                 init_layer(module.dwconv, conv_init='fan_out')
 
@@ -245,7 +245,7 @@ CFG = dict(
 
 
 def small(alpha: float) -> Variant:
-    """Small with another share of Lo-Fi heads: figure 4 of the paper."""
+    """Return the arguments of LITv2-S with another share of Lo-Fi heads: figure 4 of the paper."""
     return Variant(
         f'litv2_s_alpha{10 * alpha:02.0f}', dict(mixers=MixerTable(MIXERS.mixers, dict(alpha=alpha))),
         drop_path=0.2, linear=False)
@@ -261,7 +261,7 @@ VARIANTS = (
 )
 
 
-# --- checkpoints: keys of the reference to ours
+# --- checkpoints: from the reference's key names to ours
 
 RULES = (
     (r'^patch_embed\.', 'stem.'),
@@ -280,7 +280,7 @@ RULES = (
 
 
 def litv2_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Classification and detection models."""
+    """Key map of classification and detection models."""
     return rename(state, RULES)
 
 

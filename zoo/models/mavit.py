@@ -3,14 +3,14 @@
 Fan et al., "Rectifying Magnitude Neglect in Linear Attention", ICCV 2025, arXiv 2507.00698.
 Reference: qhfan/MALA @ 7114e6391e16a79e52382cbbcaa7f035705f3449 (no licence file).
 
-The division of linear attention cancels the length of a query, which in softmax decides how sharp its scores are. MALA
-scales and shifts the scores instead: ``out = (1 + 1 / z) phi(Q) phi(K)^T V - z sum(V)`` with
-``z = phi(Q) . sum phi(K)``, in the frame and gate of RALA.
+The division in linear attention cancels the norm of a query, which in softmax attention determines how sharp its scores
+are. MALA scales and shifts the scores instead: ``out = (1 + 1 / z) phi(Q) phi(K)^T V - z sum(V)`` with
+``z = phi(Q) . sum phi(K)``; rotations and gate are those of RALA.
 
 Departures of the released code from the paper: stages 3 and 4 have softmax attention, so the models are not linear in
-pixels. z and the sums are taken over N and scaled by 1 / sqrt(D), and z is without rotary positions. ``--drop-path``
-of the training script has no effect: the rates below are those of the model functions. The detection code drops the
-projection and norms each stage's map, as that of RAVLT::
+the number of pixels. z and the sums are divided by N and scaled by 1 / sqrt(D), and z does not include rotary
+positions. ``--drop-path`` of the training script has no effect: stochastic depth rates are those of the model
+functions. Like that of RAVLT, the detection code drops the projection and normalises every stage's map::
 
     timm.create_model('mavit_t', features_only=True, feature_norms=True)
 """
@@ -21,7 +21,7 @@ from ..weights.pyramid import pyramid_keys
 
 __all__ = []  # the entrypoints: filled by the registration
 
-# linear attention in stages 1 and 2, softmax in the same frame after
+# linear attention in stages 1 and 2, then softmax attention with the same gate
 MIXERS = 'mala', 'mala', 'rope_softmax', 'rope_softmax'
 
 CFG = dict(

@@ -3,14 +3,14 @@
 Meng et al., "Norm x Direction: Restoring the Missing Query Norm in Vision Linear Attention", arXiv 2506.21137.
 Reference: ZacharyMeng/NaLaFormer @ 1f1c10aeab8cd9a665bf74cbc589b4737d23d5ca, MIT.
 
-The division of linear attention cancels the norm of a query. NaLa puts it into the feature map, as the power to which
-the query's direction is taken, ``(relu(+-q) / |q|) ** (3 (1/2 + tanh |q|))`` against ``relu(+-k) ** 3``, and keeps
-positive and negative parts side by side, so that no sign is lost. A LayerNorm and a SiLU gate follow.
+The division in linear attention cancels the norm of a query. NaLa includes the norm in the feature map, as the exponent
+of the query's direction, ``(relu(+-q) / |q|) ** (3 (1/2 + tanh |q|))``; keys become ``relu(+-k) ** 3``. Positive and
+negative parts are concatenated, so that signs are kept. A LayerNorm and a SiLU gate follow.
 
 Departures of the released code from the paper: stages 3 and 4 have softmax attention, so the models are not linear in
-pixels. Rotary positions turn the numerator only. Linear layers keep torch's initialisation. XT has 6.1 M parameters and
-0.65 GMACs where the README says 8 M and 1.0. ``--drop-path`` of the training script has no effect: the rates below are
-those of the model functions.
+the number of pixels. Rotary positions are applied in the numerator only. Linear layers keep torch's initialisation. XT
+has 6.1 M parameters and 0.65 GMACs, where the README states 8 M and 1.0. ``--drop-path`` of the training script has no
+effect: stochastic depth rates are those of the model functions.
 """
 from typing import Any
 
@@ -21,7 +21,7 @@ from ..weights.pyramid import pyramid_keys
 
 __all__ = []  # the entrypoints: filled by the registration
 
-# linear attention in stages 1 and 2, softmax in the same frame after
+# linear attention in stages 1 and 2, then softmax attention with the same gate
 MIXERS = 'norm_aware', 'norm_aware', 'rope_softmax', 'rope_softmax'
 
 CFG = dict(

@@ -1,21 +1,22 @@
-"""PATNet: partial convolution beside partial attention, of channels, of pixels and of tokens.
+"""PATNet: partial convolution combined with partial attention over channels, pixels or tokens.
 
 Huang et al., "Partial Convolution Meets Visual Attention", arXiv 2503.03148; the repository is that of its successor,
-"Partial Channel Network: Compute Fewer, Perform Better", arXiv 2502.01303, whose code goes by both names.
+"Partial Channel Network: Compute Fewer, Perform Better", arXiv 2502.01303, whose code uses both names.
 Reference: haiduo/PartialNet @ 679cfc0d6f54872686db308de0c4068ee7caf084 (MIT).
 
-FasterNet with attention where FasterNet leaves channels alone: a dense 3 x 3 sees a quarter of the channels, the others
-are weighted by their means and deviations, ``[conv(x_1), x_2 * hardsigmoid(W [mean x_2, std x_2])]`` (PAT_ch, stages
-1 to 3), or attend to all tokens (PAT_sf, stage 4), and two linear layers follow. In PAT_sp one half of the block's
-output is weighted pixel by pixel, the other projected. One shortcut spans a block; those of stage 4 have two. No
-position table but the bias by distance of PAT_sf, computed for the size of the map: any size runs as it is, the last
-rows and columns of odd maps are dropped.
+PATNet adds attention to FasterNet for the channels that are not convolved: a dense 3 x 3 convolution mixes a quarter of
+the channels, the others are weighted by their means and deviations,
+``[conv(x_1), x_2 * hardsigmoid(W [mean x_2, std x_2])]`` (PAT_ch, stages 1 to 3), or attend to all tokens (PAT_sf,
+stage 4), and two linear layers follow. In PAT_sp one half of the block's output is weighted per pixel, the other is
+projected. Blocks have one shortcut, those of stage 4 have two. The only position encoding is the bias by distance of
+PAT_sf, which is computed for the size of the map, so any image size works; the last rows and columns of odd maps are
+dropped.
 
 The models are the configurations of the repository, cfg/PartialNet_*.yaml, without its dynamic partial convolution,
-which all of them turn off. They turn PAT_sp off too but for T1, though the paper has it: with it, a name ends in
-``_sp`` (``patnet_t1`` has it by its configuration). All of them give PAT_sf 4 heads; the code's other choice is 6:
-``_h6``. The repository publishes neither weights nor accuracies. Its detection code has other widths and depths and
-norms each stage's map::
+which all of them disable. All but T1 also disable PAT_sp, although the paper has it: models with it end in ``_sp``
+(``patnet_t1`` has it by its configuration). All of them have 4 heads in PAT_sf; ``_h6`` has 6, the other choice in the
+code. The repository publishes neither weights nor accuracies. Its detection code has other widths and depths and
+normalises every stage's map::
 
     timm.create_model('patnet_s', features_only=True, feature_norms=True, embed_dim=128, depths=(1, 2, 13, 2))
 """
@@ -45,7 +46,7 @@ __all__ = []  # the entrypoints: filled by the registration
 
 MIXERS = MixerTable(('partial', 'partial', 'partial', 'partial_attention'))
 HEADS = 4
-CHUNK_BYTES = 2 ** 20  # of hidden activations: what a block has at a time then lies in memory that it had before
+CHUNK_BYTES = 2 ** 20  # of hidden activations, so that blocks reuse the same memory
 HIDDEN = 1280  # channels between pooling and classifier
 ACTIVATIONS = dict(gelu=nn.GELU, relu=nn.ReLU)
 
@@ -56,12 +57,12 @@ class PATBlock(nn.Module):
     ``x + mlp(mixer(x))``, or with ``split`` ``x = x + mixer(x)`` and then ``x + mlp(x)``.
 
     Args:
-        dim: Channels C.
+        dim: Number of channels C.
         mixer: Token mixer, shape-preserving.
         activation: 'gelu' or 'relu'.
-        spatial: Close with PAT_sp.
-        split: Whether the mixer has a shortcut of its own.
-        drop_path: Rate of stochastic depth in training; it never drops a split mixer.
+        spatial: Whether to add PAT_sp as last layer.
+        split: Whether the mixer has its own shortcut.
+        drop_path: Stochastic depth rate; a mixer with its own shortcut is never dropped.
     """
 
     def __init__(
@@ -98,15 +99,15 @@ class ProjectedHead(nn.Module):
     """Pooling, a linear layer without bias and an activation, dropout, classifier.
 
     Args:
-        dim: Channels of the map.
-        hidden_size: Channels of the classifier's input.
-        num_classes: Outputs; 0 for none: the output is the classifier's input.
+        dim: Number of channels of the map.
+        hidden_size: Number of channels of the classifier's input.
+        num_classes: Number of classes; 0 to return the classifier's input.
         activation: 'gelu' or 'relu'.
-        global_pool: Pooling, '' for none, which hands the map on as it is.
-        drop_rate: Dropout before the classifier.
+        global_pool: Type of pooling; '' to return the map.
+        drop_rate: Dropout rate before the classifier.
 
     Raises:
-        ZooError: in ``forward`` with classes but no pooling.
+        ZooError: In ``forward``, if there are classes but no pooling.
     """
 
     def __init__(
@@ -125,25 +126,25 @@ class ProjectedHead(nn.Module):
         """``[B, C, H, W]`` -> ``[B, num_classes]``."""
         if self.proj is None:
             if isinstance(self.fc, nn.Linear) and not pre_logits:
-                raise ZooError("global_pool='' leaves a map, which has no classes; use it with num_classes=0")
+                raise ZooError("global_pool='' returns a map, which cannot be classified; use it with num_classes=0")
             return x
         x = self.drop(self.act(linear(self.proj, self.pool(x))))
         return x if pre_logits else linear(self.fc, x)
 
 
 class PATNet(Backbone):
-    """Separate patches of 4 pixels, four stages that double the channels, a linear layer between pooling and classes.
+    """PATNet: patches of 4 pixels, four stages that double the channels, a linear layer before the classifier.
 
     Args:
         mixer: Factory of the token mixers.
-        img_size: Size in pixels that the mixers are told; every size from 32 runs.
-        embed_dim: Channels of the first stage, a multiple of 4.
-        depths: Blocks of the stages.
+        img_size: Image size in pixels that the mixers are built for; any size from 32 works.
+        embed_dim: Number of channels in the first stage, a multiple of 4.
+        depths: Number of blocks in each stage.
         activation: 'gelu' or 'relu'.
-        spatial: Close every block with PAT_sp.
-        feature_norms: Build for dense prediction: each stage's map is normed as it is handed out.
-        drop_path_rate: Stochastic depth of the last block, rising linearly from 0.
-        **backbone: num_classes, global_pool, drop_rate of :class:`~zoo.backbone.Backbone`.
+        spatial: Whether to add PAT_sp as last layer of every block.
+        feature_norms: Build for dense prediction: add a norm for every stage's map, applied when it is returned.
+        drop_path_rate: Stochastic depth rate of the last block; rates rise linearly from 0.
+        **backbone: Arguments of :class:`~zoo.backbone.Backbone`: num_classes, global_pool, drop_rate.
 
     Source: haiduo/PartialNet @ 679cfc0, models/partialnet.py.
     """
@@ -156,7 +157,7 @@ class PATNet(Backbone):
             feature_norms: bool = False, drop_path_rate: float = 0., in_chans: int = 3, device=None, dtype=None,
             **backbone: Any):
         dd = FactoryKwargs(device=device, dtype=dtype)
-        self.activation = activation  # before the base asks for a head
+        self.activation = activation  # needed when the base class creates the head
         dims = [embed_dim * 2 ** s for s in range(4)]
 
         def block(ctx: BlockContext, drop_path: float) -> nn.Module:
@@ -180,7 +181,7 @@ class PATNet(Backbone):
             dtype=dtype)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the classifier by a new one (0: none), and the pooling if one is named; the projection stays."""
+        """Replace the classifier (0 classes: remove it), and the pooling if given; the projection is kept."""
         proj = self.head.proj
         super().reset_classifier(num_classes, global_pool)
         new = self.head.proj
@@ -209,7 +210,7 @@ FORMS = dict(sp=dict(spatial=True), sp_h6=dict(spatial=True, mixers=MixerTable(M
 def _variant(name: str) -> Variant:
     size, _, form = name.partition('_')
     args, drop_path = SIZES[size]
-    # PAT_sf is softmax attention: its share of the work grows with the square of the pixels
+    # PAT_sf is softmax attention, whose cost is quadratic in the number of pixels
     return Variant(f'patnet_{name}', {**args, **FORMS.get(form, {})}, drop_path=drop_path, linear=False)
 
 
@@ -217,7 +218,7 @@ VARIANTS = tuple(map(_variant, (
     't0', 't0_sp', 't1', 't2', 't2_sp', 't2_sp_h6', 's', 's_sp', 's_sp_h6', 'm', 'm_sp', 'l', 'l_sp')))
 
 
-# --- checkpoints: keys of the reference to ours
+# --- checkpoints: from the reference's key names to ours
 
 RULES = (
     (r'^model\.', ''),  # of the lightning module
@@ -245,7 +246,7 @@ RULES = (
 
 
 def patnet_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """1x1 convolutions become linear layers; a detection model has no head, whose projection then stays as it is."""
+    """Key map; 1x1 convolutions become linear layers, except the head's projection in files of a detection model."""
     state = pointwise_to_linear(rename(state, RULES))
     for key, value in state.items():
         if key.endswith('.gate.weight') and value.ndim == 4:  # [C, C, 1, 2]: means, then deviations

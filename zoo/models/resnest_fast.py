@@ -1,13 +1,13 @@
-"""ResNeSt-50-fast: the settings of split attention that timm has not.
+"""ResNeSt-50-fast: configurations of split attention that timm does not have.
 
 Zhang et al., "ResNeSt: Split-Attention Networks", arXiv 2004.08955.
 Reference: zhanghang1989/ResNeSt @ 1dfb3e8867e2ece1c28a65c9db1cded2818a2031 (Apache-2.0), ablation.md.
 
-Split attention weighs the s splits of a convolution's output against each other, channel by channel:
-``sum_i softmax_i(mlp(mean sum_j u_j)) * u_i``. timm's ResNeSt is the authors' own, key by key. These are its blocks
-with other numbers of splits s, groups x and widths d (``resnest50d_<s>s<x>x<d>d``), pooled before the 3x3 convolution.
-``resnest50d_2s1x64d`` has the shapes of timm's ``resnest50d``, which pools behind it: the weights of one load into the
-other without a word, and are wrong there.
+Split attention weights the s splits of a convolution's output against each other, per channel:
+``sum_i softmax_i(mlp(mean sum_j u_j)) * u_i``. timm's ResNeSt follows the authors' code, including key names. These
+models use its blocks with other numbers of splits s, groups x and widths d (``resnest50d_<s>s<x>x<d>d``), and pool
+before the 3x3 convolution. ``resnest50d_2s1x64d`` has the shapes of timm's ``resnest50d``, which pools after it: the
+weights of one load into the other without an error, but give wrong results.
 """
 from typing import Any
 
@@ -30,9 +30,9 @@ CFG = dict(
 
 
 class SplitAttention(SplitAttn):
-    """timm's layer for batches of any size: timm lets torch infer sizes, which an empty batch does not tell.
+    """timm's layer, with support for empty batches, whose sizes torch cannot infer.
 
-    In training the norm of the pooled map sees one vector per image: a batch of one is a ZooError.
+    In training the norm of the pooled map sees one vector per image, so a batch size of 1 raises a ZooError.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ class SplitAttention(SplitAttn):
 
 
 class Bottleneck(ResNestBottleneck):
-    """timm's block, which has no argument for its split attention."""
+    """timm's block with :class:`SplitAttention`, for which it has no argument."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -57,7 +57,7 @@ class Bottleneck(ResNestBottleneck):
 
 
 def variant(splits: int, groups: int, width: int) -> Variant:
-    """A row of the repository's ablation table."""
+    """Return the variant of a row of the repository's ablation table."""
     args = dict(
         block=Bottleneck, layers=(3, 4, 6, 3), stem_type='deep', stem_width=32, avg_down=True, base_width=width,
         cardinality=groups, zero_init_last=True, block_args=dict(radix=splits, avd=True, avd_first=True))
@@ -69,7 +69,7 @@ VARIANTS = (
 
 
 def keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """timm's names are the authors'."""
+    """Key map; timm's names are those of the authors."""
     return rename(state, ((r'^module\.', ''),))
 
 

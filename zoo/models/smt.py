@@ -1,18 +1,19 @@
-"""SMT: scale-aware modulation that gives way to softmax attention.
+"""SMT: scale-aware modulation in early stages, softmax attention in late ones.
 
 Lin et al., "Scale-Aware Modulation Meet Transformer", ICCV 2023, arXiv 2307.08579.
 Reference: AFeng-x/SMT @ 11e954d9b4d0f513397ba011669c7864fd94e5fb (MIT).
 
-Stages 1 and 2 modulate: ``out = proj(v * context(x))``, where the context comes from depthwise convolutions of four
-sizes. Stage 4 is a transformer, and stage 3 has both by turns, so that dependencies grow from local to global. The
-attention adds a depthwise 3x3 of its values, feed-forward layers add one of their hidden channels before GELU. A
-LayerNorm closes each stage, which the maps for dense prediction pass too. No position tables: any size runs as it is,
-but the last row and column of a map of odd size behind the first convolution are dropped.
+Stages 1 and 2 use modulation, ``out = proj(v * context(x))``, with a context from depthwise convolutions of four sizes.
+Stage 4 uses softmax attention, and the blocks of stage 3 alternate, so that dependencies grow from local to global. The
+attention adds a depthwise 3x3 convolution of its values, feed-forward layers one of their hidden channels before GELU.
+Every stage ends with a LayerNorm, which is also applied to the maps for dense prediction. There are no position tables,
+so any image size works; the last row and column are dropped if the map after the first convolution has an odd size.
 
-Departures of the released code from the paper: every configuration of Large and its weights have layer scales from
-1e-4, which the function ``smt_l`` lacks; they are built here. Small has 22.6 M parameters, not the 21 M of the table.
+Departures of the released code from the paper: all configurations of Large and its weights have layer scales
+initialised to 1e-4, which the function ``smt_l`` lacks; the models here have them. Small has 22.6 M parameters, not the
+21 M of the table.
 
-The weights of the repository's release v1.0.0 are those of the tags below.
+The weights are those of the repository's release v1.0.0.
 """
 from collections.abc import Sequence
 from functools import partial
@@ -41,7 +42,7 @@ MIXERS = MixerTable(('scale_aware', 'scale_aware', ('scale_aware', 'softmax'), '
 
 
 class SMTStem(nn.Module):
-    """Convolution of stride 2, batch norm, ReLU, separate patches of 2, LayerNorm; ``[B, H, W, in_chans]`` -> 1 / 4."""
+    """Convolution of stride 2, batch norm, ReLU, patches of 2 x 2, LayerNorm; ``[B, H, W, in_chans]`` -> stride 4."""
 
     def __init__(self, in_chans: int, dim: int, kernel_size: int, device=None, dtype=None):
         super().__init__()
@@ -58,18 +59,18 @@ class SMTStem(nn.Module):
 
 
 class LocalMlp(ConvMlp):
-    """Expand, add a depthwise 3x3 of that, GELU, project; on ``[B, H, W, C]`` maps."""
+    """Expand, add a depthwise 3x3 of the result, GELU, project; on ``[B, H, W, C]`` maps."""
 
     def _maps(self, x: Tensor) -> Tensor:
         x, conv = self.fc1(x), self.dwconv
         if not can_fuse(conv):
             return self.fc2(F.gelu(conv_epilogue(conv, x, residual=x)))
-        centre = F.pad(conv.weight.new_ones(1, 1, 1, 1), (1, 1, 1, 1))  # what is added is a convolution too: one pass
+        centre = F.pad(conv.weight.new_ones(1, 1, 1, 1), (1, 1, 1, 1))  # the shortcut as part of the kernel: one pass
         return self.fc2(fused_epilogue(x, conv.weight + centre, conv.bias, activation='gelu'))
 
 
 class ScaledBlock(TransformerBlock):
-    """The pre-norm block with layer scales from 1e-4."""
+    """Pre-norm block with layer scales initialised to 1e-4."""
 
     def __init__(
             self, dim: int, mixer: nn.Module, mlp: nn.Module, drop_path: float = 0., eps: float = 1e-5, device=None,
@@ -87,16 +88,16 @@ class SMT(Backbone):
     """Scale-Aware Modulation Transformer.
 
     Args:
-        mixer: Factory of the token mixers. Those that are not modulation are told to add a depthwise 3x3 of the values.
-        img_size: Size in pixels that the mixers are told; every size from 32 runs.
-        dims: Channels of the stages.
-        depths: Blocks of the stages.
-        num_heads: Heads of the stages; modulation has four everywhere.
-        mlp_ratios: Hidden width of the feed-forward layers over channels.
-        stem_kernel: Side of the first convolution's kernels.
-        layer_scale: Scale the branches of the blocks by learned factors from 1e-4.
-        drop_path_rate: Stochastic depth of the last block, rising linearly from 0.
-        **backbone: num_classes, global_pool, drop_rate of :class:`~zoo.backbone.Backbone`.
+        mixer: Factory of the token mixers. Mixers other than modulation add a depthwise 3x3 of the values (``lepe``).
+        img_size: Image size in pixels that the mixers are built for; any size from 32 works.
+        dims: Number of channels in each stage.
+        depths: Number of blocks in each stage.
+        num_heads: Number of attention heads in each stage; modulation always has four.
+        mlp_ratios: Ratio of hidden to input channels in feed-forward layers.
+        stem_kernel: Kernel size of the first convolution.
+        layer_scale: Whether to scale the branches of blocks by learned factors, initialised to 1e-4.
+        drop_path_rate: Stochastic depth rate of the last block; rates rise linearly from 0.
+        **backbone: Arguments of :class:`~zoo.backbone.Backbone`: num_classes, global_pool, drop_rate.
 
     Source: AFeng-x/SMT @ 11e954d, models/smt.py and models/build.py.
     """
@@ -146,7 +147,7 @@ VARIANTS = (
 )
 
 
-# --- checkpoints: keys of the reference to ours
+# --- checkpoints: from the reference's key names to ours
 
 RULES = (
     (r'^patch_embed1\.conv\.0\.', 'stem.conv1.conv.'),
@@ -169,7 +170,7 @@ RULES = (
 
 
 def smt_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Join queries with keys and values, and order aggregated channels by run instead of by group."""
+    """Key map; joins queries with keys and values, and reorders aggregated channels from groups to runs."""
     state = concatenate(pointwise_to_linear(rename(state, RULES)), '.mixer.q.', '.mixer.kv.', '.mixer.qkv.')
     for key, value in state.items():
         if '.mixer.aggregate.' in key and value.ndim:  # [groups * runs (, heads)]
@@ -180,7 +181,7 @@ def smt_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
 
 
 def _by_run(x: Tensor, runs: int = 8) -> Tensor:
-    """Channels, the last dimension, from groups of ``runs`` to runs of groups."""
+    """Reorder channels, the last dimension, from groups of ``runs`` channels to runs over groups."""
     return x.unflatten(-1, (-1, runs)).mT.flatten(-2).contiguous()
 
 

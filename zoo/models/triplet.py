@@ -1,14 +1,14 @@
-"""Triplet attention: ResNets and MobileNetV2 gated over the three planes of their maps.
+"""Triplet attention: ResNets and MobileNetV2 with gates in the three planes of their maps.
 
 Misra et al., "Rotate to Attend: Convolutional Triplet Attention Module", WACV 2021, arXiv 2010.03045.
 Reference: landskape-ai/triplet-attention @ 2cf02fb91196408ac6352f7984a0336aa4f7677a (MIT).
 
-Each gate is a convolution of the maximum and the mean over the third direction; ``x`` is multiplied with the mean of
-the gates over channels and columns, rows and channels, rows and columns, ``x * (g_cw + g_hc + g_hw) / 3``, behind the
-last norm of every block.
+After the last norm of every block, ``x`` is multiplied by the mean of three gates over channels and columns, rows and
+channels, rows and columns, ``x * (g_cw + g_hc + g_hw) / 3``. Each gate is a convolution of the maximum and the mean
+over the remaining dimension.
 
-The convolutions are 7x7, in the models ``_k3`` 3x3. The published accuracies are of both: ResNet-18 and -50 are better
-with 7x7, MobileNetV2 with 3x3. MobileNetV2 has gates behind blocks without a shortcut too.
+The convolutions are 7x7, and 3x3 in models named ``_k3``. Both have published accuracies: ResNet-18 and -50 are better
+with 7x7, MobileNetV2 with 3x3. MobileNetV2 also has gates after blocks without a shortcut.
 """
 from torch import Tensor, nn
 
@@ -28,7 +28,7 @@ MOBILENET_CFG = dict(CFG, first_conv='conv_stem', classifier='classifier')
 
 
 def args(depth: int, kernel_size: int = 7) -> dict:
-    """Constructor arguments of a ResNet with triplet attention."""
+    """Return the constructor arguments of a ResNet with triplet attention."""
     return dict(resnet.SIZES[depth], gate=TripletAttention.of_size(kernel_size), init=resnet.init_by_name)
 
 
@@ -48,7 +48,7 @@ MOBILENETS = (
 )
 
 
-# --- checkpoints: keys of the reference to ours, in both of its namings
+# --- checkpoints: from the reference's key names to ours, in both of its namings
 
 GATES = tuple(
     (rf'(^|\.){theirs}\.(?:spatial\.|)(conv|bn)\.', rf'\1{ours}.\2.')
@@ -60,12 +60,12 @@ GATES = tuple(
 
 
 def resnet_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """ResNets."""
+    """Key map of ResNets."""
     return rename(state, ((r'^module\.', ''), (r'\.triplet_attention\.', '.se.'), *GATES))
 
 
 def mobile_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """MobileNetV2."""
+    """Key map of MobileNetV2."""
     return rename(mobilenet_keys(state, model), GATES)
 
 

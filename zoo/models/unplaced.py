@@ -1,11 +1,12 @@
-"""Gates that were published without a whole model: ELA in ResNet-50, ULSAM in MobileNetV2.
+"""Gates published without a complete model: ELA in ResNet-50, ULSAM in MobileNetV2.
 
 Xu and Wan, "ELA: Efficient Local Attention for Deep Convolutional Neural Networks", arXiv 2403.01123 (no code of the
 authors); Saini et al., "ULSAM: Ultra-Lightweight Subspace Attention Module", WACV 2020, arXiv 2006.15102
 (Nandan91/ULSAM @ 9a07d686b69ff41b6b640791719f6b6889eae84b, the module alone, no licence file).
 
-Where the papers' models have these gates is not published: **the placement here is ours**, behind the last norm of
-every block, and so these are compositions of published parts, not the models of the papers. There are no weights.
+The placement of these gates in the papers' models is not published. **The placement here is our own**: after the last
+norm of every block. These models are therefore compositions of published parts, not the models of the papers. There are
+no weights.
 """
 import functools
 

@@ -4,20 +4,21 @@ Guo et al., "Visual Attention Network", Computational Visual Media 2023, arXiv 2
 Reference: Visual-Attention-Network/VAN-Classification @ e19779b53a1b0828b51ecb4412d577541aee83a7 (Apache-2.0; its
 README asks commercial users to contact the authors). ImageNet-22k scripts: LGYoung/VAN-Classification @ b3e3188.
 
-The attention is not a softmax but a product: ``out = proj2(u * fc(dwd(dw(u)))) + x`` with ``u = gelu(proj1(x))``,
-where a depthwise 5 x 5 (``dw``), a depthwise 7 x 7 of every third pixel (``dwd``) and a linear layer stand for one
-kernel of 21 x 21. Feed-forward layers are PVTv2's, with a depthwise 3 x 3. Batch norm in blocks and patches, layer
-scales from 0.01, a LayerNorm behind each stage, which the maps for dense prediction pass too. No position tables: any
-size runs as it is. Products grow as squares, block by block: as initialised, ``van_b0`` is finite in float16 up to
-values of 50 everywhere in an image, or 2,000 in a pixel; bfloat16 has the range.
+The attention is a product without softmax: ``out = proj2(u * fc(dwd(dw(u)))) + x`` with ``u = gelu(proj1(x))``, where a
+depthwise 5 x 5 (``dw``), a depthwise 7 x 7 with dilation 3 (``dwd``) and a linear layer approximate a kernel of
+21 x 21. Feed-forward layers are those of PVTv2, with a depthwise 3 x 3. Blocks and patches have batch norms, layer
+scales are initialised to 0.01, and every stage ends with a LayerNorm, which is also applied to the maps for dense
+prediction. There are no position tables, so any image size works. Because of the products, large values grow
+quadratically from block to block: as initialised, ``van_b0`` is finite in float16 for values of up to 50 in all pixels
+of an image, or 2,000 in one pixel; bfloat16 has a sufficient range.
 
-Departures of the released code from the paper: the mixer adds its own, normed input to what it computes, beside the
-shortcut of the block.
+Departures of the released code from the paper: in addition to the shortcut of the block, the mixer adds its normalised
+input to its result.
 
-The repository has weights of ``van_b0`` to ``van_b3`` alone. There are none for ``van_b4``, ``van_b5`` and ``van_b6``,
-and no accuracy: the 22k scripts give their recipe, models/van.py their widths (OpenMMLab reports 84.13 for its own
-conversion of a b4, under other names). Inputs are scaled to [-1, 1], as timm 0.4.12 does for the configuration that the
-code borrows; only the 22k scripts use ImageNet's mean.
+The repository only has weights of ``van_b0`` to ``van_b3``. For ``van_b4``, ``van_b5`` and ``van_b6`` there are neither
+weights nor accuracies; their recipe is that of the 22k scripts, their widths those in models/van.py (OpenMMLab reports
+84.13 for its own conversion of a b4, under other names). Inputs are scaled to [-1, 1], as timm 0.4.12 does for the
+configuration that the code uses; only the 22k scripts use ImageNet's mean.
 """
 import math
 from collections.abc import Sequence
@@ -44,13 +45,13 @@ MIXERS = 'large_kernel', 'large_kernel', 'large_kernel', 'large_kernel'
 
 
 class VANBlock(nn.Module):
-    """``x + gamma1 mixer(norm1(x))``, then ``x + gamma2 mlp(norm2(x))`` with batch norms, on ``[B, H, W, C]`` maps.
+    """Block with batch norms and layer scales: ``x + gamma1 mixer(norm1(x))``, then ``x + gamma2 mlp(norm2(x))``.
 
     Args:
-        dim: Channels C.
+        dim: Number of channels C.
         mixer: Token mixer, shape-preserving.
-        hidden: Channels inside the feed-forward layer.
-        drop_path: Rate of stochastic depth in training.
+        hidden: Number of hidden channels of the feed-forward layer.
+        drop_path: Stochastic depth rate.
     """
 
     def __init__(self, dim: int, mixer: nn.Module, hidden: int, drop_path: float = 0., device=None, dtype=None):
@@ -75,12 +76,12 @@ class VAN(Backbone):
 
     Args:
         mixer: Factory of the token mixers.
-        img_size: Size in pixels that the mixers are told; every size from 32 runs.
-        dims: Channels of the stages, multiples of 32. Mixers with heads are offered one for 32 channels.
-        depths: Blocks of the stages.
-        mlp_ratios: Hidden width of the feed-forward layers over channels.
-        drop_path_rate: Stochastic depth of the last block, rising linearly from 0.
-        **backbone: num_classes, global_pool, drop_rate of :class:`~zoo.backbone.Backbone`.
+        img_size: Image size in pixels that the mixers are built for; any size from 32 works.
+        dims: Number of channels in each stage, multiples of 32. Mixers with heads get one head per 32 channels.
+        depths: Number of blocks in each stage.
+        mlp_ratios: Ratio of hidden to input channels in feed-forward layers.
+        drop_path_rate: Stochastic depth rate of the last block; rates rise linearly from 0.
+        **backbone: Arguments of :class:`~zoo.backbone.Backbone`: num_classes, global_pool, drop_rate.
 
     Source: Visual-Attention-Network/VAN-Classification @ e19779b, models/van.py.
     """
@@ -129,7 +130,7 @@ VARIANTS = (
 )
 
 
-# --- checkpoints: keys of the reference to ours
+# --- checkpoints: from the reference's key names to ours
 
 RULES = (
     (r'^patch_embed1\.proj\.', 'stem.conv.'),
@@ -149,7 +150,7 @@ RULES = (
 
 
 def van_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """1x1 convolutions become linear layers."""
+    """Key map; 1x1 convolutions become linear layers."""
     return pointwise_to_linear(rename(state, RULES))
 
 

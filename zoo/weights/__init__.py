@@ -1,4 +1,4 @@
-"""Fetching, reading, checking and converting checkpoints."""
+"""Download, reading, verification and conversion of checkpoints."""
 from .cache import WeightsError
 from .checkpoint import check_finite, read_checkpoint, state_dict_of, without_prefix
 from .convert import fit_state_dict

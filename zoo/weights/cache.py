@@ -1,12 +1,12 @@
-"""Where official weights lie on disk, what is known of them, and how files get there whole.
+"""Cache of official weights: layout on disk, manifest, locks and atomic writes.
 
 ::
 
     $ZOO_CACHE, else $XDG_CACHE_HOME/zoo, else ~/.cache/zoo
-        manifest.json           SHA-256 of every official file at its first use, and of what was made of it
-        downloads/              official files on their way; removed once they are converted
+        manifest.json           SHA-256 of every official file at its first use, and of the converted file
+        downloads/              official files while they are downloaded; removed once they are converted
         converted/NAME.TAG.safetensors
-        locks/                  one process at a time fetches and converts a model
+        locks/                  one process at a time downloads and converts a model
 """
 import contextlib
 import datetime
@@ -26,8 +26,8 @@ from filelock import FileLock, Timeout
 from ..utils.errors import ZooError
 from ..utils.files import atomic_write
 
-FORMAT = 1  # of converted files: raised when a checkpoint map or a model's key names change
-ENTRIES = {  # of the manifest: the fields of an entry and their types
+FORMAT = 1  # version of converted files: increased when a checkpoint map or the key names of a model change
+ENTRIES = {  # of the manifest: fields of an entry and their types
     'files': dict(sha256=str, bytes=int, first_used=str),
     'converted': dict(format=int, location=str, source_sha256=str, sha256=str),
 }
@@ -36,11 +36,11 @@ _logger = logging.getLogger(__name__)
 
 
 class WeightsError(ZooError):
-    """Official weights cannot be had: why, and what to do about it, in one line."""
+    """Official weights are not available; the message is one line with the reason and what to do about it."""
 
 
 def sha256_of(path: Path) -> str:
-    """Hex digest of a file."""
+    """Return the SHA-256 of a file as hex digest."""
     digest = hashlib.sha256()
     with open(path, 'rb') as file:
         while block := file.read(1 << 20):
@@ -50,7 +50,7 @@ def sha256_of(path: Path) -> str:
 
 @contextlib.contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Within this context an ``OSError`` is a folder that cannot be written: reported in one line, with the fix."""
+    """Context in which an ``OSError`` is raised as a WeightsError that ``folder`` cannot be written, with the fix."""
     try:
         yield
     except OSError as e:
@@ -58,20 +58,24 @@ def writing(folder: Path) -> Iterator[None]:
 
 
 def unwritable(folder: Path, error: OSError) -> str:
-    """What to say of a folder that cannot be written."""
+    """Return the error message for a folder that cannot be written."""
     reason = error.strerror or str(error)
     if error.errno in NO_ROOM:
-        return f'no room for weights in {folder} ({reason}); free some, or set ZOO_CACHE to a folder with more'
-    return f'weights cannot be written to {folder} ({reason}); set ZOO_CACHE to a folder that is writable'
+        return f'no space for weights in {folder} ({reason}); free some, or set ZOO_CACHE to a folder with more space'
+    return f'weights cannot be written to {folder} ({reason}); set ZOO_CACHE to a writable folder'
 
 
 def write_to_cache(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, and put it in its place when it is safely on the disk.
+    """Write a file atomically: ``write`` fills a temporary file in the same folder, which then replaces ``path``.
 
-    The caller holds the lock of what it writes.
+    The caller must hold the lock of the file.
+
+    Args:
+        path: The file to write.
+        write: Function called with the path of the temporary file.
 
     Raises:
-        WeightsError: the folder is read-only or full; nothing is left behind.
+        WeightsError: The folder is read-only or full; no temporary file is left.
     """
     with writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,12 +84,12 @@ def write_to_cache(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def own_file(path: Path) -> None:
-    """Take a name back for a file that is the cache's alone: remove a link, of either kind, or a pipe that lies there.
+    """Remove a symbolic or hard link, or a pipe, at ``path``, so that writing to it changes no other file.
 
-    Whoever writes to ``path`` afterwards writes nowhere else. What a link points to stays as it is.
+    The target of a link is not changed.
 
     Raises:
-        OSError: it is a folder, or cannot be removed.
+        OSError: ``path`` is a folder, or cannot be removed.
     """
     try:
         found = path.lstat()
@@ -96,22 +100,22 @@ def own_file(path: Path) -> None:
 
 
 def cache_folder() -> Path:
-    """The folder of the zoo's weights: ``ZOO_CACHE``, else ``zoo`` in the user's cache."""
+    """Return the folder of the zoo's weights: ``ZOO_CACHE``, or else ``zoo`` in the user's cache folder."""
     if folder := os.environ.get('ZOO_CACHE'):
         return Path(folder).expanduser()
     return Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser() / 'zoo'
 
 
 def is_inside(folder: Path, root: Path) -> bool:
-    """Whether a folder lies in another one, all links followed."""
+    """Whether a folder is inside another one, with all links resolved."""
     return Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(root))
 
 
 def _checked(manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The parts of a manifest.
+    """Return the parts of a manifest after checking its format.
 
     Raises:
-        ValueError, KeyError, TypeError: it is not what :meth:`Cache.record` writes.
+        ValueError, KeyError, TypeError: The manifest was not written by :meth:`Cache.record`.
     """
     parts = {name: manifest[name] for name in ENTRIES}
     for name, types in ENTRIES.items():
@@ -124,10 +128,10 @@ def _checked(manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 class Cache:
-    """The files of one folder, and its manifest.
+    """Cache of converted weights in a folder, with a manifest.
 
     Args:
-        folder: Where; by default :func:`cache_folder`. It is made when something is written to it.
+        folder: The folder, by default :func:`cache_folder`. It is created when something is written to it.
     """
 
     def __init__(self, folder: str | Path | None = None):
@@ -136,36 +140,36 @@ class Cache:
         self.manifest_path = self.folder / 'manifest.json'
 
     def manifest(self) -> dict[str, dict[str, Any]]:
-        """``files`` by where they came from, ``converted`` by model.
+        """Read the manifest: ``files`` by location, ``converted`` by model.
 
         Raises:
-            WeightsError: it is damaged: no hash is taken on trust anew behind the user's back.
+            WeightsError: The manifest is damaged; it is not silently replaced, because it holds the trusted hashes.
         """
         try:
             if not self.manifest_path.exists():
                 return {'files': {}, 'converted': {}}
             if not self.manifest_path.is_file():
-                raise ValueError('a pipe, which would be waited for')
+                raise ValueError('not a regular file')  # reading a pipe would block
             return _checked(json.loads(self.manifest_path.read_text()))
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             raise WeightsError(
-                f'{self.manifest_path} cannot be read, and with it what is known of the weights there; '
-                f'delete the folder {self.folder} to fetch them anew') from None
+                f'{self.manifest_path} cannot be read, so the weights in the cache cannot be verified; '
+                f'delete the folder {self.folder} to download them again') from None
 
     def recorded(self, location: str) -> str | None:
-        """SHA-256 of the official file of this location at its first use."""
+        """Return the SHA-256 that the official file at this location had at its first use, if known."""
         return self.manifest()['files'].get(location, {}).get('sha256')
 
     def converted_path(self, name_tag: str) -> Path:
         return self.folder / 'converted' / f'{name_tag}.safetensors'
 
     def converted(self, name_tag: str, location: str, sha256: str | None) -> Path | None:
-        """The file that was made of ``location``'s; None if it has to be made anew.
+        """Return the file converted from the official one; None if it is missing, outdated or damaged.
 
         Args:
-            name_tag: Model and tag.
-            location: Where its official file is now.
-            sha256: Of the official file, if it is known; otherwise that of its first use counts.
+            name_tag: ``model.tag``.
+            location: Current location of the official file.
+            sha256: SHA-256 of the official file, if known; by default that of its first use.
         """
         manifest, path = self.manifest(), self.converted_path(name_tag)
         entry = manifest['converted'].get(name_tag)
@@ -175,19 +179,19 @@ class Cache:
         if (entry['format'], entry['location'], entry['source_sha256']) != (FORMAT, location, expected):
             return None
         if sha256_of(path) != entry['sha256']:
-            _logger.warning('%s is damaged; fetching the weights of %s anew', path, name_tag)
+            _logger.warning('%s is damaged; downloading the weights of %s again', path, name_tag)
             return None
         return path
 
     def record(self, name_tag: str, location: str, sha256: str, size: int) -> None:
-        """Note the hashes of an official file of ``size`` bytes and of the file that was made of it."""
+        """Record the hashes of an official file of ``size`` bytes and of the converted file in the manifest."""
         path = self.converted_path(name_tag)
         entry = dict(format=FORMAT, location=location, source_sha256=sha256, sha256=sha256_of(path))
         now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds')
         with self.lock('manifest'):
             manifest = self.manifest()
             manifest['files'].setdefault(location, dict(sha256=sha256, bytes=size, first_used=now))
-            if manifest['files'][location]['sha256'] != sha256:  # the table of sources knows better
+            if manifest['files'][location]['sha256'] != sha256:  # the table of sources has a newer hash
                 manifest['files'][location] = dict(sha256=sha256, bytes=size, first_used=now)
             manifest['converted'][name_tag] = entry
             text = json.dumps(manifest, indent=1, sort_keys=True) + '\n'
@@ -195,7 +199,7 @@ class Cache:
 
     @contextlib.contextmanager
     def lock(self, name: str) -> Iterator[None]:
-        """Have ``name`` to oneself among all processes; a process that is killed lets go."""
+        """Context that holds the lock ``name`` among all processes; the lock of a killed process is released."""
         for folder in ('downloads', 'converted', 'locks'):
             self._refuse_link_out(self.folder / folder)
         path = self.folder / 'locks' / f'{name}.lock'
@@ -206,7 +210,7 @@ class Cache:
             try:
                 lock.acquire(timeout=0.2)
             except Timeout:
-                _logger.info('waiting for another process that is at work on %s', name)
+                _logger.info('waiting for another process that works on %s', name)
                 lock.acquire()
         try:
             yield
@@ -214,7 +218,7 @@ class Cache:
             lock.release()
 
     def _refuse_link_out(self, folder: Path) -> None:
-        """Files are written to and removed from the cache itself, not what a link in it leads to."""
+        """Raise a WeightsError if ``folder`` is a link to outside the cache, where no files may be changed."""
         if not is_inside(folder, self.folder):
             raise WeightsError(f'{folder} is a link that leads out of the cache; remove it, and set ZOO_CACHE to the '
-                               f'folder where weights are to lie')
+                               f'folder where weights should be stored')

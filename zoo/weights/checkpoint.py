@@ -1,4 +1,4 @@
-"""Reading checkpoint files without running what they carry."""
+"""Reading of checkpoint files without executing code in them."""
 import argparse
 import logging
 import pickle
@@ -14,33 +14,38 @@ from torch import Tensor
 
 from ..utils.errors import NotFinite, ZooError
 
-# Config objects that official files carry beside their weights: read as inert data, their own code never runs.
+# Config objects in official files: read as plain data, their own code never runs.
 STAND_INS = [
     (OrderedDict, 'yacs.config.CfgNode'),  # the LeapLab repositories (FLatten, Agent, InLine)
     argparse.Namespace,  # timm and DeiT training scripts
 ]
 
-# Where weights lie in a training checkpoint, in the order in which they are preferred.
+# Keys of the weights in a training checkpoint, in order of preference.
 EMA_KEYS = ('state_dict_ema', 'model_ema', 'ema_state_dict')
 KEYS = ('state_dict', 'model')
 PREFIXES = ('_orig_mod.', 'module.')  # torch.compile and DistributedDataParallel, in either order
-ZIP = b'PK\x03\x04'  # how archives of torch.save begin
+ZIP = b'PK\x03\x04'  # first bytes of archives of torch.save
 _logger = logging.getLogger(__name__)
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a ``.safetensors`` or torch checkpoint file to the CPU, weights only.
+    """Read a ``.safetensors`` or torch checkpoint file to the CPU without executing code in it.
 
-    The check sums in an archive of ``torch.save`` are compared, which ``torch.load`` does not do.
+    >>> torch.save(dict(model=nn.Linear(2, 1).state_dict(), epoch=3), 'checkpoint.pth')
+    >>> checkpoint = zoo.weights.read_checkpoint('checkpoint.pth')
+    >>> list(zoo.weights.state_dict_of(checkpoint))
+    ['weight', 'bias']
+
+    Unlike ``torch.load``, it verifies the checksums in archives of ``torch.save``.
 
     Args:
         path: The file.
 
     Returns:
-        The dict that the file holds: a state dict, or a training checkpoint with one inside (:func:`state_dict_of`).
+        The dict in the file: a state dict, or a training checkpoint that contains one (:func:`state_dict_of`).
 
     Raises:
-        ZooError: the file is missing, cut off, damaged, no checkpoint, or would run code; one line with the fix.
+        ZooError: The file is missing, truncated, damaged, not a checkpoint, or would run code.
     """
     path = Path(path)
     if not path.is_file():
@@ -58,26 +63,29 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         what = f' ({named.group(1)})' if named else ''
         raise ZooError(
             f'{path} is refused: it is not a plain checkpoint, or unpickling it would run code{what}; nothing was '
-            f'executed. Ask its author for a state dict or a .safetensors file') from None
+            f'executed. Ask the author for a state dict or a .safetensors file') from None
     except Exception as e:  # torch and safetensors raise a dozen types for damaged files
         reason = str(e).splitlines()[0][:120] if str(e) else type(e).__name__
-        raise ZooError(f'{path} is cut off or no checkpoint ({reason}); download or copy it again') from None
+        raise ZooError(f'{path} is truncated or not a checkpoint ({reason}); download or copy it again') from None
     if not isinstance(checkpoint, dict):
         raise ZooError(f'{path} holds a {type(checkpoint).__name__}, not a state dict; save model.state_dict()')
     return checkpoint
 
 
 def state_dict_of(checkpoint: Mapping[str, Any], use_ema: bool = True) -> dict[str, Tensor]:
-    """The weights of a checkpoint: averaged ones first, wrapper prefixes removed.
+    """Return the state dict in a checkpoint, without prefixes of DistributedDataParallel and torch.compile.
 
     Args:
-        checkpoint: A state dict, or a dict with one under a usual key.
-        use_ema: Prefer averaged weights where there are any.
+        checkpoint: A state dict, or a dict that contains one under a common key (``model``, ``state_dict``, ...).
+        use_ema: Whether to prefer averaged (EMA) weights if there are any.
+
+    Returns:
+        Tensors by name; entries that are not tensors are left out.
 
     Raises:
-        ZooError: there is no tensor in it, or one that cannot be a weight: without a name, of the same name as another
-            one, sparse, quantized, complex, or without values.
-        NotFinite: a weight is not finite.
+        ZooError: The checkpoint contains no tensors, or one that cannot be a weight: its key is not a string, two have
+            the same name, or it is sparse, quantized, complex, or without values.
+        NotFinite: A weight is not finite.
     """
     for key in (EMA_KEYS if use_ema else ()) + KEYS:
         if isinstance(checkpoint.get(key), dict):
@@ -106,30 +114,35 @@ def state_dict_of(checkpoint: Mapping[str, Any], use_ema: bool = True) -> dict[s
 
 
 def check_finite(state: Mapping[str, Tensor], where: str = ' in the checkpoint') -> None:
-    """Check that there is neither NaN nor infinity in floating-point weights.
+    """Check that floating-point weights contain neither NaN nor infinity.
+
+    >>> zoo.weights.check_finite(nn.Linear(2, 1).state_dict())
 
     Args:
         state: Weights by name.
-        where: They are, for the message.
+        where: Where the weights are, for the message.
 
     Raises:
-        NotFinite: naming the first such tensor.
+        NotFinite: A weight is not finite; the message names the first one.
     """
     bad = [name for name, value in state.items() if not _finite(value)]
     if bad:
         raise NotFinite(f'{bad[0]}{where} is not finite ({len(bad)} of {len(state)} tensors hold NaN or infinity); '
-                        f'take the weights of a checkpoint that was written before')
+                        f'use an earlier checkpoint')
 
 
 def without_prefix(state: Mapping[str, Any], names: Iterable[str], tell: bool = True) -> dict[str, Any]:
-    """Leave out what all names of a state dict begin with and no name of the model does, and say so.
+    """Remove a prefix that all names of a state dict have and no name of the model has.
 
-    Lightning modules, detectors and segmentors put ``model.`` or ``backbone.`` there.
+    Such prefixes are ``model.`` of Lightning modules and ``backbone.`` of detectors and segmentors.
+
+    >>> zoo.weights.without_prefix({'model.fc.weight': 0, 'model.fc.bias': 1}, ['fc.weight', 'fc.bias'], tell=False)
+    {'fc.weight': 0, 'fc.bias': 1}
 
     Args:
         state: Weights by name.
-        names: Of the model's own weights.
-        tell: Say so, as a warning of the log.
+        names: Names of the model's weights.
+        tell: Whether to log a warning.
     """
     own, prefix = {name.partition('.')[0] for name in names}, ''
     while state:
@@ -139,30 +152,30 @@ def without_prefix(state: Mapping[str, Any], names: Iterable[str], tell: bool = 
             break
         prefix += word + dot
     if prefix and tell:
-        _logger.warning('all names in the checkpoint begin with %r, which is left out', prefix)
+        _logger.warning('all names in the checkpoint begin with %r, which is removed', prefix)
     return {name[len(prefix):]: value for name, value in state.items()}
 
 
 def _compare_check_sums(path: Path) -> None:
-    """Raise for an archive with a damaged member: 0.5 s for 400 MB, which torch reads in 0.8 s."""
+    """Raise an error if an archive has a damaged member: 0.5 s for 400 MB, which torch reads in 0.8 s."""
     with open(path, 'rb') as file:
         if file.read(len(ZIP)) != ZIP:
             return
         with zipfile.ZipFile(file) as archive:
             damaged = archive.testzip()
     if damaged:
-        raise zipfile.BadZipFile(f'{damaged} does not have its check sum')
+        raise zipfile.BadZipFile(f'{damaged} has a wrong checksum')
 
 
 def _unusual(value: Tensor) -> str:
-    """What keeps a tensor from being a weight, '' for nothing."""
+    """Return the property of a tensor that rules it out as a weight ('sparse', ...), or ''."""
     kinds = dict(nested=value.is_nested, quantized=value.is_quantized, sparse=value.layout != torch.strided,
                  meta=value.is_meta, complex=value.is_complex())
     return next((kind for kind, is_so in kinds.items() if is_so), '')
 
 
 def _finite(value: Tensor) -> bool:
-    """A sum is ten times as fast as a look at each number, but may overflow."""
+    """Whether all values are finite; checks the sum first, which is ten times as fast but may overflow."""
     if not value.is_floating_point() or value.is_meta:
         return True
     value = value.detach()

@@ -1,4 +1,4 @@
-"""Fitting the state dict of a checkpoint to a model: key names, sizes, and a strict check of the result."""
+"""Conversion of a checkpoint's state dict to a model: key names, table sizes, and a strict check of the result."""
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ KeyMap = Callable[[dict[str, Tensor], nn.Module], dict[str, Tensor]]
 
 
 class StateDictMismatch(ZooError):
-    """Weights are not those of a model; ``problems`` is what differs, one entry per key."""
+    """Weights do not fit a model; ``problems`` lists the differences, one entry per key."""
 
     def __init__(self, message: str, problems: Sequence[str]):
         super().__init__(message)
@@ -22,19 +22,27 @@ class StateDictMismatch(ZooError):
 
 
 def fit_state_dict(state: dict[str, Tensor], model: nn.Module, key_map: KeyMap | None = None) -> dict[str, Tensor]:
-    """Bring a state dict, ours or in the reference's format, to what ``model`` loads strictly.
+    """Convert a state dict, in the zoo's format or the reference's, to one that ``model`` loads.
 
-    Position tables of another image size are resampled by the paper's rule. The classifier and the number of input
-    channels may differ from the model's; norms of feature maps start anew from weights of a classifier, whose final
-    norm is left out; everything else must agree.
+    >>> model = timm.create_model('flatten_pvt_v2_b0', num_classes=10)
+    >>> state = zoo.weights.fit_state_dict(timm.create_model('flatten_pvt_v2_b0').state_dict(), model)
+    >>> state['head.fc.weight'].shape  # still that of 1000 classes
+    torch.Size([1000, 256])
+
+    Position tables for another image size are resampled as in the paper. The classifier and the number of input
+    channels may differ from the model's. For a model with norms of feature maps, weights of a classifier are accepted
+    without its final norm, and those norms keep their initial values. Everything else must match.
 
     Args:
         state: Weights by name.
-        model: A zoo model.
-        key_map: The family's map from reference names; not applied to names that are ours already.
+        model: A model of the zoo.
+        key_map: The family's map from the reference's key names; not applied if the names are the model's already.
+
+    Returns:
+        Weights by the model's names.
 
     Raises:
-        StateDictMismatch: the weights are not those of this model; one line naming the first differences.
+        StateDictMismatch: The weights do not fit this model; the message names the first differences.
     """
     target = model.state_dict()
     free = {f'{name}.{kind}' for name in classifier_names(model) for kind in ('weight', 'bias')}
@@ -62,12 +70,12 @@ def fit_state_dict(state: dict[str, Tensor], model: nn.Module, key_map: KeyMap |
 
 
 def check_kinds(state: Mapping[str, Tensor], model: nn.Module) -> None:
-    """Check that no integers or booleans are where the model has floating-point weights: loading would cast them.
+    """Check that floating-point weights of the model are not integers or booleans, which loading would cast.
 
-    Weights with the names of other code are told by the last word: ``weight``, ``bias``, ``running_mean``, ...
+    Weights under names of other code are recognised by the last part: ``weight``, ``bias``, ``running_mean``, ...
 
     Raises:
-        StateDictMismatch: naming the first such tensor.
+        StateDictMismatch: There is such a tensor; the message names the first one.
     """
     floats, others = set(), set()
     for name, value in (*model.named_parameters(), *model.named_buffers()):
@@ -79,23 +87,23 @@ def check_kinds(state: Mapping[str, Tensor], model: nn.Module) -> None:
 
 
 def classifier_names(model: nn.Module) -> tuple[str, ...]:
-    """Names of a model's final linear layers: one, or two where a second head learns from a teacher."""
+    """Return the names of a model's final linear layers: one, or two with a distillation head."""
     return _names(model, 'classifier')
 
 
 def pretrained_cfg_of(model: nn.Module) -> dict[str, Any]:
-    """A model's pretrained cfg, to be read or changed; {} for one that timm has not built."""
+    """Return a model's pretrained cfg, which may be changed; {} for a model that timm has not built."""
     return getattr(model, 'pretrained_cfg', None) or {}
 
 
 def check_all(state: dict[str, Tensor], model: nn.Module) -> None:
-    """Raise :class:`StateDictMismatch` unless ``state`` is all of the model, classifier and input channels included."""
+    """Raise :class:`StateDictMismatch` unless ``state`` matches the whole model, with classifier and input channels."""
     _check(state, model.state_dict(), (), (), model)
 
 
 def rename(
         state: dict[str, Tensor], rules: Sequence[tuple[str, str]], drop: str | None = None) -> dict[str, Tensor]:
-    """Apply ``re.sub`` rules in order to every key; leave out keys that match ``drop``."""
+    """Apply ``re.sub`` rules to every key, in order, and drop keys that match ``drop``."""
     compiled = [(re.compile(pattern), replacement) for pattern, replacement in rules]  # more than re's own cache holds
     renamed = {}
     for key, value in state.items():
@@ -108,7 +116,7 @@ def rename(
 
 
 def concatenate(state: dict[str, Tensor], first: str, second: str, whole: str) -> dict[str, Tensor]:
-    """Join two weights along their outputs: keys with ``second`` go behind their twins with ``first``, as ``whole``."""
+    """Concatenate pairs of weights along dim 0: keys with ``first`` and with ``second`` become keys with ``whole``."""
     state = dict(state)
     for key in [key for key in state if second in key]:
         joined = torch.cat([state.pop(key.replace(second, first)), state.pop(key)])
@@ -117,14 +125,14 @@ def concatenate(state: dict[str, Tensor], first: str, second: str, whole: str) -
 
 
 def pointwise_to_linear(state: dict[str, Tensor], keep: str | None = None) -> dict[str, Tensor]:
-    """Weights of 1x1 convolutions as linear layers have them; those whose keys contain ``keep`` stay as they are."""
+    """Reshape weights of 1x1 convolutions for linear layers, except those whose keys contain ``keep``."""
     return {
         key: value.flatten(1) if value.ndim == 4 and value.shape[2:] == (1, 1) and not (keep and keep in key) else value
         for key, value in state.items()}
 
 
 def _resample_tables(state: dict[str, Tensor], model: nn.Module) -> None:
-    """Bring position tables to the model's image size, in place."""
+    """Resample position tables to the model's image size, in place."""
     for name, module in model.named_modules():
         resample = getattr(module, 'resample_table', None)
         if resample is not None:
@@ -147,10 +155,10 @@ def _names(model: nn.Module, kind: str) -> tuple[str, ...]:
 
 
 def _check(state, target, free, stems, model, dense=False) -> None:
-    """Raise unless every weight of the model is there in its own shape and nothing is left over.
+    """Raise a StateDictMismatch unless the weights have the names and shapes of the model's.
 
-    What is ``free``, the classifier, may be of other classes, and in a model for dense prediction, which has no use for
-    it, of other features.
+    The ``free`` ones, of the classifier, may have another number of classes, and in a model for dense prediction, which
+    does not use them, another number of features.
     """
     problems = [f'{key} is missing' for key in target if key not in state and key not in free]
     problems += [f'{key} is not in the model' for key in state if key not in target and key not in free]

@@ -1,4 +1,4 @@
-"""Official files at plain addresses: fetched in parts that outlast a failure, within limits of size and time."""
+"""Download of official files from plain addresses: resumable, with limits of size and time."""
 import http.client
 import json
 import logging
@@ -17,16 +17,16 @@ from .cache import WeightsError, own_file, write_to_cache, writing
 from .places import manual_hint, refuse_page, shown_address
 from .sources import Source
 
-DELAYS = (1, 2, 4, 8)  # seconds before each new attempt that follows one in which too little arrived
-MOST_DELAY = 60  # seconds that a server may ask for
-TIMEOUT = 30  # seconds without a byte
-MOST_BYTES = 4 << 30  # of a file whose size the table of sources does not state
-PASSING = (408, 425, 429, 500, 502, 503, 504)  # HTTP statuses that may be others the next time
+DELAYS = (1, 2, 4, 8)  # seconds before a retry after an attempt that received too little
+MOST_DELAY = 60  # seconds; limit of the delay that a server may request
+TIMEOUT = 30  # seconds without data
+MOST_BYTES = 4 << 30  # limit for files whose size is not in the table of sources
+PASSING = (408, 425, 429, 500, 502, 503, 504)  # HTTP statuses that are retried
 _logger = logging.getLogger(__name__)
 
 
 class TransientError(Exception):
-    """A failure that may be gone the next time; ``delay`` is what the server asks for, in seconds."""
+    """A failure that is worth a retry; ``delay`` is the delay that the server requests, in seconds."""
 
     def __init__(self, reason: str, delay: float = 0):
         super().__init__(reason)
@@ -34,13 +34,17 @@ class TransientError(Exception):
 
 
 def download(source: Source, path: Path) -> None:
-    """Fetch a plain address to ``path``; what an earlier call has left in ``path.part`` is continued.
+    """Download a file from a plain address to ``path``, resuming from ``path.part`` of an earlier call.
 
-    A link at either place is replaced, what it points to stays as it is.
+    If either is a link, it is replaced; its target does not change.
+
+    Args:
+        source: The official file.
+        path: Where to save it.
 
     Raises:
-        WeightsError: the server refuses, answers with a web page, sends too much or too slowly, or cannot be reached
-            in several attempts. What has arrived is kept.
+        WeightsError: The server refuses, returns a web page, sends too much or too slowly, or cannot be reached in
+            several attempts. The partial file is kept.
     """
     part = Path(f'{path}.part')
     with writing(path.parent):
@@ -53,7 +57,7 @@ def download(source: Source, path: Path) -> None:
             break
         except TransientError as e:
             got = _size(part)
-            enough = got - best >= web.SLOWEST * web.PATIENCE  # or a server could send a byte per attempt for ever
+            enough = got - best >= web.SLOWEST * web.PATIENCE  # else a byte per attempt would suffice
             best, failures = max(best, got), 0 if enough else failures + 1
             if failures > len(DELAYS):
                 raise _given_up(source, part, e) from None
@@ -62,7 +66,7 @@ def download(source: Source, path: Path) -> None:
             time.sleep(delay)
         except web.TooLarge as e:
             with writing(path.parent):
-                _sidecar(part).unlink(missing_ok=True)  # no beginning of the right file: nothing goes on from there
+                _sidecar(part).unlink(missing_ok=True)  # not the beginning of the right file: do not resume
             raise _given_up(source, part, e, how='in the cache') from None
         except web.WebError as e:
             raise _given_up(source, part, e) from None
@@ -73,7 +77,7 @@ def download(source: Source, path: Path) -> None:
 
 def _given_up(source: Source, part: Path, error: Exception, how: str = '') -> WeightsError:
     got = _size(part)
-    kept = f'; {got} bytes are kept{f" {how}" if how else ", the next call goes on from there"}' if got else ''
+    kept = f'; {got} bytes are kept{f" {how}" if how else ", the next call resumes from there"}' if got else ''
     return WeightsError(
         f'{shown_address(source)} cannot be fetched ({error}){kept}. Try again later. {manual_hint(source)}')
 
@@ -82,8 +86,8 @@ def _transfer(source: Source, part: Path) -> None:
     """One attempt to complete ``part``.
 
     Raises:
-        TransientError: try again; what has arrived is kept.
-        web.WebError: another attempt would not help; what has arrived is kept.
+        TransientError: The attempt may be repeated; the partial file is kept.
+        web.WebError: Another attempt would not help; the partial file is kept.
     """
     start, before = _resume_offset(part)
     if start and start == before['size']:
@@ -103,7 +107,7 @@ def _transfer(source: Source, part: Path) -> None:
         now = _identity(response.headers)
         partial = response.status == 206
         if partial and (start and now != before or _first_byte(response.headers) != start):
-            part.unlink(missing_ok=True)  # a part of another file
+            part.unlink(missing_ok=True)  # part of another file
             raise TransientError('the file on the server has changed')
         start, size, most = start if partial else 0, now['size'], source.bytes or MOST_BYTES
         if size is not None and size > most:
@@ -115,7 +119,7 @@ def _transfer(source: Source, part: Path) -> None:
 
 
 def _receive(source: Source, blocks: Iterator[bytes], part: Path, start: int, size: int | None) -> None:
-    """Write what the server sends behind the first ``start`` bytes of ``part``."""
+    """Write the received data to ``part``, after its first ``start`` bytes."""
     with writing(part.parent):
         file = open(part, 'ab' if start else 'wb', buffering=0)
     with file, tqdm(total=size, initial=start, unit='B', unit_scale=True, desc=source.name, disable=None) as bar:
@@ -136,13 +140,13 @@ def _receive(source: Source, blocks: Iterator[bytes], part: Path, start: int, si
 
 
 def _resume_offset(part: Path) -> tuple[int, dict[str, Any]]:
-    """Size of what an earlier attempt has left, and what the server said of the whole file; 0 if it is of no use."""
+    """Return the size of a partial file and what the server reported of the whole file; 0 if it cannot be resumed."""
     try:
         before = json.loads(_sidecar(part).read_text())
         before.pop('url', None)
         size = before['size']
         useful = type(size) is int and _size(part) <= size and before.keys() == {'etag', 'modified', 'size'}
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):  # whatever lies there
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):  # any content
         return 0, {}
     return (_size(part), before) if useful else (0, {})
 
@@ -152,7 +156,7 @@ def _size(part: Path) -> int:
 
 
 def _identity(headers: Message) -> dict[str, Any]:
-    """What tells whether the file on the server is the same as before."""
+    """Return the headers that identify the version of the file on the server."""
     ranged = re.search(r'/([0-9]{1,18})$', headers.get('Content-Range', ''))
     size = int(ranged.group(1)) if ranged else web.declared_size(headers)
     return dict(etag=headers.get('ETag'), modified=headers.get('Last-Modified'), size=size)
@@ -168,10 +172,11 @@ def _sidecar(part: Path) -> Path:
 
 
 def _of_status(source: Source, code: int, reason: str, headers: Message) -> Exception:
-    """The error for an HTTP status."""
+    """Return the error for an HTTP status."""
     said = web.reason(f'HTTP {code} {reason}')
     if code in PASSING:
         delay = headers.get('Retry-After', '')
         return TransientError(said, delay=float(delay) if re.fullmatch('[0-9]+', delay) else 0)
-    what = {401: 'wants a login', 403: 'refuses access', 404: 'is gone', 410: 'is gone'}.get(code, 'cannot be fetched')
+    what = {401: 'requires a login', 403: 'refuses access', 404: 'is gone', 410: 'is gone'}.get(
+        code, 'cannot be fetched')
     return WeightsError(f'{shown_address(source)} {what} ({said}). {manual_hint(source)}')

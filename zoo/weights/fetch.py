@@ -1,7 +1,7 @@
-"""Bringing an official checkpoint to disk: from the hub, over HTTPS or from Google Drive, resumed and checked.
+"""Download and verification of official checkpoints from the Hugging Face hub, HTTPS or Google Drive.
 
-Each host has its own client: huggingface_hub for the hub (which heeds ``HF_HOME``, ``HF_ENDPOINT`` and
-``HF_HUB_OFFLINE``), gdown for Google Drive, and for all that is a plain address the small one of :mod:`.download`.
+The clients are huggingface_hub for the hub (which respects ``HF_HOME``, ``HF_ENDPOINT`` and ``HF_HUB_OFFLINE``), gdown
+for Google Drive, and :mod:`.download` for plain addresses.
 """
 import logging
 import re
@@ -21,26 +21,25 @@ _logger = logging.getLogger(__name__)
 
 
 def fetch(source: Source, folder: Path, known: str | None) -> tuple[Path, str]:
-    """Fetch the official file of a model, and check it.
+    """Download the official file of a model and verify it.
 
     Args:
-        source: Where it is, and its size if that is known.
-        folder: Where files of plain addresses and of Google Drive go; the hub has a cache of its own.
-        known: SHA-256 that the file must have, if it is known; otherwise any damage that its own check sums (those
-            of a zip archive) and the hub's show is found.
+        source: Location of the file, and its size if known.
+        folder: Folder for files from plain addresses and Google Drive; the hub has its own cache.
+        known: Expected SHA-256, if known; otherwise damage is detected by the checksums of zip archives and of the hub.
 
     Returns:
         The file and its SHA-256.
 
     Raises:
-        WeightsError: it cannot be had, or is damaged or another one (and then removed, so that the next call fetches
-            it again). One line, with what to do.
+        WeightsError: The file is not available, or is damaged or not the expected one. In the latter cases it is
+            removed, so that the next call downloads it again.
     """
     if not fetchable(source):
         raise WeightsError(why_unfetchable(source))
     if source.kind == 'hub':
         path = _from_hub(source)
-        blob = path.resolve().name  # of large files the hub's cache and server know the SHA-256
+        blob = path.resolve().name  # the hub names large files by their SHA-256
         known = known or (blob if re.fullmatch('[0-9a-f]{64}', blob) else None)
     else:
         suffix = '.safetensors' if source.location.endswith('.safetensors') else '.pth'
@@ -58,14 +57,14 @@ def fetch(source: Source, folder: Path, known: str | None) -> tuple[Path, str]:
 
 
 def remove(path: Path) -> None:
-    """Remove a fetched file. What a link points to goes with it only in the hub's cache, whose own links they are."""
+    """Remove a downloaded file. The target of a link is only removed in the hub's cache, which consists of links."""
     if path.is_symlink() and _in_hub_cache(path):
         _unlink(path.parent / path.readlink())
     _unlink(path)
 
 
 def _in_hub_cache(link: Path) -> bool:
-    """Whether a link and what it points to, which may be another link, lie in the cache of huggingface_hub."""
+    """Whether a link and its target, which may be another link, are in the cache of huggingface_hub."""
     from huggingface_hub import constants
     return all(is_inside(file.parent, Path(constants.HF_HUB_CACHE)) for file in (link, link.parent / link.readlink()))
 
@@ -73,12 +72,12 @@ def _in_hub_cache(link: Path) -> bool:
 def _unlink(file: Path) -> None:
     try:
         file.unlink(missing_ok=True)
-    except OSError:  # the cache of somebody else
+    except OSError:  # another user's cache
         _logger.warning('%s could not be removed', file)
 
 
 def _from_hub(source: Source) -> Path:
-    """A file of the hub, in the cache of huggingface_hub."""
+    """Download a file from the hub to the cache of huggingface_hub."""
     from huggingface_hub import errors, hf_hub_download
 
     repo, file, revision = hub_file(source.location)
@@ -86,9 +85,9 @@ def _from_hub(source: Source) -> Path:
     try:
         return Path(hf_hub_download(repo, file, revision=revision))
     except errors.GatedRepoError:
-        why = f'{hub} is open only to those whom its authors admit; ask there, then log in with `hf auth login`'
+        why = f'{hub} is restricted by its authors; request access there, then log in with `hf auth login`'
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.RemoteEntryNotFoundError) as e:
-        why = f'{hub} is gone or private ({reason(e)})'
+        why = f'{hub} does not exist or is private ({reason(e)})'
     except errors.LocalEntryNotFoundError as e:
         if _offline():
             raise WeightsError(_offline_refusal(source)) from None
@@ -101,7 +100,7 @@ def _from_hub(source: Source) -> Path:
 
 
 def _from_drive(source: Source, path: Path) -> None:
-    """A file of Google Drive, by gdown."""
+    """Download a file from Google Drive with gdown."""
     try:
         import gdown
     except ImportError:
@@ -123,7 +122,7 @@ def _from_drive(source: Source, path: Path) -> None:
 
 
 def _verify(path: Path, source: Source, known: str | None) -> str:
-    """Check size and hash of a file; return its SHA-256."""
+    """Verify size and hash of a file; return its SHA-256."""
     with open(path, 'rb') as file:
         refuse_page(source, bool(re.match(rb'\s*<(!doctype|html|\?xml)', file.read(200), re.I)))
     size = path.stat().st_size
@@ -134,7 +133,7 @@ def _verify(path: Path, source: Source, known: str | None) -> str:
     digest = sha256_of(path)
     if known is not None and digest != known:
         raise WeightsError(
-            f'{shown_address(source)} is damaged or another file than before (SHA-256 {digest[:12]}..., expected '
+            f'{shown_address(source)} is damaged or has been replaced (SHA-256 {digest[:12]}..., expected '
             f'{known[:12]}...); it was removed, try again. If that does not help, the authors have replaced it')
     if known is None:
         _check_archive(path, source)
@@ -142,7 +141,7 @@ def _verify(path: Path, source: Source, known: str | None) -> str:
 
 
 def _check_archive(path: Path, source: Source) -> None:
-    """torch.load does not look at the check sums that torch.save writes."""
+    """Verify the checksums of a zip archive, which torch.load ignores."""
     damaged: Exception | str | None = None
     try:
         if zipfile.is_zipfile(path):

@@ -1,13 +1,13 @@
-"""Weights of the LeapLabTHU repositories (FLatten, Agent, InLine): pretrained cfgs, and key names host by host.
+"""Weights of the LeapLabTHU repositories (FLatten, Agent, InLine): pretrained cfgs, and key maps by host.
 
-The repositories share their hosts, and with them the names. What only one mixer has keeps its name.
+The repositories share their hosts and therefore key names. Parameters of single mixers keep their names.
 """
 from torch import Tensor, nn
 
 from .convert import concatenate, rename
 
 CFG = dict(first_conv='stem.proj', classifier='head.fc')
-FIXED = dict(fixed_input_size=True)  # cfg of weights that belong to another image size
+FIXED = dict(fixed_input_size=True)  # cfg of weights that depend on the image size
 
 COMMON = (
     (r'\.attn\.', '.mixer.'),
@@ -46,7 +46,7 @@ CSWIN_RULES = (
 
 
 def deit_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """DeiT: the position table's first row is the class token's."""
+    """DeiT: split the position table, whose first row belongs to the class token."""
     state = rename(state, DEIT_RULES + COMMON)
     position = state.pop('pos_embed')
     state['stem.cls_pos'], state['stem.pos_embed.weight'] = position[:, :1], position[:, 1:]
@@ -54,17 +54,17 @@ def deit_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
 
 
 def pvt_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """PVT and PVTv2: separate q and kv become one projection; PVT's final norm, where there is one, is never used."""
+    """PVT and PVTv2: join the q and kv projections; drop PVT's final norm, which is never used."""
     state = rename(state, PVT_RULES + COMMON, drop=r'^norm\.')
     return concatenate(state, '.q.', '.kv.', '.qkv.')
 
 
 def swin_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Swin: index and mask tables are computed here."""
+    """Swin: drop index and mask tables, which are computed here."""
     return rename(state, SWIN_RULES + COMMON, drop=r'(relative_position_index|attn_mask)$')
 
 
 def cswin_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """CSwin: the LePE convolutions of the two halves become one."""
+    """CSwin: join the LePE convolutions of the two halves of the heads."""
     state = rename(state, CSWIN_RULES + COMMON)
     return concatenate(state, '.mixer.lepe.', '.attns.1.get_v.', '.mixer.lepe.')

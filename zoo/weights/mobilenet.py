@@ -1,9 +1,9 @@
-"""Keys of MobileNetV2 with gates, as ECA-Net and triplet attention release it, to those of timm's."""
+"""Key map of MobileNetV2 with gates, from the names of ECA-Net and triplet attention to timm's."""
 from torch import Tensor, nn
 
 
 def mobilenet_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """``features.N.conv.M.*`` to ``blocks.S.B.*``; gates keep the names of their own parameters."""
+    """Rename ``features.N.conv.M.*`` to ``blocks.S.B.*``; parameters of gates keep their names."""
     stages = model.get_submodule('blocks').named_children()
     places = [f'blocks.{s}.{b}' for s, stage in stages for b, _ in stage.named_children()]
     prefixes = {'features.0.0': 'conv_stem', 'features.0.1': 'bn1', 'classifier.1': 'classifier'}
@@ -20,7 +20,7 @@ def mobilenet_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tens
 
 
 def _block(first: bool) -> dict[str, str]:
-    """Parts of a block by the reference's numbers; the first one has no expansion."""
+    """Names of a block's layers by the reference's indices; the first block has no expansion."""
     if first:
         return {'0.0': 'conv_dw', '0.1': 'bn1', '1': 'conv_pw', '2': 'bn2.norm', '3': 'bn2.gate'}
     return {'0.0': 'conv_pw', '0.1': 'bn1', '1.0': 'conv_dw', '1.1': 'bn2', '2': 'conv_pwl', '3': 'bn3.norm',

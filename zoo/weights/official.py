@@ -1,4 +1,4 @@
-"""Official weights by name: fetched once, verified, converted to our key names and kept."""
+"""Official weights by name: downloaded once, verified, converted to the zoo's key names and cached."""
 import re
 import stat
 from collections.abc import Callable
@@ -18,35 +18,38 @@ from .sources import Source, load, source
 def resolve(
         name_tag: str, build: Callable[[], nn.Module], key_map: KeyMap | None,
         folder: str | Path | None = None) -> Path:
-    """The official weights of a model as a local safetensors file with our key names.
+    """Return a local safetensors file of a model's official weights, with the zoo's key names.
 
-    The first call fetches the official file, checks it (against the hash of the table of sources, else against that
-    of its first use), converts it strictly and keeps the result; later ones need no network.
+    The first call downloads the official file, verifies it (by the hash in the table of sources, or else that of its
+    first use), converts it strictly and caches the result; later calls need no network.
 
     Args:
         name_tag: ``model.tag``.
-        build: Makes the model that the weights are for, on any device; called when there is something to convert.
-        key_map: From the reference's key names to ours.
-        folder: The cache, by default :func:`zoo.weights.cache.cache_folder`.
+        build: Function that creates the model of the weights, on any device; only called for a conversion.
+        key_map: Map from the reference's key names to the zoo's.
+        folder: The cache folder, by default :func:`zoo.weights.cache.cache_folder`.
+
+    Returns:
+        Path of the converted file.
 
     Raises:
-        WeightsError: the weights cannot be had, are damaged, or cannot be kept; one line with what to do.
-        ValueError: the file is not a checkpoint, would run code, or does not fit the model.
+        WeightsError: The weights are not available, are damaged, or cannot be written to the cache.
+        ValueError: The file is not a checkpoint, would run code, or does not fit the model.
     """
     origin, cache = source(name_tag), Cache(folder)
     kept = cache.converted(name_tag, origin.location, origin.sha256)
     if kept is None:
         with cache.lock(name_tag):
-            kept = cache.converted(name_tag, origin.location, origin.sha256)  # another process may have been at it
+            kept = cache.converted(name_tag, origin.location, origin.sha256)  # another process may have converted it
             if kept is None:
                 kept = _make(origin, cache, build, key_map)
     return kept
 
 
 def cfg_entries(name_tag: str) -> dict[str, Any]:
-    """What the table of sources says of a model's weights, as entries of timm's pretrained cfg; {} without a row.
+    """Return entries of timm's pretrained cfg from the table of sources; {} if a model is not in the table.
 
-    By the address timm lists a model as pretrained; it never follows it, because :func:`resolve` is faster.
+    timm lists models with an address as pretrained. It never downloads from it, because :func:`resolve` comes first.
     """
     origin = load().get(name_tag)
     if origin is None:
@@ -65,7 +68,7 @@ def cfg_entries(name_tag: str) -> dict[str, Any]:
 
 
 def _make(origin: Source, cache: Cache, build: Callable[[], nn.Module], key_map: KeyMap | None) -> Path:
-    """Fetch and convert."""
+    """Download and convert the official file."""
     known = origin.sha256 or cache.recorded(origin.location)
     path, digest = fetch(origin, cache.downloads, known)
     try:
@@ -74,7 +77,7 @@ def _make(origin: Source, cache: Cache, build: Callable[[], nn.Module], key_map:
         state = fit_state_dict(state, model, key_map)
         check_all(state, model)
     except ValueError:
-        if known is None:  # nothing says that this is the right file
+        if known is None:  # not known to be the right file
             remove(path)
         raise
     size = path.stat().st_size
@@ -88,22 +91,22 @@ def _make(origin: Source, cache: Cache, build: Callable[[], nn.Module], key_map:
 
 
 def provenance(name_tag: str, place: str, sha256: str, license: str) -> dict[str, str]:
-    """Metadata of converted weights: place and SHA-256 of the file they are made of, whose licence they keep."""
+    """Return the metadata of converted weights: address, SHA-256 and licence of the official file, versions."""
     return dict(
         format='pt', model=name_tag, source=place, source_sha256=sha256, license=license, zoo_version=__version__,
         zoo_format=str(FORMAT), note='converted, not retrained')
 
 
 def save(state: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """Write safetensors.
+    """Write a safetensors file.
 
     Raises:
-        OSError: of the system, for a full disk too, where safetensors has its own error.
+        OSError: The file cannot be written; also for a full disk, for which safetensors has its own error.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
     path.touch()
-    mode = path.stat().st_mode  # by the umask; safetensors lets the owner alone read what it writes
+    mode = path.stat().st_mode  # by the umask; safetensors makes its files readable by the owner only
     try:
         save_file({key: value.detach().clone().contiguous() for key, value in state.items()}, str(path), metadata)
     except SafetensorError as e:

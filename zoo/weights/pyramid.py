@@ -1,4 +1,4 @@
-"""Checkpoints of RAVLT, MAViT and NaLaFormer, which share a host: their key names to ours."""
+"""Key map of RAVLT, MAViT and NaLaFormer, which share a host."""
 from torch import Tensor, nn
 
 from .convert import pointwise_to_linear, rename
@@ -25,7 +25,7 @@ RULES = (
 
 
 def pyramid_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """1x1 convolutions are linear layers here, channels come last, and rotary angles are computed."""
+    """Reshape 1x1 convolutions to linear layers, move channels of layer scales last, and drop rotary angles."""
     state = rename(state, RULES, drop=r'\.RoPE\.angle$')
     for key, value in state.items():
         if key.endswith(('.gamma1', '.gamma2')):

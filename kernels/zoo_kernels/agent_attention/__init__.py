@@ -1,4 +1,4 @@
-"""Agent attention: a few agent tokens gather from all tokens, and all tokens read from them."""
+"""Agent attention: a few agent tokens attend to all tokens, and all tokens attend to the agents."""
 from torch import Tensor
 
 from ..dispatch import Choice, record_choice, register_chooser
@@ -8,27 +8,31 @@ from . import reference
 def agent_attention(
         q: Tensor, k: Tensor, v: Tensor, agents: Tensor, agent_bias: Tensor | None = None,
         query_bias: Tensor | None = None, scale: float | None = None) -> Tensor:
-    """Agent attention, two softmax attentions in a row through A agents; linear in the number of tokens.
+    """Agent attention: two consecutive softmax attentions through A agents; linear in the number of tokens.
+
+    >>> q, k, v = torch.randn(3, 1, 64, 2, 16)
+    >>> agents = torch.randn(1, 9, 2, 16)
+    >>> zoo_kernels.agent_attention(q, k, v, agents).shape
+    torch.Size([1, 64, 2, 16])
 
     Per head, with agents ``a``: ``g = softmax(scale * a k^T + agent_bias) v``, then
-    ``out = softmax(scale * q a^T + query_bias) g``. Both are torch's own, with its kernels; a Triton kernel would have
-    to prove that it beats them, so there is none, and ``ZOO_KERNELS`` changes nothing here. Only for inference on a CPU
-    with fewer than 16 agents the second is written out.
+    ``out = softmax(scale * q a^T + query_bias) g``. Both are computed by torch's own attention, except the second in
+    inference on a CPU with fewer than 16 agents. There is no Triton kernel, and ``ZOO_KERNELS`` has no effect.
 
     Args:
-        q: ``[B, N, H, D]``, any strides (views of a packed projection are not copied).
-        k: ``[B, M, H, D]``.
-        v: ``[B, M, H, E]``.
+        q: Queries ``[B, N, H, D]``, any strides (views of a packed projection are not copied).
+        k: Keys ``[B, M, H, D]``.
+        v: Values ``[B, M, H, E]``.
         agents: ``[B, A, H, D]``; the paper pools them from the queries.
-        agent_bias: ``[H, A, M]`` or None; shared by the batch and never repeated for it.
-        query_bias: ``[H, N, A]`` or None.
-        scale: Of both products; ``D ** -0.5`` when None.
+        agent_bias: ``[H, A, M]`` or None; broadcast over the batch without a copy.
+        query_bias: ``[H, N, A]`` or None; likewise.
+        scale: Scale of both products; ``D ** -0.5`` by default.
 
     Returns:
         ``[B, N, H, E]`` in the dtype of v.
 
     Raises:
-        ValueError: Shapes that do not belong together.
+        ValueError: A bias has another shape.
 
     Source: Han et al., Agent Attention, arXiv 2312.08874.
     """
@@ -46,7 +50,7 @@ def _choose(
         if bias is not None and tuple(bias.shape) != shape:
             raise ValueError(f'{name} is {text} = {list(shape)}; got {list(bias.shape)}')
     return record_choice('agent_attention', Choice(
-        'torch', 'two calls of scaled_dot_product_attention; there is no kernel of ours, forced or not'))
+        'torch', 'two calls of scaled_dot_product_attention; there is no kernel for them, in any mode'))
 
 
 register_chooser(agent_attention, _choose)

@@ -1,10 +1,10 @@
-"""Agent attention as two calls of torch's own attention; the second is written out where that is faster."""
+"""Agent attention as two calls of torch's attention; the second is written out where that is faster."""
 import torch
 from torch import Tensor
 
 from ..sdpa import scaled_dot_product_attention
 
-FEW = 16  # agents, below which torch's attention on a CPU loses time on its short rows of weights
+FEW = 16  # number of agents below which torch's attention is slow on CPUs, because of short rows of weights
 
 
 def agent_attention(
@@ -24,14 +24,14 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float |
 
 
 def _are_few(q: Tensor, agents: Tensor) -> bool:
-    """Whether :func:`_read` is the faster one: 3 to 4 times with 9 agents, and its weights are smaller than q."""
+    """Whether :func:`_read` is faster: 3 to 4 times with 9 agents; its weights take less memory than q."""
     return (
         q.device.type == 'cpu' and q.dtype in (torch.float32, torch.float64) and not torch.is_grad_enabled()
         and not torch.compiler.is_compiling() and agents.shape[2] < min(FEW, q.shape[3]))
 
 
 def _read(q: Tensor, agents: Tensor, gathered: Tensor, bias: Tensor | None, scale: float | None) -> Tensor:
-    """:func:`_attend` with the weights of an agent, not those of a query, side by side."""
+    """:func:`_attend` with weights laid out by agent instead of by query."""
     factor: float = q.shape[3] ** -0.5 if scale is None else scale
     weights = (agents * factor) @ q.transpose(2, 3)
     if bias is not None:

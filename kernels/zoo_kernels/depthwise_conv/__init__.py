@@ -1,4 +1,4 @@
-"""Depthwise convolution of a token map, with what models do to its result in the same pass."""
+"""Depthwise convolution of a token map, fused with activation, residual and gate."""
 from typing import Any
 
 import torch
@@ -9,33 +9,37 @@ from ..launch import program_limit
 from . import reference
 
 DTYPES = (*HALF, torch.float32)
-COLUMNS, CHANNELS = 8, 32  # that a program takes of a row, at least
-SIZES = (3, 5)  # of the kernels that Triton has; a larger one is bound by arithmetic, which the library is as good at
+COLUMNS, CHANNELS = 8, 32  # least numbers per program
+SIZES = (3, 5)  # kernel sizes with a Triton kernel; larger ones are compute-bound, where the library is as fast
 
 
 def depthwise_conv(
         x: Tensor, weight: Tensor, bias: Tensor | None = None, *, activation: str | None = None,
         residual: Tensor | None = None, gate: Tensor | None = None, dilation: int = 1) -> Tensor:
-    """``(activation(conv(x) + bias) + residual) * gate``, every channel with its own k x k kernel, stride 1.
+    """Depthwise convolution with epilogue, ``(activation(conv(x) + bias) + residual) * gate``, with stride 1.
 
-    The map is padded with dilation * (k // 2) zeros. Sums are kept in float32 for 16-bit inputs. Under autocast x is
-    cast as ``conv2d`` casts it. The kernels have no second derivatives: asking for them raises,
-    ``zoo_kernels.set_mode('off')`` has them.
+    >>> x, weight = torch.randn(1, 8, 8, 16), torch.randn(16, 1, 3, 3)
+    >>> zoo_kernels.depthwise_conv(x, weight, activation='gelu', residual=x).shape
+    torch.Size([1, 8, 8, 16])
+
+    The map is zero-padded by dilation * (k // 2). Sums are in float32 for 16-bit inputs. Under autocast, x is cast as
+    for ``conv2d``. The kernels have no second derivatives and raise an error for them; plain torch
+    (``zoo_kernels.set_mode('off')``) has.
 
     Args:
-        x: ``[B, H, W, C]``; any strides (a slice of a packed projection is fine).
+        x: ``[B, H, W, C]``, any strides (views of a packed projection are not copied).
         weight: ``[C, 1, k, k]``, k odd.
         bias: ``[C]`` or None.
         activation: ``'gelu'`` (exact, by the error function) or None.
         residual: ``[B, H, W, C]`` or None.
         gate: ``[B, H, W, C]``, ``[B, H, W, 1]`` or None.
-        dilation: Distance between the pixels that a kernel sees.
+        dilation: Spacing between the elements of the kernel.
 
     Returns:
         ``[B, H, W, C]``, contiguous.
 
     Raises:
-        ValueError: An even k or an unknown activation.
+        ValueError: k is even, or the activation is unknown.
     """
     options: dict[str, Any] = dict(activation=activation, residual=residual, gate=gate, dilation=dilation)
     if _choose(x, weight, bias, **options).backend == 'triton':
@@ -47,17 +51,21 @@ def depthwise_conv(
 def focal_level(x: Tensor, weight: Tensor, gate: Tensor, total: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """A level of focal modulation: ``y = gelu(conv(x))`` and ``total + y * gate``, in one pass.
 
+    >>> y, total = zoo_kernels.focal_level(torch.randn(1, 8, 8, 16), torch.randn(16, 1, 3, 3), torch.rand(1, 8, 8, 1))
+    >>> y.shape == total.shape
+    True
+
     Args:
-        x: ``[B, H, W, C]``, the previous level's y; any strides.
-        weight: ``[C, 1, k, k]``, k odd.
+        x: y of the previous level, ``[B, H, W, C]``, any strides.
+        weight: Depthwise kernel ``[C, 1, k, k]``, k odd.
         gate: ``[B, H, W, 1]``.
-        total: ``[B, H, W, C]``, the sum of the levels before; None for none.
+        total: Sum of the previous levels, ``[B, H, W, C]``; None for the first level.
 
     Returns:
-        y and the sum, both ``[B, H, W, C]`` and contiguous.
+        y and the new sum, both ``[B, H, W, C]`` and contiguous.
 
     Raises:
-        ValueError: An even k.
+        ValueError: k is even.
 
     Source: Yang et al., Focal Modulation Networks, arXiv 2203.11926.
     """
@@ -68,8 +76,8 @@ def focal_level(x: Tensor, weight: Tensor, gate: Tensor, total: Tensor | None = 
 
 
 def _dtype(x: Tensor) -> torch.dtype:
-    """Of the result: autocast's where it is on."""
-    device = 'cpu' if x.is_meta else x.device.type  # there is none for meta
+    """Dtype of the result: that of autocast if it is enabled."""
+    device = 'cpu' if x.is_meta else x.device.type  # autocast does not know meta
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 

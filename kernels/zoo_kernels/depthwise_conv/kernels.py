@@ -16,7 +16,7 @@ from ..launch import CompileSpec
 
 
 class Tile(NamedTuple):
-    """Pixels and channels that a program holds at a time."""
+    """Numbers of pixels and channels that a program holds at a time."""
 
     ROWS: int
     COLS: int
@@ -35,7 +35,7 @@ REGISTERS = {
 
 
 def options(kernel: str, size: int, gate: str = 'none') -> dict[str, int | None]:
-    """What a kernel is compiled with."""
+    """Return the compile options of a kernel."""
     return {'num_warps': WARPS, 'maxnreg': REGISTERS.get((kernel, size, gate))}
 
 
@@ -261,7 +261,7 @@ FORMS = {  # of what follows the convolution, as models use it
 
 
 def shipped() -> Iterator[CompileSpec]:
-    """For ahead-of-time compilation: every form, in float32 those that need the most registers."""
+    """Yield what to compile ahead of time: every form, in float32 only those that need the most registers."""
     for size, tile in TILES.items():
         for dtype, names in (('bf16', FORMS), ('fp32', ('gated', 'level'))):
             common = dict(K=size, **tile._asdict())

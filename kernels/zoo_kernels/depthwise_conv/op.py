@@ -1,4 +1,4 @@
-"""Depthwise convolution as custom ops: the launches, the shapes and the autograd formulas."""
+"""Depthwise convolution as torch custom ops: kernel launches, fake implementations and autograd formulas."""
 from typing import Any
 
 import torch
@@ -7,11 +7,11 @@ from torch import Tensor
 from ..launch import launch
 
 STEPS = 4096  # pieces of a map below which every piece has its own program
-SUMS = 1024  # programs that the sums over a batch are split into, at most: the same on all GPUs, and so are the sums
+SUMS = 1024  # most programs for sums over a batch; the same on all GPUs, so that results are the same
 
 
 class _Call:
-    """A map and its taps as the kernels want them."""
+    """Arguments of the kernels for a map and a kernel size."""
 
     def __init__(self, x: Tensor, size: int):
         from .kernels import TILES
@@ -25,18 +25,18 @@ class _Call:
         self.constants = dict(K=size, **self.tile._asdict())
 
     def split(self, each: int) -> tuple[int, tuple[int, ...]]:
-        """Programs for ``each`` steps per program, and the sizes that every kernel takes."""
+        """Return the number of programs with ``each`` steps per program, and the sizes that all kernels take."""
         _, height, width, channels = self.shape
         return self.strips * -(-self.steps // each), (height, width, self.pieces, self.steps, each, channels)
 
     def epilogue(
             self, weight: Tensor, bias: Tensor | None, activation: str | None, residual: Tensor | None,
             gate: Tensor | None, level: bool) -> tuple[list[Tensor], list[int], dict[str, Any]]:
-        """Pointers from the taps on, strides from the residual on, and constants."""
+        """Return pointers from the taps on, strides from the residual on, and constants."""
         kind = 'none' if gate is None else 'pixel' if gate.shape[-1] == 1 and self.shape[-1] != 1 else 'map'
         constants = dict(
             BIAS=bias is not None, GELU=activation == 'gelu', LEVEL=level, RESIDUAL=residual is not None, GATE=kind)
-        # x stands for what is absent: a pointer that is not read
+        # x replaces absent tensors, as a pointer that is not read
         residual, gate = (self.x if t is None else _packed(t) for t in (residual, gate))
         pointers = [weight.contiguous(), self.x if bias is None else bias.contiguous(), residual, gate]
         return pointers, [*residual.stride()[:3], *gate.stride()[:3]], constants | self.constants
@@ -44,7 +44,7 @@ class _Call:
     def forward(
             self, weight: Tensor, bias: Tensor | None, activation: str | None, residual: Tensor | None,
             gate: Tensor | None, flip: bool = False, level: bool = False) -> tuple[Tensor, ...]:
-        """The result, preceded by what is convolved next for a level."""
+        """Return the result; for a level preceded by the input of the next level."""
         from .kernels import forward, options
         pointers, strides, constants = self.epilogue(weight, bias, activation, residual, gate, level)
         out = self.x.new_empty(self.shape)
@@ -58,7 +58,7 @@ class _Call:
     def backward(
             self, grad: Tensor, level_grad: Tensor | None, weight: Tensor, bias: Tensor | None, activation: str | None,
             residual: Tensor | None, gate: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Gradients of the convolution and of the gate; the latter is empty if there is none."""
+        """Return the gradients of the convolution and of the gate; the latter is empty without a gate."""
         from .kernels import backward_epilogue, options
         pointers, strides, constants = self.epilogue(
             weight, bias, activation, residual, gate, level=level_grad is not None)
@@ -78,10 +78,10 @@ class _Call:
         return dconv, dgate
 
     def weight(self, grad: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradients of taps and bias in float32: sums of pieces, then of what programs found, in a fixed order."""
+        """Return the gradients of taps and bias in float32, summed within and then over programs in a fixed order."""
         from .kernels import backward_weight, options
         grad, size = _packed(grad), self.constants['K']
-        # at least four steps per program: what it writes is less than it reads
+        # at least four steps per program, so that it writes less than it reads
         programs, sizes = self.split(max(4, -(-self.steps * self.strips // SUMS)))
         sums = self.x.new_empty(programs // self.blocks, size * size + 1, self.shape[-1], dtype=torch.float32)
         launch(
@@ -92,7 +92,7 @@ class _Call:
 
 
 def _packed(x: Tensor) -> Tensor:
-    """``[B, H, W, C]`` as kernels step through it: neighbouring channels, and 32-bit offsets within an image."""
+    """Return ``[B, H, W, C]`` with contiguous channels and 32-bit offsets within an image, as kernels expect."""
     span = sum(stride * (n - 1) for n, stride in zip(x.shape[1:], x.stride()[1:]))
     return x if (x.stride(-1) == 1 or x.shape[-1] == 1) and span < 2 ** 31 else x.contiguous()
 
@@ -101,7 +101,7 @@ def _packed(x: Tensor) -> Tensor:
 def forward(
         x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None, residual: Tensor | None,
         gate: Tensor | None, flip: bool) -> Tensor:
-    """:func:`zoo_kernels.depthwise_conv`; ``flip`` convolves with the flipped kernels, as the gradient of x does."""
+    """:func:`zoo_kernels.depthwise_conv`; ``flip`` convolves with flipped kernels, for the gradient of x."""
     return _Call(x, weight.shape[-1]).forward(weight, bias, activation, residual, gate, flip)[0]
 
 
@@ -126,7 +126,7 @@ def _(x, weight, gate, total):
 def backward(
         grad: Tensor, level_grad: Tensor | None, x: Tensor, weight: Tensor, bias: Tensor | None,
         activation: str | None, residual: Tensor | None, gate: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Gradients of the convolution's result, ``[B, H, W, C]``, and of the gate (empty without one)."""
+    """Return the gradients of the convolution's result, ``[B, H, W, C]``, and of the gate (empty without one)."""
     return _Call(x, weight.shape[-1]).backward(grad, level_grad, weight, bias, activation, residual, gate)
 
 
@@ -137,7 +137,7 @@ def _(grad, level_grad, x, weight, bias, activation, residual, gate):
 
 @torch.library.custom_op('zoo_kernels::depthwise_conv_backward_weight', mutates_args=())
 def backward_weight(x: Tensor, grad: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Gradients of kernels ``[C, 1, size, size]`` and bias ``[C]`` in float32."""
+    """Return the gradients of kernels ``[C, 1, size, size]`` and bias ``[C]`` in float32."""
     return _Call(x, size).weight(grad)
 
 
@@ -149,7 +149,7 @@ def _(x, grad, size):
 
 def _setup(ctx, inputs, output):
     x, weight, bias, activation, residual, gate, flip = inputs
-    # without a gate nothing asks for what was added
+    # without a gate no gradient needs the residual
     ctx.save_for_backward(x, weight, bias, None if gate is None else residual, gate)
     ctx.activation, ctx.flip = activation, flip
 

@@ -1,4 +1,4 @@
-"""Depthwise convolution on channels-last maps through the library convolution, and what follows it."""
+"""Depthwise convolution on channels-last maps by the library convolution, and its epilogue."""
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ def depthwise_conv(
         y = _convolve_phases(x, weight, bias, dilation)
     else:
         y = _convolve(x, weight, bias, dilation)
-    # y is ours and nothing else needs it: without gradients every step may overwrite it, as long as the dtype stays
+    # nothing else needs y: without gradients every step may overwrite it, as long as the dtype stays the same
     owned = can_overwrite_inputs()
     if activation == 'gelu':
         y = torch.ops.aten.gelu_(y) if owned else F.gelu(y)
@@ -33,7 +33,7 @@ def focal_level(x: Tensor, weight: Tensor, gate: Tensor, total: Tensor | None = 
 
 
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int = 1) -> Tensor:
-    # seen as NCHW the map is channels-last already, so the convolution neither copies nor transposes
+    # viewed as NCHW the map is channels-last already, so the convolution neither copies nor transposes
     y = F.conv2d(
         x.permute(0, 3, 1, 2), weight, bias, padding=dilation * (weight.shape[-1] // 2), dilation=dilation,
         groups=weight.shape[0])
@@ -41,10 +41,10 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int = 1)
 
 
 def _convolve_phases(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
-    """The same by convolutions without gaps, of every dilation-th row and column.
+    """:func:`_convolve` by dense convolutions of every dilation-th row and column.
 
-    The library has no fast depthwise convolution with gaps for CPUs: at 56 x 56 pixels and 32 channels it takes
-    50 times as long as the sorting and the dense convolution.
+    The library has no fast dilated depthwise convolution for CPUs: at 56 x 56 pixels and 32 channels it takes 50 times
+    as long as rearranging the map and the dense convolution.
     """
     batch, height, width, channels = x.shape
     rows, columns = -(-height // dilation), -(-width // dilation)

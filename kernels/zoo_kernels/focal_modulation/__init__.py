@@ -1,4 +1,4 @@
-"""Focal modulation: context of growing reach, gathered with gates."""
+"""Focal modulation: gated sum of contexts with growing receptive fields."""
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -9,14 +9,18 @@ from . import reference
 
 
 def focal_modulation(ctx: Tensor, gates: Tensor, weights: Sequence[Tensor]) -> Tensor:
-    """Hierarchical context of focal modulation: what the queries are multiplied with, but for a projection.
+    """Hierarchical context of focal modulation, which a model projects and multiplies with the queries.
 
-    With L levels ``c_0 = ctx``, ``c_l = gelu(conv_l(c_(l - 1)))`` and ``c_(L + 1) = gelu(mean(c_L))``, the mean over
-    the map, it is ``sum_l gates_l * c_l`` for l from 1 to L + 1. A level of 3 x 3 or 5 x 5 is one kernel, a larger one
-    goes through the library convolution.
+    >>> ctx, weights = torch.randn(1, 8, 8, 16), [torch.randn(16, 1, 3, 3), torch.randn(16, 1, 5, 5)]
+    >>> zoo_kernels.focal_modulation(ctx, torch.rand(1, 8, 8, 3), weights).shape
+    torch.Size([1, 8, 8, 16])
+
+    With L levels ``c_0 = ctx``, ``c_l = gelu(conv_l(c_(l - 1)))`` and ``c_(L + 1) = gelu(mean(c_L))`` (mean over the
+    map), it is ``sum_l gates_l * c_l`` for l from 1 to L + 1. On GPUs, levels of 3 x 3 and 5 x 5 are one kernel each;
+    larger ones use the library convolution.
 
     Args:
-        ctx: ``[B, H, W, C]``, any strides (a slice of a packed projection is fine).
+        ctx: ``[B, H, W, C]``, any strides (views of a packed projection are not copied).
         gates: ``[B, H, W, L + 1]``, the last one for the mean; any strides.
         weights: L depthwise kernels ``[C, 1, k, k]``, k odd.
 
@@ -24,7 +28,7 @@ def focal_modulation(ctx: Tensor, gates: Tensor, weights: Sequence[Tensor]) -> T
         ``[B, H, W, C]``.
 
     Raises:
-        ValueError: The number of gates is not that of the levels and one, there is no level, or an even k.
+        ValueError: There are no levels, there are not L + 1 gates, or k is even.
 
     Source: Yang et al., Focal Modulation Networks, arXiv 2203.11926.
     """
@@ -38,7 +42,7 @@ def _check(gates: Tensor, weights: Sequence[Tensor]) -> None:
 
 
 def _choose(ctx: Tensor, gates: Tensor, weights: Sequence[Tensor]) -> Choice:
-    """Of the levels: a kernel if one of them takes it, with the reason of those that do not."""
+    """Choice for all levels: Triton if one of them uses it, with the reason of the first that does not."""
     _check(gates, weights)
     choices = [explain(focal_level, ctx, weight, gates[..., :1]) for weight in weights]
     torch = [choice for choice in choices if choice.backend == 'torch']

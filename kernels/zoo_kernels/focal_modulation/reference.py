@@ -1,4 +1,4 @@
-"""Focal modulation in decomposed torch, one level at a time."""
+"""Focal modulation in plain torch, one level at a time."""
 from collections.abc import Callable, Sequence
 
 import torch

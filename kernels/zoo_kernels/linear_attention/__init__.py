@@ -1,4 +1,4 @@
-"""Linear attention: O(N) token mixing through a [D, E] summary of keys and values."""
+"""Linear attention: O(N) token mixing through a [D, E] state of keys and values."""
 from typing import Any
 
 from torch import Tensor
@@ -8,18 +8,22 @@ from ..launch import program_limit
 from . import reference
 from .reference import FEATURES, OUTPUTS
 
-MAX_DIM = 128  # of a head: its summary has to fit into the registers of a block
-ROWS = 16  # that a program takes, at least
+MAX_DIM = 128  # of a head: its state has to fit into the registers of a block
+ROWS = 16  # least number per program
 
 
 def linear_attention(
         q: Tensor, k: Tensor, v: Tensor, *, feature: str = 'identity', output: str = 'ratio', scale: float = 1.,
         eps: float = 1e-6, rope: Tensor | None = None, key_weight: Tensor | None = None,
         focus_scale: Tensor | None = None, power: int = 3) -> Tensor:
-    """Non-causal linear attention of one family, from FLatten to MALA.
+    """Non-causal linear attention, with the feature maps and normalisations of several models.
 
-    Per head, with ``S = sum_m R_m(w_m phi(k_m)) v_m^T / M``, ``z_n = phi(q_n) . sum_m w_m phi(k_m) / M`` and ``R`` the
-    rotation of position n, the ``output`` is
+    >>> q, k, v = torch.randn(3, 1, 64, 2, 16)
+    >>> zoo_kernels.linear_attention(q, k, v, feature='elu').shape
+    torch.Size([1, 64, 2, 16])
+
+    Per head, with ``S = sum_m R_m(w_m phi(k_m)) v_m^T / M``, ``z_n = phi(q_n) . sum_m w_m phi(k_m) / M`` and ``R_n``
+    the rotation of position n, the ``output`` is
 
     ========= ======================================================== ==============================
     plain     ``scale * R_n(phi(q_n)) S``
@@ -31,29 +35,29 @@ def linear_attention(
 
     and ``feature`` gives phi: ``identity``, ``relu``, ``elu`` (ELU + 1), ``focus``
     (:func:`~zoo_kernels.linear_attention.reference.focus`, over all ``H * D`` channels) or ``norm_aware``
-    (:func:`~zoo_kernels.linear_attention.reference.norm_aware`). What lies between the inputs and the result is
-    computed in float32 for 16-bit inputs, under autocast too: a sum over 66,800 keys loses half its value in bfloat16
-    and overflows float16.
+    (:func:`~zoo_kernels.linear_attention.reference.norm_aware`). Intermediate results are in float32 for 16-bit
+    inputs, also under autocast: a sum over 66,800 keys loses half its value in bfloat16 and overflows float16.
 
     Args:
-        q: ``[B, N, H, D]``, any strides (views of a packed projection are taken as they are).
-        k: ``[B, M, H, D]``.
-        v: ``[B, M, H, E]``.
-        feature: Feature map.
-        output: Form of the result.
+        q: Queries ``[B, N, H, D]``, any strides (views of a packed projection are not copied).
+        k: Keys ``[B, M, H, D]``.
+        v: Values ``[B, M, H, E]``.
+        feature: Name of the feature map.
+        output: Form of the result, see the table.
         scale: See the table.
         eps: See the table; for ``focus`` also the offset after its ReLU.
-        rope: ``[2, N, D / 2]``, cosines and sines that rotate interleaved pairs of channels in S, not in z; N = M then.
-            A constant: it gets no gradient.
-        key_weight: ``[B, M, H]``, w; ones when None.
-        focus_scale: ``[H * D]``, positive; what ``focus`` divides by.
-        power: Of ``focus`` and ``norm_aware``.
+        rope: ``[2, N, D / 2]``, cosines and sines that rotate interleaved pairs of channels in S but not in z; requires
+            N = M. It gets no gradient.
+        key_weight: The weights w, ``[B, M, H]``; ones by default.
+        focus_scale: ``[H * D]``, positive; divides the features of ``focus``, which requires it.
+        power: Power of ``focus`` and ``norm_aware``.
 
     Returns:
         ``[B, N, H, E]``, contiguous, in the dtype of v.
 
     Raises:
-        ValueError: Unknown feature or output, or shapes that do not belong together.
+        ValueError: An unknown feature or output, ``focus_scale`` without ``focus`` or vice versa, or a ``rope`` of
+            another shape.
 
     Sources: FLatten arXiv 2308.00442, RALA 2411.07635, MALA 2507.00698, InLine 2412.06590, NaLaFormer 2506.21137,
     L2ViT 2501.16182, CARE 2411.16170.
@@ -76,9 +80,9 @@ def _choose(
     if output not in OUTPUTS:
         raise ValueError(f'output {output!r}: use one of {", ".join(OUTPUTS)}')
     if (feature == 'focus') != (focus_scale is not None):
-        raise ValueError("feature='focus' and focus_scale come together")
+        raise ValueError("feature='focus' and focus_scale require each other")
     if rope is not None and tuple(rope.shape) != (2, q.shape[1], q.shape[3] // 2):
-        raise ValueError(f'rope is [2, N, D / 2]; got {list(rope.shape)} for queries {list(q.shape)}')
+        raise ValueError(f'rope must be [2, N, D / 2]; got {list(rope.shape)} for queries {list(q.shape)}')
     if exporting():  # a comparison of sizes would tie the graph to them
         return choose('linear_attention', v)
     return choose(

@@ -1,4 +1,4 @@
-"""What the kernels of linear attention share: feature maps, rotation, forms of the result, and their gradients."""
+"""Common functions of the kernels of linear attention: feature maps, rotation, forms of the result, gradients."""
 import triton
 import triton.language as tl
 
@@ -25,7 +25,7 @@ def dot(a, b, BF16: tl.constexpr):
 
 @triton.jit
 def load(ptr, rows, stride_n, count, D: tl.constexpr, BD: tl.constexpr):
-    """Rows of a head as float32 ``[BN, BD]``; zero beyond ``count`` and D."""
+    """Load rows of a head as float32 ``[BN, BD]``; zero beyond ``count`` and D."""
     columns = tl.arange(0, BD)
     mask = (rows < count)[:, None] & (columns < D)[None, :]
     return tl.load(ptr + rows.to(tl.int64)[:, None] * stride_n + columns[None, :], mask=mask, other=0.).to(tl.float32)
@@ -52,7 +52,7 @@ def load_vector(ptr, D: tl.constexpr, BD: tl.constexpr):
 
 @triton.jit
 def inverse_scale(scale_ptr, h, D: tl.constexpr, BD: tl.constexpr):
-    """Reciprocal of a head's focusing scale; zero beyond D."""
+    """Load the reciprocal of a head's focusing scale; zero beyond D."""
     d = tl.arange(0, BD)
     return 1. / tl.load(scale_ptr + h * D + d, mask=d < D, other=float('inf'))
 
@@ -81,8 +81,8 @@ def focus_scales(
 def scales(
         x, x_ptr, scale_ptr, rows, stride_n, stride_h, count, heads, eps, FEATURE: tl.constexpr, POWER: tl.constexpr,
         D: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr):
-    """Two numbers per row that its feature needs: for ``focus`` what it is multiplied by before and after the power,
-    for queries of ``norm_aware`` 1 / |x| and the exponent."""
+    """Compute two numbers per row for its feature: for ``focus`` the factors before and after the power, for queries
+    of ``norm_aware`` 1 / |x| and the exponent."""
     if FEATURE == 'focus':
         return focus_scales(x_ptr, scale_ptr, rows, stride_n, stride_h, count, heads, eps, POWER, D, BD, BN)
     elif FEATURE == 'norm_aware_query':
@@ -97,7 +97,7 @@ def scales(
 def load_head(
         x_ptr, scale_ptr, rows, h, stride_n, stride_h, count, heads, eps, FEATURE: tl.constexpr, POWER: tl.constexpr,
         D: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr):
-    """Rows of head h and what :func:`feature` wants beside them; ``x_ptr`` points at the first head."""
+    """Load rows of head h and the other arguments of :func:`feature`; ``x_ptr`` points at the first head."""
     x = load(x_ptr + h * stride_h, rows, stride_n, count, D, BD)
     inverse = tl.zeros([BD], tl.float32)
     if FEATURE == 'focus':
@@ -108,7 +108,7 @@ def load_head(
 
 @triton.jit
 def feature(x, sign, unit, gain, inverse, eps, FEATURE: tl.constexpr, POWER: tl.constexpr):
-    """phi of rows ``[BN, BD]``; ``sign`` is the part."""
+    """Compute phi of rows ``[BN, BD]``; ``sign`` selects the part."""
     if FEATURE == 'relu':
         return tl.maximum(x, 0.)
     elif FEATURE == 'elu':
@@ -126,7 +126,7 @@ def feature(x, sign, unit, gain, inverse, eps, FEATURE: tl.constexpr, POWER: tl.
 
 @triton.jit
 def feature_gradient(x, grad, sign, unit, gain, FEATURE: tl.constexpr, POWER: tl.constexpr):
-    """From the gradient of a part's feature to that of x; of ``focus`` that is left to :func:`focus_gradient`."""
+    """Convert the gradient of a part's feature to that of x; for ``focus`` :func:`focus_gradient` does so."""
     if FEATURE == 'relu':
         return tl.where(x > 0, grad, 0.)
     elif FEATURE == 'elu':
@@ -162,7 +162,7 @@ def rotate(x, rope_ptr, rows, count, BACK: tl.constexpr, D: tl.constexpr, BD: tl
 
 @triton.jit
 def output_form(z, scale, eps, OUTPUT: tl.constexpr):
-    """The result is ``a * product + c * mean``: a, c and their derivatives by z."""
+    """Return a, c of the result ``a * product + c * mean``, and their derivatives by z."""
     nothing = tl.zeros_like(z)
     if OUTPUT == 'ratio':
         a = scale / (z + eps)

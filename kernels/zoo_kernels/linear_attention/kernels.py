@@ -1,12 +1,12 @@
-"""Triton kernels of linear attention, and the one table of how they are launched.
+"""Triton kernels of linear attention, and the table of their launch options.
 
-Four passes. ``accumulate_state`` sums ``R(phi(x))^T y`` over rows: over keys for the summary that queries read, over
-queries for its gradient. ``read_state`` forms the result; ``query_gradient`` and ``key_gradient`` go back. Features
-come in PARTS (two for ``norm_aware``: the positive and the negative side). The rows of ``focus`` are normalised over
-all heads: each program works that out for itself (other heads' channels are in the cache then, as programs of the same
-rows run side by side), and ``focus_gradient`` takes gradients of its features to those of the inputs.
+There are four passes. ``accumulate_state`` sums ``R(phi(x))^T y`` over rows: over keys for the state that queries read,
+over queries for its gradient. ``read_state`` computes the result; ``query_gradient`` and ``key_gradient`` the
+gradients. Features have PARTS (two for ``norm_aware``: positive and negative). The rows of ``focus`` are normalised
+over all heads; every program computes these norms itself (other heads' channels are then in the cache, because programs
+of the same rows run concurrently), and ``focus_gradient`` converts gradients of the features to those of the inputs.
 
-A state is flat, float32: the matrix ``[D, E]``, the vector ``[D]`` and the sum ``[E]`` of a head and part.
+A state is flat and float32: the matrix ``[D, E]``, the vector ``[D]`` and the sum ``[E]`` of a head and part.
 """
 from collections.abc import Iterator
 
@@ -236,10 +236,10 @@ def key_gradient(
 def focus_gradient(
         x_ptr, features_ptr, dx_ptr, scale_ptr, dscale_ptr, stride_xb, stride_xn, stride_xh, count, heads, blocks, eps,
         POWER: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr):
-    """From the gradient of focused features, ``[B, count, H, D]``, to that of x; for the scale one sum per
+    """Convert the gradient of focused features, ``[B, count, H, D]``, to that of x; for the scale one sum per
     block, ``[B * blocks, H * D]``. Grid: B * blocks of rows.
 
-    The former is float32: where all of a row is at most 0 it leaves the range of float16.
+    The former is float32, because it overflows float16 for rows without positive values.
     """
     b = tl.program_id(0) // blocks
     x_ptr += b.to(tl.int64) * stride_xb
@@ -277,7 +277,7 @@ def settings(kernel: str, bf16: bool, parts: int, d: int, e: int) -> tuple[dict[
     return sizes, dict(num_warps=warps, num_stages=stages, maxnreg=REGISTERS.get((kernel, bf16, max(bd, be))))
 
 
-# what the published families ask for: feature of queries, of keys, output, parts, rotation, weights
+# what the published families use: feature of queries, of keys, output, parts, rotation, weights
 FAMILIES = {
     'flatten': ('focus', 'focus', 'ratio', 1, False, 0),
     'ravlt': ('elu', 'elu', 'ratio', 1, True, 1),
@@ -292,7 +292,7 @@ FLOATS = (
 
 
 def shipped() -> Iterator[CompileSpec]:
-    """Every entry of the table with the family that asks most of it, and every family at a head of 64."""
+    """Yield every entry of the table for its most demanding family, and every family with heads of 64 channels."""
     for bf16 in (True, False):
         for width in (16, 32, 64, 128):
             yield from _shipped('nalaformer' if width <= 64 else 'ravlt', bf16, width)

@@ -1,4 +1,4 @@
-"""Linear attention as a pair of custom ops: the launches, the shapes and the autograd formula."""
+"""Linear attention as torch custom ops: kernel launches, fake implementations and the autograd formula."""
 
 from typing import Any
 
@@ -7,23 +7,23 @@ from torch import Tensor
 
 from ..launch import launch
 
-PROGRAMS = 512  # that a pass over rows is split into at most: enough for any GPU, and the same sums on all of them
-LEAST = 128  # rows of a split
+PROGRAMS = 512  # most splits of a pass over rows: enough for any GPU; the same on all, so that results are the same
+LEAST = 128  # least rows per split
 
 
 def apply(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
-    """:func:`zoo_kernels.linear_attention` through the kernels."""
+    """:func:`zoo_kernels.linear_attention` by the kernels."""
     names = ('focus_scale', 'rope', 'key_weight', 'feature', 'output', 'scale', 'eps', 'power')
     return forward(q, k, v, *(options[name] for name in names))[0]
 
 
 def _steppable(x: Tensor) -> Tensor:
-    """``[B, N, H, D]`` as kernels step through it: neighbouring channels, and 32-bit offsets of heads."""
+    """Return ``[B, N, H, D]`` with contiguous channels and 32-bit offsets of heads, as kernels expect."""
     return x if x.stride(3) == 1 and x.stride(2) * x.shape[2] < 2 ** 31 else x.contiguous()
 
 
 class _Call:
-    """Arguments of a call as the kernels want them."""
+    """Arguments of a call in the form that the kernels expect."""
 
     def __init__(self, q, k, v, focus_scale, rope, key_weight, feature, output, scale, eps, power):
         self.q, self.k, self.v = (_steppable(t) for t in (q, k, v))
@@ -45,7 +45,7 @@ class _Call:
         return dict(POWER=self.power, PARTS=self.parts, ROPE=self.rotated, BF16=self.bf16, **sizes, **options)
 
     def accumulate(self, x: Tensor, y: Tensor, feature: str, weight: Tensor, weights: int, factor: float) -> Tensor:
-        """State ``[B * H * PARTS, D * E + D + E]`` over the rows of x; its splits are summed in a fixed order."""
+        """Sum the state ``[B * H * PARTS, D * E + D + E]`` over the rows of x; splits are added in a fixed order."""
         from .kernels import accumulate_state
         rows, lanes = x.shape[1], self.batch * self.heads * self.parts
         sizes = self._sizes(accumulate_state)
@@ -60,7 +60,7 @@ class _Call:
         return state.sum(0) if splits > 1 else state[0]
 
     def summary(self) -> Tensor:
-        """What queries read: the state over keys, divided by their number."""
+        """Return the state over keys, divided by their number."""
         return self.accumulate(self.k, self.v, self.key, self.weight, self.weighted, 1 / self.keys)
 
     def read(self, state: Tensor) -> Tensor:
@@ -75,7 +75,7 @@ class _Call:
         return out
 
     def gradient_of(self, x: Tensor) -> Tensor:
-        """What a pass writes: the gradient of x, or of its focused features."""
+        """Allocate the gradient of x, or of its focused features."""
         return x.new_empty(x.shape, dtype=torch.float32 if self.query == 'focus' else x.dtype)
 
     def query_gradient(self, grad: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -103,7 +103,7 @@ class _Call:
         return dk, dv, dw
 
     def focus_gradient(self, x: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradients of a focused input and of the scale."""
+        """Return the gradients of a focused input and of the scale."""
         from .kernels import focus_gradient, settings
         sizes, options = settings('focus_gradient', self.bf16, 1, self.d, self.e)
         blocks, dx = -(-x.shape[1] // sizes['BN']), x.new_empty(x.shape)
@@ -118,7 +118,7 @@ class _Call:
 def forward(
         q: Tensor, k: Tensor, v: Tensor, focus_scale: Tensor | None, rope: Tensor | None, key_weight: Tensor | None,
         feature: str, output: str, scale: float, eps: float, power: int) -> tuple[Tensor, Tensor]:
-    """Result ``[B, N, H, E]`` and the float32 state that the backward pass reads instead of computing it again."""
+    """Return the result ``[B, N, H, E]`` and the float32 state, which is saved for the backward pass."""
     call = _Call(q, k, v, focus_scale, rope, key_weight, feature, output, scale, eps, power)
     state = call.summary()
     return call.read(state), state
@@ -136,7 +136,7 @@ def backward(
         grad: Tensor, state: Tensor, q: Tensor, k: Tensor, v: Tensor, focus_scale: Tensor | None, rope: Tensor | None,
         key_weight: Tensor | None, feature: str, output: str, scale: float, eps: float,
         power: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of q, k, v, focus_scale and key_weight; the last two are empty where there are none."""
+    """Return the gradients of q, k, v, focus_scale and key_weight; the last two are empty if these are None."""
     call = _Call(q, k, v, focus_scale, rope, key_weight, feature, output, scale, eps, power)
     grad = _steppable(grad)
     dq, rows = call.query_gradient(grad, state)

@@ -1,4 +1,4 @@
-"""Linear attention in decomposed torch: the definition, the CPU and export path, and the oracle of the kernels."""
+"""Linear attention in plain torch: the reference of the kernels, also used on CPUs and for export."""
 
 import torch
 import torch.nn.functional as F
@@ -11,16 +11,16 @@ OUTPUTS = ('plain', 'ratio', 'clamp', 'magnitude', 'inline')
 
 
 def statistics_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype of norms, sums over tokens and their quotients: float32 for 16-bit inputs, else the input's."""
+    """Return the dtype of norms, sums over tokens and quotients: float32 for 16-bit inputs, else that of the input."""
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 
 def focus(x: Tensor, scale: Tensor, power: int = 3, eps: float = 1e-6) -> tuple[Tensor, Tensor]:
-    """Focusing map of FLatten: sharpen the direction of each row, keep its length.
+    """Feature map of FLatten: sharpen the direction of each row and keep its norm.
 
-    With ``y = (relu(x) + eps) / scale`` the map is ``|y| * y**power / |y**power|``, norms over all of C (not per
-    head). The row is brought to a root mean square of 1 before the power is taken, so neither large nor tiny rows
-    leave the range of float32, and the powers of eps are not denormals, which are slow.
+    With ``y = (relu(x) + eps) / scale`` the map is ``|y| * y**power / |y**power|``, with norms over all of C (not per
+    head). Rows are normalised to a root mean square of 1 before taking the power, so that large and tiny rows stay in
+    the range of float32 and powers of eps are not denormals, which are slow.
 
     Args:
         x: ``[..., C]``, floating point, at least float32.
@@ -29,14 +29,14 @@ def focus(x: Tensor, scale: Tensor, power: int = 3, eps: float = 1e-6) -> tuple[
         eps: Added after the ReLU, so that no row is zero.
 
     Returns:
-        Direction ``[..., C]`` and row length ``[..., 1]``; their product is the mapped feature.
+        Direction ``[..., C]`` and norm ``[..., 1]``; their product is the mapped feature.
     """
     inverse, rms = scale.reciprocal(), x.shape[-1] ** 0.5
     if can_overwrite_inputs():
         y = F.relu(x)
         torch.addcmul(eps * inverse, y, inverse, out=y)
         length = torch.linalg.vector_norm(y, dim=-1, keepdim=True)
-        y.mul_(rms / length).pow_(power)  # multiplied by the inverse: dividing costs five times as much
+        y.mul_(rms / length).pow_(power)  # dividing takes five times as long
     else:
         y = torch.addcmul(eps * inverse, F.relu(x), inverse)
         length = torch.linalg.vector_norm(y, dim=-1, keepdim=True)
@@ -45,10 +45,10 @@ def focus(x: Tensor, scale: Tensor, power: int = 3, eps: float = 1e-6) -> tuple[
 
 
 def norm_aware(q: Tensor, k: Tensor, power: int = 3) -> tuple[Tensor, Tensor]:
-    """Feature maps of NaLaFormer: positive and negative parts side by side, so that signs are not lost.
+    """Feature maps of NaLaFormer: positive and negative parts concatenated, so that signs are kept.
 
-    A key becomes ``relu(+-k)**power``; a query ``(relu(+-q) / |q|)**e`` with ``e = power * (0.5 + tanh|q|)``: the
-    longer the query, the sharper. Norms are taken per head.
+    Keys are mapped to ``relu(+-k)**power``, queries to ``(relu(+-q) / |q|)**e`` with ``e = power * (0.5 + tanh|q|)``,
+    so that queries with larger norms are sharper. Norms are per head.
 
     Args:
         q: ``[..., D]``, floating point, at least float32.
@@ -56,7 +56,7 @@ def norm_aware(q: Tensor, k: Tensor, power: int = 3) -> tuple[Tensor, Tensor]:
         power: See above.
 
     Returns:
-        Two tensors ``[..., 2 D]``.
+        The features of q and of k, ``[..., 2 D]`` each.
     """
     if can_overwrite_inputs():  # five times as fast for short rows, but without a gradient at zero
         length = (q * q).sum(-1, keepdim=True).sqrt_()
@@ -67,7 +67,7 @@ def norm_aware(q: Tensor, k: Tensor, power: int = 3) -> tuple[Tensor, Tensor]:
 
 
 def positive(x: Tensor) -> Tensor:
-    """``ELU(x) + 1``, which is ``exp(min(x, 0)) + max(x, 0)``: quicker so, and never rounded to zero."""
+    """``ELU(x) + 1`` as ``exp(min(x, 0)) + max(x, 0)``, which is faster and never rounded to zero."""
     linear = F.relu(x)
     y = x - linear  # not a clamp, which has no gradient at zero
     return y.exp_().add_(linear) if can_overwrite_inputs() else y.exp() + linear
@@ -77,8 +77,8 @@ def rotate(x: Tensor, rope: Tensor) -> Tensor:
     """Rotate interleaved pairs of channels.
 
     Args:
-        x: ``[..., N, G * D]``: each group of D channels is rotated alike.
-        rope: ``[2, N, D / 2]``, cosines and sines, in the dtype of x.
+        x: ``[..., N, G * D]``; each group of D channels is rotated in the same way.
+        rope: Cosines and sines ``[2, N, D / 2]``, in the dtype of x.
     """
     cos, sin = rope[:, :, None]
     pairs = x.unflatten(-1, (-1, rope.shape[-1], 2))
@@ -94,9 +94,9 @@ def linear_attention(
         q: Tensor, k: Tensor, v: Tensor, *, feature: str = 'identity', output: str = 'ratio', scale: float = 1.,
         eps: float = 1e-6, rope: Tensor | None = None, key_weight: Tensor | None = None,
         focus_scale: Tensor | None = None, power: int = 3) -> Tensor:
-    """The reference of :func:`zoo_kernels.linear_attention`, which says what the arguments are."""
+    """Reference of :func:`zoo_kernels.linear_attention`, which documents the arguments."""
     dtype, result = statistics_dtype(v.dtype), v.dtype
-    with torch.autocast('cpu' if v.is_meta else v.device.type, enabled=False):  # there is none for meta
+    with torch.autocast('cpu' if v.is_meta else v.device.type, enabled=False):  # autocast does not know meta
         q, k, gain = _features(q.to(dtype), k.to(dtype), feature, focus_scale, power, eps)
         v = v.to(dtype)
         if key_weight is not None:
@@ -120,7 +120,7 @@ def _mix(q: Tensor, k: Tensor, v: Tensor, a: Tensor | float, c: Tensor | None) -
 
 
 def _affine(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    """The result 'inline' in one pass over the queries, which z is linear in: ``scale * q (S - mean(k) u^T) + u``."""
+    """The result 'inline', whose z is linear in q, in one pass: ``scale * q (S - mean(k) u^T) + u``."""
     mean_k, mean_v = k.mean(1), v.mean(1)
     states = torch.addcmul(_states(k, v), mean_k[..., None], mean_v[..., None, :], value=-1)
     heads = zip(mean_v[:, :, None].unbind(1), q.unbind(2), states.unbind(1))
@@ -128,7 +128,7 @@ def _affine(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
 
 
 def _states(k: Tensor, v: Tensor) -> Tensor:
-    """``k^T v / N`` ``[B, H, F, D]``, one batched product per head on strided slices: no head is ever copied out."""
+    """``k^T v / N`` ``[B, H, F, D]``, by one batched product per head on strided slices, without copies of heads."""
     return _stack([kh.transpose(1, 2) @ vh for kh, vh in zip(k.unbind(2), v.unbind(2))], 1) / k.shape[1]
 
 
@@ -139,7 +139,7 @@ def _stack(heads: list[Tensor], dim: int) -> Tensor:
 def _features(
         q: Tensor, k: Tensor, feature: str, focus_scale: Tensor | None, power: int,
         eps: float) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Mapped queries and keys ``[B, N, H, F]``, and what rows of queries still have to be multiplied by."""
+    """Return mapped queries and keys ``[B, N, H, F]``, and remaining factors of the rows of the queries, or None."""
     if feature == 'relu':
         return F.relu(q), F.relu(k), None
     if feature == 'elu':
@@ -159,10 +159,10 @@ def _features(
 def _factors(
         z: Tensor | None, gain: Tensor | None, output: str, scale: float,
         eps: float) -> tuple[Tensor | float, Tensor | None]:
-    """What ``phi(q) S`` and the mean of the values are multiplied by.
+    """Return the factors of ``phi(q) S`` and of the mean of the values.
 
     Args:
-        z: ``phi(q) . mean phi(k)`` ``[B, N, H, 1]``, like ``phi(q) S`` still without ``gain``; None for 'plain'.
+        z: ``phi(q) . mean phi(k)`` ``[B, N, H, 1]``, without ``gain``, like ``phi(q) S``; None for 'plain'.
     """
     factor = scale if gain is None else scale * gain
     if z is None:

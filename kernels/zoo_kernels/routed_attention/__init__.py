@@ -1,4 +1,4 @@
-"""Bi-level routed attention: every region of a map attends to the few regions that concern it most."""
+"""Bi-level routed attention: every region of a map attends to the few regions that match it best."""
 from torch import Tensor
 
 from ..dispatch import Choice, choose, exporting, register_chooser
@@ -6,37 +6,42 @@ from ..launch import program_limit
 from . import reference
 
 MAX_DIM = 128  # of a head: a tile of 64 wider ones spills
-TILE = 16  # tokens that a program takes, at least
+TILE = 16  # least number of tokens per program
 
 
 def route(
         q: Tensor, k: Tensor, regions: tuple[int, int], topk: int, scale: float | None = None,
         size: tuple[int, int] | None = None) -> Tensor:
-    """The regions that each region attends to: those whose mean key agrees best with its mean query.
+    """Choose the regions that each region attends to: those whose mean keys best match its mean query.
 
-    ``topk_s(scale * mean_{n in r} q_n . mean_{m in s} k_m)`` over all channels of all heads, best first. Without
-    gradient; float32 for 16-bit inputs, under autocast too. Plain torch on every device.
+    >>> q, k, v = torch.randn(3, 1, 8, 8, 2, 16)
+    >>> zoo_kernels.route(q, k, regions=(4, 4), topk=2).shape
+    torch.Size([1, 16, 2])
+
+    ``topk_s(scale * mean_{n in r} q_n . mean_{m in s} k_m)`` over all channels of all heads, best first. There is no
+    gradient. Means and products are in float32 for 16-bit inputs, also under autocast. It is plain torch on every
+    device.
 
     Args:
-        q: Map ``[B, H, W, heads, D]``, any strides; H and W are multiples of ``regions``.
-        k: As q.
-        regions: Rows and columns of the grid of regions.
-        topk: Regions to choose, at most ``rows * columns``.
-        scale: Positive, so it changes a choice by rounding only; None for ``(heads * D) ** -0.5``, as released.
-        size: Height and width of the map before zeros were put behind it: the means are those of its tokens then. Each
-            region has at least one of them. None for all tokens.
+        q: Map of queries ``[B, H, W, heads, D]``, any strides; H and W are multiples of ``regions``.
+        k: Map of keys, likewise.
+        regions: Number of rows and columns of the grid of regions.
+        topk: Number of regions to choose, at most ``rows * columns``.
+        scale: Positive, so it affects the choice by rounding only; by default ``(heads * D) ** -0.5``, as released.
+        size: Height and width of the map without padding at the bottom and right, which the means then exclude. Every
+            region must contain at least one of its tokens. None if there is no padding.
 
     Returns:
         ``[B, rows * columns, topk]``, int64; regions are numbered row by row.
 
     Raises:
-        ValueError: H or W is not a multiple of ``regions``, or ``topk`` exceeds the regions.
+        ValueError: H or W is not a multiple of ``regions``, or ``topk`` exceeds the number of regions.
 
     Source: BiFormer, arXiv 2303.08810.
     """
     _check_grid(q, regions)
     if not exporting() and not 1 <= topk <= regions[0] * regions[1]:
-        raise ValueError(f'topk={topk}: use 1 to {regions[0] * regions[1]}, of {regions[0]} x {regions[1]} regions')
+        raise ValueError(f'topk={topk}: must be 1 to {regions[0] * regions[1]}, the number of regions')
     return reference.route(q, k, regions, topk, _scale(q, scale), size)
 
 
@@ -45,28 +50,35 @@ def routed_attention(
         scale: float | None = None) -> Tensor:
     """Softmax attention of every region of a map to the tokens of the regions that it is routed to.
 
-    A query n of region r gets ``sum_m softmax_m(scale * q_n . k_m) v_m`` over the tokens m of regions
-    ``routes[b, r]``, head by head. A region that is named twice counts twice. The kernel neither partitions the map nor
-    gathers keys: it saves q, k, v, the output and one float32 per query, whatever topk is. Plain torch gathers, head by
-    head for inference on a CPU. Gradients of k and v are summed in the order of the source regions: the same bits at
-    every run. The kernel has no second derivative; plain torch, ``set_mode('off')``, has. Softmax is in float32 for
-    16-bit inputs, under autocast too.
+    >>> q, k, v = torch.randn(3, 1, 8, 8, 2, 16)
+    >>> routes = zoo_kernels.route(q, k, regions=(4, 4), topk=2)
+    >>> zoo_kernels.routed_attention(q, k, v, routes, regions=(4, 4)).shape
+    torch.Size([1, 8, 8, 2, 16])
+
+    The result of a query n of region r is ``sum_m softmax_m(scale * q_n . k_m) v_m`` over the tokens m of regions
+    ``routes[b, r]``, per head. A region that is listed twice counts twice. Softmax is in float32 for 16-bit inputs,
+    also under autocast.
+
+    The kernel neither partitions the map nor gathers keys; for the backward pass it saves q, k, v, the output and one
+    float32 per query, for any topk. Gradients are deterministic. The kernel has no second derivatives; plain torch
+    (``set_mode('off')``) has. Plain torch gathers keys and values.
 
     Args:
-        q: Map ``[B, H, W, heads, D]``, any strides (views of a packed projection ``[B, H, W, 3 C]`` are taken as they
-            are); H and W are multiples of ``regions``.
-        k: As q.
-        v: ``[B, H, W, heads, E]``.
-        routes: ``[B, rows * columns, topk]``, int64 or int32, of :func:`route`: numbers of regions, row by row. Not
-            checked to be below ``rows * columns``.
-        regions: Rows and columns of the grid of regions.
-        scale: None for ``(heads * D) ** -0.5``, the released code's: it counts the channels of all heads.
+        q: Map of queries ``[B, H, W, heads, D]``, any strides (views of a packed projection ``[B, H, W, 3 C]`` are not
+            copied); H and W are multiples of ``regions``.
+        k: Map of keys, likewise.
+        v: Map of values ``[B, H, W, heads, E]``.
+        routes: Indices of regions, row by row, as returned by :func:`route`: ``[B, rows * columns, topk]``, int64 or
+            int32. They are not checked to be less than ``rows * columns``.
+        regions: Number of rows and columns of the grid of regions.
+        scale: Scale of the logits; by default ``(heads * D) ** -0.5``, that of the released code, which counts the
+            channels of all heads.
 
     Returns:
         ``[B, H, W, heads, E]``, contiguous, in the dtype of v.
 
     Raises:
-        ValueError: H or W is not a multiple of ``regions``, or shapes do not belong together.
+        ValueError: H or W is not a multiple of ``regions``, or shapes do not match.
 
     Source: BiFormer, arXiv 2303.08810.
     """

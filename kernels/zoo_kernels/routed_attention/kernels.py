@@ -1,7 +1,7 @@
-"""Triton kernels of routed attention: flash attention over routed regions, straight on the token map.
+"""Triton kernels of routed attention: flash attention over routed regions, directly on the token map.
 
 Keys of a query region are numbered through its routes: key j is token ``j % T`` of region ``routes[j // T]``, T tokens
-per region. So a tile of keys is full whatever the size of a region, and nothing is partitioned or gathered in memory.
+per region. Tiles of keys are thus full for any size of regions, and nothing is partitioned or gathered in memory.
 Softmax is in powers of two: ``scale`` includes log2(e), ``lse`` is a logarithm of base 2. The statistics ``lse`` and
 ``delta`` are ``[B, heads, R, T]`` in float32. q, k and v are strided; all other maps are contiguous.
 """
@@ -34,7 +34,7 @@ REGISTERS = {('forward', 32, 4): 255, ('backward_q', 128, 8): 128, ('backward_kv
 
 
 def config(kernel: str, dim: int, tokens: int) -> tuple[int, dict[str, int], dict[str, int | None]]:
-    """Own tokens per program, constants and launch options, for head dims up to ``dim`` and ``tokens`` per region."""
+    """Return own tokens per program, constants and launch options for head dims up to ``dim``."""
     block = pow2(dim, 32)
     own, step, warps = (CONFIGS_FEW if tokens <= FEW else CONFIGS)[kernel, block]
     m, n = (step, own) if kernel == 'backward_kv' else (own, step)
@@ -43,7 +43,7 @@ def config(kernel: str, dim: int, tokens: int) -> tuple[int, dict[str, int], dic
 
 
 def shipped() -> Iterator[CompileSpec]:
-    """Every configuration, and the widest with head dims that are padded."""
+    """Yield every configuration, and the widest with padded head dims."""
     types = {'lse_ptr': '*fp32', 'delta_ptr': '*fp32', 'scale': 'fp32'}
     types |= {'routes_ptr': '*i64', 'sources_ptr': '*i32', 'offsets_ptr': '*i32'}
     for kernel in (forward, backward_q, backward_kv):

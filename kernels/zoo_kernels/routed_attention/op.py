@@ -1,4 +1,4 @@
-"""Routed attention as torch operators: launches of the kernels, shapes for tracing, gradients."""
+"""Routed attention as torch custom ops: kernel launches, fake implementations and autograd formulas."""
 import math
 
 import torch
@@ -8,7 +8,7 @@ from ..launch import launch
 
 
 def apply(q: Tensor, k: Tensor, v: Tensor, routes: Tensor, regions: tuple[int, int], scale: float) -> Tensor:
-    """:func:`zoo_kernels.routed_attention` through the kernels."""
+    """:func:`zoo_kernels.routed_attention` by the kernels."""
     return routed_attention(q, k, v, routes, *regions, scale)[0]
 
 
@@ -29,16 +29,16 @@ def _launch(
 
 
 def _flat_channels(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """The kernels step over channels one by one."""
+    """Make channels contiguous, as the kernels expect."""
     return tuple(x if x.stride(-1) == 1 else x.contiguous() for x in tensors)
 
 
 def reverse(routes: Tensor) -> tuple[Tensor, Tensor]:
-    """Regions that are routed to each region, without leaving the device.
+    """Invert routes: the regions that are routed to each region, without synchronisation with the host.
 
     Returns:
-        ``[B, R * topk]`` source regions, sorted by the region that they are routed to, and ``[B, R + 1]`` offsets into
-        them, both int32.
+        ``[B, R * topk]`` source regions, sorted by the region that they are routed to, and ``[B, R + 1]`` offsets of
+        each region in them, both int32.
     """
     batch, regions, topk = routes.shape
     targets, order = routes.flatten(1).sort(stable=True)
@@ -50,7 +50,7 @@ def reverse(routes: Tensor) -> tuple[Tensor, Tensor]:
 def routed_attention(
         q: Tensor, k: Tensor, v: Tensor, routes: Tensor, rows: int, columns: int,
         scale: float) -> tuple[Tensor, Tensor]:
-    """Out ``[B, H, W, heads, E]``, and base-2 logarithms of softmax denominators ``[B, heads, R, T]``."""
+    """Return the output ``[B, H, W, heads, E]`` and base-2 logarithms of softmax denominators ``[B, heads, R, T]``."""
     q, k, v = _flat_channels(q, k, v)
     out, lse = _empty(q, k, v, routes, rows, columns, scale)
     _launch('forward', [q, k, v, routes.contiguous(), out, lse], q, k, v, rows, columns, routes.shape[-1], scale)
@@ -71,7 +71,7 @@ def _empty(
 def routed_attention_backward(
         dout: Tensor, q: Tensor, k: Tensor, v: Tensor, routes: Tensor, out: Tensor, lse: Tensor, rows: int,
         columns: int, scale: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of q, k and v, contiguous."""
+    """Return the gradients of q, k and v, contiguous."""
     q, k, v = _flat_channels(q, k, v)
     dout, routes = dout.contiguous(), routes.contiguous()
     dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))

@@ -1,4 +1,4 @@
-"""Routed attention in decomposed torch: the definition, the CPU and export path, and the oracle of the kernels."""
+"""Routed attention in plain torch: the reference of the kernels, also used on CPUs and for export."""
 
 import torch
 from torch import Tensor
@@ -7,17 +7,17 @@ from ..dispatch import can_overwrite_inputs, exporting
 from ..linear_attention.reference import statistics_dtype
 from ..sdpa import scaled_dot_product_attention
 
-DENSE, MASKED = 448, 4  # tokens of a map, and regions for each that is read, up to which a mask beats a gather
+DENSE, MASKED = 448, 4  # tokens of a map, and ratio of regions to topk, up to which a mask is faster than a gather
 
 
 def _autocast_off(x: Tensor) -> torch.autocast:
-    return torch.autocast('cpu' if x.is_meta else x.device.type, enabled=False)  # there is none for meta
+    return torch.autocast('cpu' if x.is_meta else x.device.type, enabled=False)  # autocast does not know meta
 
 
 def route(
         q: Tensor, k: Tensor, regions: tuple[int, int], topk: int, scale: float,
         size: tuple[int, int] | None = None) -> Tensor:
-    """The formula of :func:`zoo_kernels.route`, which says what the arguments are."""
+    """Reference of :func:`zoo_kernels.route`, which documents the arguments."""
     rows, columns = regions
     means = []
     for x in (q.detach(), k.detach()):
@@ -26,13 +26,13 @@ def route(
         means.append(x.unflatten(1, (rows, -1)).mean(2).flatten(1, 2))
     with _autocast_off(q):
         logits = scale * means[0] @ means[1].transpose(1, 2)
-        if size is not None:  # what the mean queries are divided by changes no choice
+        if size is not None:  # the divisor of the mean queries does not affect the choice
             logits = logits / _filled(k, regions, size, logits.dtype)
         return logits.topk(topk, -1).indices
 
 
 def _filled(x: Tensor, regions: tuple[int, int], size: tuple[int, int], dtype: torch.dtype) -> Tensor:
-    """Part of each region that lies inside of ``size``: ``[rows * columns]``."""
+    """Return the fraction of each region that is inside ``size``: ``[rows * columns]``."""
     rows, columns = (
         (torch.arange(x.shape[dim], device=x.device) < side).to(dtype).unflatten(0, (count, -1)).mean(1)
         for dim, side, count in zip((1, 2), size, regions))
@@ -41,10 +41,10 @@ def _filled(x: Tensor, regions: tuple[int, int], size: tuple[int, int], dtype: t
 
 def routed_attention(
         q: Tensor, k: Tensor, v: Tensor, routes: Tensor, regions: tuple[int, int], scale: float) -> Tensor:
-    """The reference of :func:`zoo_kernels.routed_attention`.
+    """Reference of :func:`zoo_kernels.routed_attention`.
 
-    It gathers, so its memory grows with topk; for inference on a CPU it does so head by head, or, for small maps of
-    which much is read, masks what is not.
+    It gathers keys and values, so its memory grows with topk. For inference on a CPU it does so head by head or, for
+    small maps with large topk, masks the other regions instead.
     """
     batch, count, topk = routes.shape
     dtype = statistics_dtype(v.dtype)
@@ -55,7 +55,7 @@ def routed_attention(
             if q.shape[1] * q.shape[2] <= DENSE and topk * MASKED >= count:
                 return _masked(q, k, v, routes, regions, scale)
             return _by_head(q, k, v, chosen, topk, regions, scale)
-        # heads come first: what the matrix products read is then contiguous as it leaves the gather
+        # heads come first, so that the gathered operands of the matrix products are contiguous
         qr, kr, vr = (_partition(x.to(dtype), regions) for x in (q, k, v))
         kr, vr = (x.index_select(1, chosen).unflatten(1, (batch * count, topk)).flatten(2, 3) for x in (kr, vr))
         out = (scale * qr @ kr.transpose(2, 3)).softmax(-1) @ vr
@@ -64,7 +64,7 @@ def routed_attention(
 
 def _masked(
         q: Tensor, k: Tensor, v: Tensor, routes: Tensor, regions: tuple[int, int], scale: float) -> Tensor:
-    """Attention to the whole map with a bias: nothing is gathered, and the map stays as it lies."""
+    """Attention to the whole map with a bias, without gathering or partitioning."""
     (batch, height, width), (rows, columns), dtype = q.shape[:3], regions, statistics_dtype(v.dtype)
     named = torch.zeros(batch, rows * columns, rows * columns, dtype=dtype)
     named.scatter_add_(2, routes.long(), torch.ones((), dtype=dtype).expand(routes.shape))
@@ -79,10 +79,10 @@ def _masked(
 def _by_head(
         q: Tensor, k: Tensor, v: Tensor, chosen: Tensor, topk: int, regions: tuple[int, int],
         scale: float) -> Tensor:
-    """Head by head, by an attention that keeps no weights: of what is gathered there is ``topk / heads`` of a map.
+    """Attention head by head, so that the gathered keys take only ``topk / heads`` times the memory of a map.
 
     Args:
-        chosen: Regions that each region reads, of all samples: ``[B * R * topk]``.
+        chosen: Regions that each region attends to, for all samples: ``[B * R * topk]``.
     """
     out, dtype = torch.empty(v.shape, dtype=v.dtype, device=v.device), statistics_dtype(v.dtype)
     parts = _by_region(out, regions)  # the same memory
@@ -95,21 +95,21 @@ def _by_head(
 
 
 def _by_region(x: Tensor, regions: tuple[int, int]) -> Tensor:
-    """Map ``[B, H, W, heads, D]`` as ``[heads, B, rows, columns, H / rows, W / columns, D]``, a view."""
+    """View ``[B, H, W, heads, D]`` as ``[heads, B, rows, columns, H / rows, W / columns, D]``."""
     return x.unflatten(1, (regions[0], -1)).unflatten(3, (regions[1], -1)).permute(5, 0, 1, 3, 2, 4, 6)
 
 
 def _partition(x: Tensor, regions: tuple[int, int]) -> Tensor:
-    """Map ``[B, H, W, heads, D]`` to ``[heads, B * R, tokens of a region, D]``."""
+    """Partition ``[B, H, W, heads, D]`` to ``[heads, B * R, tokens per region, D]``."""
     if not exporting():
         return _by_region(x, regions).flatten(4, 5).flatten(1, 3)
-    x, heads = x.flatten(3).unflatten(1, (regions[0], -1)).flatten(0, 1), x.shape[3]  # Core ML knows five dimensions
+    x, heads = x.flatten(3).unflatten(1, (regions[0], -1)).flatten(0, 1), x.shape[3]  # Core ML supports five dimensions
     x = x.unflatten(2, (regions[1], -1)).transpose(1, 2).flatten(2, 3).flatten(0, 1)
     return x.unflatten(2, (heads, -1)).permute(2, 0, 1, 3)
 
 
 def _merge(x: Tensor, shape: torch.Size, regions: tuple[int, int]) -> Tensor:
-    """What :func:`_partition` did, undone."""
+    """Undo :func:`_partition`."""
     if exporting():
         x = x.permute(1, 2, 0, 3).flatten(2).unflatten(0, (shape[0] * regions[0], regions[1]))
         x = x.unflatten(2, (shape[1] // regions[0], -1)).transpose(1, 2)

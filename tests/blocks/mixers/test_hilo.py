@@ -45,5 +45,5 @@ def test_hilo_takes_the_windows_of_its_host():
     for window, side in ((None, 2), (7, 7)):
         mixer = HiLoAttention.from_context(BlockContext(0, 0, 32, 4, (14, 14), window=window))
         assert (mixer.window, mixer.low_dim) == (side, 24)
-    with pytest.raises(ValueError, match='alpha 90.*from 0 to 1'):
+    with pytest.raises(ValueError, match='alpha=90.*from 0 to 1'):
         HiLoAttention.from_context(BlockContext(0, 0, 32, 4, (14, 14)), alpha=90)

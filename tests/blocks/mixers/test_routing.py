@@ -96,9 +96,9 @@ def test_small_maps_are_attended_to_as_a_whole():
 
 
 def test_more_routes_than_regions_are_refused():
-    with pytest.raises(ValueError, match=r'topk=5: use 1 to 4, of 2 x 2 regions \(n_win=2\)'):
+    with pytest.raises(ValueError, match=r'topk=5: must be 1 to 4, the number of regions \(n_win=2\)'):
         RoutedAttention(8, 2, n_win=2, topk=5)
-    with pytest.raises(ValueError, match=r'topk=16: use 1 to 9'):
+    with pytest.raises(ValueError, match=r'topk=16: must be 1 to 9'):
         timm.create_model('biformer_tiny', device='meta', mixer_kwargs=dict(n_win=3))
 
 

@@ -1,8 +1,12 @@
-"""Gates of CNNs: channel and spatial attention, one mechanism per file. Each maps ``[B, C, H, W]`` to the same shape.
+"""Gates for CNNs: channel and spatial attention, one mechanism per file. They keep the shape ``[B, C, H, W]``.
 
-A gate can be used alone, as timm's ``attn_layer`` (called with the number of channels), and through
-:func:`zoo.add_gates`. ``from_context`` of each is a factory that a host calls with a block's ``GateContext``.
-``MSAConv`` is not a gate but a layer in a convolution's place.
+A gate can be used alone, as ``attn_layer`` of timm (called with the number of channels), and by :func:`zoo.add_gates`.
+Hosts build it with ``from_context``, called with the ``GateContext`` of a block. ``MSAConv`` is not a gate, but
+replaces a convolution.
+
+>>> gate = zoo.blocks.gates.CBAM(64)
+>>> gate(torch.randn(2, 64, 8, 8)).shape
+torch.Size([2, 64, 8, 8])
 """
 from functools import partial
 from typing import Any
@@ -40,11 +44,14 @@ GATES = dict(
 
 
 def gate_factory(gate: str | GateFactory, **options: Any) -> GateFactory:
-    """The factory of a gate.
+    """Return the factory of a gate.
+
+    >>> zoo.blocks.gates.gate_factory('eca', kernel_size=5)(zoo.blocks.gates.GateContext(0, 0, 64, 2)).conv.kernel_size
+    (5,)
 
     Args:
-        gate: A name from ``GATES``, or a factory.
-        **options: More keyword arguments for it.
+        gate: A name in ``GATES``, or a factory.
+        **options: Keyword arguments bound to the factory.
 
     Raises:
         ZooError: An unknown name.
@@ -77,7 +84,7 @@ def add_gates(model: nn.Module, gate: str | GateFactory, where: Where = None, **
             no block.
     """
     if not insert_gates(model, gate_factory(gate, **options), where):
-        raise ZooError(f'where={where!r} means no block of {type(model).__name__}: stages count from 0')
+        raise ZooError(f'where={where!r} selects no block of {type(model).__name__}; stages are numbered from 0')
     return model
 
 

@@ -1,4 +1,4 @@
-"""Bottleneck attention (BAM): channels and places at once."""
+"""Bottleneck attention module (BAM): a joint gate over channels and positions."""
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -9,16 +9,16 @@ from .gate import Gate
 
 
 class BAM(NotScriptable, Gate):
-    """``x * (1 + sigmoid(channels(mean x) * places(x)))``, once between two stages.
+    """Bottleneck attention module, ``x * (1 + sigmoid(channels(mean x) * spatial(x)))``, placed between two stages.
 
-    ``channels`` is an MLP with batch norm, ``places`` a 1x1 convolution, two 3x3 with gaps of 4 and a 1x1 to one
-    channel. The released code multiplies the two, where the paper adds them. In training, the norm of ``channels`` sees
-    one vector per image: a batch of one is a ZooError.
+    ``channels`` is an MLP with batch norm; ``spatial`` is a 1x1 convolution, two dilated 3x3 convolutions and a 1x1
+    convolution to one channel. The released code multiplies the two branches, where the paper adds them. In training,
+    the norm of ``channels`` sees one vector per image, so a batch size of 1 raises a ZooError.
 
     Args:
-        channels: Channels C.
-        reduction: C over the width of both branches.
-        dilation: Of the 3x3 convolutions.
+        channels: Number of channels C.
+        reduction: Ratio of C to the width of both branches.
+        dilation: Dilation of the 3x3 convolutions.
 
     Source: Park et al., arXiv 1807.06514; Jongchan/attention-module @ 459efad, MODELS/bam.py and model_resnet.py.
     """
@@ -42,7 +42,7 @@ class BAM(NotScriptable, Gate):
                 nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[B, C, H, W]`` -> the same."""
+        """``[B, C, H, W]`` -> ``[B, C, H, W]``."""
         z = self.fc1(x.mean((2, 3)))[:, None, None]
         channels = self.fc2(F.relu(batch_norm(self.fc_norm, z, 'BAM.fc_norm'))[:, 0, 0])
         places = F.relu(self.norms[0](self.reduce(x)))

@@ -1,4 +1,4 @@
-"""Convolutional block attention (CBAM): channels, then places."""
+"""Convolutional block attention module (CBAM): a gate over channels, then one over positions."""
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,13 +11,14 @@ from .layout_ops import multiply
 
 
 class CBAM(NotScriptable, Gate):
-    """``y = x * sigmoid(mlp(mean x) + mlp(max x))``, then ``y * sigmoid(norm(conv7([max_c y, mean_c y])))``.
+    """Convolutional block attention module: channel attention, then spatial attention.
 
-    The norm of the second gate has a momentum of 0.01 and starts with a weight of zero, so all places begin at 1 / 2.
+    ``y = x * sigmoid(mlp(mean x) + mlp(max x))``, then ``y * sigmoid(norm(conv7([max_c y, mean_c y])))``. The norm has
+    a momentum of 0.01 and its weight is initialised to zero, so the spatial gate starts at 1 / 2 everywhere.
 
     Args:
-        channels: Channels C.
-        reduction: C over the width of the MLP.
+        channels: Number of channels C.
+        reduction: Ratio of C to the width of the MLP.
 
     Source: Woo et al., arXiv 1807.06521; Jongchan/attention-module @ 459efad, MODELS/cbam.py and model_resnet.py.
     """
@@ -35,7 +36,7 @@ class CBAM(NotScriptable, Gate):
         nn.init.zeros_(self.fc2.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[B, C, H, W]`` -> the same."""
+        """``[B, C, H, W]`` -> ``[B, C, H, W]``."""
         hidden = F.relu(self.fc1(torch.cat([x.mean((2, 3)), x.amax((2, 3))])))
         if can_fuse(self.fc2):  # half of the work
             logits = F.linear(hidden.unflatten(0, (2, -1)).sum(0), self.fc2.weight) + 2 * self.fc2.bias

@@ -10,17 +10,18 @@ from .gate_context import GateContext, GateFactory
 
 
 def adaptive_size(channels: int, gamma: int = 2, beta: int = 1) -> int:
-    """The paper's rule for the size of the kernel: ``(log2 C + beta) / gamma``, up to the next odd number."""
+    """Return the paper's kernel size for a number of channels: ``(log2 C + beta) / gamma``, made odd."""
     size = int(abs((math.log2(channels) + beta) / gamma))
     return size if size % 2 else size + 1
 
 
 class ECA(Gate):
-    """``x * sigmoid(conv1d(mean x))``, a convolution along the channels; zeros behind the first and the last.
+    """Efficient channel attention, ``x * sigmoid(conv1d(mean x))``: a zero-padded convolution along the channels.
 
     Args:
-        channels: Channels C.
-        kernel_size: Of the convolution, odd; by the paper's rule when None. Released models follow lists of their own.
+        channels: Number of channels C.
+        kernel_size: Kernel size of the convolution, odd. By default the paper's rule, :func:`adaptive_size`; the
+            released models use fixed sizes per stage instead.
 
     Source: Wang et al., arXiv 1910.03151; BangguWu/ECANet @ b332f6b, models/eca_module.py.
     """
@@ -32,11 +33,11 @@ class ECA(Gate):
 
     @classmethod
     def with_sizes(cls, sizes: Sequence[int]) -> GateFactory:
-        """A factory of gates with one kernel size per stage."""
+        """Return a factory of gates with one kernel size per stage."""
         return functools.partial(_of_stage, sizes=tuple(sizes))
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[B, C, H, W]`` -> the same."""
+        """``[B, C, H, W]`` -> ``[B, C, H, W]``."""
         return x * self.conv(x.mean((2, 3))[:, None]).sigmoid()[:, 0, :, None, None]
 
 

@@ -1,4 +1,4 @@
-"""Efficient attention: global, linear in the number of places."""
+"""Efficient attention: global attention, linear in the number of positions."""
 from torch import Tensor, nn
 
 from ...utils.errors import ZooError
@@ -10,13 +10,18 @@ from .gate import Gate
 
 
 class EfficientAttention(NotScriptable, Gate):
-    """``x + out(softmax over channels(q) (softmax over places(k)^T v))`` per head, projections with biases, no scale.
+    """Efficient attention with a shortcut, ``x + out(softmax_channels(q) (softmax_positions(k)^T v))`` per head.
+
+    All projections have biases; logits are not scaled.
 
     Args:
-        channels: Channels C.
-        key_channels: Of queries and keys; C when None.
-        num_heads: Heads; divides both widths.
-        value_channels: Of the values; C when None.
+        channels: Number of channels C.
+        key_channels: Number of channels of queries and keys; C by default.
+        num_heads: Number of heads; must divide ``key_channels`` and ``value_channels``.
+        value_channels: Number of channels of the values; C by default.
+
+    Raises:
+        ZooError: ``num_heads`` does not divide the channels.
 
     Source: Shen et al., arXiv 1812.01243; cmsflash/efficient-attention @ 46a5f9e, efficient_attention.py.
     """
@@ -28,14 +33,14 @@ class EfficientAttention(NotScriptable, Gate):
         dd = FactoryKwargs(device=device, dtype=dtype)
         keys, values = key_channels or channels, value_channels or channels
         if keys % num_heads or values % num_heads:
-            raise ZooError(f'{keys} key and {values} value channels in {num_heads} heads: choose a divisor of both')
+            raise ZooError(f'num_heads={num_heads} must divide both {keys} key channels and {values} value channels')
         self.num_heads = num_heads
         self.widths = keys, keys, values
         self.qkv = nn.Linear(channels, sum(self.widths), **dd)
         self.proj = nn.Linear(values, channels, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[B, C, H, W]`` -> the same."""
+        """``[B, C, H, W]`` -> ``[B, C, H, W]``."""
         refuse_fx(self, x)
         tokens = to_nhwc(x)
         qkv = linear(self.qkv, tokens).split(self.widths, dim=-1)

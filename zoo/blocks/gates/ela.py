@@ -1,4 +1,4 @@
-"""Efficient local attention (ELA): rows and columns gated by convolutions of their means."""
+"""Efficient local attention (ELA): gates over rows and columns, by convolutions of their means."""
 from torch import Tensor, nn
 
 from ...utils.errors import ZooError
@@ -7,21 +7,21 @@ from ..recorders import NotScriptable, refuse_fx
 from .gate import Gate
 from .layout_ops import multiply, reduce_axis
 
-# size of the convolution's kernel, channels of its groups, groups of the norm
+# kernel size of the convolution, channels per group of the convolution, groups of the norm
 VARIANTS = dict(tiny=(5, 1, 32), base=(7, 1, 16), small=(5, 8, 16), large=(7, 8, 16))
 
 
 class ELA(NotScriptable, Gate):
-    """``x * a(mean over columns) * a(mean over rows)`` with ``a = sigmoid(group norm(conv1d))``, the same for both.
+    """Efficient local attention, ``x * a(mean over columns) * a(mean over rows)``, ``a = sigmoid(group_norm(conv1d))``.
 
-    There is no code of the authors: this is what the many copies of one community version agree on.
+    Both directions share ``a``. The authors have not published code; this follows the common community version.
 
     Args:
-        channels: Channels C, a multiple of the norm's 32 ('tiny') or 16 groups.
+        channels: Number of channels C, a multiple of the groups of the norm: 32 for 'tiny', else 16.
         variant: 'tiny', 'base', 'small' or 'large': kernels of 5, 7, 5, 7; groups of 1, 1, 8, 8 channels.
 
     Raises:
-        ZooError: An unknown variant, or channels that do not divide.
+        ZooError: An unknown variant, or a number of channels that its groups do not divide.
 
     Source: Xu and Wan, arXiv 2403.01123.
     """
@@ -33,7 +33,7 @@ class ELA(NotScriptable, Gate):
             raise ZooError(f'variant {variant!r}: use one of {", ".join(VARIANTS)}')
         size, width, groups = VARIANTS[variant]
         if channels % max(width, groups):
-            raise ZooError(f'{channels} channels: ELA {variant!r} wants a multiple of {max(width, groups)}')
+            raise ZooError(f'{channels} channels: ELA {variant!r} needs a multiple of {max(width, groups)}')
         self.conv = nn.Conv1d(
             channels, channels, size, padding=size // 2, groups=channels // width, bias=False, **dd)
         self.norm = nn.GroupNorm(groups, channels, **dd)
@@ -42,7 +42,7 @@ class ELA(NotScriptable, Gate):
         return self.norm(self.conv(means)).sigmoid()
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[B, C, H, W]`` -> the same."""
+        """``[B, C, H, W]`` -> ``[B, C, H, W]``."""
         refuse_fx(self, x)
         rows, columns = (self._gate(reduce_axis('mean', x, dim)) for dim in (3, 2))
         return multiply(x * rows[..., None], columns[:, :, None])

@@ -1,4 +1,4 @@
-"""Efficient multi-scale channel attention (EMCA): channels gated with what earlier layers saw."""
+"""Efficient multi-scale channel attention (EMCA): channel gates that also use statistics of earlier layers."""
 from collections.abc import Sequence
 
 import torch
@@ -13,15 +13,15 @@ from .gate import Gate
 
 
 class EMCA(NotScriptable, Gate):
-    """``x * (1 + s)``: s from the means of the channels of x and, fused with them, of earlier maps.
+    """Multi-scale channel attention, ``x * (1 + s)``, with s computed from channel means of x and of earlier maps.
 
-    Without earlier maps ``s = sigmoid(conv(mean x))``, a convolution along the channels as in ECA. With S of them the
-    means are fused, channel by channel, by S + 1 weights and a ReLU, gated by another convolution, and fused with the
-    gates of x itself by two weights. Maps with fewer channels are tiled.
+    Without earlier maps ``s = sigmoid(conv(mean x))``, a convolution along the channels as in ECA. With S earlier maps,
+    the S + 1 means of each channel are fused by learned weights and a ReLU, a second convolution computes gates from
+    the result, and two weights fuse these with the gates of x alone. Means of maps with fewer channels are tiled.
 
     Args:
-        channels: Channels C.
-        sources: Earlier maps S; 0 for none.
+        channels: Number of channels C.
+        sources: Number of earlier maps S; 0 for none.
 
     Source: Bakr et al., PKCAM, arXiv 2211.07521; eslambakr/EMCA @ 76bae42, Code/eca_resnet_multi_scale.py.
     """
@@ -42,17 +42,17 @@ class EMCA(NotScriptable, Gate):
 
         Args:
             x: ``[B, C, H, W]``.
-            mean: ``[B, C]``, means of the channels of x; computed if not given.
-            earlier: S means ``[B, C']`` of earlier maps, C' a divisor of C.
+            mean: ``[B, C]``, channel means of x; computed by default.
+            earlier: Channel means ``[B, C']`` of the S earlier maps; each C' divides C.
 
         Returns:
             ``[B, C, H, W]``.
 
         Raises:
-            ZooError: not S earlier maps.
+            ZooError: ``earlier`` does not have S entries.
         """
         if len(earlier) != self.sources:
-            raise ZooError(f'{len(earlier)} earlier maps; this gate was built for {self.sources}')
+            raise ZooError(f'{len(earlier)} earlier maps, but this gate was built for {self.sources}')
         mean = x.mean((2, 3)) if mean is None else mean
         gate = self.local(mean[:, None]).sigmoid()
         if self.sources:

@@ -1,4 +1,4 @@
-"""Frequency channel attention (FcaNet): channels pooled by cosines of several frequencies."""
+"""Frequency channel attention (FcaNet): channels pooled with cosines of several frequencies."""
 import math
 
 import torch
@@ -16,8 +16,8 @@ from ..tables import cached_table
 from .gate import Gate
 from .gate_context import GateContext
 
-GRID = 7  # places per side that frequencies are counted on
-# the 16 frequencies that classify best alone, best first: along the height and along the width
+GRID = 7  # side of the grid that defines the frequencies
+# the 16 frequencies with the best accuracy when used alone, best first: along the height and along the width
 FREQUENCIES = (
     (0, 0), (0, 1), (6, 0), (0, 5), (0, 2), (1, 0), (1, 2), (4, 0), (5, 0), (1, 6), (3, 0), (0, 4), (0, 6), (0, 3),
     (3, 5), (2, 2))
@@ -25,17 +25,17 @@ SIDES = (56, 28, 14, 7)  # of the maps of a ResNet's stages at 224 pixels
 
 
 def cosine(frequency: int, side: int) -> list[float]:
-    """Values of an orthonormal cosine (DCT-II) at ``side`` places."""
+    """Return the values of an orthonormal cosine (DCT-II) at ``side`` positions."""
     scale = math.sqrt((2 if frequency else 1) / side)
     return [scale * math.cos(math.pi * frequency * (place + 0.5) / side) for place in range(side)]
 
 
 @cached_table
 def basis(side: int, height: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """``[16, height, width]``: what the places of a map weigh in each frequency of a map of ``side``.
+    """Return pooling weights ``[16, height, width]``: the 16 cosines of a ``side x side`` map, for a map of any size.
 
-    Rounded to float32 in every precision, as in the paper's code. A map of another size is pooled to ``side`` first;
-    here the weights are spread instead, which is the same.
+    Values are rounded to float32 in every precision, as in the paper's code. That code pools maps of other sizes to
+    ``side`` first; spreading the weights over the map instead is equivalent.
     """
     step = side // GRID
     pairs = [(torch.tensor(cosine(y * step, side), dtype=torch.float64),
@@ -48,15 +48,17 @@ def basis(side: int, height: int, width: int, dtype: torch.dtype, device: torch.
 
 
 class FCA(NotScriptable, Gate):
-    """``x * sigmoid(fc2(relu(fc1(z))))``: z are the channels' coefficients of cosines, 16 groups with one each.
+    """Frequency channel attention, ``x * sigmoid(fc2(relu(fc1(z))))``, with z pooled by cosines instead of a mean.
+
+    Each of 16 groups of channels has its own frequency.
 
     Args:
-        channels: Channels C, a multiple of 16.
-        side: Of the map that the cosines span, a multiple of 7; maps of other sizes are pooled to it.
-        reduction: C over the width of the MLP, which has no biases.
+        channels: Number of channels C, a multiple of 16.
+        side: Side of the map that the cosines span, a multiple of 7; maps of other sizes are pooled to it.
+        reduction: Ratio of C to the width of the MLP, which has no biases.
 
     Raises:
-        ZooError: C is not a multiple of 16, or ``side`` none of 7.
+        ZooError: C is not a multiple of 16, or ``side`` is not a multiple of 7.
 
     Source: Qin et al., FcaNet, arXiv 2012.11879; cfzd/FcaNet @ aa5fb63, model/layer.py ('top16').
     """
@@ -64,7 +66,7 @@ class FCA(NotScriptable, Gate):
     def __init__(self, channels: int, side: int = GRID, reduction: int = 16, device=None, dtype=None):
         super().__init__()
         if channels % len(FREQUENCIES) or side % GRID:
-            raise ZooError(f'{channels} channels, side {side}: FCA wants a multiple of {len(FREQUENCIES)} channels '
+            raise ZooError(f'{channels} channels, side {side}: FCA needs a multiple of {len(FREQUENCIES)} channels '
                              f'and a side that is a multiple of {GRID}')
         dd = FactoryKwargs(device=device, dtype=dtype)
         self.side = side
@@ -73,11 +75,11 @@ class FCA(NotScriptable, Gate):
 
     @classmethod
     def from_context(cls, ctx: GateContext, device=None, dtype=None) -> 'FCA':
-        """Build for a block of a ResNet."""
+        """Build the gate for a block of a ResNet."""
         return cls(ctx.channels, SIDES[ctx.stage], device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[B, C, H, W]`` -> the same."""
+        """``[B, C, H, W]`` -> ``[B, C, H, W]``."""
         refuse_fx(self, x)
         # coefficients of large maps leave the range of float16; up to the sigmoid all is linear or a ReLU, so that
         # a power of two may be taken out, which is exact

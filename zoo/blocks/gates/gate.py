@@ -8,44 +8,44 @@ from .gate_context import GateContext
 
 
 class Gate(Extensible):
-    """A gate of a CNN: all that a host may ask of it, with defaults.
+    """Base class of gates: the methods that hosts call, with defaults.
 
-    A class with a public name that nearly is one of these, a misspelt override, is a TypeError.
+    Defining a subclass with a public name that looks like a misspelt override raises a TypeError.
     """
 
     @classmethod
     def from_context(cls, ctx: GateContext, device=None, dtype=None, **options: Any) -> 'Gate':
-        """Build for a block of a host; by default with the number of channels.
+        """Build the gate for a block of a host; by default from the number of channels.
 
         Args:
             ctx: The block, see :class:`~.gate_context.GateContext`.
-            device: Of the parameters.
-            dtype: Of the parameters.
-            **options: What the user says of the gate.
+            device: Device of the parameters.
+            dtype: Data type of the parameters.
+            **options: Keyword arguments of the gate.
         """
         return cls(ctx.channels, **options, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[B, C, H, W]`` -> the same."""
+        """``[B, C, H, W]`` -> ``[B, C, H, W]``."""
         raise NotImplementedError
 
     def init_weights(self) -> None:
-        """Initialise; called last, when the host has initialised all layers by its rule. By default that stands."""
+        """Initialise the gate, after the host has initialised all layers. By default nothing changes."""
 
     def no_weight_decay(self) -> set[str]:
-        """Names of own parameters, relative to the gate, that are not decayed, beside biases and 1-d ones."""
+        """Names of the gate's parameters without weight decay, besides biases and other 1-d parameters."""
         return set()
 
 
 def init_gates(model: nn.Module) -> None:
-    """Give the gates of a model the last word about their initialisation."""
+    """Call ``init_weights`` of all gates in a model."""
     for module in model.modules():
         if isinstance(module, Gate):
             module.init_weights()
 
 
 def undecayed_by_gates(model: nn.Module) -> set[str]:
-    """Names of a model's parameters that its gates do not want decayed."""
+    """Return the names of a model's parameters that its gates exclude from weight decay."""
     return {
         f'{prefix}.{name}' for prefix, module in model.named_modules() if isinstance(module, Gate)
         for name in module.no_weight_decay()}

@@ -1,4 +1,4 @@
-"""Where a gate stands in a host."""
+"""Position of a gate in its host."""
 import dataclasses
 from collections.abc import Callable
 
@@ -7,13 +7,13 @@ from torch import nn
 
 @dataclasses.dataclass(frozen=True)
 class GateContext:
-    """A place for a gate: behind the last norm of a block's branch, before its shortcut is added.
+    """Position of a gate: after the last norm of a block's branch, before the shortcut is added.
 
     Args:
-        stage: Stage, from 0.
-        index: Block of the stage, from 0.
-        channels: Channels C of the map.
-        blocks: Blocks of the stage.
+        stage: Index of the stage, from 0.
+        index: Index of the block in the stage, from 0.
+        channels: Number of channels C of the map.
+        blocks: Number of blocks in the stage.
     """
 
     stage: int

@@ -1,4 +1,4 @@
-"""Gaussian adaptive attention: how far a value is from the mean decides what it weighs."""
+"""Gaussian adaptive attention: values are weighted by their distance from the mean."""
 import math
 from typing import Any
 
@@ -13,21 +13,22 @@ from .gate_context import GateContext
 
 
 class GaussianAttention(NotScriptable, Gate):
-    """``x * w / sum w`` with ``w`` a product of Gaussians of x, along one direction; heads split that direction.
+    """Gaussian adaptive attention, ``x * w / sum w`` along one dimension, with w a product of Gaussians of x.
 
-    Gaussian i of a head has the mean of the head's slice plus an offset, and the slice's standard deviation times a
-    spread: ``w = prod_i exp(-((x - mean - o_i) / (s c_i)) ** 2 / 2) / sqrt(2 pi c_i ** 2)``, ``s ** 2`` the unbiased
-    variance. The product is the exponential of one parabola, so it costs the same for any number of Gaussians.
+    Heads are slices of that dimension. Gaussian i of a head is centred at the mean of the slice plus an offset o_i, and
+    its width is the standard deviation s of the slice (unbiased) times c_i:
+    ``w = prod_i exp(-((x - mean - o_i) / (s c_i)) ** 2 / 2) / sqrt(2 pi c_i ** 2)``. The product is the exponential of
+    a single parabola, so the cost does not depend on the number of Gaussians.
 
     Args:
-        channels: Not used; what hosts hand to every gate.
-        num_heads: Slices; the last one takes what is left over.
-        num_gaussians: Gaussians of each.
-        dim: The direction.
-        eps: Added to the variance; least sum of the weights.
+        channels: Not used; hosts pass it to every gate.
+        num_heads: Number of slices; the last one includes the remainder.
+        num_gaussians: Number of Gaussians per head.
+        dim: The dimension of x.
+        eps: Added to the variance; also the lower bound of the sum of weights.
 
     Raises:
-        ZooError: in ``forward`` for fewer values than heads.
+        ZooError: In ``forward``, if the dimension has fewer entries than there are heads.
 
     Source: Ioannides et al., arXiv 2401.11143; gioannides/Gaussian-Adaptive-Attention @ 145d1bc, GaussianBlock.py
     (without its mask of padding values).
@@ -46,15 +47,15 @@ class GaussianAttention(NotScriptable, Gate):
 
     @classmethod
     def from_context(cls, ctx: GateContext, device=None, dtype=None, **options: Any) -> 'GaussianAttention':
-        """Build for a block of a host."""
+        """Build the gate for a block of a host."""
         return cls(**options, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any shape with ``dim`` -> the same."""
+        """Tensor of any shape that has ``dim`` -> same shape."""
         refuse_fx(self, x)
         size = x.shape[self.dim] // self.num_heads
         if size == 0:
-            raise ZooError(f'{x.shape[self.dim]} values in {self.num_heads} heads: use fewer heads')
+            raise ZooError(f'{x.shape[self.dim]} values cannot be split into {self.num_heads} heads: use fewer heads')
         sizes = [size] * (self.num_heads - 1) + [x.shape[self.dim] - size * (self.num_heads - 1)]
         heads = zip(x.split(sizes, self.dim), self.offset.unbind(), self.spread.unbind())
         return torch.cat([self._weigh(*head) for head in heads], self.dim)
@@ -73,7 +74,7 @@ class GaussianAttention(NotScriptable, Gate):
 
 
 class GaussianBlock(nn.Sequential):
-    """Layers of :class:`GaussianAttention`, ``x + layer(x)`` each."""
+    """Sequence of :class:`GaussianAttention` layers with shortcuts, ``x + layer(x)``."""
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self:

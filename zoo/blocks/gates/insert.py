@@ -1,4 +1,4 @@
-"""Putting gates into timm's CNNs."""
+"""Insertion of gates into CNNs of timm."""
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -14,7 +14,7 @@ Where = Sequence[int] | Callable[[GateContext], bool] | None
 
 
 class GatedNorm(nn.Sequential):
-    """The last norm of a block's branch and the gate behind it, for blocks that have no place for a gate."""
+    """The last norm of a block's branch, followed by a gate; for blocks without an attribute for gates."""
 
     def __init__(self, norm: nn.Module, gate: nn.Module):
         super().__init__()
@@ -23,10 +23,10 @@ class GatedNorm(nn.Sequential):
 
 
 def gated_stages(model: nn.Module) -> Sequence[nn.Sequential]:
-    """The stages of a ResNet-like (``layer1`` to ``layer4``) or MobileNet-like (``blocks``) timm model.
+    """Return the stages of a ResNet-like (``layer1`` to ``layer4``) or MobileNet-like (``blocks``) model of timm.
 
     Raises:
-        ZooError: Neither.
+        ZooError: The model is neither.
     """
     if all(hasattr(model, f'layer{i}') for i in range(1, 5)):
         return [getattr(model, f'layer{i}') for i in range(1, 5)]
@@ -35,23 +35,23 @@ def gated_stages(model: nn.Module) -> Sequence[nn.Sequential]:
         stages = [stage for stage in blocks if isinstance(stage, nn.Sequential)]
         if len(stages) == len(blocks):
             return stages
-    raise ZooError(f"{type(model).__name__} is not a ResNet or MobileNet of timm's: there is no place for gates")
+    raise ZooError(f"{type(model).__name__} is not a ResNet or MobileNet of timm: there is no place for gates")
 
 
 def insert_gates(model: nn.Module, gate: GateFactory, where: Where = None) -> int:
-    """Put a gate behind the last norm of the branch of each block, before the shortcut is added.
+    """Insert a gate after the last norm of each block's branch, before the shortcut is added, in place.
 
     Args:
-        model: ResNet-like or MobileNet-like, of timm.
-        gate: Called with a :class:`GateContext`; None from it leaves the block as it is.
-        where: Stages, from 0, or a function that says of a :class:`GateContext` whether its block gets a gate; all
-            blocks when None.
+        model: ResNet-like or MobileNet-like model of timm.
+        gate: Factory, called with a :class:`GateContext`; blocks for which it returns None do not change.
+        where: Indices of the stages, or a function that tells for a :class:`GateContext` whether the block gets a gate;
+            None for all blocks.
 
     Returns:
-        The number of gates.
+        The number of inserted gates.
 
     Raises:
-        ZooError: A model or block that has no place for gates, or has gates already.
+        ZooError: The model has no place for gates, or has gates already.
     """
     weight = next(model.parameters())
     placed = 0
@@ -76,7 +76,7 @@ PLACES = (BasicBlock, Bottleneck, InvertedResidual, DepthwiseSeparableConv)
 
 
 def last_norm(block: nn.Module) -> tuple[str, Any]:
-    """The norm that a gate goes behind, and its name."""
+    """Return the name of the norm that a gate follows, and the norm."""
     name = 'bn2' if isinstance(block, (BasicBlock, DepthwiseSeparableConv)) else 'bn3'
     norm = getattr(block, name)
     return name, norm[0] if isinstance(norm, GatedNorm) else norm
@@ -86,9 +86,9 @@ def _place(block: nn.Module, gate: nn.Module) -> None:
     name, norm = last_norm(block)
     if isinstance(block, (BasicBlock, Bottleneck)):
         if block.se is not None:
-            raise ZooError(f'{type(block).__name__} has a {type(block.se).__name__} already: take a model without')
+            raise ZooError(f'{type(block).__name__} already has a {type(block.se).__name__}: use a model without it')
         block.se = gate
     elif isinstance(getattr(block, name), GatedNorm):
-        raise ZooError(f'{type(block).__name__} has a gate already: take a model without')
+        raise ZooError(f'{type(block).__name__} already has a gate: use a model without gates')
     else:
         setattr(block, name, GatedNorm(norm, gate))

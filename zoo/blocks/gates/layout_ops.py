@@ -1,4 +1,4 @@
-"""Passes over ``[B, C, H, W]`` maps that torch does slowly in one of the two layouts, on CPUs."""
+"""Operations on ``[B, C, H, W]`` maps that torch computes slowly in one of the two memory formats on CPUs."""
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -9,20 +9,20 @@ from ..layout import exporting, to_nhwc
 
 
 def reduce_axis(reduce: str, x: Tensor, dim: int) -> Tensor:
-    """Mean or maximum (``'mean'``, ``'amax'``) over the rows (dim 2) or columns (dim 3): ``[B, C, H or W]``."""
+    """Compute the mean or maximum (``'mean'``, ``'amax'``) over dim 2 (``[B, C, W]``) or dim 3 (``[B, C, H]``)."""
     if not exporting() and not transforming() and x.is_contiguous(memory_format=torch.channels_last):
-        # what torch hands out for such a map is laid out otherwise, which takes it ten times as long
+        # for such maps torch returns another memory format, which takes it ten times as long
         return getattr(to_nhwc(x), reduce)(dim - 1).transpose(1, 2)
     return getattr(x, reduce)(dim)
 
 
 def multiply(x: Tensor, gate: Tensor) -> Tensor:
-    """``x * gate`` for an x that nothing else needs: in plain inference it is overwritten."""
+    """Compute ``x * gate``; in plain inference x is overwritten, so it must not be used elsewhere."""
     return x.mul_(gate) if can_overwrite_inputs() else x * gate
 
 
 def max_around(x: Tensor) -> Tensor:
-    """Maxima of the 3 x 3 places around each, of an x >= 0."""
+    """Max-pool with 3 x 3 windows and stride 1; requires x >= 0."""
     if not can_overwrite_inputs() or x.device.type != 'cpu':
         return F.max_pool2d(x, 3, stride=1, padding=1)
     for dim, pads in ((2, (0, 0, 1, 1)), (3, (1, 1))):

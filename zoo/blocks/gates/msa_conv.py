@@ -1,4 +1,4 @@
-"""MSA-Conv (TiC): a convolution of what places take from their neighbours by attention."""
+"""MSA-Conv (TiC): attention over the neighbours of each position, followed by a convolution."""
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -7,17 +7,17 @@ from ...utils.types import FactoryKwargs
 
 
 class MSAConv(nn.Module):
-    """``relu(conv(x + sum over neighbours softmax(q . k / sqrt(C)) v))``; a layer in a convolution's place.
+    """Replacement of a convolution, ``relu(conv(x + sum over neighbours softmax(q . k / sqrt(C)) v))``.
 
-    Neighbours are the k x k places around one. Beyond the border keys and values are zeros, which take part in the
-    softmax. There is one head; weights drop out in training.
+    Neighbours are the k x k positions around each one. Outside the map keys and values are zero, and they take part in
+    the softmax. There is a single head.
 
     Args:
-        in_channels: Channels C.
-        out_channels: Channels of the convolution.
-        kernel_size: k, odd.
-        stride: Of the convolution.
-        drop_rate: Dropout of the weights.
+        in_channels: Number of input channels C.
+        out_channels: Number of output channels.
+        kernel_size: Side k of the neighbourhood and the convolution, odd.
+        stride: Stride of the convolution.
+        drop_rate: Dropout rate of the attention weights.
 
     Source: Zhang et al., TiC, arXiv 2310.04134; zs670980918/MSA-Conv @ 2d96f54,
     core/op/Transformer_in_Convolution.py with the formulation of validation.py.

@@ -1,4 +1,4 @@
-"""Triplet attention: a gate over each of the three planes of a map."""
+"""Triplet attention: a gate in each of the three planes of a map."""
 import functools
 from typing import Any
 
@@ -13,10 +13,10 @@ from .layout_ops import reduce_axis
 
 
 class PlaneGate(nn.Module):
-    """``sigmoid(norm(conv([max, mean])))`` over a plane; the norm has a momentum of 0.01.
+    """Gate over a plane, ``sigmoid(norm(conv([max, mean])))``; the norm has a momentum of 0.01.
 
     Args:
-        kernel_size: Of the convolution, odd.
+        kernel_size: Kernel size of the convolution, odd.
     """
 
     def __init__(self, kernel_size: int = 7, device=None, dtype=None):
@@ -27,19 +27,20 @@ class PlaneGate(nn.Module):
         nn.init.kaiming_normal_(self.conv.weight, mode='fan_out')
 
     def forward(self, greatest: Tensor, mean: Tensor) -> Tensor:
-        """``[B, Y, X]`` twice -> ``[B, Y, X]``."""
+        """Two planes ``[B, Y, X]`` -> ``[B, Y, X]``."""
         return self.norm(self.conv(torch.stack([greatest, mean], dim=1))).sigmoid()[:, 0]
 
 
 class TripletAttention(NotScriptable, Gate):
-    """``x`` times the mean of three gates, over channels and columns, rows and channels, rows and columns.
+    """Triplet attention: x times the mean of gates over channels and columns, rows and channels, rows and columns.
 
-    Each gate sees the maximum and the mean over the third direction. The norm of the last gate starts with a weight of
-    zero in the released models.
+    Each gate is computed from the maximum and the mean over the remaining dimension. As in the released models, the
+    weight of the last gate's norm is initialised to zero.
 
     Args:
-        kernel_size: Of the convolutions, odd.
-        spatial: Have the gate over rows and columns; without it the mean is of two.
+        channels: Not used; hosts pass it to every gate.
+        kernel_size: Kernel size of the convolutions, odd.
+        spatial: Whether to use the gate over rows and columns; without it the mean is over two gates.
 
     Source: Misra et al., Rotate to Attend, arXiv 2010.03045; landskape-ai/triplet-attention @ 2cf02fb,
     MODELS/triplet_attention.py and resnet.py.
@@ -57,16 +58,16 @@ class TripletAttention(NotScriptable, Gate):
 
     @classmethod
     def from_context(cls, ctx: GateContext, device=None, dtype=None, **options: Any) -> 'TripletAttention':
-        """Build for a block of a host."""
+        """Build the gate for a block of a host."""
         return cls(**options, device=device, dtype=dtype)
 
     @classmethod
     def of_size(cls, kernel_size: int) -> GateFactory:
-        """A factory of gates with one kernel size."""
+        """Return a factory of gates with a kernel size."""
         return functools.partial(cls.from_context, kernel_size=kernel_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[B, C, H, W]`` -> the same."""
+        """``[B, C, H, W]`` -> ``[B, C, H, W]``."""
         refuse_fx(self, x)
         columns, rows = ([reduce_axis(reduce, x, dim) for reduce in ('amax', 'mean')] for dim in (2, 3))
         gate = self.columns(*columns)[:, :, None]

@@ -1,4 +1,4 @@
-"""Ultra-lightweight subspace attention (ULSAM): groups of channels, each with a softmax over places."""
+"""Ultra-lightweight subspace attention (ULSAM): a softmax over positions for each group of channels."""
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,13 +16,14 @@ from .layout_ops import max_around
 
 
 class ULSAM(NotScriptable, Gate):
-    """``x + x * softmax over places(relu(norm(w . maxpool3(relu(norm(s * x))))))``, each group of channels on its own.
+    """Subspace attention, ``x + x * softmax_positions(relu(norm(w . maxpool3(relu(norm(s * x))))))`` per channel group.
 
-    A group has a scale and an offset for each channel and one weight for each; the norms have a momentum of 0.9.
+    ``s * x`` scales and shifts each channel, ``w .`` sums the channels of a group with learned weights; the norms have
+    a momentum of 0.9.
 
     Args:
-        channels: Channels C.
-        groups: Groups of neighbouring channels; divides C.
+        channels: Number of channels C.
+        groups: Number of groups of neighbouring channels; must divide C.
 
     Raises:
         ZooError: ``groups`` does not divide C.
@@ -33,17 +34,17 @@ class ULSAM(NotScriptable, Gate):
     def __init__(self, channels: int, groups: int = 4, device=None, dtype=None):
         super().__init__()
         if channels % groups:
-            raise ZooError(f'{channels} channels in {groups} groups: choose a divisor')
+            raise ZooError(f'groups={groups} does not divide {channels} channels')
         dd = FactoryKwargs(device=device, dtype=dtype)
         self.groups = groups
-        # the groups side by side
+        # all groups in one layer
         self.scale = nn.Conv2d(channels, channels, 1, groups=channels, **dd)
         self.scale_norm = nn.BatchNorm2d(channels, momentum=0.9, **dd)
         self.point = nn.Conv2d(channels, groups, 1, groups=groups, **dd)
         self.point_norm = nn.BatchNorm2d(groups, momentum=0.9, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[B, C, H, W]`` -> the same."""
+        """``[B, C, H, W]`` -> ``[B, C, H, W]``."""
         refuse_fx(self, x)
         y = self._point(max_around(self._scale(x)))
         y = F.relu(self.point_norm(y))
@@ -51,7 +52,7 @@ class ULSAM(NotScriptable, Gate):
         return (x.unflatten(1, (self.groups, -1)) * (1 + weight)).flatten(1, 2)
 
     def _point(self, x: Tensor) -> Tensor:
-        """The weighted sum of each group: ``[B, C, H, W]`` -> ``[B, groups, H, W]``."""
+        """Weighted sum over the channels of each group: ``[B, C, H, W]`` -> ``[B, groups, H, W]``."""
         if not can_fuse(self.point):
             return self.point(x)
         # one dense convolution, zeros between the groups: libraries take several times as long for a grouped one
@@ -59,7 +60,7 @@ class ULSAM(NotScriptable, Gate):
         return F.conv2d(x, weight[..., None, None], self.point.bias)
 
     def _scale(self, x: Tensor) -> Tensor:
-        """Scale, offset, norm and ReLU of each channel."""
+        """Scale and shift each channel, then norm and ReLU."""
         if not can_fuse(self.scale, self.scale_norm):
             return F.relu(self.scale_norm(self.scale(x)))
         weight, bias = self.scale.weight.flatten(), bias_of(self.scale)

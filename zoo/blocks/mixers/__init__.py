@@ -1,8 +1,11 @@
-"""Token mixers, one mechanism per file. A mixer maps ``[B, H, W, C]`` to the same shape, projections included.
+"""Token mixers, one mechanism per file. A mixer keeps the shape ``[B, H, W, C]`` and includes its projections.
 
-A host asks a ``MixerFactory`` for the mixer of each of its blocks and gives it the block's ``BlockContext``.
-:class:`TokenMixer` is what a host may ask of a mixer; its ``from_context`` is such a factory. ``@register_mixer``
-gives a mixer a name, :func:`list_mixers` lists them.
+A host calls a ``MixerFactory`` with the ``BlockContext`` of each block; ``from_context`` of a mixer is such a factory.
+:class:`TokenMixer` defines the interface, ``@register_mixer`` gives a mixer a name, :func:`list_mixers` lists them.
+
+>>> mixer = zoo.blocks.mixers.WindowAttention(dim=32, num_heads=2, window=4)
+>>> mixer(torch.randn(1, 8, 8, 32)).shape
+torch.Size([1, 8, 8, 32])
 """
 from importlib import import_module
 from pkgutil import iter_modules
@@ -44,5 +47,5 @@ __all__ = [
     'mixer_factory', 'register_mixer',
 ]
 
-for _module in iter_modules(__path__):  # a mixer that nobody imports by name needs no line here
+for _module in iter_modules(__path__):  # so that all mixers are registered
     import_module(f'{__name__}.{_module.name}')

@@ -25,24 +25,24 @@ STORED = (3, 4, 7, 7)  # side of the grid of agents in stages of stride 4, 8, 16
 
 @register_mixer('agent')
 class AgentAttention(TokenMixer):
-    """Attention through a few agents, which are the queries pooled over a grid; linear in the number of tokens.
+    """Attention through a few agent tokens, pooled from the queries over a grid; linear in the number of tokens.
 
     ``out = proj(softmax(q a^T / sqrt(d) + query_bias) softmax(a k^T / sqrt(d) + agent_bias) v + dwc(v))`` per head,
-    with agents ``a = pool(q)``. The depthwise 3x3 convolution of the values restores the variety that few agents lack;
-    in CSwin hosts it is the LePE, so there is no second one.
+    with agents ``a = pool(q)``. The depthwise 3x3 convolution of the values compensates for the limited diversity of
+    few agents; in CSwin hosts it replaces LePE.
 
-    The biases belong to the stored grid of agents. For dense prediction the paper runs more agents than it stores: the
-    biases are then resized bilinearly over the grid of agents. That is the same before and after they are resized over
-    the map; here it is done before, on the small tables.
+    Biases are stored for one grid of agents. For dense prediction the paper uses more agents than stored, and resizes
+    the biases bilinearly over the grid of agents. That commutes with resizing them over the map; here it is done
+    first, on the small tables.
 
     Args:
-        dim: Channels C.
-        num_heads: Heads; divides C.
-        grid: Height and width in tokens that the biases are stored for.
+        dim: Number of channels C.
+        num_heads: Number of attention heads; must divide C.
+        grid: Height and width of the map in tokens that the biases are stored for.
         stored: Side of the grid of agents that the biases are stored for.
-        agents: Side of the grid of agents at run time; ``stored`` when None.
-        num_prefix_tokens: Tokens before those of the map, each with a bias of its own.
-        qkv_bias: Bias of the q, k, v projection.
+        agents: Side of the grid of agents at run time; ``stored`` by default.
+        num_prefix_tokens: Number of tokens before those of the map, which have separate biases.
+        qkv_bias: Whether the q, k, v projection has a bias.
 
     Source: Han et al., arXiv 2312.08874; LeapLabTHU/Agent-Attention @ 207ce3e, agent_transformer/models/agent_*.py and
     downstream/detection/mmdet/models/backbones/agent_*.py.
@@ -65,12 +65,12 @@ class AgentAttention(TokenMixer):
     def from_context(
             cls, ctx: BlockContext, agents: int | Sequence[int] | None = None,
             stored: int | Sequence[int] | None = None, device=None, dtype=None) -> 'AgentAttention':
-        """Build for a block of a host.
+        """Build the mixer for a block of a host.
 
         Args:
             ctx: The block, see :class:`BlockContext`.
-            agents: Side of the grid of agents at run time, one for all stages or one per stage; as stored when None.
-            stored: Side of the grid of agents that the biases are stored for, likewise; the paper's when None.
+            agents: Side of the grid of agents at run time, one for all stages or one per stage; ``stored`` by default.
+            stored: Side of the grid of agents that the biases are stored for, likewise; the paper's by default.
         """
         if stored is None:
             stored = STORED[-1] if ctx.num_prefix_tokens else STORED  # a plain host has one stride, 16
@@ -89,16 +89,16 @@ class AgentAttention(TokenMixer):
 
 
 class AgentBias(nn.Module):
-    """Bias between every agent and every token, a coarse map plus one value per row and one per column.
+    """Bias between every agent and every token: a coarse map, plus one value per row and one per column.
 
-    ``bias[a, y, x] = resize(square)[a, y, x] + rows[a, y] + columns[a, x]``; rows and columns are stored for a size and
-    resampled linearly to others, which is what the paper does to their sum.
+    ``bias[a, y, x] = resize(square)[a, y, x] + rows[a, y] + columns[a, x]``. Rows and columns are stored for one size
+    and resampled linearly to others; the paper resamples their sum, which is equivalent.
 
     Args:
-        num_heads: Heads.
+        num_heads: Number of attention heads.
         stored: Side of the grid of agents.
-        grid: Height and width in tokens that rows and columns are stored for.
-        num_prefix_tokens: Tokens before those of the map, with a value each.
+        grid: Height and width of the map in tokens that rows and columns are stored for.
+        num_prefix_tokens: Number of tokens before those of the map, with one value each.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class AgentBias(nn.Module):
             trunc_normal_(self.prefix, std=0.02)
 
     def forward(self, grid: tuple[int, int], agents: int) -> Tensor:
-        """Return ``[num_heads, agents**2, prefix + H * W]`` for a map of size ``grid``."""
+        """Return ``[num_heads, agents**2, num_prefix_tokens + H * W]`` for a map of size ``grid``."""
         square, prefix = self.square, self.prefix
         rows, columns = self.rows(grid[0]), self.columns(grid[1])
         if agents != self.stored:
@@ -135,12 +135,12 @@ class AgentBias(nn.Module):
 
 
 class AxisBias(nn.Module):
-    """One value per agent and row, or column, of a map: ``[num_heads, agents, length]``, resampled linearly.
+    """One value per agent and row (or column) of a map: ``[num_heads, agents, length]``, resampled linearly.
 
     Args:
-        num_heads: Heads.
+        num_heads: Number of attention heads.
         agents: Number of agents.
-        grid: Height and width in tokens that the table is stored for.
+        grid: Height and width of the map in tokens that the table is stored for.
         axis: 0 for rows, 1 for columns.
     """
 
@@ -152,32 +152,32 @@ class AxisBias(nn.Module):
         trunc_normal_(self.weight, std=0.02)
 
     def forward(self, length: int) -> Tensor:
-        """Return ``[num_heads, agents, length]``; the parameter itself at its own length."""
+        """Return ``[num_heads, agents, length]``, for the stored length the parameter itself."""
         if sizes_known(length) and length == self.weight.shape[2]:  # resampling to the same length is exact
             return self.weight
         return _resample(self.weight, length)
 
     def resample_table(self, name: str, table: Tensor) -> Tensor:
-        """Bring a checkpoint's table ``[num_heads, agents, any length]`` to this module's length."""
+        """Resample a checkpoint's table ``[num_heads, agents, any length]`` to this module's length."""
         if table.shape == self.weight.shape or table.shape[:2] != self.weight.shape[:2]:
             return table
         return _resample(table, self.weight.shape[2])
 
     def set_grid_size(self, grid_size: tuple[int, int]) -> None:
-        """Store the table for another size of the map from now on."""
+        """Resample the stored table to another height and width of the map in tokens."""
         now, length = self.weight.shape[2], grid_size[self.axis]
         if length != now:
             resize_table(self, 'weight', now, length, _resample)
 
 
 def pool_to_grid(x: Tensor, side: int) -> Tensor:
-    """Means over a ``side x side`` grid of cells that cover a map (adaptive average pooling).
+    """Pool a map to a ``side x side`` grid of means (adaptive average pooling).
 
-    Cells of a map that the grid does not divide overlap; those of a map smaller than the grid repeat.
+    Cells overlap if the grid does not divide the map, and repeat if the map is smaller than the grid.
 
     Args:
         x: ``[B, H, W, C]``, any strides.
-        side: Of the grid.
+        side: Side of the grid.
 
     Returns:
         ``[B, side**2, C]``.

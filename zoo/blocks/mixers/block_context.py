@@ -1,4 +1,4 @@
-"""What a host tells a mixer about its block."""
+"""Description of a block, which hosts pass to mixers."""
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,22 +8,23 @@ from torch import nn
 
 @dataclass(frozen=True)
 class BlockContext:
-    """Where a block stands in its host: all that a mixer may want to know.
+    """Position and properties of a block in its host, from which a mixer is built.
 
     Args:
-        stage: Stage, from 0.
-        index: Block in the stage, from 0.
-        dim: Channels of the map.
-        num_heads: Heads that the host proposes; divides ``dim``.
-        grid: Height and width of the map in tokens at the size the model is built for. Other sizes come too.
-        qkv_bias: Whether the host's projections have a bias.
-        sr_ratio: Spatial reduction of keys and values (PVT hosts).
-        window: Side of the host's windows (Swin) or width of its stripes (CSwin); None for the whole map.
+        stage: Index of the stage, from 0.
+        index: Index of the block in the stage, from 0.
+        dim: Number of channels of the map.
+        num_heads: Number of attention heads that the host suggests; divides ``dim``.
+        grid: Height and width of the map in tokens at the image size that the model is built for. The mixer must
+            support other sizes, too.
+        qkv_bias: Whether the host's projections have biases.
+        sr_ratio: Spatial reduction ratio of keys and values (PVT hosts).
+        window: Side of the host's windows (Swin) or width of its stripes (CSwin) in tokens; None for the whole map.
         shift: Whether the windows of this block are shifted by half their side (Swin).
         lepe: Whether the host's mixers add a depthwise 3x3 convolution of the values (CSwin).
-        num_prefix_tokens: Tokens before those of the map: 1 beside a class token (ViT).
-        gate_norm: Whether gated mixers have a LayerNorm before the gate and SiLU on it (NaLaFormer).
-        context: Channels of the context behind those of the map in what the mixer is guided by (OverLoCK); 0 for none.
+        num_prefix_tokens: Number of tokens before those of the map: 1 in hosts with a class token (ViT).
+        gate_norm: Whether gated mixers apply a LayerNorm before the gate and SiLU to the gate (NaLaFormer).
+        context: Number of context channels that follow those of the map in the guide (OverLoCK); 0 for none.
     """
 
     stage: int
@@ -41,7 +42,7 @@ class BlockContext:
     context: int = 0
 
     def of_stage(self, value: Any) -> Any:
-        """An argument that is given for all stages or, as a sequence, for each."""
+        """Return this stage's value of an argument that is one value for all stages, or a sequence of one per stage."""
         return value[self.stage] if isinstance(value, Sequence) else value
 
 

@@ -1,4 +1,4 @@
-"""Linear attention with a floor under its normaliser (L2ViT)."""
+"""Linear attention with a lower bound of its normaliser (L2ViT)."""
 import torch
 from torch import Tensor, nn
 
@@ -10,20 +10,20 @@ from .block_context import BlockContext
 from .registry import register_mixer
 from .token_mixer import TokenMixer
 
-FLOOR = 100.  # of a sum over all keys, whatever their number: it is felt more the smaller the map is
+FLOOR = 100.  # of a sum over all keys, whatever their number, so it has more effect on smaller maps
 
 
 @register_mixer('clamped')
 class ClampedLinearAttention(TokenMixer):
-    """Linear attention of rectified queries and keys whose normaliser never falls below 100.
+    """Linear attention of rectified queries and keys, whose normaliser is at least 100.
 
     ``out = proj(t relu(q) (relu(k)^T v) / max(relu(q) . sum relu(k), 100))`` with a learned temperature t per head,
-    which starts at ``1 / sqrt(head width)``.
+    initialised to ``1 / sqrt(head_dim)``.
 
     Args:
-        dim: Channels C.
-        num_heads: Heads; divides C.
-        qkv_bias: Bias of the q, k, v projection.
+        dim: Number of channels C.
+        num_heads: Number of attention heads; must divide C.
+        qkv_bias: Whether the q, k, v projection has a bias.
 
     Source: Zheng, arXiv 2501.16182; ChuanyangZheng/L2ViT @ fad0341, classification/models/l2vit.py.
     """
@@ -33,13 +33,13 @@ class ClampedLinearAttention(TokenMixer):
         dd = FactoryKwargs(device=device, dtype=dtype)
         self.num_heads = num_heads
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias, **dd)
-        # 3-d as the paper's, so that weight decay applies
+        # 3-d as in the paper's code, so that weight decay applies
         self.temperature = nn.Parameter(torch.full((num_heads, 1, 1), (dim // num_heads) ** -0.5, **dd))
         self.proj = nn.Linear(dim, dim, **dd)
 
     @classmethod
     def from_context(cls, ctx: BlockContext, device=None, dtype=None) -> 'ClampedLinearAttention':
-        """Build for a block of a host."""
+        """Build the mixer for a block of a host."""
         return cls(ctx.dim, ctx.num_heads, ctx.qkv_bias, device=device, dtype=dtype)
 
     def forward_tokens(self, x: Tensor, grid: tuple[int, int], num_prefix_tokens: int = 0) -> Tensor:

@@ -15,12 +15,12 @@ from .block_context import BlockContext
 from .registry import register_mixer
 from .token_mixer import TokenMixer
 
-REGIONS = 7  # side of the grid of regions that keys are means of
+REGIONS = 7  # side of the grid of regions; each key is the mean of one
 SMALL = 5  # side of the small kernels
 
 
 class LinearNorm(nn.Module):
-    """Linear layer without bias and batch norm, on ``[B, H, W, C]`` maps."""
+    """Linear layer without bias, then batch norm; on ``[B, H, W, C]`` maps."""
 
     def __init__(self, in_dim: int, dim: int, device=None, dtype=None):
         super().__init__()
@@ -33,19 +33,19 @@ class LinearNorm(nn.Module):
 
 @register_mixer('context_mixing')
 class ContextMixing(TokenMixer):
-    """Convolution with kernels that every pixel makes for itself from the whole map; linear in the number of tokens.
+    """Dynamic convolution whose kernels are computed per pixel from the whole map; linear in the number of tokens.
 
-    The agreement of a pixel's query with the keys of 7 x 7 regions of a context, ``a = q K^T / sqrt(d)``, is mapped to
-    two kernels by a linear layer that all heads share, ``softmax(W a + b + relative bias)``: 5 x 5 for one half of the
-    channels, k x k for the other. Kernels never leave the map (``blocks.neighborhood``). Where nobody can see it, the
-    linear layer is applied to the keys, of which there are few, not to the agreements. A map smaller than k is
-    interpolated to k and its result pooled back.
+    The affinities of a pixel's query with the keys of 7 x 7 regions of a context, ``a = q K^T / sqrt(d)``, are mapped
+    to two kernels by a linear layer that all heads share, ``softmax(W a + b + relative bias)``: 5 x 5 for one half of
+    the channels, k x k for the other. Kernels stay inside the map (``blocks.neighborhood``). If it may be fused, the
+    linear layer is applied to the few keys instead of the affinities. A map smaller than k is interpolated to k, and
+    the result is pooled back.
 
     Args:
-        dim: Channels C.
-        num_heads: Kernels of each size per pixel, for groups of channels; divides C / 2.
+        dim: Number of channels C.
+        num_heads: Number of kernels of each size per pixel, for groups of channels; must divide C / 2.
         kernel_size: Side k of the large kernels, odd.
-        context: Channels of the context, which a guide has behind C others; 0 to take the map for its own guide.
+        context: Number of context channels, which follow C others in the guide; 0 if the map is its own guide.
 
     Source: Lou, Yu: OverLoCK, arXiv 2502.20087; LMMMEng/OverLoCK @ 2c8ab3b, models/overlock.py (DynamicConvBlock).
     """
@@ -66,7 +66,7 @@ class ContextMixing(TokenMixer):
 
     @classmethod
     def from_context(cls, ctx: BlockContext, device=None, dtype=None) -> 'ContextMixing':
-        """Build for a block of a host; beside a context its windows are the large kernels, elsewhere 7 x 7."""
+        """Build the mixer for a block of a host; with a context, large kernels have the host's window size, else 7."""
         kernel_size = (ctx.window if ctx.context else None) or 7
         return cls(ctx.dim, ctx.num_heads, kernel_size, ctx.context, device=device, dtype=dtype)
 
@@ -74,8 +74,8 @@ class ContextMixing(TokenMixer):
         """Mix a map.
 
         Args:
-            x: ``[B, H, W, C]``, what is convolved.
-            guide: ``[B, H, W, C + context]``, what queries and keys come from; x itself by default.
+            x: Map to convolve, ``[B, H, W, C]``.
+            guide: Map to compute queries and keys from, ``[B, H, W, C + context]``; x by default.
 
         Returns:
             ``[B, H, W, C]``.
@@ -103,13 +103,13 @@ class ContextMixing(TokenMixer):
         return torch.stack(parts, dim=1).permute(0, 3, 4, 1, 2, 5).flatten(3)
 
     def _logits(self, queries: Tensor, keys: Tensor, height: int, width: int) -> Iterator[Tensor]:
-        """Of the small and then the large kernels of each pixel, ``[B, heads, H * W, k * k]``.
+        """Return the logits of the small and the large kernels of each pixel, ``[B, heads, H * W, k * k]``.
 
         Args:
             queries: ``[B, heads, H * W, D]``.
             keys: ``[B, regions, heads * D]``, scaled.
-            height: Of the map.
-            width: Of the map.
+            height: Height of the map.
+            width: Width of the map.
         """
         biases = self.small_bias, self.large_bias
         sizes = [bias.window ** 2 for bias in biases]
@@ -128,7 +128,7 @@ def _biased(logits: Tensor, bias: Tensor) -> Tensor:
 
 
 def _working_size(height: int, width: int, least: int) -> tuple[int, int] | None:
-    """Size with a shorter side of ``least`` for a map that is smaller; None for others (a graph serves both)."""
+    """Return a size with a shorter side of ``least`` for a smaller map; None for others (a graph serves both)."""
     if not exporting():
         short = min(height, width)
         if short >= least:

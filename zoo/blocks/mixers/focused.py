@@ -23,17 +23,17 @@ class FocusedLinearAttention(TokenMixer):
 
     ``out = proj(phi(q) (phi(k + p)^T v) / (phi(q) . sum phi(k + p)) + dwc(v))``: ``phi`` sharpens the direction of
     each query and key and keeps its length (:func:`zoo_kernels.linear_attention.reference.focus`), ``p`` is a learned
-    position table, and the convolution, one k x k kernel per channel shared by the heads, restores the rank that linear
+    position table, and the convolution, whose k x k kernels are shared by the heads, restores the rank that linear
     attention lacks.
 
     Args:
-        dim: Channels C.
-        num_heads: Heads; divides C.
-        grid: Height and width in tokens that the position table is stored for.
-        qkv_bias: Bias of the q, k, v projection.
-        lepe: Add a depthwise 3x3 of the values as CSwin does.
+        dim: Number of channels C.
+        num_heads: Number of attention heads; must divide C.
+        grid: Height and width of the map in tokens that the position table is stored for.
+        qkv_bias: Whether the q, k, v projection has a bias.
+        lepe: Whether to add CSwin's depthwise 3x3 convolution of the values.
         power: Focusing factor.
-        kernel_size: Of the depthwise convolution.
+        kernel_size: Kernel size of the depthwise convolution.
 
     Source: Han et al., arXiv 2308.00442; LeapLabTHU/FLatten-Transformer @ abdb115, models/flatten_*.py.
     """
@@ -46,7 +46,7 @@ class FocusedLinearAttention(TokenMixer):
         self.num_heads = num_heads
         self.power = power
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias, **dd)
-        self.scale = nn.Parameter(torch.zeros(1, 1, dim, **dd))  # 3-d as the paper's, so that weight decay applies
+        self.scale = nn.Parameter(torch.zeros(1, 1, dim, **dd))  # 3-d as the paper's, so that it is decayed
         self.positional_encoding = PositionMap(grid, dim, mode='bicubic', **dd)
         self.dwc = depthwise_conv2d(dim // num_heads, kernel_size, **dd)
         self.lepe = depthwise_conv2d(dim, 3, **dd) if lepe else None
@@ -54,11 +54,11 @@ class FocusedLinearAttention(TokenMixer):
 
     @classmethod
     def from_context(cls, ctx: BlockContext, device=None, dtype=None) -> 'FocusedLinearAttention':
-        """Build for a block of a host."""
+        """Build the mixer for a block of a host."""
         return cls(ctx.dim, ctx.num_heads, ctx.grid, ctx.qkv_bias, ctx.lepe, device=device, dtype=dtype)
 
     def convolve(self, x: Tensor, residual: Tensor, gate: None = None) -> Tensor:
-        """``residual`` plus the depthwise convolution(s) of a map ``[B, H, W, C]`` of values."""
+        """Return ``residual`` plus the depthwise convolution(s) of a map of values, ``[B, H, W, C]`` both."""
         if can_fuse(*filter(None, (self.dwc, self.lepe))):
             return fused_epilogue(x, *self.local_kernel(), residual=residual)
         heads = x.unflatten(-1, (self.num_heads, -1)).permute(0, 3, 1, 2, 4)
@@ -66,7 +66,7 @@ class FocusedLinearAttention(TokenMixer):
         return residual + (y if self.lepe is None else conv_epilogue(self.lepe, x, residual=y))
 
     def local_kernel(self) -> tuple[Tensor, Tensor]:
-        """Weight ``[C, 1, k, k]`` and bias ``[C]`` of the depthwise convolution(s) of the values, as one."""
+        """Return weight ``[C, 1, k, k]`` and bias ``[C]`` of the sum of the depthwise convolutions of the values."""
         weight, bias = self.dwc.weight.repeat(self.num_heads, 1, 1, 1), bias_of(self.dwc).repeat(self.num_heads)
         if self.lepe is not None:  # a 3x3 is a 5x5 with a zero rim: one pass over the map instead of two
             rim = (weight.shape[-1] - 3) // 2

@@ -18,21 +18,21 @@ WINDOW = 2  # the paper's
 
 @register_mixer('hilo')
 class HiLoAttention(TokenMixer):
-    """Some heads attend inside small windows (Hi-Fi), the others to the means of all windows (Lo-Fi).
+    """HiLo attention: some heads attend inside small windows (Hi-Fi), the others to the means of all windows (Lo-Fi).
 
-    ``out = [proj_h(attend_window(q_h, k_h, v_h)), proj_l(attend(q_l, k_l(mean), v_l(mean)))]``, channels side by side.
-    A map that is not a multiple of the window is zero-padded right and bottom, and the padding takes part in both, as
-    in the paper's code for dense prediction. In windows of one token all heads attend to all tokens.
+    ``out = [proj_h(attend_window(q_h, k_h, v_h)), proj_l(attend(q_l, k_l(mean), v_l(mean)))]``, concatenated channels.
+    A map that is not a multiple of the window is zero-padded right and bottom, and the padding is not masked in either
+    attention, as in the paper's code for dense prediction. With windows of one token all heads attend to all tokens.
 
     Args:
-        dim: Channels C.
-        num_heads: Heads; divides C.
+        dim: Number of channels C.
+        num_heads: Number of attention heads; must divide C.
         window: Side of a window in tokens.
-        alpha: Share of the heads that see the means, rounded down to whole heads.
-        qkv_bias: Bias of the projections to queries, keys and values.
+        alpha: Share of Lo-Fi heads, from 0 to 1; rounded down to whole heads.
+        qkv_bias: Whether the projections to queries, keys and values have biases.
 
     Raises:
-        ZooError: a share that is none.
+        ZooError: ``alpha`` is not in that range.
 
     Source: Pan et al., arXiv 2205.13213; ziplab/LITv2 @ 7501c86, classification/models/attentions.py and
     detection/mmdet/models/backbones/litv2.py.
@@ -43,7 +43,7 @@ class HiLoAttention(TokenMixer):
             device=None, dtype=None):
         super().__init__()
         if not 0 <= alpha <= 1:
-            raise ZooError(f'alpha {alpha}: it is the share of the Lo-Fi heads; use a number from 0 to 1')
+            raise ZooError(f'alpha={alpha}: the share of Lo-Fi heads must be a number from 0 to 1')
         dd = FactoryKwargs(device=device, dtype=dtype)
         self.window = window
         self.head_dim = dim // num_heads
@@ -59,7 +59,7 @@ class HiLoAttention(TokenMixer):
 
     @classmethod
     def from_context(cls, ctx: BlockContext, alpha: float = 0.9, device=None, dtype=None) -> 'HiLoAttention':
-        """Build for a block of a host; windows are the host's where it has any."""
+        """Build the mixer for a block of a host, with the host's windows if it has any."""
         return cls(ctx.dim, ctx.num_heads, ctx.window or WINDOW, alpha, ctx.qkv_bias, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:

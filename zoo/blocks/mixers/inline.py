@@ -15,26 +15,26 @@ from .registry import register_mixer
 from .sequence import add_local
 from .token_mixer import TokenMixer
 
-SIZE = 3  # of the predicted kernels
-CHUNK_BYTES = 2 ** 20  # of values that are convolved at a time: with the result they stay in the cache of a CPU core
+SIZE = 3  # side of the predicted kernels
+CHUNK_BYTES = 2 ** 20  # of values convolved at a time, so that they and the result stay in the cache of a CPU core
 
 
 @register_mixer('inline')
 class InLineAttention(TokenMixer):
-    """Linear attention whose weights sum to 1 by a subtraction, and a depthwise 3x3 that is predicted for each image.
+    """Injective linear attention, normalised by subtraction, plus a depthwise 3x3 convolution predicted per image.
 
-    ``out = proj(q S / sqrt(d) + (1 - q . mean(k) / sqrt(d)) mean(v) + conv(v))`` per head with ``S = k^T v / N``:
-    different queries never get the same weights, as they may where weights are divided by their sum. The kernels of
-    ``conv``, one per channel, come from the mean of the tokens through two linear layers in each head.
+    ``out = proj(q S / sqrt(d) + (1 - q . mean(k) / sqrt(d)) mean(v) + conv(v))`` per head with ``S = k^T v / N``.
+    Unlike with weights that are divided by their sum, different queries never get the same weights. The kernels of
+    ``conv``, one per channel, are predicted from the mean token by two linear layers per head.
 
-    In CSwin hosts the LePE is added too, and the mean is that of the block's input before its norm, as in the released
-    code: ``needs_block_input`` asks for that.
+    In CSwin hosts LePE is added, and kernels are predicted from the block's input before its norm
+    (``needs_block_input``), as in the released code.
 
     Args:
-        dim: Channels C.
-        num_heads: Heads; divides C.
-        qkv_bias: Bias of the q, k, v projection.
-        lepe: Build for a CSwin host.
+        dim: Number of channels C.
+        num_heads: Number of attention heads; must divide C.
+        qkv_bias: Whether the q, k, v projection has a bias.
+        lepe: Whether to build for a CSwin host.
 
     Source: Han et al., arXiv 2412.06590; LeapLabTHU/InLine @ e463a6f, models/inline_*.py.
     """
@@ -54,11 +54,11 @@ class InLineAttention(TokenMixer):
 
     @classmethod
     def from_context(cls, ctx: BlockContext, device=None, dtype=None) -> 'InLineAttention':
-        """Build for a block of a host."""
+        """Build the mixer for a block of a host."""
         return cls(ctx.dim, ctx.num_heads, ctx.qkv_bias, ctx.lepe, device=device, dtype=dtype)
 
     def predict(self, pooled: Tensor) -> Tensor:
-        """Kernels ``[B, C, 1, 3, 3]`` for the mean of the tokens, ``[B, C]``."""
+        """Predict kernels ``[B, C, 1, 3, 3]`` from the mean of the tokens, ``[B, C]``."""
         layers = self.residual
         convs = [layer for layer in layers if isinstance(layer, nn.Conv1d)]
         if len(convs) == 2 and can_fuse(layers, *layers):
@@ -70,7 +70,7 @@ class InLineAttention(TokenMixer):
     def forward_tokens(
             self, x: Tensor, grid: tuple[int, int], num_prefix_tokens: int = 0,
             block_input: Tensor | None = None) -> Tensor:
-        """As of every mixer; ``block_input`` is what kernels are predicted from, x by default."""
+        """See :class:`TokenMixer`; kernels are predicted from ``block_input``, by default from x."""
         q, k, v = linear(self.qkv, x).chunk(3, dim=-1)
         heads = (t.unflatten(-1, (self.num_heads, -1)) for t in (q, k, v))
         scale = (x.shape[-1] // self.num_heads) ** -0.5
@@ -85,7 +85,7 @@ class InLineAttention(TokenMixer):
 
 
 def grouped(layer: nn.Conv1d, x: Tensor) -> Tensor:
-    """A grouped 1x1 convolution of ``[B, C]``; on a CPU the library would call a convolution for every group."""
+    """Apply a grouped 1x1 convolution to ``[B, C]``; on CPUs torch would run a convolution per group."""
     weight = layer.weight.squeeze(-1).unflatten(0, (layer.groups, -1))
     bias = bias_of(layer).view(layer.groups, 1, -1)
     y = torch.baddbmm(bias, x.unflatten(-1, (layer.groups, -1)).transpose(0, 1), weight.transpose(1, 2))
@@ -95,17 +95,17 @@ def grouped(layer: nn.Conv1d, x: Tensor) -> Tensor:
 def add_own_local(
         mixed: Tensor, v: Tensor, weight: Tensor, bias: Tensor | None, grid: tuple[int, int],
         num_prefix_tokens: int = 0) -> Tensor:
-    """``mixed`` plus a depthwise convolution of the values with kernels of each sample's own.
+    """Add a depthwise convolution of the values to ``mixed``, with separate kernels per sample.
 
-    Tokens that are not pixels get nothing. In inference ``mixed`` is overwritten.
+    Prefix tokens do not change. In inference ``mixed`` is overwritten.
 
     Args:
         mixed: ``[B, num_prefix_tokens + H * W, C]``.
-        v: Same shape, any strides with neighbouring channels.
+        v: Same shape; any strides, with contiguous channels.
         weight: ``[B, C, 1, k, k]``.
         bias: ``[C]`` or None.
-        grid: (H, W).
-        num_prefix_tokens: Tokens before those of the map.
+        grid: (H, W) of the map.
+        num_prefix_tokens: Number of tokens before those of the map.
     """
     maps = v[:, num_prefix_tokens:].unflatten(1, grid)
     if not can_overwrite_inputs() or exporting():
@@ -121,7 +121,7 @@ def add_own_local(
 
 
 def convolve_own(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Depthwise convolution with kernels of each sample's own, zero padding.
+    """Apply a zero-padded depthwise convolution with separate kernels per sample.
 
     Args:
         x: ``[B, H, W, C]``, any strides.
@@ -132,16 +132,16 @@ def convolve_own(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
         ``[B, H, W, C]``, not contiguous.
     """
     batch, height, width, dim = x.shape
-    if exporting() or not batch:  # there is no convolution of no channels
+    if exporting() or not batch:  # a convolution needs at least one channel
         return _sum_shifted(x, weight, bias)
-    # samples side by side are channels of one map
+    # samples become channels of one map
     x = x.permute(1, 2, 0, 3).reshape(1, height, width, batch * dim)
     y = depthwise_conv(x, weight.flatten(0, 1), None if bias is None else bias.repeat(batch))
     return y.view(height, width, batch, dim).permute(2, 0, 1, 3)
 
 
 def _sum_shifted(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """:func:`convolve_own` tap by tap: a recorded convolution has a fixed number of groups, and so of samples."""
+    """:func:`convolve_own` tap by tap, because an exported convolution has a fixed number of groups, hence samples."""
     size = weight.shape[-1]
     x = pad_map(x, size // 2, size // 2, size // 2, size // 2)
     parts = [slice(start, start - size + 1 or None) for start in range(size)]  # counted from both ends at any size

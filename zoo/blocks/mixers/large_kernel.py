@@ -13,13 +13,13 @@ from .token_mixer import TokenMixer
 
 @register_mixer('large_kernel')
 class LargeKernelAttention(TokenMixer):
-    """A map times what convolutions of 23 x 23 pixels see around it; linear in the number of tokens.
+    """Large-kernel attention: the map is multiplied by a 23 x 23 convolution of itself; linear in the number of tokens.
 
-    ``u = gelu(proj1(x))``, ``out = proj2(u * fc(dilated(conv(u)))) + x``: a depthwise 5 x 5, a depthwise 7 x 7 of every
-    third pixel and a linear layer over channels together reach as far as one large kernel.
+    ``u = gelu(proj1(x))``, ``out = proj2(u * fc(dilated(conv(u)))) + x``: a depthwise 5 x 5, a depthwise 7 x 7 with
+    dilation 3 and a linear layer over channels decompose the large kernel.
 
     Args:
-        dim: Channels C.
+        dim: Number of channels C.
 
     Source: Guo et al., Visual Attention Network, arXiv 2202.09741; Visual-Attention-Network/VAN-Classification
     @ e19779b, models/van.py.
@@ -35,7 +35,7 @@ class LargeKernelAttention(TokenMixer):
         self.proj2 = nn.Linear(dim, dim, **dd)
 
     def init_weights(self) -> None:
-        """Linear layers as the 1x1 convolutions that they are in the reference."""
+        """Initialise linear layers like the 1x1 convolutions of the reference."""
         for layer in (self.proj1, self.fc, self.proj2):
             nn.init.normal_(layer.weight, std=math.sqrt(2 / layer.out_features))
 

@@ -11,7 +11,7 @@ from .sequence import QKVMixer
 class LinearAttention(QKVMixer):
     """Normalised linear attention over all tokens: ``phi(q) (phi(k)^T v) / (phi(q) . sum phi(k))``, ``phi = ELU + 1``.
 
-    Nothing is added to it outside of CSwin hosts: what the other linear mixers are to be compared with.
+    Nothing is added to it, except for LePE in CSwin hosts: a baseline for the other linear mixers.
 
     Source: Katharopoulos et al., Transformers are RNNs, arXiv 2006.16236.
     """

@@ -1,4 +1,4 @@
-"""Modulation: a map times its context."""
+"""Efficient modulation (EfficientMod): a map multiplied by its context."""
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -10,20 +10,20 @@ from .block_context import BlockContext
 from .registry import register_mixer
 from .token_mixer import TokenMixer
 
-CHUNK_BYTES = 2 ** 20  # three passes over hidden activations: smaller pieces than those of other layers pay
+CHUNK_BYTES = 2 ** 20  # three passes over hidden activations: smaller chunks than in other layers are faster
 
 
 @register_mixer('modulation')
 class EfficientModulation(TokenMixer):
-    """A feed-forward layer whose hidden activations are multiplied by a convolution of the map; linear in tokens.
+    """Feed-forward layer whose hidden activations are multiplied by a convolution of the map; linear in tokens.
 
     ``out = fc2(act(fc1(x)) * c)``, where each of the ``ratio`` groups of C hidden channels is multiplied by the context
-    ``c = g(gelu(conv(f(x))))``, whose convolution is a depthwise 7 x 7. ``act`` is GELU, or nothing where the hidden
-    layer is no wider than the map. It mixes tokens and channels: no other feed-forward layer follows.
+    ``c = g(gelu(conv(f(x))))`` with a depthwise 7 x 7 convolution. ``act`` is GELU, or the identity for ``ratio=1``.
+    The layer mixes tokens and channels, so no other feed-forward layer follows it.
 
     Args:
-        dim: Channels C.
-        ratio: Hidden channels over C.
+        dim: Number of channels C.
+        ratio: Ratio of hidden channels to C.
 
     Source: Ma et al., Efficient Modulation for Vision Networks, arXiv 2403.19963; ma-xu/EfficientMod @ ec04df6,
     models/EfficientMod.py.
@@ -42,7 +42,7 @@ class EfficientModulation(TokenMixer):
 
     @classmethod
     def from_context(cls, ctx: BlockContext, ratio: int = 6, device=None, dtype=None) -> 'EfficientModulation':
-        """Build for a block of a host: wide in odd blocks, with as many hidden channels as the map has in even ones."""
+        """Build the mixer for a block of a host: with ``ratio`` in blocks of odd index, with a ratio of 1 in others."""
         return cls(ctx.dim, ratio if ctx.index % 2 else 1, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -9,11 +9,11 @@ from .rotary import GatedMixer
 
 @register_mixer('norm_aware')
 class NormAwareLinearAttention(GatedMixer):
-    """Linear attention whose feature map sharpens a query by its length and keeps the signs of all channels.
+    """Linear attention whose feature map sharpens queries by their norm and keeps the signs of all channels.
 
-    ``phi(q) = (relu(+-q) / |q|) ** (3 (1/2 + tanh |q|))`` and ``phi(k) = relu(+-k) ** 3`` with the positive and the
-    negative part side by side (:func:`zoo_kernels.linear_attention.reference.norm_aware`). In the frame of
-    :class:`~.rotary.GatedMixer`, with the LayerNorm and the SiLU.
+    ``phi(q) = (relu(+-q) / |q|) ** (3 (1/2 + tanh |q|))`` and ``phi(k) = relu(+-k) ** 3``, with positive and negative
+    parts concatenated (:func:`zoo_kernels.linear_attention.reference.norm_aware`). Rotations, convolution and gate are
+    those of :class:`~.rotary.GatedMixer` with ``gate_norm``.
 
     Source: Meng et al., "Norm x Direction: Restoring the Missing Query Norm in Vision Linear Attention",
     arXiv 2506.21137; ZacharyMeng/NaLaFormer @ 1f1c10a, NaLaformer/NALA.py.

@@ -1,4 +1,4 @@
-"""Partial attention convolution (PAT): the first quarter of the channels is convolved, the others attend (PATNet)."""
+"""Partial attention convolution (PATNet): convolution of the first quarter of the channels, attention of the others."""
 import functools
 import math
 
@@ -19,21 +19,21 @@ from .block_context import BlockContext
 from .registry import register_mixer
 from .token_mixer import TokenMixer
 
-DIVISOR = 4  # channels over convolved channels
-NEAR, FAR, RATIO = 20, 40, 8  # distances with a bucket each, the last bucket, and how much farther that reaches
+DIVISOR = 4  # ratio of all channels to convolved ones
+NEAR, FAR, RATIO = 20, 40, 8  # distances up to NEAR have a bucket each; the last bucket, FAR, begins at NEAR * RATIO
 BUCKETS = 2 * FAR + 1
 DROPOUT = 0.1  # of attention weights and of the attention's output, in training
-KEPT = 8  # bucket tables, one per size
+KEPT = 8  # cached bucket tables, one per size
 
 
 class PartialMixer(TokenMixer):
-    """A dense 3x3 convolution, without bias, of the first quarter of the channels beside attention of the others.
+    """A dense 3x3 convolution without bias of the first quarter of the channels, and attention of the others.
 
     Args:
-        dim: Channels C, a multiple of 4.
+        dim: Number of channels C, a multiple of 4.
 
     Raises:
-        ZooError: another number of channels.
+        ZooError: Another number of channels.
 
     Source: Huang et al., arXiv 2502.01303; haiduo/PartialNet @ 679cfc0, models/partialnet.py.
     """
@@ -46,11 +46,11 @@ class PartialMixer(TokenMixer):
         self.conv = nn.Conv2d(self.widths[0], self.widths[0], 3, padding=1, bias=False, device=device, dtype=dtype)
 
     def convolve(self, x: Tensor) -> Tensor:
-        """The first ``C / 4`` channels of ``[B, H, W, C]``, convolved."""
+        """Convolve the first ``C / 4`` channels of ``[B, H, W, C]``."""
         return to_nhwc(self.conv(to_nchw(x[..., :self.widths[0]])))
 
     def attend(self, x: Tensor) -> Tensor:
-        """The other channels: ``[B, H, W, 3 C / 4]`` -> the same shape."""
+        """Mix the other channels, ``[B, H, W, 3 C / 4]`` -> ``[B, H, W, 3 C / 4]``."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
@@ -60,10 +60,10 @@ class PartialMixer(TokenMixer):
 
 @register_mixer('partial')
 class PartialChannelAttention(PartialMixer):
-    """PAT_ch: the other channels are weighted by what their means and standard deviations say, then batch norm.
+    """PAT_ch: convolution of a quarter of the channels; the others are weighted by their means and deviations.
 
-    ``x * hardsigmoid(BN(W [mean(x), std(x)]))`` with a full matrix W. In training, that batch norm sees one vector
-    per image: a batch of one is a ZooError.
+    The weights are ``hardsigmoid(BN(W [mean(x), std(x)]))`` with a full matrix W; a batch norm follows. In training,
+    the inner batch norm sees one vector per image, so a batch size of 1 raises a ZooError.
     """
 
     def __init__(self, dim: int, device=None, dtype=None):
@@ -75,7 +75,7 @@ class PartialChannelAttention(PartialMixer):
         self.norm = nn.BatchNorm2d(width, **dd)
 
     def weigh(self, x: Tensor) -> Tensor:
-        """Weights of the channels of ``[B, H, W, D]`` maps: ``[B, 1, 1, D]``."""
+        """Compute the weights ``[B, 1, 1, D]`` of the channels of ``[B, H, W, D]`` maps."""
         z = linear(self.gate, style(x).to(x.dtype))
         return F.hardsigmoid(batch_norm(self.gate_norm, z[:, None, None], 'PartialChannelAttention.gate_norm'))
 
@@ -85,7 +85,7 @@ class PartialChannelAttention(PartialMixer):
     def forward(self, x: Tensor) -> Tensor:
         if not cpu_inference(x) or self.norm.training or not can_fuse(self.norm):
             return super().forward(x)
-        # inference on a CPU: one pass over the map, no copy of parts
+        # inference on a CPU: one pass over the map, without copies of its parts
         scale, shift = scale_and_shift(self.norm)
         rest, y = x[..., self.widths[0]:], torch.empty_like(x)
         y[..., :self.widths[0]] = self.convolve(x)
@@ -95,14 +95,16 @@ class PartialChannelAttention(PartialMixer):
 
 @register_mixer('partial_attention')
 class PartialSelfAttention(PartialMixer):
-    """PAT_sf: the other channels attend to all tokens, after a LayerNorm, with a bias by the distance of two tokens.
+    """PAT_sf: convolution of a quarter of the channels; softmax attention of the others, with a bias by distance.
+
+    The attention is preceded by a LayerNorm; its bias depends on the distance of two tokens.
 
     Args:
-        dim: Channels C, a multiple of 4.
-        num_heads: Heads; divides 3 C / 4.
+        dim: Number of channels C, a multiple of 4.
+        num_heads: Number of attention heads; must divide 3 C / 4.
 
     Raises:
-        ZooError: heads that do not divide the channels.
+        ZooError: ``num_heads`` does not divide the channels.
 
     Source: as above; Wu et al., iRPE, arXiv 2107.14222, the Euclidean method.
     """
@@ -112,7 +114,7 @@ class PartialSelfAttention(PartialMixer):
         super().__init__(dim, **dd)
         width = self.widths[1]
         if width % num_heads:
-            raise ZooError(f'{num_heads} heads do not divide the {width} of {dim} channels that attend')
+            raise ZooError(f'num_heads={num_heads} does not divide the {width} of {dim} channels that attend')
         self.num_heads = num_heads
         self.norm = nn.LayerNorm(width, eps=1e-6, **dd)
         self.qkv = nn.Linear(width, 3 * width, bias=False, **dd)
@@ -122,7 +124,7 @@ class PartialSelfAttention(PartialMixer):
     @classmethod
     def from_context(
             cls, ctx: BlockContext, num_heads: int | None = None, device=None, dtype=None) -> 'PartialSelfAttention':
-        """Build for a block of a host, with the host's heads or others."""
+        """Build the mixer for a block of a host; ``num_heads`` is the host's by default."""
         return cls(ctx.dim, num_heads or ctx.num_heads, device=device, dtype=dtype)
 
     def attend(self, x: Tensor) -> Tensor:
@@ -132,17 +134,17 @@ class PartialSelfAttention(PartialMixer):
         dropout = DROPOUT if self.training else 0.
         y = scaled_dot_product_attention(q, k, v, attn_mask=bias[None], dropout_p=dropout)
         y = linear(self.proj, contiguous_for_export(y.transpose(1, 2)).flatten(2)).view(x.shape)
-        # a product instead of F.dropout: traced, that takes its gradient for contiguous, which this one need not be
+        # a product instead of F.dropout, whose traced backward assumes a contiguous gradient
         return y * y.new_empty(y.shape).bernoulli_(1 - DROPOUT).div_(1 - DROPOUT) if self.training else y
 
 
 class PartialSpatialAttention(nn.Module):
-    """PAT_sp: one half of the channels is weighted pixel by pixel, the other is projected; batch norm of both.
+    """PAT_sp: one half of the channels is weighted per pixel, the other is projected; both have a batch norm.
 
-    ``[BN(x1 * hardsigmoid(w . x1)), W BN(x2)]``. It mixes channels, not tokens, and ends a block.
+    ``[BN(x1 * hardsigmoid(w . x1)), W BN(x2)]``. It mixes channels, not tokens, and is the last layer of a block.
 
     Args:
-        dim: Channels C.
+        dim: Number of channels C.
     """
 
     def __init__(self, dim: int, device=None, dtype=None):
@@ -170,37 +172,38 @@ class PartialSpatialAttention(nn.Module):
 
 
 def cpu_inference(x: Tensor) -> bool:
-    """Whether maps may be written in place, and parameters merged: for inference on a CPU."""
+    """Whether maps may be overwritten and parameters merged: plain inference on a CPU."""
     if x.device.type != 'cpu' or torch.is_grad_enabled() or torch.is_autocast_enabled('cpu'):
         return False
     return not tracing_or_fake(x)
 
 
 def style(x: Tensor) -> Tensor:
-    """Means and unbiased standard deviations of the channels of ``[B, H, W, D]``: ``[B, 2 D]``, at least float32.
+    """Compute channel means and unbiased standard deviations of ``[B, H, W, D]``: ``[B, 2 D]``, at least float32.
 
-    A map of one token has a deviation of 0, and so has its gradient, as that of any map that is constant.
+    Deviations of constant maps, and of maps of one token, are 0 and have a gradient of 0.
     """
-    x = x.to(torch.promote_types(x.dtype, torch.float32))  # sums of squares leave the range of float16
+    x = x.to(torch.promote_types(x.dtype, torch.float32))  # sums of squares overflow float16
     mean = x.mean((1, 2), keepdim=True)
     freedom = sym_max(x.shape[1] * x.shape[2] - 1, 1)
     variance = (x - mean).square().sum((1, 2)) / freedom  # torch.std takes ten times as long on a CPU
-    deviation = variance * variance.clamp(min=torch.finfo(variance.dtype).tiny).rsqrt()  # no division by 0 backward
+    deviation = variance * variance.clamp(min=torch.finfo(variance.dtype).tiny).rsqrt()  # no division by 0 in backward
     return torch.cat([mean.flatten(1), deviation], dim=1)
 
 
 def distance_buckets(grid: tuple[int, int], like: Tensor) -> Tensor:
-    """Column of the table of biases for every pair of tokens of a map.
+    """Return the column of the bias table for every pair of tokens of a map.
 
-    Distances are rounded to whole tokens. Each up to 20 has a bucket; from there to 160 the buckets widen
-    geometrically, the last one is for all beyond. The first half of the table is for negative distances and not used.
+    Distances are rounded to whole tokens. Every distance up to 20 has its own bucket; from 20 to 160 buckets widen
+    geometrically, and the last one covers all larger distances. The first half of the table, for negative distances,
+    is not used.
 
     Args:
-        grid: (H, W).
-        like: Gives the device.
+        grid: (H, W) of the map.
+        like: A tensor on the device of the result.
 
     Returns:
-        ``[H * W, H * W]`` int64. It may be shared: not to be written to.
+        ``[H * W, H * W]`` int64. It may be shared with other callers; do not write to it.
     """
     args = (*grid, like.device)
     return _buckets(*args) if tracing_or_fake(like) else _kept_buckets(*args)

@@ -1,4 +1,4 @@
-"""Average pooling as a token mixer (PoolFormer): the plain one that others have to beat."""
+"""Average pooling as a token mixer (PoolFormer), a baseline."""
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -10,17 +10,16 @@ from .token_mixer import TokenMixer
 
 @register_mixer('pooling')
 class AveragePooling(TokenMixer):
-    """The mean of the 3 x 3 neighbours of a token, less the token; it has no parameters and is linear in tokens.
+    """The mean of the 3 x 3 neighbourhood of a token, minus the token; no parameters, linear in the number of tokens.
 
-    The mean is over those neighbours that lie inside the map. Subtracting the token leaves what the residual
-    connection around the mixer does not carry already.
+    Only neighbours inside the map count. The token is subtracted because the block's shortcut adds it.
 
     Source: Yu et al., MetaFormer Is Actually What You Need for Vision, arXiv 2111.11418.
     """
 
     @classmethod
     def from_context(cls, ctx: BlockContext, device=None, dtype=None) -> 'AveragePooling':
-        """Build for a block of a host; the same everywhere."""
+        """Build the mixer for a block of a host, the same for all blocks."""
         return cls()
 
     def forward(self, x: Tensor) -> Tensor:

@@ -11,11 +11,11 @@ from .rotary import GatedMixer
 
 @register_mixer('rala')
 class RankAugmentedLinearAttention(GatedMixer):
-    """Linear attention whose keys are weighted by how much the mean query wants them, and whose output is gated.
+    """Linear attention whose keys are weighted by their affinity to the mean query, and whose output is gated.
 
-    With ``phi = ELU + 1`` and N tokens: ``w = N softmax_m(phi(q)_mean . phi(k_m) / sqrt(D))``, which raises the rank of
-    the summary ``sum_m w_m R(phi(k_m)) v_m^T``; the gate of :class:`~.rotary.GatedMixer` raises that of the output.
-    Rotations R turn the numerator only.
+    With ``phi = ELU + 1`` and N tokens: ``w = N softmax_m(phi(q)_mean . phi(k_m) / sqrt(D))``, which increases the rank
+    of the state ``sum_m w_m R(phi(k_m)) v_m^T``; the gate of :class:`~.rotary.GatedMixer` increases that of the output.
+    Rotations R are applied in the numerator only.
 
     Source: Fan et al., "Breaking the Low-Rank Dilemma of Linear Attention", arXiv 2411.07635;
     qhfan/RALA @ a86314f, classfication/RALA.py.

@@ -16,10 +16,10 @@ class SpatialReductionAttention(TokenMixer):
     """Softmax attention whose keys and values come from a map ``sr_ratio`` times smaller on each side.
 
     Args:
-        dim: Channels C.
-        num_heads: Heads; divides C.
+        dim: Number of channels C.
+        num_heads: Number of attention heads; must divide C.
         sr_ratio: Kernel and stride of the reducing convolution; 1 is plain attention.
-        qkv_bias: Bias of the q and the kv projection.
+        qkv_bias: Whether the q and the kv projection have biases.
 
     Source: Wang et al., PVT, arXiv 2102.12122, and PVTv2, arXiv 2106.13797.
     """
@@ -36,7 +36,7 @@ class SpatialReductionAttention(TokenMixer):
 
     @classmethod
     def from_context(cls, ctx: BlockContext, device=None, dtype=None) -> 'SpatialReductionAttention':
-        """Build for a block of a host."""
+        """Build the mixer for a block of a host."""
         return cls(ctx.dim, ctx.num_heads, ctx.sr_ratio, ctx.qkv_bias, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:

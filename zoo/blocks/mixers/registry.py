@@ -1,4 +1,4 @@
-"""Mixers by name: ours, and those of other packages."""
+"""Registry of mixers by name, including those of other packages."""
 import warnings
 from collections.abc import Callable
 from importlib.metadata import entry_points
@@ -16,7 +16,7 @@ _loaded = False
 
 
 def register_mixer(name: str) -> Callable[[M], M]:
-    """Make a mixer available by name to every tool: ``zoo_hybrid``, the arena, benchmarks.
+    """Class decorator that makes a mixer available by name to all tools: ``zoo_hybrid``, the arena, benchmarks.
 
     >>> @register_mixer('column_mean')
     ... class ColumnMean(TokenMixer):
@@ -27,14 +27,17 @@ def register_mixer(name: str) -> Callable[[M], M]:
     >>> type(zoo.create_hybrid('swin_tiny', 'column_mean').stages[0].blocks[0].mixer).__name__
     'ColumnMean'
 
-    An installed package announces its mixers by an entry point:
+    A package can provide mixers by an entry point:
 
     .. code-block:: toml
 
         [project.entry-points.'zoo.mixers']
         fourier = 'my_package:FourierMixer'
 
-    or ``'my_package.mixers'``, a module that registers one or more.
+    The entry point may also be a module that registers mixers, such as ``'my_package.mixers'``.
+
+    Args:
+        name: Name of the mixer.
 
     Raises:
         ZooError: The name is taken, or the class is not a :class:`TokenMixer`.
@@ -50,14 +53,14 @@ def register_mixer(name: str) -> Callable[[M], M]:
 
 
 def list_mixers(class_token: bool | None = None) -> list[str]:
-    """Names of all mixers, sorted.
+    """Return the names of all mixers, sorted.
 
     >>> 'rala' in list_mixers(class_token=True), 'hilo' in list_mixers(class_token=True)
     (True, False)
 
     Args:
-        class_token: True for mixers that run beside a class token, so in every host; False for those that take maps
-            only; None for all.
+        class_token: True for mixers that support a class token, and so run in every host; False for mixers that take
+            maps only; None for all.
     """
     _load_plugins()
     return sorted(
@@ -65,7 +68,7 @@ def list_mixers(class_token: bool | None = None) -> list[str]:
 
 
 def mixer_class(name: str) -> type[TokenMixer]:
-    """The class that is registered under a name.
+    """Return the class that is registered under a name.
 
     Raises:
         ZooError: An unknown name.
@@ -76,7 +79,7 @@ def mixer_class(name: str) -> type[TokenMixer]:
 
 
 def _load_plugins() -> None:
-    """Import the mixers of other packages, once; one that fails costs a warning."""
+    """Import the mixers of other packages, once; a failure is reported as a warning."""
     global _loaded
     if _loaded:
         return
@@ -86,8 +89,8 @@ def _load_plugins() -> None:
         try:
             found = entry.load()
             if not (isinstance(found, ModuleType) and len(_MIXERS) > len(before)):  # one that registers its own
-                register_mixer(entry.name)(found)  # pyright: ignore[reportArgumentType]  # it refuses what is no mixer
-        except Exception as e:  # whatever a package of others does
+                register_mixer(entry.name)(found)  # pyright: ignore[reportArgumentType]  # refuses other objects
+        except Exception as e:  # third-party code may raise anything
             _MIXERS.clear()
             _MIXERS.update(before)
             package = entry.dist.name if entry.dist else entry.value

@@ -1,4 +1,4 @@
-"""Gated attention with rotary positions: the frame of RALA, MALA and NaLa, and its softmax form."""
+"""Gated attention with rotary positions: the common base of RALA, MALA and NaLa, and its softmax variant."""
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,19 +21,19 @@ BASE = 10000.
 
 
 def rotary_table(grid: tuple[int, int], head_dim: int, like: Tensor, num_prefix_tokens: int = 0) -> Tensor:
-    """Cosines and sines that rotate interleaved pairs of channels by the place of their token.
+    """Return cosines and sines that rotate interleaved pairs of channels by the position of their token.
 
-    The first half of a head turns with the row, the second with the column, both counted from 0, by frequencies that
-    fall geometrically from 1 to 1 / 10000. Tokens that are not pixels are not turned.
+    The first half of a head's channels is rotated by the row, the second by the column, both from 0, with frequencies
+    that decrease geometrically from 1 to 1 / 10000. Prefix tokens are not rotated.
 
     Args:
-        grid: (H, W).
-        head_dim: Channels of a head, a multiple of 4.
-        like: Gives the device, and the dtype if that is wider than float32.
-        num_prefix_tokens: Tokens before those of the map.
+        grid: (H, W) of the map.
+        head_dim: Number of channels per head, a multiple of 4.
+        like: A tensor that determines the device, and the dtype if that is wider than float32.
+        num_prefix_tokens: Number of tokens before those of the map.
 
     Returns:
-        ``[2, num_prefix_tokens + H * W, head_dim / 2]``. It may be shared: not to be written to.
+        ``[2, num_prefix_tokens + H * W, head_dim / 2]``. It may be shared with other callers; do not write to it.
 
     Source: qhfan/RALA @ a86314f, classfication/RALA.py.
     """
@@ -54,30 +54,30 @@ def _table(
 
 
 class GatedMixer(TokenMixer):
-    """Attention of some kind with rotary positions, a depthwise 5x5 of the values, and a gate.
+    """Base class of attention with rotary positions, a depthwise 5x5 convolution of the values, and a gate.
 
-    ``proj((attend(q, k, v) + dwc(v)) * g)`` with q, k, v and g from one projection. The 5x5 does what the 3x3 of
-    CSwin's own mixers does, so nothing is added for it in that host.
+    ``proj((attend(q, k, v) + dwc(v)) * g)`` with q, k, v and g from one projection. The 5x5 convolution takes the place
+    of LePE in CSwin hosts.
 
     Args:
-        dim: Channels C.
-        num_heads: Heads; divides C into multiples of 4.
-        qkv_bias: Bias of the q, k, v, g projection.
-        gate_norm: LayerNorm before the gate, and SiLU on the gate (NaLaFormer).
+        dim: Number of channels C.
+        num_heads: Number of attention heads; the channels per head must be a multiple of 4.
+        qkv_bias: Whether the q, k, v, g projection has a bias.
+        gate_norm: Whether to apply a LayerNorm before the gate, and SiLU to the gate (NaLaFormer).
 
     Raises:
-        ZooError: heads that are not a multiple of 4 wide.
+        ZooError: The number of channels per head is not a multiple of 4.
     """
 
-    always_gate_norm = False  # of a subclass whose paper has it in every host
+    always_gate_norm = False  # True in a subclass whose paper has gate_norm in every host
 
     def __init__(
             self, dim: int, num_heads: int, qkv_bias: bool = True, gate_norm: bool = False, device=None, dtype=None):
         super().__init__()
         if dim % (4 * num_heads):
             raise ZooError(
-                f'{dim} channels in {num_heads} heads: rotary positions in two directions want heads of a multiple '
-                f'of 4 channels; choose another num_heads')
+                f'{dim} channels in {num_heads} heads: rotary positions need a multiple of 4 channels per head; '
+                f'choose another num_heads')
         dd = FactoryKwargs(device=device, dtype=dtype)
         self.num_heads = num_heads
         self.head_dim = dim // num_heads
@@ -88,17 +88,17 @@ class GatedMixer(TokenMixer):
 
     @classmethod
     def from_context(cls, ctx: BlockContext, device=None, dtype=None) -> 'GatedMixer':
-        """Build for a block of a host."""
+        """Build the mixer for a block of a host."""
         return cls(ctx.dim, ctx.num_heads, ctx.qkv_bias, ctx.gate_norm, device=device, dtype=dtype)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, rope: Tensor) -> Tensor:
         """Mix the tokens of each head.
 
         Args:
-            q: ``[B, N, H, D]``, as k and v; any strides with neighbouring channels.
-            k: See q.
-            v: See q.
-            rope: ``[2, N, D / 2]``, cosines and sines.
+            q: Queries ``[B, N, H, D]``; any strides, with contiguous channels.
+            k: Keys, likewise.
+            v: Values, likewise.
+            rope: Cosines and sines ``[2, N, D / 2]``, see :func:`rotary_table`.
 
         Returns:
             ``[B, N, H, D]``, contiguous.
@@ -117,7 +117,7 @@ class GatedMixer(TokenMixer):
 
 @register_mixer('rope_softmax')
 class RotaryAttention(GatedMixer):
-    """Softmax attention in the frame of :class:`GatedMixer`; quadratic in the number of tokens.
+    """Softmax attention with the rotations, convolution and gate of :class:`GatedMixer`; quadratic in tokens.
 
     Source: stages 3 and 4 of RAVLT (arXiv 2411.07635), MAViT (2507.00698) and NaLaFormer (2506.21137);
     qhfan/RALA @ a86314f, classfication/RALA.py.

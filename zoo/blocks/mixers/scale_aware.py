@@ -18,23 +18,23 @@ from .registry import register_mixer
 from .token_mixer import TokenMixer
 
 HEADS = 4  # depthwise kernels of 3, 5, 7 and 9
-EXPANSION = 2  # aggregated channels over channels
+EXPANSION = 2  # ratio of aggregated channels to channels
 
 
 @register_mixer('scale_aware')
 class ScaleAwareModulation(TokenMixer):
-    """Modulation of the values by context of several scales.
+    """Modulation of the values by a context of several scales.
 
     ``out = proj(v * fc(gelu(BN(aggregate(conv_3(s_1), conv_5(s_2), conv_7(s_3), conv_9(s_4))))))``: ``s`` is split
-    into four heads, each with a depthwise convolution of its own size, and the aggregation mixes channel g of all
-    heads with one another, for every g.
+    into four heads with depthwise convolutions of different sizes, and the aggregation mixes the g-th channels of all
+    heads, for every g.
 
     Args:
-        dim: Channels C, a multiple of 4.
-        bias: Bias of the projections to values and to s.
+        dim: Number of channels C, a multiple of 4.
+        bias: Whether the projections to v and s have biases.
 
     Raises:
-        ZooError: another number of channels.
+        ZooError: ``dim`` is not a multiple of 4.
 
     Source: Lin et al., arXiv 2307.08579; AFeng-x/SMT @ 11e954d, models/smt.py.
     """
@@ -53,11 +53,11 @@ class ScaleAwareModulation(TokenMixer):
 
     @classmethod
     def from_context(cls, ctx: BlockContext, device=None, dtype=None) -> 'ScaleAwareModulation':
-        """Build for a block of a host."""
+        """Build the mixer for a block of a host."""
         return cls(ctx.dim, ctx.qkv_bias, device=device, dtype=dtype)
 
     def init_weights(self) -> None:
-        """``fc`` as the 1x1 convolution that it is in the reference."""
+        """Initialise ``fc`` like the 1x1 convolution of the reference."""
         nn.init.normal_(self.fc.weight, std=math.sqrt(2 / self.fc.out_features))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -67,13 +67,13 @@ class ScaleAwareModulation(TokenMixer):
 
 
 class ScaleAggregation(nn.Module):
-    """Channel g of every head to 8 channels, for every g, then batch norm and GELU.
+    """Map the g-th channels of all heads to 8 channels, for every g, then batch norm and GELU.
 
-    The result has 8 runs of C / 4 channels, so that each head is added in one pass over neighbours in memory; the
-    paper's code has C / 4 runs of 8 (a grouped 1x1 convolution of interleaved heads).
+    The result is ordered as 8 runs of C / 4 channels, so that each head is added in one pass over contiguous memory;
+    the paper's code has C / 4 runs of 8 channels (a grouped 1x1 convolution of interleaved heads).
 
     Args:
-        dim: Channels C of all heads together.
+        dim: Number of channels C of all heads together.
     """
 
     def __init__(self, dim: int, device=None, dtype=None):
@@ -89,7 +89,7 @@ class ScaleAggregation(nn.Module):
         """Four ``[B, H, W, C / 4]`` -> ``[B, H, W, 2 C]``."""
         weight, bias = self.weight, self.bias
         fused = not self.norm.training and can_fuse(self.norm)
-        if fused:  # the norm costs no pass of its own
+        if fused:  # no separate pass for the norm
             scale, shift = scale_and_shift(self.norm)
             weight, bias = weight * scale, torch.addcmul(shift, bias, scale)
         # autocast would widen the sums

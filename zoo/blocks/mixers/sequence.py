@@ -1,4 +1,4 @@
-"""The frame of attention with nothing added, and what mixers of sequences add to it."""
+"""Base class of plain attention, and the addition of local convolutions to sequences."""
 import functools
 from collections.abc import Callable
 
@@ -13,14 +13,14 @@ from .token_mixer import TokenMixer
 
 
 class QKVMixer(TokenMixer):
-    """The frame of attention with nothing added: one projection to q, k and v, one back; LePE in CSwin hosts.
+    """Base class of plain attention: a projection to q, k and v, an output projection; LePE in CSwin hosts.
 
     Args:
-        dim: Channels C.
-        num_heads: Heads; divides C.
-        qkv_bias: Bias of the q, k, v projection.
-        lepe: Add a depthwise 3x3 of the values as CSwin does.
-        head_dim: Channels of a head, C / num_heads by default.
+        dim: Number of channels C.
+        num_heads: Number of attention heads; must divide C.
+        qkv_bias: Whether the q, k, v projection has a bias.
+        lepe: Whether to add CSwin's depthwise 3x3 convolution of the values.
+        head_dim: Number of channels per head, C / num_heads by default.
     """
 
     def __init__(
@@ -36,11 +36,11 @@ class QKVMixer(TokenMixer):
 
     @classmethod
     def from_context(cls, ctx: BlockContext, device=None, dtype=None) -> 'QKVMixer':
-        """Build for a block of a host."""
+        """Build the mixer for a block of a host."""
         return cls(ctx.dim, ctx.num_heads, ctx.qkv_bias, ctx.lepe, device=device, dtype=dtype)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """``[B, N, H, D]`` three times, any strides -> ``[B, N, H, D]``, contiguous."""
+        """Queries, keys and values ``[B, N, H, D]``, any strides -> ``[B, N, H, D]``, contiguous."""
         raise NotImplementedError
 
     def forward_tokens(self, x: Tensor, grid: tuple[int, int], num_prefix_tokens: int = 0) -> Tensor:
@@ -54,15 +54,18 @@ class QKVMixer(TokenMixer):
 def add_local(
         mixed: Tensor, v: Tensor, conv: nn.Module | Callable[..., Tensor], grid: tuple[int, int],
         num_prefix_tokens: int = 0, gate: Tensor | None = None) -> Tensor:
-    """``mixed`` plus a depthwise convolution of the values, and that times a gate; all but pixels get no convolution.
+    """Add a depthwise convolution of the values to ``mixed``, and multiply the sum by a gate.
+
+    Prefix tokens are only multiplied by the gate.
 
     Args:
         mixed: ``[B, num_prefix_tokens + H * W, C]``, contiguous.
-        v: Same shape, any strides with neighbouring channels.
-        conv: The convolution, or a function of a map ``[B, H, W, C]``, ``residual`` and ``gate`` that computes all.
-        grid: (H, W).
-        num_prefix_tokens: Tokens before those of the map.
-        gate: Shaped like v, or None.
+        v: Same shape; any strides, with contiguous channels.
+        conv: The convolution, or a function of a map ``[B, H, W, C]``, ``residual`` and ``gate`` that returns the
+            result.
+        grid: (H, W) of the map.
+        num_prefix_tokens: Number of tokens before those of the map.
+        gate: Same shape as v, or None.
     """
     convolve = functools.partial(conv_epilogue, conv) if isinstance(conv, nn.Module) else conv
     x, residual = (t[:, num_prefix_tokens:].unflatten(1, grid) for t in (v, mixed))

@@ -10,7 +10,7 @@ from .sequence import QKVMixer
 
 @register_mixer('softmax')
 class SoftmaxAttention(QKVMixer):
-    """Multi-head softmax attention of every token with every token; quadratic in their number.
+    """Multi-head softmax attention over all tokens; quadratic in their number.
 
     Source: Vaswani et al., arXiv 1706.03762; Dosovitskiy et al., ViT, arXiv 2010.11929.
     """

@@ -18,20 +18,20 @@ from .token_mixer import TokenMixer
 
 @register_mixer('stripe')
 class StripeAttention(TokenMixer):
-    """Softmax attention in vertical stripes for the first half of the heads, in horizontal ones for the second.
+    """Softmax attention in vertical stripes for the first half of the heads, in horizontal stripes for the second.
 
-    A depthwise 3x3 convolution of the values (LePE), cut at the stripes' borders, is added. A map that is not a
-    multiple of the stripe is padded with zeros after the projection, half on each side, unmasked (CSwin's own
-    segmentation code).
+    A depthwise 3x3 convolution of the values (LePE), which does not cross stripes, is added. As in CSwin's code for
+    segmentation, a map that is not a multiple of the stripe is zero-padded after the projection, half on each side,
+    and the padding is not masked.
 
     Args:
-        dim: Channels C.
-        num_heads: Heads, even unless ``stripe`` is None; divides C.
-        stripe: Width of a stripe in tokens; None attends over the whole map with all heads.
-        qkv_bias: Bias of the q, k, v projection.
+        dim: Number of channels C.
+        num_heads: Number of attention heads, even unless ``stripe`` is None; must divide C.
+        stripe: Width of a stripe in tokens; None for attention over the whole map with all heads.
+        qkv_bias: Whether the q, k, v projection has a bias.
 
     Raises:
-        ZooError: An odd number of heads in stripes.
+        ZooError: ``num_heads`` is odd, and ``stripe`` is not None.
 
     Source: Dong et al., CSWin Transformer, arXiv 2107.00652; microsoft/CSWin-Transformer @ f111ae2.
     """
@@ -52,11 +52,11 @@ class StripeAttention(TokenMixer):
 
     @classmethod
     def from_context(cls, ctx: BlockContext, device=None, dtype=None) -> 'StripeAttention':
-        """Build for a block of a host with stripes."""
+        """Build the mixer for a block of a host with stripes."""
         return cls(ctx.dim, ctx.num_heads, ctx.window, ctx.qkv_bias, device=device, dtype=dtype)
 
     def set_window_size(self, window_size: int | None) -> None:
-        """Use stripes of another width from now on."""
+        """Set another width of the stripes in tokens."""
         self.stripe = window_size
 
     def forward(self, x: Tensor) -> Tensor:
@@ -80,9 +80,9 @@ class StripeAttention(TokenMixer):
         return linear(self.proj, y if fused else y + self._lepe_in_stripes(qkv.chunk(3, dim=-1)[2], stripe))
 
     def _lepe_in_stripes(self, v: Tensor, stripe: int) -> Tensor:
-        """LePE of both halves of the values by one call of the convolution, ``[B, H, W, C]`` -> the same.
+        """Compute LePE of both halves of the values in one convolution, ``[B, H, W, C]`` -> ``[B, H, W, C]``.
 
-        Zeros between the stripes keep them apart: columns for the first half, rows for the second.
+        Zeros inserted between stripes separate them: columns for the first half, rows for the second.
         """
         height, width = v.shape[1:3]
         (rows, below), (columns, behind) = (_apart(size, stripe, v.device) for size in (height, width))
@@ -92,7 +92,7 @@ class StripeAttention(TokenMixer):
         return torch.cat([first[:, :height, columns], second[:, rows, :width]], dim=-1)
 
     def _rows(self, qkv: Tensor, stripe: int, heads: int, *lepe: Tensor) -> Tensor:
-        """Attention in stripes of so many rows; ``[B, H, W, 3 * c]`` -> ``[B, H, W, c]``."""
+        """Attention in stripes of ``stripe`` rows; ``[B, H, W, 3 * c]`` -> ``[B, H, W, c]``."""
         height, width, dim = qkv.shape[1:]
         rows = window_count(height, stripe) * stripe
         top = (rows - height) // 2
@@ -110,7 +110,7 @@ class StripeAttention(TokenMixer):
 
 
 def _apart(size: int, stripe: int, device: torch.device) -> tuple[Tensor, int]:
-    """Where ``size`` rows (or columns) go, so that there is a gap of one behind each stripe, and their number then.
+    """Return new positions of ``size`` rows (or columns) with a gap of one after each stripe, and the new size.
 
     A map that is not a multiple of the stripe is padded by half on each side, so the first stripe may be narrower.
     """

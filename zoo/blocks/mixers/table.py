@@ -1,4 +1,4 @@
-"""Which mixer stands in which block: a name for all, or a table of names."""
+"""Choice of mixers: one name for all blocks, or a table of names."""
 import inspect
 from collections.abc import Mapping, Sequence
 from types import EllipsisType, MethodType
@@ -25,34 +25,34 @@ class MixerTable:
     >>> two_agents_then_windows = MixerTable(('agent', 'agent', ('agent', 'agent', 'window', ...), 'window'))
 
     Args:
-        mixers: One entry per stage: a name or a factory; a sequence of them, which alternate from block to block, or,
-            if it ends with ``...``, come one after the other, the last one in all further blocks; None for a stage
-            without mixers.
-        options: Keyword arguments; each is passed to the mixers that take it.
+        mixers: One entry per stage: a name or a factory for all blocks; a sequence of them, which alternate from block
+            to block or, if it ends with ``...``, are used once each, the last one for all further blocks; None for a
+            stage without mixers.
+        options: Keyword arguments; each is passed to the mixers that accept it.
 
     Raises:
-        ZooError: An unknown name, ``...`` in another place, or an option that no mixer of the table takes; when called,
-            a stage that the table does not have.
+        ZooError: An unknown name, ``...`` before the end of a sequence, or an option that no mixer accepts; when
+            called, a stage without an entry.
     """
 
     def __init__(self, mixers: Mixers, options: Mapping[str, Any] | None = None):
         self.mixers = tuple(_fixed(row) for row in mixers)
         for row in self.mixers:
             if ... in _entries(row)[:1] or ... in _entries(row)[:-1]:
-                raise ZooError(f'{row}: ... stands at the end of a row, behind the mixer of all further blocks')
+                raise ZooError(f'{row}: ... must be the last entry of a row, after the mixer of all further blocks')
         self.options = dict(options or {})
         bound = {
             entry: _bind(entry, self.options) for row in self.mixers for entry in _entries(row) if entry is not ...}
         self._rows = [[bound[entry] for entry in _entries(row) if entry is not ...] for row in self.mixers]
         unused = set(self.options).difference(*(_options_of(entry) for entry in bound))
         if unused:
-            raise ZooError(f'no mixer of {self.mixers} has an argument {", ".join(sorted(unused))}')
+            raise ZooError(f'no mixer of {self.mixers} takes the argument {", ".join(sorted(unused))}')
 
     def __call__(self, ctx: BlockContext, device=None, dtype=None) -> nn.Module:
         row = self._rows[ctx.stage] if ctx.stage < len(self._rows) else ()
         if not row:
-            raise ZooError(f'the table of mixers {self.mixers} has none for stage {ctx.stage}, from 0')
-        held = ... in _entries(self.mixers[ctx.stage])  # the last one has all further blocks
+            raise ZooError(f'the table of mixers {self.mixers} has no mixer for stage {ctx.stage} (the first is 0)')
+        held = ... in _entries(self.mixers[ctx.stage])  # the last one is used for all further blocks
         index = min(ctx.index, len(row) - 1) if held else ctx.index % len(row)
         return row[index](ctx, device=device, dtype=dtype)
 
@@ -61,11 +61,11 @@ class MixerTable:
 
 
 def mixer_factory(mixer: Entry | Mixers, options: Mapping[str, Any] | None = None) -> MixerFactory:
-    """The factory of a mixer.
+    """Return the factory of a mixer.
 
     Args:
-        mixer: A name of :func:`list_mixers`, a factory, or a table of them as :class:`MixerTable` has it.
-        options: More keyword arguments for it.
+        mixer: A name in :func:`list_mixers`, a factory, or a table of them, see :class:`MixerTable`.
+        options: Keyword arguments bound to the factory.
 
     Raises:
         ZooError: An unknown name.
@@ -93,10 +93,10 @@ def _bind(entry: Entry, options: Mapping[str, Any]) -> MixerFactory:
 
 
 def _options_of(entry: Entry) -> set[str]:
-    """Keyword arguments of a mixer's factory beside those of every factory."""
+    """Keyword arguments of a mixer's factory, without those that all factories have."""
     factory = mixer_factory(entry)
     names = set(inspect.signature(factory).parameters)
     if (isinstance(factory, MethodType) and isinstance(factory.__self__, type)
-            and factory.__func__ is TokenMixer.from_context.__func__):  # it hands all on to the class
+            and factory.__func__ is TokenMixer.from_context.__func__):  # it passes all to the class
         names = set(inspect.signature(factory.__self__).parameters) - {'dim'}
     return names - {'ctx', 'device', 'dtype'}

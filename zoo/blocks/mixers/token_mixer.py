@@ -1,4 +1,4 @@
-"""The contract between hosts and token mixers."""
+"""Interface between hosts and token mixers."""
 import functools
 import inspect
 from collections.abc import Callable
@@ -12,40 +12,48 @@ from .block_context import BlockContext
 
 
 class TokenMixer(Extensible):
-    """A layer that mixes the tokens of a map, projections included: all that a host may ask of it, with defaults.
+    """Base class of layers that mix the tokens of a map, with the methods that hosts call and their defaults.
 
-    A mixer overrides one of the two functions that compute:
+    >>> class RowMean(zoo.blocks.mixers.TokenMixer):
+    ...     def __init__(self, dim, device=None, dtype=None):
+    ...         super().__init__()
+    ...         self.proj = nn.Linear(dim, dim, device=device, dtype=dtype)
+    ...     def forward(self, x):  # [B, H, W, C]
+    ...         return self.proj(x.mean(2, keepdim=True)).expand_as(x)
+    >>> model = zoo.create_hybrid('pvt_v2_b0', RowMean.from_context, num_classes=10)
 
-    * :meth:`forward`, if it needs the tokens as a map; it runs in all hosts but those with a class token;
+    A mixer overrides one of two methods:
+
+    * :meth:`forward`, if it needs the tokens as a map; it runs in all hosts without a class token;
     * :meth:`forward_tokens`, if it takes them as a sequence; it runs in all hosts.
 
-    One that overrides both has maps in ``forward`` and the sequences of hosts with a class token in ``forward_tokens``.
-    Hosts always call the module, so hooks on it fire. A class with a public name that nearly is one of these, a
-    misspelt override, is a TypeError.
+    A mixer that overrides both gets maps in ``forward``, and in ``forward_tokens`` the sequences of hosts with a class
+    token. Hosts always call the module itself, so its hooks run. Defining a subclass with a public name that looks like
+    a misspelt override raises a TypeError.
     """
 
-    needs_block_input = False  # be given the block's input, before its norm, as ``block_input``
-    needs_guide = False  # be given map and context, where a host has such (OverLoCK), as ``guide``
+    needs_block_input = False  # whether to receive the block's input, before its norm, as ``block_input``
+    needs_guide = False  # whether to receive map and context as ``guide``, in hosts that have one (OverLoCK)
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
         if cls.takes_sequences() and 'grid' not in inspect.signature(cls.forward, follow_wrapped=False).parameters:
-            cls.forward = _with_sequences(cls.forward)  # its own, or that of a base class for maps alone
+            cls.forward = _with_sequences(cls.forward)  # its own, or that of a base class for maps only
 
     @classmethod
     def takes_sequences(cls) -> bool:
-        """Whether the mixer runs beside a class token: whether it overrides :meth:`forward_tokens`."""
+        """Whether the mixer supports a class token, that is, overrides :meth:`forward_tokens`."""
         return cls.forward_tokens is not TokenMixer.forward_tokens
 
     @classmethod
     def from_context(cls, ctx: BlockContext, device=None, dtype=None, **options: Any) -> 'TokenMixer':
-        """Build for a block of a host; by default with the number of channels alone.
+        """Build the mixer for a block of a host; by default from the number of channels.
 
         Args:
             ctx: The block, see :class:`~.block_context.BlockContext`.
-            device: Of the parameters.
-            dtype: Of the parameters.
-            **options: What the user says by ``mixer_kwargs``.
+            device: Device of the parameters.
+            dtype: Data type of the parameters.
+            **options: Keyword arguments of the mixer (``mixer_kwargs`` of a model).
         """
         return cls(ctx.dim, **options, device=device, dtype=dtype)
 
@@ -56,50 +64,50 @@ class TokenMixer(Extensible):
 
         Args:
             x: ``[B, H, W, C]``; with ``grid`` a sequence ``[B, num_prefix_tokens + H * W, C]``.
-            block_input: The block's input, shaped like x, for a mixer that ``needs_block_input``.
-            grid: (H, W) of a sequence.
+            block_input: The block's input, same shape as x, for mixers with ``needs_block_input``.
+            grid: (H, W) of the map, if x is a sequence.
             num_prefix_tokens: Tokens of a sequence before those of the map: a class token.
 
         Returns:
-            The shape of x.
+            A tensor of the same shape as x.
         """
         given = {} if block_input is None else dict(block_input=block_input.flatten(1, -2))
         grid = map_size(x) if grid is None else grid
         return self.forward_tokens(x.flatten(1, -2), grid, num_prefix_tokens, **given).view(x.shape)
 
     def forward_tokens(self, x: Tensor, grid: tuple[int, int], num_prefix_tokens: int = 0) -> Tensor:
-        """Mix a sequence: the tokens of a map, row by row, behind tokens that are not pixels.
+        """Mix a sequence: prefix tokens, then the tokens of a map, row by row.
 
         Args:
             x: ``[B, num_prefix_tokens + H * W, C]``.
-            grid: (H, W).
-            num_prefix_tokens: Tokens before those of the map.
+            grid: (H, W) of the map.
+            num_prefix_tokens: Number of tokens before those of the map.
 
         Returns:
-            The shape of x.
+            A tensor of the same shape as x.
         """
-        raise NotImplementedError(f'{type(self).__name__} takes maps alone')
+        raise NotImplementedError(f'{type(self).__name__} takes maps only')
 
     def init_weights(self) -> None:
-        """Initialise; called last, when the host has initialised all layers by its rule. By default that stands."""
+        """Initialise the mixer, after the host has initialised all layers. By default nothing changes."""
 
     def no_weight_decay(self) -> set[str]:
-        """Names of own parameters, relative to the mixer, that are not decayed, beside biases and 1-d ones."""
+        """Names of the mixer's parameters without weight decay, besides biases and other 1-d parameters."""
         return set()
 
     def set_grid_size(self, grid_size: tuple[int, int]) -> None:
-        """The model is built for another image size from now on, at which the map has ``grid_size`` (rows, columns)."""
+        """Adapt to another image size, at which the map has ``grid_size`` (rows, columns) tokens."""
 
     def set_window_size(self, window_size: int | None) -> None:
-        """The host's windows have another side from now on; None for the whole map."""
+        """Adapt to another side of the host's windows in tokens; None for the whole map."""
 
     def resample_table(self, name: str, table: Tensor) -> Tensor:
-        """Bring a checkpoint's table, the parameter ``name``, to the size that the mixer is built for."""
+        """Resample a checkpoint's table, parameter ``name`` of the mixer, to the size that the mixer is built for."""
         return table
 
 
 def _with_sequences(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """``forward`` of maps that hands sequences to ``forward_tokens``."""
+    """Wrap a ``forward`` for maps so that it passes sequences to ``forward_tokens``."""
     @functools.wraps(forward)
     def either(self, x: Tensor, *args, grid: tuple[int, int] | None = None, num_prefix_tokens: int = 0, **given):
         if grid is None:

@@ -12,23 +12,23 @@ from .block_context import BlockContext
 from .registry import register_mixer
 from .token_mixer import TokenMixer
 
-WINDOW = 7  # where the host has none
+WINDOW = 7  # in hosts without windows
 
 
 @register_mixer('window')
 class WindowAttention(TokenMixer):
-    """Softmax attention inside square windows, with a relative position bias and shifted as far as asked for.
+    """Softmax attention inside square windows, optionally shifted, with a relative position bias.
 
-    A map that is not a multiple of the window is zero-padded right and bottom, and the padding takes part in the
-    attention (Swin's own dense-prediction code). There is no shift where one window covers the map.
+    A map that is not a multiple of the window is zero-padded right and bottom, and the padding is not masked, as in
+    Swin's code for dense prediction. If one window covers the map, there is no shift.
 
     Args:
-        dim: Channels C.
-        num_heads: Heads; divides C.
+        dim: Number of channels C.
+        num_heads: Number of attention heads; must divide C.
         window: Side of a window in tokens.
-        shift: Shift the windows by half their side.
-        qkv_bias: Bias of the q, k, v projection.
-        rel_pos: Add a relative position bias to the logits.
+        shift: Whether to shift the windows by half their side.
+        qkv_bias: Whether the q, k, v projection has a bias.
+        rel_pos: Whether to add a relative position bias to the logits.
 
     Source: Liu et al., Swin Transformer, arXiv 2103.14030.
     """
@@ -47,7 +47,7 @@ class WindowAttention(TokenMixer):
 
     @classmethod
     def from_context(cls, ctx: BlockContext, rel_pos: bool = True, device=None, dtype=None) -> 'WindowAttention':
-        """Build for a block of a host."""
+        """Build the mixer for a block of a host."""
         return cls(
             ctx.dim, ctx.num_heads, ctx.window or WINDOW, ctx.shift, ctx.qkv_bias, rel_pos, device=device, dtype=dtype)
 
@@ -55,7 +55,7 @@ class WindowAttention(TokenMixer):
         return set() if self.rel_pos is None else {'rel_pos.table'}
 
     def set_window_size(self, window_size: int | None) -> None:
-        """Use windows of another side from now on; the bias table is resampled."""
+        """Set another side of the windows in tokens; the bias table is resampled."""
         self.window = window_size or self.window
         if self.rel_pos is not None:
             self.rel_pos.set_window_size(self.window)
@@ -69,7 +69,7 @@ class WindowAttention(TokenMixer):
         bias = None if self.rel_pos is None else self.rel_pos()
         if shifts is None:
             folds = 1
-            if exporting() and bias is not None:  # broadcasting would ask whether the map is a single window
+            if exporting() and bias is not None:  # broadcasting would branch on the number of windows
                 folds = counts[0] * counts[1]
                 bias = bias.repeat(folds, 1, 1)
             x = self._attend(x, counts, bias, folds)
@@ -81,7 +81,7 @@ class WindowAttention(TokenMixer):
         return crop_map(x, 0, height, 0, width)
 
     def _shifts(self, counts: tuple[int, int]) -> tuple[int, int] | None:
-        """Shift along both sides: half a window, unless one window covers the map; None when there is none."""
+        """Shift along both sides: half a window, or None if one window covers the map."""
         if not self.shift:
             return None
         least = torch.sym_min if exporting() else min  # torch 2.11 compiles min only, and records the other
@@ -89,7 +89,7 @@ class WindowAttention(TokenMixer):
         return (shift, shift) if exporting() or shift else None
 
     def _mask(self, counts: tuple[int, int], shifts: tuple[int, int], x: Tensor) -> Tensor:
-        """-100 between tokens that the shift brought from opposite edges: ``[windows, 1, w * w, w * w]``."""
+        """Return -100 between tokens that the shift moved from opposite edges: ``[windows, 1, w * w, w * w]``."""
         regions = []
         for count, shift in zip(counts, shifts):
             side = count * self.window
@@ -104,10 +104,10 @@ class WindowAttention(TokenMixer):
 
         Args:
             x: Padded and shifted map ``[B, H, W, C]``.
-            counts: Windows along its sides.
+            counts: Number of windows along its sides.
             bias: ``[folds * heads, w * w, w * w]`` or None.
-            folds: 1, or the windows of an image, each with a bias of its own: they are folded into the heads, so that
-                the bias broadcasts over the batch without a copy.
+            folds: 1, or the number of windows per image if each has its own bias; windows are then folded into the
+                heads, so that the bias is broadcast over the batch without a copy.
         """
         dim = x.shape[-1]
         qkv = linear(self.qkv, partition(x, counts, self.window)).flatten(1, 2)

@@ -1,4 +1,4 @@
-"""Blocks of OverLoCK: those that look the whole image over, and those that look closely, guided by the overview."""
+"""Blocks of OverLoCK's overview net, and of its focus net, which is guided by the overview."""
 import torch
 import torch.nn.functional as F
 from timm.layers import DropPath, SEModule
@@ -15,11 +15,11 @@ from .grn import GlobalResponseNorm, ResponseMlp
 
 
 class ChannelAffine(nn.Module):
-    """One factor and one summand per channel, on ``[B, H, W, C]``; the factors are 4-d, so weight decay applies.
+    """Learned scale and shift per channel, on ``[B, H, W, C]``; scales are 4-d, so that weight decay applies.
 
     Args:
-        dim: Channels C.
-        init: Initial factor.
+        dim: Number of channels C.
+        init: Initial scale.
     """
 
     def __init__(self, dim: int, init: float = 1., device=None, dtype=None):
@@ -32,7 +32,7 @@ class ChannelAffine(nn.Module):
 
 
 class Squeeze(SEModule):
-    """Squeeze and excitation of ``[B, H, W, C]`` maps."""
+    """Squeeze and excitation on ``[B, H, W, C]`` maps."""
 
     def __init__(self, dim: int, device=None, dtype=None):
         super().__init__(dim, rd_channels=max(16, dim // 8), act_layer=nn.GELU, device=device, dtype=dtype)
@@ -42,15 +42,15 @@ class Squeeze(SEModule):
 
 
 class OverviewBlock(nn.Module):
-    """Depthwise 3x3 added, then one branch: LayerNorm, large kernel, squeeze and excitation, feed-forward layer.
+    """Depthwise 3x3 with shortcut, then a branch of LayerNorm, large kernel, squeeze and excitation, and an MLP.
 
     Args:
-        dim: Channels C of the map ``[B, H, W, C]``.
-        kernel_size: Of the large kernel.
-        mlp_ratio: Hidden channels over C.
-        drop_path: Rate of stochastic depth in training.
-        affine: Scale and shift the shortcut.
-        reparameterized: Build single convolutions for dilated ones.
+        dim: Number of channels C of the map ``[B, H, W, C]``.
+        kernel_size: Side of the large kernel.
+        mlp_ratio: Ratio of hidden channels to C.
+        drop_path: Stochastic depth rate.
+        affine: Whether to scale and shift the shortcut.
+        reparameterized: Whether to build single convolutions instead of sums of dilated ones.
     """
 
     def __init__(
@@ -88,20 +88,20 @@ class Fusion(nn.Module):
 
 
 class FocusBlock(nn.Module):
-    """A gated mixer beside a large kernel, then a feed-forward layer; context travels behind the map's channels.
+    """A gated mixer in parallel to a large kernel, then a feed-forward layer; on a map with concatenated context.
 
-    The context of all blocks but the first is ``scale(context) + scale(overview)``. Map and context are fused to what
-    is mixed; a mixer that ``needs_guide`` is given both as well.
+    The context of all blocks but the first is ``scale(context) + scale(overview)``. The mixer gets the fusion of map
+    and context; one with ``needs_guide`` also gets both of them as guide.
 
     Args:
-        dim: Channels C of the map.
-        context: Channels of the context.
+        dim: Number of channels C of the map.
+        context: Number of channels of the context.
         mixer: Token mixer, shape-preserving, on ``[B, H, W, C]``.
-        kernel_size: Of the large kernel.
-        mlp_ratio: Hidden channels of the feed-forward layer over C.
-        drop_path: Rate of stochastic depth in training.
+        kernel_size: Side of the large kernel.
+        mlp_ratio: Ratio of hidden channels of the feed-forward layer to C.
+        drop_path: Stochastic depth rate.
         first: Whether the context is the overview itself.
-        reparameterized: Build single convolutions for dilated ones.
+        reparameterized: Whether to build single convolutions instead of sums of dilated ones.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class FocusBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, overview: Tensor) -> Tensor:
-        """Map with context ``[B, H, W, C + context]``, overview ``[B, H, W, context]``: the shape of the first."""
+        """Map with context ``[B, H, W, C + context]`` and overview ``[B, H, W, context]`` -> shape of the first."""
         if self.context_scale is not None and self.overview_scale is not None:
             x, context = x.split(self.dims, dim=-1)
             x = torch.cat([x, self.context_scale(context) + self.overview_scale(overview)], dim=-1)

@@ -1,4 +1,4 @@
-"""Large depthwise kernels that are trained as a sum of small and dilated ones."""
+"""Large depthwise kernels that are trained as sums with small dilated ones."""
 import copy
 from typing import Any
 
@@ -13,7 +13,7 @@ from ...blocks.norm import batch_norm, scale_and_shift
 from ...utils.errors import ZooError
 from ...utils.types import FactoryKwargs
 
-# Side of the large kernel: (side, dilation) of those that are added to it
+# side of the large kernel: (side, dilation) of the kernels added to it
 BRANCHES = {
     17: ((5, 1), (7, 1), (9, 2), (3, 4), (3, 5), (3, 7)),
     15: ((5, 1), (7, 1), (7, 2), (3, 3), (3, 5), (3, 7)),
@@ -28,14 +28,14 @@ BRANCHES = {
 class DilatedConv(nn.Module):
     """Depthwise convolution with a large kernel and batch norm, on ``[B, H, W, C]`` maps.
 
-    In training the large kernel and several smaller, dilated ones are convolved and normed each by itself, summed and
-    normed once more. With the statistics of the norms fixed that is one convolution, and is computed as one in eval
-    mode, gradients included, where nobody listens to the layers. :meth:`reparameterize` makes it one for good.
+    In training, convolutions with the large kernel and several smaller, dilated ones are normalised separately, summed
+    and normalised again. With fixed statistics of the norms this equals one convolution, and is computed as one in
+    evaluation mode, including gradients, if the layers may be fused. :meth:`reparameterize` merges them permanently.
 
     Args:
-        dim: Channels C.
+        dim: Number of channels C.
         kernel_size: Side of the large kernel: 5, 7, ..., 17.
-        reparameterized: Build the single convolution; the closing norm stays apart.
+        reparameterized: Whether to build the single convolution; the last norm remains separate.
 
     Raises:
         ZooError: Another kernel size.
@@ -74,7 +74,7 @@ class DilatedConv(nn.Module):
         return list(self.branches or ())
 
     def _sum(self, x: Tensor) -> Tensor:
-        """All kernels one by one, each with its norm."""
+        """Sum of all kernels' convolutions, each with its norm."""
         y = conv_epilogue(self.conv, x)
         if self.branches is None or self.conv_norm is None:
             return y
@@ -84,7 +84,7 @@ class DilatedConv(nn.Module):
         return y
 
     def kernel(self) -> tuple[Tensor, Tensor]:
-        """Weight ``[C, 1, k, k]`` and bias ``[C]`` of the one convolution ahead of the closing norm, in eval mode."""
+        """Return weight ``[C, 1, k, k]`` and bias ``[C]`` of the merged convolution before the last norm."""
         if self.conv_norm is None:
             return self.conv.weight, bias_of(self.conv)
         scale, bias = scale_and_shift(self.conv_norm)
@@ -99,7 +99,7 @@ class DilatedConv(nn.Module):
 
     @torch.no_grad()
     def reparameterize(self) -> None:
-        """Become one convolution, summed in float64; nothing to do where it is one already."""
+        """Merge all kernels into one convolution, computed in float64; does nothing if they are merged already."""
         if self.branches is None:
             return
         weight, bias = copy.deepcopy(self).double().kernel()
@@ -111,7 +111,7 @@ class DilatedConv(nn.Module):
 
 
 class _Branch(nn.Module):
-    """A kernel and its norm."""
+    """A convolution and its norm."""
 
     def __init__(self, dim: int, kernel_size: int, dilation: int, device=None, dtype=None):
         super().__init__()

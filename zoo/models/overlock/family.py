@@ -1,4 +1,4 @@
-"""The model: base net, overview net and focus net, and the table of variants."""
+"""The model, with base net, overview net and focus net, and the table of variants."""
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,14 +21,14 @@ from .dilated_reparam import DilatedConv
 from .key_map import overlock_keys
 
 MIXERS = None, None, 'context_mixing', 'context_mixing'
-KERNELS = (17, 15, 13, 7)  # of the stages
+KERNELS = (17, 15, 13, 7)  # side of the large kernels, by stage
 MLP_RATIO, FOCUS_MLP_RATIO = 4, 3
-HIDDEN = 1024  # channels ahead of the classifier
+HIDDEN = 1024  # channels before the classifier
 
 
 @dataclass
 class Overview:
-    """What the overview net of one forward pass has found: filled by the third stage, read by what comes after it."""
+    """Result of the overview net in a forward pass: set by the third stage, read by later modules."""
 
     overview: Tensor | None = None  # its last map, [B, H, W, C]
     context: Tensor | None = None  # the same, projected
@@ -38,11 +38,11 @@ class OverviewStage(Stage):
     """Third stage: base net, overview net, and the focus net at the base net's stride.
 
     Args:
-        downsample: Map of the stage before to the base net's.
-        blocks: Those of base, overview and focus net, in that order.
-        counts: Their numbers.
-        overview_downsample: The base net's map to the overview net's.
-        context: Projects the overview.
+        downsample: Downsampling from the previous stage to the base net.
+        blocks: Blocks of base, overview and focus net, in that order.
+        counts: Number of blocks of each net.
+        overview_downsample: Downsampling from the base net to the overview net.
+        context: Projection of the overview to the context.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class OverviewStage(Stage):
         self.context = context
 
     def forward(self, x: Tensor, found: Overview) -> Tensor:
-        """Map ``[B, H, W, C]`` to map and context, ``[B, H / 2, W / 2, C' + context]``."""
+        """Map ``[B, H, W, C]`` -> map with context ``[B, H / 2, W / 2, C' + context]``."""
         base, looking, _ = self.counts
         x = self.downsample(x)
         for block in self.blocks[:base]:
@@ -75,12 +75,12 @@ class FocusStage(Stage):
     """Last stage: the focus net at the overview's stride."""
 
     def forward(self, x: Tensor, found: Overview) -> Tensor:
-        """Map and context to those of half the size."""
+        """Map with context -> map with context of half the size."""
         return super().forward(x, found.context)
 
 
 class SplitDownsample(nn.Module):
-    """Convolutions of stride 2 for map and context apart, on ``[B, H, W, C + context]``."""
+    """Separate convolutions of stride 2 for map and context, on ``[B, H, W, C + context]``."""
 
     def __init__(self, in_dim: int, dim: int, context: int, device=None, dtype=None):
         super().__init__()
@@ -95,7 +95,7 @@ class SplitDownsample(nn.Module):
 
 
 class FocusNorm(nn.Module):
-    """What dense prediction gets of the last stage: ``norm(x) + scale(proj(norm(overview)))``, on ``[B, H, W, C]``."""
+    """Norm of the last map for dense prediction: ``norm(x) + scale(proj(norm(overview)))``, on ``[B, H, W, C]``."""
 
     def __init__(self, dim: int, overview: int, device=None, dtype=None):
         super().__init__()
@@ -122,22 +122,22 @@ class AuxiliaryHead(nn.Module):
 
 
 class OverLoCK(Backbone):
-    """Base net, overview net and focus net; see the package for how they meet.
+    """OverLoCK: base net, overview net and focus net; see the docstring of the package.
 
-    The maps of stages 3 and 4 have their context behind their channels. The overview's auxiliary classifier is asked
-    for by :meth:`set_auxiliary_training`; a model built for dense prediction or without classes has none.
+    The context of stages 3 and 4 is concatenated to the channels of their maps. The overview's auxiliary classifier is
+    enabled by :meth:`set_auxiliary_training`; a model for dense prediction or without classes has none.
 
     Args:
         mixer: Factory of the token mixers of the focus net.
-        img_size: Size in pixels that the mixers are told; every size from 32 runs.
-        dims: Channels of the stages.
-        depths: Blocks of base net (first three) and overview net.
-        focus_depths: Blocks of the focus net, by stride.
-        num_heads: Heads of its mixers, by stride: twice the reference's ``sub_num_heads``.
-        reparameterized: Build single convolutions for the sums of dilated ones.
-        feature_norms: Build for dense prediction: each stage's map is normed as it is handed out.
-        drop_path_rate: Stochastic depth of the last block, rising linearly from 0.
-        **backbone: num_classes, global_pool, drop_rate of :class:`~zoo.backbone.Backbone`.
+        img_size: Image size in pixels that the mixers are built for; any size from 32 works.
+        dims: Number of channels in each stage.
+        depths: Number of blocks in the three stages of the base net, and in the overview net.
+        focus_depths: Number of blocks in the focus net, by stride.
+        num_heads: Number of heads of its mixers, by stride: twice the reference's ``sub_num_heads``.
+        reparameterized: Whether to build single convolutions instead of sums of dilated ones.
+        feature_norms: Build for dense prediction: add a norm for every stage's map, applied when it is returned.
+        drop_path_rate: Stochastic depth rate of the last block; rates rise linearly from 0.
+        **backbone: Arguments of :class:`~zoo.backbone.Backbone`: num_classes, global_pool, drop_rate.
 
     Source: LMMMEng/OverLoCK @ 2c8ab3b, models/overlock.py and detection/models/overlock.py.
     """
@@ -202,7 +202,7 @@ class OverLoCK(Backbone):
     # --- two heads
 
     def make_auxiliary_head(self, device=None, dtype=None) -> nn.Module | None:
-        """A new classifier of the overview; None without classes."""
+        """Create a classifier of the overview; None without classes."""
         if not self.num_classes:
             return None
         head = AuxiliaryHead(self.overview_dim, self.num_classes, device=device, dtype=dtype)
@@ -211,13 +211,13 @@ class OverLoCK(Backbone):
         return head
 
     def set_auxiliary_training(self, enable: bool = True) -> None:
-        """In training mode, return the logits of the auxiliary classifier too, or main ones alone (the default)."""
+        """Set whether the model also returns the logits of the auxiliary classifier in training mode."""
         self.auxiliary_training = enable
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace both classifiers by new ones (0: none), and the pooling if one is named; a norm that is there stays.
+        """Replace both classifiers (0 classes: remove them), and the pooling if given; existing norms are kept.
 
-        A model without auxiliary classifier, for lack of classes, gets one with its classes.
+        A model that has no auxiliary classifier because it has no classes gets one.
         """
         super().reset_classifier(num_classes, global_pool)
         if self.feature_norms is not None or len(self.stages) < 4:
@@ -230,7 +230,7 @@ class OverLoCK(Backbone):
                 self.aux_head.norm = old.norm
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Images to logits ``[B, num_classes]``; in auxiliary training to a tuple of two, the overview's last."""
+        """Images -> logits ``[B, num_classes]``; in auxiliary training a tuple of these and the overview's."""
         if self.aux_head is None or not self.training:
             return super().forward(x)
         beside = found, = self._beside(x)
@@ -239,7 +239,7 @@ class OverLoCK(Backbone):
             x = self._forward_stage(x, stage, beside)
         x = self._format_output(self._final_norm(x, 3, beside), beside)
         y, auxiliary = self.forward_head(x), self.aux_head(found.overview)
-        # alone, the main logits still reach every parameter: plain loops, DDP and tools expect gradients of all
+        # otherwise the main logits depend on all parameters: plain loops, DDP and tools expect gradients of all
         return (y, auxiliary) if self.auxiliary_training else y + 0 * auxiliary
 
     # --- maps that come with an overview
@@ -248,7 +248,7 @@ class OverLoCK(Backbone):
         return Overview(),
 
     def _forward_stage(self, x: Tensor, stage: int, beside: tuple[Overview]) -> Tensor:
-        if self.feature_norms is not None and stage == 2:  # the released detection code goes on with the normed map
+        if self.feature_norms is not None and stage == 2:  # as in the released detection code
             x = self.feature_norms[1](x)
         return super()._forward_stage(x, stage, beside if stage > 1 else ())
 
@@ -261,23 +261,23 @@ class OverLoCK(Backbone):
 
     def prune_intermediate_layers(
             self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True) -> list[int]:
-        """Drop what the chosen stages do not need; return their indices as a list of non-negative ints."""
+        """Remove modules that the chosen stages do not need; return the non-negative indices of the stages."""
         take = super().prune_intermediate_layers(indices, prune_norm, prune_head)
         if len(self.stages) < 4:
             self.aux_head = None
         return take
 
     def reparameterize(self) -> None:
-        """Make single convolutions of all sums of dilated ones, in place: the same outputs in eval mode, faster.
+        """Merge all sums of dilated convolutions into single ones, in place; evaluation is faster, with equal outputs.
 
-        The weights then fit the ``*_reparam`` model of the same size. Training goes on less well than before.
+        The weights then fit the ``*_reparam`` model of the same size. Further training is less effective.
         """
         for module in self.modules():
             if isinstance(module, DilatedConv):
                 module.reparameterize()
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """As of every backbone; the overview's way down and projection stand beside the blocks that they are for."""
+        """See :class:`~zoo.backbone.Backbone`; the overview's downsampling and projection belong to its blocks."""
         matcher = super().group_matcher(coarse)
         third = self.stages[2] if len(self.stages) > 2 else None
         if not coarse and isinstance(third, OverviewStage):

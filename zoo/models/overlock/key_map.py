@@ -1,4 +1,4 @@
-"""Checkpoints of OverLoCK: the reference's key names to ours."""
+"""Key map of OverLoCK's checkpoints."""
 import re
 
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from .dilated_reparam import BRANCHES
 
 
 def _rules(inside: str, names: dict[str, str]) -> tuple[tuple[str, str], ...]:
-    """Renames parts of what ``inside`` matches; both sides may end with a digit that stays, ``#``."""
+    """Return rules that rename parts of modules matched by ``inside``; ``#`` stands for a digit that is kept."""
     return tuple(
         (fr'^({inside}){re.escape(theirs)}\b'.replace(r'\#', r'(\d)'), fr'\1{ours}'.replace('#', r'\2'))
         for theirs, ours in names.items())
@@ -41,9 +41,9 @@ ENDS = _rules('', {
 
 
 def overlock_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Classification and detection models, in both forms.
+    """Key map of classification and detection models, with merged or dilated kernels.
 
-    1x1 convolutions become linear layers, but those of squeeze and excitation; channels come last.
+    1x1 convolutions become linear layers, except in squeeze and excitation; channels come last.
     """
     state = _branches(rename(state, (*STEM, *DOWN, *OVERVIEW_BLOCK, *FOCUS_BLOCK, *ENDS)))
     base, looking, _ = model.stages[2].counts  # pyright: ignore[reportIndexIssue, reportAttributeAccessIssue]
@@ -59,7 +59,7 @@ def overlock_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tenso
 
 
 def _branches(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Dilated kernels, which the reference names by side and dilation, are numbered."""
+    """Number the dilated kernels, which the reference names by side and dilation."""
     renamed = {}
     for key, value in state.items():
         key = key.replace('.lk_origin.', '.conv.').replace('.origin_bn.', '.conv_norm.')
@@ -74,5 +74,5 @@ def _branches(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _places(stage: int, theirs: str, first: int = 0, most: int = 100) -> list[tuple[str, str]]:
-    """Rules for the blocks of a net: they follow ``first`` others in our stage."""
+    """Return rules for the blocks of a net, which follow ``first`` other blocks in a stage."""
     return [(fr'^{theirs}\.{i}\.', f'stages.{stage}.blocks.{first + i}.') for i in range(most)]

@@ -1,10 +1,9 @@
-"""Where the authors' own weights are: one table, one row for every released checkpoint and every registered tag.
+"""Table of the authors' official weights, with a row for every released checkpoint and every registered tag.
 
-The rows are in the YAML files beside this one, one file per family, keyed by ``model.tag``; the first row of a model is
-its default. The columns are the fields of :class:`Source`; a column that is absent has the value that the file's row
-``defaults`` gives it, else that of the field. Links, figures and hashes are those of the repositories that the files
-name in their first lines: a link that no source states is not in the table, and its row has the kind ``none`` and a
-note.
+The rows are in the YAML files of this folder, one file per family, keyed by ``model.tag``; the first row of a model is
+its default. The columns are the fields of :class:`Source`; a missing column has the value in the file's row
+``defaults``, or else the default of the field. Links, accuracies and hashes are taken from the repositories that the
+files name in their first lines. If there is no published link, the row has the kind ``none`` and a note.
 """
 import dataclasses
 import functools
@@ -37,29 +36,29 @@ HOSTS = dict(  # as readers know them
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """One row: where the weights of a model are, whose they are, and how they are to be evaluated.
+    """A row of the table: location, licence and evaluation settings of a model's weights.
 
     Args:
         name: ``model.tag``.
         kind: Host, one of :data:`KINDS`; 'none' if there is no file, or no link to the file itself.
-        location: For 'hub' ``org/repo:file``, with ``@`` and the commit where it is known; for 'gdrive' the file's
-            id; else the address. Empty for 'none'.
+        location: For 'hub' ``org/repo:file``, followed by ``@`` and the commit if known; for 'gdrive' the id of the
+            file; for others the address. Empty for 'none'.
         license: SPDX name of the licence of the weights; 'unknown' if their repository has none.
-        size: Height and width in pixels of the published evaluation. A number in the YAML stands for both.
+        size: Height and width in pixels of the published evaluation; one number in the YAML stands for both.
         crop: Fraction of the resized image that the crop keeps (timm's ``crop_pct``).
-        top1: Published ImageNet-1k accuracy in percent; None if none is known.
-        top1_source: Where ``top1`` is from if not from a table of the authors.
-        crop_mode: timm's name for the way of resizing.
-        interpolation: Of the resizing.
-        num_classes: Outputs of the classifier.
-        mean: Of the normalisation, by channel; by default ImageNet's.
-        std: As ``mean``.
-        sha256: Of the file, 64 lower-case hexadecimal digits; None if no source states it.
-        bytes: Size of the file; None if no source states it.
-        note: What else a user has to know; for 'none' why there is no file.
+        top1: Published ImageNet-1k accuracy in percent; None if unknown.
+        top1_source: Source of ``top1``, unless it is a table of the authors.
+        crop_mode: timm's name of the crop mode.
+        interpolation: Interpolation of the resizing.
+        num_classes: Number of classes.
+        mean: Means for normalisation, by channel; ImageNet's by default.
+        std: Standard deviations, likewise.
+        sha256: SHA-256 of the file, 64 lower-case hexadecimal digits; None if unknown.
+        bytes: Size of the file in bytes; None if unknown.
+        note: Further information for users; for 'none' the reason why there is no file.
 
     Raises:
-        ValueError: A field that cannot be right; the text says which and what is allowed.
+        ValueError: A field has an invalid value; the message names it and what is allowed.
     """
 
     name: str
@@ -86,7 +85,7 @@ class Source:
         self._require(
             isinstance(self.location, str) and re.fullmatch(pattern, self.location),
             f'location {self.location!r} of kind {self.kind} must be {words}')
-        self._require(self.kind != 'none' or self.note, 'kind none needs a note that says why there is no file')
+        self._require(self.kind != 'none' or self.note, 'kind none needs a note with the reason why there is no file')
         self._require(isinstance(self.license, str) and self.license, "license: give an SPDX name or 'unknown'")
         self._require(
             len(self.size) == 2 and all(isinstance(side, int) and side > 0 for side in self.size),
@@ -96,10 +95,10 @@ class Source:
             f'crop {self.crop!r} is not a fraction above 0 and up to 1')
         self._require(
             self.top1 is None or isinstance(self.top1, int | float) and 0 < self.top1 < 100,
-            f'top1 {self.top1!r} is not in percent')
+            f'top1 {self.top1!r} is not a percentage')
         self._require(
             isinstance(self.top1_source, str) and (self.top1 or not self.top1_source),
-            'top1_source says where top1 is from: give both')
+            'top1_source requires top1')
         self._require(
             self.sha256 is None or isinstance(self.sha256, str) and re.fullmatch('[0-9a-f]{64}', self.sha256),
             f'sha256 {self.sha256!r}: give all 64 lower-case hexadecimal digits, in quotes')
@@ -112,13 +111,13 @@ class Source:
             raise ValueError(f'{self.name}: {message}')
 
 
-IMAGES = 50_000  # of the validation set of ImageNet-1k, which published accuracies are of
-# by column of the YAML: whether a row must have it
+IMAGES = 50_000  # size of the validation set of ImageNet-1k, on which published accuracies are measured
+# columns of the YAML, and whether a row must have them
 _COLUMNS = {field.name: field.default is dataclasses.MISSING for field in dataclasses.fields(Source)[1:]}
 
 
 class _Loader(getattr(yaml, 'CSafeLoader', yaml.SafeLoader)):  # pyright: ignore[reportGeneralTypeIssues]
-    """yaml's safe loader, which also refuses a key that is there twice (YAML's own takes the last)."""
+    """yaml's safe loader, which also refuses duplicate keys (of which YAML uses the last)."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         mapping = super().construct_mapping(node, deep)
@@ -129,10 +128,10 @@ class _Loader(getattr(yaml, 'CSafeLoader', yaml.SafeLoader)):  # pyright: ignore
 
 
 def parse(text: str) -> dict[str, Source]:
-    """Rows of one YAML file by ``model.tag``, checked.
+    """Parse and check the rows of a YAML file; returns them by ``model.tag``.
 
     Raises:
-        ValueError: Not a table, a key twice, an unknown or missing column, or a value that :class:`Source` refuses.
+        ValueError: The text is not a table, or has a duplicate key, an unknown or missing column, or an invalid value.
     """
     try:
         table = yaml.load(text, _Loader)
@@ -159,10 +158,10 @@ def _row(name: str, row: Mapping[str, Any]) -> Source:
 
 @functools.cache
 def load() -> dict[str, Source]:
-    """All rows by ``model.tag``, from the files beside this module; read once.
+    """Return all rows by ``model.tag``, from the files in this folder; they are read once.
 
     Raises:
-        ValueError: As :func:`parse`, with the name of the file; or a row in two files.
+        ValueError: As :func:`parse`, with the name of the file, or a row is in two files.
     """
     rows: dict[str, Source] = {}
     files = (file for file in resources.files(__name__).iterdir() if file.name.endswith('.yaml'))
@@ -179,15 +178,15 @@ def load() -> dict[str, Source]:
 
 
 def tags(model: str) -> dict[str, Source]:
-    """The rows of a model by tag, the default first; {} if it has none."""
+    """Return the rows of a model by tag, the default first; {} if it has none."""
     return {name.partition('.')[2]: row for name, row in load().items() if name.partition('.')[0] == model}
 
 
 def source(name_tag: str) -> Source:
-    """The row of ``model.tag``.
+    """Return the row of ``model.tag``.
 
     Raises:
-        ValueError: No such row; the text lists the tags of the model, if it has any.
+        ZooError: There is no such row; the message lists the tags of the model, if it has any.
     """
     if name_tag in load():
         return load()[name_tag]
