@@ -37,9 +37,9 @@ test-mm: $(MM_VENV)/.mm
 # Every model and every slow test on the newest torch and timm and in mmdet and mmsegmentation, then the quick tests on
 # the oldest.
 test-all: lint $(VENV)/.runtimes $(OLDEST_VENV)/.dev $(MM_VENV)/.mm
-	$(VENV)/bin/python $(PYTEST) $(ARGS)
-	$(MM_VENV)/bin/python $(PYTEST) $(ARGS) tests/dense
-	$(OLDEST_VENV)/bin/python $(PYTEST) $(QUICK) $(ARGS)
+	@echo '== every test, newest versions' && time $(VENV)/bin/python $(PYTEST) $(ARGS)
+	@echo '== mmdet and mmsegmentation' && time $(MM_VENV)/bin/python $(PYTEST) $(ARGS) tests/dense
+	@echo '== quick tests, oldest versions' && time $(OLDEST_VENV)/bin/python $(PYTEST) $(QUICK) $(ARGS)
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check .

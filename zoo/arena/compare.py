@@ -29,7 +29,7 @@ def arena(argv: Sequence[str]) -> dict[str, Any]:
     """Train every mixer with every seed, measure all of them, and write, print and return the results.
 
     Raises:
-        ZooError: a mistake of the user's.
+        ZooError: The input is invalid.
         Interrupted: Ctrl-C; the same command goes on.
     """
     require_packages('tqdm', 'matplotlib')

@@ -27,7 +27,7 @@ def benchmark(argv: Sequence[str]) -> dict[str, Any] | None:
     incomplete.
 
     Raises:
-        ZooError: A mistake of the user's.
+        ZooError: The input is invalid.
     """
     if argv and argv[0] not in (*KINDS, '-h', '--help'):
         raise ZooError(f'unknown benchmark {argv[0]!r}{did_you_mean(argv[0], KINDS)} (known: {", ".join(KINDS)})')

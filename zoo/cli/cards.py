@@ -21,7 +21,7 @@ def cards(argv: Sequence[str]) -> None:
     """Write or check cards, or measure the figures in them.
 
     Raises:
-        ZooError: A card is out of date, or a mistake of the user's.
+        ZooError: A card is out of date, or the input is invalid.
     """
     args = parser().parse_args(argv)
     results = result_files.folder() or Path('results')

@@ -35,7 +35,7 @@ def measure(
         own: Whether ``train`` wrote the checkpoint.
 
     Raises:
-        ZooError: a mistake of the user's.
+        ZooError: The input is invalid.
     """
     model = build_model(args, content, own)
     parameters = sum(p.numel() for p in model.parameters())

@@ -49,7 +49,7 @@ def average(argv: Sequence[str]) -> dict[str, Any]:
         output, used (the averaged files), left_out, and with ``--greedy`` the metric and its name.
 
     Raises:
-        ZooError: There are fewer than two checkpoints, they are of different models, or another mistake of the user's.
+        ZooError: Fewer than two checkpoints, checkpoints of different models, or other invalid input.
     """
     args = parser().parse_args(list(argv))
     with contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext():

@@ -37,7 +37,7 @@ def infer(argv: Sequence[str]) -> list[dict[str, Any]]:
         most likely first (dicts of ``index``, ``label``, None if it is not known, and ``probability``), or ``error``.
 
     Raises:
-        ZooError: a mistake of the user's.
+        ZooError: The input is invalid.
     """
     given = parser().parse_args(list(argv))
     if given.num_classes and not given.checkpoint:

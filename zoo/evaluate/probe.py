@@ -170,8 +170,8 @@ def probe(argv: Sequence[str]) -> None:
     """Probe as the command line says.
 
     Raises:
-        ZooError: a mistake of the user's.
-        Interrupted: Ctrl-C; the last whole checkpoint stays.
+        ZooError: An option, the config file, the data or the checkpoint is invalid.
+        Interrupted: Ctrl-C was pressed; the last complete checkpoint is kept.
     """
     request = read_request(ProbeSession, argv, parser())
     given = request.given
@@ -186,7 +186,7 @@ def probe(argv: Sequence[str]) -> None:
 
 
 def _with_quickstart(args: argparse.Namespace, ctx: build.DeviceContext) -> argparse.Namespace:
-    """Here the digits take no options of their own."""
+    """Settle the data; the digits need no options of their own here."""
     if args.dataset == datasets.QUICKSTART:
         vars(args).update(quickstart_data(args, ctx))
     return args

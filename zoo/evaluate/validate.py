@@ -35,7 +35,7 @@ def validate(argv: Sequence[str]) -> dict[str, Any]:
         and ``failed`` (reasons); with ``--against published`` those of :func:`reproduce.compare`.
 
     Raises:
-        ZooError: a mistake of the user's.
+        ZooError: The input is invalid.
     """
     require_packages('tqdm')
     flags, config = options.parse(VALIDATE, argv, parser())

@@ -67,7 +67,7 @@ def export(argv: Sequence[str]) -> dict[str, Any]:
         file was not executed) and same_top1.
 
     Raises:
-        ZooError: an operator that the format lacks, outputs that differ, or another mistake of the user's.
+        ZooError: The format lacks an operator, the outputs differ, or other input is invalid.
     """
     args = parser().parse_intermixed_args(list(argv))
     form = FORMATS[args.format]

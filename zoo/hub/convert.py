@@ -33,7 +33,7 @@ def convert(argv: Sequence[str]) -> dict[str, Any]:
     """Convert as the command line says, print what became of the keys and return it.
 
     Raises:
-        ZooError: The checkpoint cannot be read, would run code or does not fit, or another mistake of the user's.
+        ZooError: The checkpoint cannot be read, would run code or does not fit, or other input is invalid.
             Nothing is written then.
     """
     args = parser().parse_args(argv)

@@ -34,8 +34,8 @@ def train(argv: Sequence[str]) -> None:
     """Train as the command line says.
 
     Raises:
-        ZooError: a mistake of the user's.
-        Interrupted: Ctrl-C; the last whole checkpoint stays.
+        ZooError: An option, the config file, the data or the checkpoint is invalid.
+        Interrupted: Ctrl-C was pressed; the last complete checkpoint is kept.
     """
     request = read_request(Trainer, argv, parser())
     args = options.merge(TRAIN, request.config, request.flags, dict(resume=request.resume))
@@ -44,14 +44,14 @@ def train(argv: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class Request:
-    """What a command line asks for, and the checkpoint that it goes on from.
+    """A command line of ``train`` or ``probe``, and the checkpoint that it resumes.
 
     Args:
-        flags: Its options.
-        config: Those of the config file; without one, those of the checkpoint.
-        given: Those of config file and command line together.
+        flags: Options of the command line.
+        config: Options of the config file; without one, those of the checkpoint.
+        given: Options of config file and command line together.
         resume: Path of the checkpoint, '' for none.
-        content: Of the checkpoint.
+        content: Content of the checkpoint, None for none.
     """
 
     flags: dict[str, Any]
@@ -65,7 +65,7 @@ def read_request(trainer: type[Trainer], argv: Sequence[str], parser: options.Pa
     """Read the command line of ``train`` or ``probe``, the config file and the checkpoint that it names.
 
     Raises:
-        ZooError: an option is wrong, or the checkpoint is not one of this command.
+        ZooError: An option is invalid, or the checkpoint was not written by this command.
     """
     require_packages('tqdm', 'matplotlib')
     flags, config = options.parse(trainer.table, argv, parser)
@@ -81,13 +81,13 @@ def read_request(trainer: type[Trainer], argv: Sequence[str], parser: options.Pa
 def run(
         trainer: type[Trainer], args: argparse.Namespace, request: Request,
         with_data: Callable[[argparse.Namespace, build.DeviceContext], argparse.Namespace]) -> None:
-    """Check the options, find folder and device, and train.
+    """Check the options, choose folder and device, and train.
 
     Args:
         trainer: Class of the run.
-        args: Options.
-        request: Where they come from.
-        with_data: Gives the options with those of the quickstart's data, if that is asked for.
+        args: Its options.
+        request: The command line that they come from.
+        with_data: Returns the options, completed by those that the quickstart's data need.
     """
     check(args, request.content)
     folder = folder_of(args, request.flags, request.content, auto=request.given.get('resume') == AUTO)
