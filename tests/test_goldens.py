@@ -1,8 +1,11 @@
 """Every model is numerically the paper's own: logits and input gradients in float64, by the path a user loads by."""
+import json
+
 import pytest
 
 import zoo
 from tests import goldens
+from tests.goldens.__main__ import main
 from tests.models import families
 from zoo.registry import FAMILIES
 
@@ -32,3 +35,13 @@ def test_every_golden_names_a_model():
     without = [family for family in FAMILIES if family.variants and smallest(family) is None]
     unpublished = [family for family in families.NAMES if 'reference' not in families.load(family)]  # as whole models
     assert [family.variants[0].name for family in without] == sum(map(families.smallest, unpublished), [])
+
+
+def test_differences_are_written(tmp_path, monkeypatch, capsys):
+    """For the cards; a difference beyond the gate ends with exit code 1."""
+    assert main([str(tmp_path / 'found.json'), 'ecanet_resnet18@*']) == 0
+    [(name, row)] = json.loads((tmp_path / 'found.json').read_text()).items()
+    assert name == 'ecanet_resnet18@224' and row['agrees'] and 0 < row['logits'] < 1e-9 and 0 < row['grad'] < 1e-8
+    monkeypatch.setattr(goldens, 'gates', lambda golden: (0, 0))
+    assert main([str(tmp_path / 'found.json'), name]) == 1
+    assert capsys.readouterr().out.splitlines()[-1].endswith('DIFFERS')

@@ -135,8 +135,8 @@ def test_parity_is_that_of_all_goldens():
     rows = result_files.parity()['rows']
     assert set(rows) == {path.stem for path in goldens.FOLDER.glob('*@*.json')}
     for golden, row in rows.items():
-        gate = max(goldens.GATE, goldens.load(golden).get('gate', 0))
-        assert row['agrees'] and row['logits'] <= gate and row['grad'] <= 10 * gate, golden
+        logits, grad = goldens.gates(goldens.load(golden))
+        assert row['agrees'] and row['logits'] <= logits and row['grad'] <= grad, golden
 
 
 def test_speed_is_that_of_the_result_files():

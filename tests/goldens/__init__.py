@@ -67,15 +67,25 @@ def build(golden, folder, name, **kwargs):
         torch.set_default_dtype(torch.float32)
 
 
-def compare(golden, function):
-    """Compare what ``function`` makes of the golden's image, and the image's gradient, with the golden."""
-    gate = max(GATE, golden.get('gate', 0))
+def differences(golden, function):
+    """Relative differences from the golden of what ``function`` makes of its image, and of the image's gradient."""
     x = torch.as_tensor(draw(1234, golden['input_size'])).requires_grad_()
     y = function(x)
     assert list(y.shape) == golden['logits_shape']
-    want = np.asarray(golden['logits'])
-    assert np.abs(y.detach().numpy().ravel() - want).max() <= gate * np.abs(want).max()
     (y * torch.as_tensor(draw(4321, tuple(y.shape)))).sum().backward()
     at = np.random.Generator(np.random.PCG64(99)).integers(0, x.numel(), 64)
-    want = np.asarray(golden['grad']['samples'])
-    assert np.abs(x.grad.numpy().ravel()[at] - want).max() <= 10 * gate * np.abs(want).max()
+    return [
+        float(np.abs(ours - want).max() / np.abs(want).max()) for ours, want in (
+            (y.detach().numpy().ravel(), golden['logits']), (x.grad.numpy().ravel()[at], golden['grad']['samples']))]
+
+
+def gates(golden):
+    """The largest relative differences that are allowed of logits and gradient."""
+    gate = max(GATE, golden.get('gate', 0))
+    return gate, 10 * gate
+
+
+def compare(golden, function):
+    """Assert that ``function`` agrees with the golden."""
+    for difference, gate in zip(differences(golden, function), gates(golden), strict=True):
+        assert difference <= gate

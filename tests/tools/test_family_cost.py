@@ -29,12 +29,15 @@ def test_lists_files_and_who_writes_them(repository, capsys):
     (repository / 'model_cards').mkdir()
     (repository / 'model_cards/van.md').write_text('card\n')
     (repository / 'family.py').write_text('1\n2\n3\n')
+    (repository / 'configs').mkdir()
+    (repository / 'configs/small.yaml').write_text('a: 1\n')
     assert main([]) == 0
     *lines, total = capsys.readouterr().out.splitlines()
     assert [line.split() for line in lines] == [
         ['generated', '+1', '-1', 'README.md', '(tables', 'of', 'models)'],
+        ['by', 'hand', '+1', '-0', 'configs/small.yaml'],
         ['by', 'hand', '+3', '-0', 'family.py'],
         ['generated', '+1', '-0', 'model_cards/van.md', '(zoo', 'cards)'],
         ['by', 'hand', '+1', '-0', 'registry.py']]
-    assert total == '2 files by hand (+4 lines), 2 generated'
+    assert total == '3 files by hand (+5 lines), of which 1 recipes, 2 generated'
     assert main(['--most', '1']) == 1
