@@ -30,7 +30,7 @@ def test_ratios_are_to_the_plain_host(monkeypatch):
 def test_a_host_without_places(tmp_path, capsys):
     argv = ['gates', 'eca', '--host', 'seresnet50', '--size', '32', '--output', str(tmp_path / 'x')]
     assert benchmark.main(argv) == 2
-    assert 'eca in seresnet50: Bottleneck has a SEModule already' in capsys.readouterr().err
+    assert 'eca in seresnet50: Bottleneck already has a SEModule' in capsys.readouterr().err
     assert benchmark.main(['gates', 'emca', '--host', 'mobilenetv2_100', '--size', '32']) == 2
     assert 'emca in mobilenetv2_100: there is none; use --host resnet18' in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
