@@ -36,6 +36,7 @@ class Variant:
         cfgs: timm pretrained-cfg entries by tag, beside those of the family and of the table of weights, which lists
             the tags: a registered variant has all of them here, the default first.
         linear: Whether the work grows linearly with the number of pixels: no softmax over the map or its rows.
+        tag_args: Further constructor arguments by tag, of weights that need them.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Variant:
     drop_path: float = 0.
     cfgs: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     linear: bool = True
+    tag_args: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
     @property
     def top1(self) -> dict[str, float]:
@@ -127,7 +129,7 @@ def register_variants(
 
 def _with_all_tags(variant: Variant) -> Variant:
     listed = tags(variant.name) or {'in1k': None}
-    unknown = [tag for tag in variant.cfgs if tag not in listed]
+    unknown = [tag for tag in (*variant.cfgs, *variant.tag_args) if tag not in listed]
     if unknown:
         raise ValueError(f'{variant.name}: the table of weights has no row of the tag {", ".join(unknown)}; add it')
     return dataclasses.replace(variant, cfgs={tag: variant.cfgs.get(tag, {}) for tag in listed})
@@ -236,7 +238,7 @@ def _entrypoint(
     """A function as timm registers it: named, filed and documented like one that is written out."""
 
     def entrypoint(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-        args = {**variant.args, **kwargs}
+        args = {**variant.args, **variant.tag_args.get(_tag_of(kwargs.get('pretrained_cfg')), {}), **kwargs}
         if mixers is not None:
             chosen = args.pop('mixers', mixers)
             args['mixer'] = mixer_factory(args.get('mixer', chosen), args.pop('mixer_kwargs', None))
@@ -248,6 +250,13 @@ def _entrypoint(
     args = {key: value for key, value in variant.args.items() if not callable(value)}
     entrypoint.__doc__ = f'{variant.name}: {host.__name__} with {args}. Top-1 of the paper: {top1}.'
     return entrypoint
+
+
+def _tag_of(cfg: Any) -> str:
+    """The tag of what timm hands on as ``pretrained_cfg``: a tag, the entries of a cfg, or None; '' for none."""
+    if isinstance(cfg, Mapping):
+        return cfg.get('tag') or ''
+    return cfg if isinstance(cfg, str) else getattr(cfg, 'tag', None) or ''
 
 
 def _build(

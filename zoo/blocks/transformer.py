@@ -1,6 +1,7 @@
-"""The pre-norm transformer block shared by all attention hosts."""
+"""The pre-norm transformer block shared by all attention hosts, and the same with layer scales."""
 from typing import Any
 
+import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
@@ -38,3 +39,27 @@ class TransformerBlock(nn.Module):
         if getattr(self.mixer, 'needs_block_input', False):
             given['block_input'] = x
         return self.mixer(y, **given)
+
+
+class ScaledBlock(TransformerBlock):
+    """Pre-norm block with layer scales: ``x = x + gamma1 mixer(norm1(x))``, then ``x + gamma2 mlp(norm2(x))``.
+
+    Args:
+        dim: Number of channels C.
+        mixer: Token mixer, shape-preserving.
+        mlp: Feed-forward layer, shape-preserving.
+        drop_path: Stochastic depth rate.
+        eps: Epsilon of both LayerNorms.
+        layer_scale: Initial value of the layer scales.
+    """
+
+    def __init__(
+            self, dim: int, mixer: nn.Module, mlp: nn.Module, drop_path: float = 0., eps: float = 1e-5,
+            layer_scale: float = 1e-5, device=None, dtype=None):
+        super().__init__(dim, mixer, mlp, drop_path, eps, device=device, dtype=dtype)
+        self.gamma1 = nn.Parameter(torch.full((dim,), layer_scale, device=device, dtype=dtype))
+        self.gamma2 = nn.Parameter(torch.full((dim,), layer_scale, device=device, dtype=dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.addcmul(x, self.gamma1, self.drop_path1(self.mix(self.norm1(x), x)))
+        return torch.addcmul(x, self.gamma2, self.drop_path2(self.mlp(self.norm2(x))))

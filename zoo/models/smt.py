@@ -29,7 +29,7 @@ from ..blocks.fusion import can_fuse, in_chunks
 from ..blocks.mixers import BlockContext, MixerFactory, MixerTable
 from ..blocks.mlp import ConvMlp
 from ..blocks.patch import Conv2dNorm, PatchConv
-from ..blocks.transformer import TransformerBlock
+from ..blocks.transformer import ScaledBlock, TransformerBlock
 from ..hosts.stages import build_stages
 from ..registry import Variant, register_family
 from ..utils.types import FactoryKwargs
@@ -69,21 +69,6 @@ class LocalMlp(ConvMlp):
         return self.fc2(fused_epilogue(x, conv.weight + centre, conv.bias, activation='gelu'))
 
 
-class ScaledBlock(TransformerBlock):
-    """Pre-norm block with layer scales initialised to 1e-4."""
-
-    def __init__(
-            self, dim: int, mixer: nn.Module, mlp: nn.Module, drop_path: float = 0., eps: float = 1e-5, device=None,
-            dtype=None):
-        super().__init__(dim, mixer, mlp, drop_path, eps, device=device, dtype=dtype)
-        self.gamma1 = nn.Parameter(torch.full((dim,), 1e-4, device=device, dtype=dtype))
-        self.gamma2 = nn.Parameter(torch.full((dim,), 1e-4, device=device, dtype=dtype))
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = torch.addcmul(x, self.gamma1, self.drop_path1(self.mix(self.norm1(x), x)))
-        return torch.addcmul(x, self.gamma2, self.drop_path2(self.mlp(self.norm2(x))))
-
-
 class SMT(Backbone):
     """Scale-Aware Modulation Transformer.
 
@@ -109,7 +94,7 @@ class SMT(Backbone):
             layer_scale: bool = False, drop_path_rate: float = 0., in_chans: int = 3, device=None, dtype=None,
             **backbone: Any):
         dd = FactoryKwargs(device=device, dtype=dtype)
-        transformer = ScaledBlock if layer_scale else TransformerBlock
+        transformer = partial(ScaledBlock, layer_scale=1e-4) if layer_scale else TransformerBlock
 
         def block(ctx: BlockContext, drop_path: float) -> nn.Module:
             mlp_ratio = mlp_ratios[ctx.stage]

@@ -19,8 +19,10 @@ from .hilo import HiLoAttention
 from .inline import InLineAttention
 from .large_kernel import LargeKernelAttention
 from .linear import LinearAttention
+from .lkca import LargeKernelConvolutionalAttention
 from .mala import MagnitudeAwareLinearAttention
 from .modulation import EfficientModulation
+from .neighborhood import NeighborhoodAttention
 from .norm_aware import NormAwareLinearAttention
 from .partial import PartialChannelAttention, PartialSelfAttention
 from .pooling import AveragePooling
@@ -40,8 +42,9 @@ from .window import WindowAttention
 __all__ = [
     'AgentAttention', 'AveragePooling', 'BlockContext', 'ClampedLinearAttention', 'ContextMixing',
     'EfficientModulation', 'EnhancedAttention', 'FocusedLinearAttention', 'GatedMixer', 'HiLoAttention',
-    'InLineAttention', 'LargeKernelAttention', 'LinearAttention', 'MagnitudeAwareLinearAttention', 'MixerFactory',
-    'MixerTable', 'Mixers', 'NormAwareLinearAttention', 'PartialChannelAttention', 'PartialSelfAttention', 'QKVMixer',
+    'InLineAttention', 'LargeKernelAttention', 'LargeKernelConvolutionalAttention', 'LinearAttention',
+    'MagnitudeAwareLinearAttention', 'MixerFactory', 'MixerTable', 'Mixers', 'NeighborhoodAttention',
+    'NormAwareLinearAttention', 'PartialChannelAttention', 'PartialSelfAttention', 'QKVMixer',
     'RankAugmentedLinearAttention', 'RotaryAttention', 'RoutedAttention', 'ScaleAwareModulation', 'SoftmaxAttention',
     'SpatialReductionAttention', 'StripeAttention', 'TokenMixer', 'WindowAttention', 'list_mixers', 'mixer_class',
     'mixer_factory', 'register_mixer',
