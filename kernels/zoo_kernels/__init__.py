@@ -9,6 +9,7 @@ from .dispatch import Choice, explain, record, set_mode
 from .focal_modulation import focal_modulation
 from .linear import linear
 from .linear_attention import linear_attention
+from .neighborhood_attention import neighborhood_attention
 from .routed_attention import route, routed_attention
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     'focal_modulation',
     'linear',
     'linear_attention',
+    'neighborhood_attention',
     'record',
     'route',
     'routed_attention',

@@ -8,7 +8,7 @@ import functools
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, NamedTuple, ParamSpec
+from typing import Any, NamedTuple, ParamSpec, cast
 
 import torch
 from torch import Tensor
@@ -129,6 +129,18 @@ def exporting() -> bool:
     """
     flag = getattr(torch.compiler, '_is_exporting_flag', None)  # the value of is_exporting() in newer versions
     return (torch.compiler.is_exporting() if flag is None else flag) or torch.onnx.is_in_onnx_export()
+
+
+def unspecialized(count: int) -> int:
+    """Return a positive size that depends on those of the inputs, as a new one that an exported graph keeps dynamic.
+
+    A count of tiles may be 1 at one size and larger at another; a reshape would otherwise specialise the graph to the
+    case that it was traced with. Static sizes are left as they are.
+    """
+    if exporting() and not isinstance(count, int):
+        count = cast(int, torch.full((), count, dtype=torch.int64).item())
+        torch._check(count >= 1)
+    return count
 
 
 def transforming() -> bool:

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo_kernels.dispatch import exporting
+from zoo_kernels.dispatch import exporting, unspecialized
 
 CLASS_TOKENS = ('cls_token', 'dist_token')
 
@@ -58,16 +58,8 @@ def ceil_div(size: int, window: int) -> int:
 
 
 def window_count(size: int, window: int) -> int:
-    """:func:`ceil_div` of a map's side, safe for reshapes during export.
-
-    The count may be 1 at one size and larger at another, and an exported graph would be specialised to the case it
-    was traced with. Dynamic sides therefore become an unbacked symbolic integer; static ones are left as they are.
-    """
-    count = ceil_div(size, window)
-    if exporting() and not isinstance(count, int):
-        count = as_int(torch.full((), count, dtype=torch.int64).item())
-        torch._check(count >= 1)
-    return count
+    """:func:`ceil_div` of a map's side, safe for reshapes during export."""
+    return unspecialized(ceil_div(size, window))
 
 
 def pad_map(x: Tensor, top: int, bottom: int, left: int, right: int) -> Tensor:

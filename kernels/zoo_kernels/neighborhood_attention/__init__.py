@@ -1,0 +1,83 @@
+"""Neighborhood attention: every token attends to the k x k window around it, which stays inside the map."""
+from torch import Tensor
+
+from ..dispatch import Choice, exporting, record_choice, register_chooser
+from . import reference
+from .windows import Windows
+
+Sizes = int | tuple[int, ...]  # of both axes, or of each
+
+
+def neighborhood_attention(
+        q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, kernel_size: Sizes = 7, dilation: Sizes = 1,
+        stride: Sizes = 1, scale: float | None = None) -> Tensor:
+    """Softmax attention of every token of a map to the tokens of a window around it.
+
+    >>> q, k, v = torch.randn(3, 1, 14, 15, 2, 16)
+    >>> zoo_kernels.neighborhood_attention(q, k, v, torch.zeros(2, 13, 13), kernel_size=7, dilation=2).shape
+    torch.Size([1, 14, 15, 2, 16])
+
+    The result of token i is ``sum_j softmax_j(scale * q_i . k_j + bias[j - i]) v_j`` over its window, per head. The
+    window is the product of one per axis. On an axis with n tokens, kernel size k and dilation d, the tokens i, i + d,
+    i + 2 d, ... are a class of m tokens, numbered p = 0, ..., m - 1. The window of p is the k tokens of its class from
+    ``min(max(p - k // 2, 0), m - k)``: centred, and shifted inwards at the borders. With a stride s, groups of s
+    consecutive tokens of a class share the window of token ``s // 2`` of the group (or of the last one of the class);
+    with s = k attention is blocked. Softmax is in float32 for 16-bit inputs, also under autocast.
+
+    Plain torch works through tiles of queries, each by matrix products with all keys that its windows cover. On a CPU
+    memory beyond inputs and results, also for gradients, does not grow with the kernel size. ``torch.compile``, export
+    and transforms see all tiles at once.
+
+    Args:
+        q: Map of queries ``[B, H, W, heads, D]``, or sequences ``[B, N, heads, D]``, any strides (views of a packed
+            projection are not copied).
+        k: Keys, likewise.
+        v: Values ``[B, H, W, heads, E]``, or ``[B, N, heads, E]``.
+        bias: Relative position bias ``[heads, 2 kh - 1, 2 kw - 1]``, or ``[heads, 2 k - 1]`` for sequences; entry
+            ``y + kh - 1, x + kw - 1`` is for a key y rows below and x columns right of the query, in units of the
+            dilation. None for no bias.
+        kernel_size: Side of the window, odd; one for all axes, or one for each.
+        dilation: Spacing between the tokens of a window, likewise.
+        stride: Number of consecutive tokens that share a window, at most the kernel size, likewise.
+        scale: Scale of the logits; ``D ** -0.5`` by default.
+
+    Returns:
+        ``[B, H, W, heads, E]``, or ``[B, N, heads, E]``, contiguous, in the dtype of v.
+
+    Raises:
+        ValueError: A kernel size is even, a stride exceeds the kernel size, a side of the map is shorter than kernel
+            size times dilation, or shapes do not match.
+
+    Source: Hassani et al., Neighborhood Attention Transformer, arXiv 2204.07143; Hassani, Shi: Dilated Neighborhood
+    Attention Transformer, arXiv 2209.15001; Hassani et al., Generalized Neighborhood Attention, arXiv 2504.16922;
+    SHI-Labs/NATTEN.
+    """
+    _choose(q, k, v, bias, kernel_size, dilation, stride, scale)
+    windows = Windows.of(q.dim() - 3, kernel_size, dilation, stride)
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    if q.dim() == 4:
+        q, k, v = (x.unsqueeze(1) for x in (q, k, v))
+        bias = bias if bias is None else bias.unsqueeze(1)
+        return reference.neighborhood_attention(q, k, v, bias, windows, scale).squeeze(1)
+    return reference.neighborhood_attention(q, k, v, bias, windows, scale)
+
+
+def _choose(
+        q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, kernel_size: Sizes = 7, dilation: Sizes = 1,
+        stride: Sizes = 1, scale: float | None = None) -> Choice:
+    if q.dim() not in (4, 5) or k.shape != q.shape or v.shape[:-1] != q.shape[:-1]:
+        raise ValueError('q and k are [B, H, W, heads, D] or [B, N, heads, D], v has the same shape but for the last '
+                         f'dimension; got {[list(x.shape) for x in (q, k, v)]}')
+    windows = Windows.of(q.dim() - 3, kernel_size, dilation, stride)
+    if bias is not None:
+        shape = [q.shape[-2], *(2 * axis.kernel - 1 for axis in windows[5 - q.dim():])]
+        if list(bias.shape) != shape:
+            raise ValueError(f'bias is [heads, 2 * kernel_size - 1 of each axis] = {shape}; got {list(bias.shape)}')
+    if not exporting():  # a branch on H or W would fix them in the graph
+        windows.check(q.shape[1:-2])
+    return record_choice('neighborhood_attention', Choice('torch', 'there is no kernel yet'))
+
+
+register_chooser(neighborhood_attention, _choose)
+
+__all__ = ['neighborhood_attention']
