@@ -18,7 +18,7 @@ from tests import goldens
 from tests.models import families
 from tests.zoo_models import shallow
 from zoo.blocks.mixers import TokenMixer, mixer_class
-from zoo.registry import modules
+from zoo.registry import modules, variant
 from zoo.train import build, options
 from zoo.train.option_schema import TRAIN
 from zoo.utils.errors import ZooError
@@ -130,8 +130,9 @@ OTHER_SIZES = [name for name, row in load_sources().items() if row.size != sourc
 @pytest.mark.parametrize('name_tag', OTHER_SIZES)
 def test_weights_of_another_size_have_a_model_of_that_size(name_tag):
     """Bound to it where the shapes of some weights are."""
-    name, size = name_tag.partition('.')[0], source(name_tag).size
-    args = dict(shallow(name), device='meta')
+    name, _, tag = name_tag.partition('.')
+    size = source(name_tag).size
+    args = dict(shallow(name), **variant(name).tag_args.get(tag, {}), device='meta')
     model, native = timm.create_model(name_tag, **args), timm.create_model(name, **args)
     shapes = [{key: p.shape for key, p in m.named_parameters()} for m in (model, native)]
     assert model.pretrained_cfg['input_size'] == (3, *size)

@@ -8,7 +8,7 @@ from tests.zoo_models import narrow, shallow, smallest_hosts
 from zoo.blocks.mixers import list_mixers, mixer_class
 from zoo.hosts import ViT
 from zoo.models.hybrid import HOSTS
-from zoo.registry import FAMILIES, mixers_of, variant
+from zoo.registry import FAMILIES, family_table, variant
 
 # The smallest model of each family in a host that takes any mixer, and the first of HOSTS that has the model's host
 OWN = {
@@ -58,8 +58,8 @@ def test_hosts_of_families_take_other_mixers(name):
 def test_in_its_own_place_is_the_family(name):
     """Same keys, same outputs: with test_goldens.py, the paper's own."""
     family = timm.create_model(name, **shallow(name)).eval()
-    table = {**variant(name).args, **shallow(name), 'mixer': mixers_of(name)}
-    hybrid = zoo.create_hybrid(OWN[name], **{key: value for key, value in table.items() if key != 'mixers'}).eval()
+    table = {'mixers': family_table(name).mixers, **variant(name).args, **shallow(name)}
+    hybrid = zoo.create_hybrid(OWN[name], table.pop('mixers'), **table).eval()
     hybrid.load_state_dict(family.state_dict())
     x = torch.randn(1, 3, 96, 64)
     torch.testing.assert_close(hybrid(x), family(x), rtol=0, atol=0)

@@ -39,7 +39,7 @@ from torch import Tensor, nn
 
 from ..backbone import Backbone, Stage, to_pair
 from ..blocks.layout import ceil_div, to_nchw, to_nhwc
-from ..blocks.mixers import BlockContext, MixerFactory, MixerTable
+from ..blocks.mixers import BlockContext, MixerFactory, MixerTable, NeighborhoodAttention
 from ..blocks.mlp import Mlp
 from ..blocks.patch import PatchConv
 from ..blocks.transformer import ScaledBlock, TransformerBlock
@@ -109,10 +109,11 @@ class NAT(Backbone):
     """
 
     def __init__(
-            self, mixer: MixerFactory = MixerTable(MIXERS), img_size: int | Sequence[int] = 224, embed_dim: int = 64,
-            depths: Sequence[int] = (3, 4, 6, 5), num_heads: Sequence[int] = (2, 4, 8, 16), mlp_ratio: float = 3.,
-            kernel_size: int = 7, layer_scale: float | None = None, feature_norms: bool = False,
-            drop_path_rate: float = 0., in_chans: int = 3, device=None, dtype=None, **backbone: Any):
+            self, mixer: MixerFactory = NeighborhoodAttention.from_context, img_size: int | Sequence[int] = 224,
+            embed_dim: int = 64, depths: Sequence[int] = (3, 4, 6, 5), num_heads: Sequence[int] = (2, 4, 8, 16),
+            mlp_ratio: float = 3., kernel_size: int = 7, layer_scale: float | None = None,
+            feature_norms: bool = False, drop_path_rate: float = 0., in_chans: int = 3, device=None, dtype=None,
+            **backbone: Any):
         dd = FactoryKwargs(device=device, dtype=dtype)
         dims = [embed_dim * 2 ** s for s in range(len(depths))]
         kind = TransformerBlock if layer_scale is None else partial(ScaledBlock, layer_scale=layer_scale)
@@ -151,7 +152,7 @@ class IsotropicNAT(Backbone):
     patch = 16  # pixels
 
     def __init__(
-            self, mixer: MixerFactory = MixerTable(MIXERS[:1]), img_size: int | Sequence[int] = 224,
+            self, mixer: MixerFactory = NeighborhoodAttention.from_context, img_size: int | Sequence[int] = 224,
             embed_dim: int = 384, depth: int = 12, num_heads: int = 12, mlp_ratio: float = 4., kernel_size: int = 7,
             drop_path_rate: float = 0., in_chans: int = 3, device=None, dtype=None, **backbone: Any):
         dd = FactoryKwargs(device=device, dtype=dtype)
@@ -234,7 +235,8 @@ RULES = (
     (r'\.intermediate\.dense\.', '.mlp.fc1.'),
     (r'\.output\.dense\.', '.mlp.fc2.'),
     (r'^layernorm\.', 'norm.'),
-    (r'^classifier\.', 'head.fc.'),
+    *((fr'^hidden_states_norms\.stage{i + 1}\.', f'feature_norms.{i}.') for i in range(4)),
+    (r'^classifier\.', 'head.'),
     # the reference, whose downsampling is the end of a stage
     (r'^patch_embed\.', 'stem.'),
     *((fr'^(?:levels|layers)\.{i}\.downsample\.', f'stages.{i + 1}.downsample.') for i in range(3)),

@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 

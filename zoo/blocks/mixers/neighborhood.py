@@ -37,8 +37,8 @@ class NeighborhoodAttention(TokenMixer):
         qkv_bias: Whether the q, k, v projection has a bias.
 
     Source: Hassani et al., Neighborhood Attention Transformer, arXiv 2204.07143; Hassani and Shi, Dilated Neighborhood
-    Attention Transformer, arXiv 2209.15001; SHI-Labs/Neighborhood-Attention-Transformer @ d334f5b, classification/nat.py
-    with natten 0.14.
+    Attention Transformer, arXiv 2209.15001; SHI-Labs/Neighborhood-Attention-Transformer @ d334f5b,
+    classification/nat.py with natten 0.14.
     """
 
     def __init__(

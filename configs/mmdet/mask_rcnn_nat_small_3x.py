@@ -1,0 +1,17 @@
+"""Mask R-CNN 3x, nat_small. Published: 48.4 box AP, 43.2 mask AP.
+
+Source: SHI-Labs/Neighborhood-Attention-Transformer @ d334f5b, detection/configs/nat/mask_rcnn_nat_small_3x_coco.py.
+
+Recipe: AdamW with learning rate 0.0001 and weight decay 0.05 (none for norm, rpb), stochastic depth 0.35, 8 x 2 images
+of random sizes, 36 epochs, divided by 10 after epochs 27 and 33, warm-up from 0.001 of the rate in 500 iterations,
+mixed precision (loss scale 512).
+
+torchrun --nproc_per_node=8 -m zoo train-det mask_rcnn_nat_small_3x data/coco
+"""
+_base_ = '_base_/mask_rcnn_3x.py'
+model = dict(
+    backbone=dict(model='nat_small', drop_path_rate=0.35, out_norms=True),
+    neck=dict(in_channels=[96, 192, 384, 768]))
+optim_wrapper = dict(
+    type='AmpOptimWrapper', loss_scale=512.0,
+    paramwise_cfg=dict(custom_keys={key: dict(decay_mult=0.) for key in ('norm', 'rpb')}))

@@ -1,0 +1,19 @@
+"""UPerNet 160k, nat_base. Published: 48.5 mIoU, 49.7 at many scales.
+
+Source: SHI-Labs/Neighborhood-Attention-Transformer @ d334f5b,
+segmentation/configs/nat/upernet_nat_base_512x512_160k_ade20k.py.
+
+Recipe: AdamW with learning rate 6e-05 and weight decay 0.01 (none for norm, rpb), stochastic depth 0.5, 8 x 2 images,
+160000 iterations, polynomial decay of power 1 to 0, warm-up from 1e-06 of the rate in 1500 iterations, mixed precision
+(loss scale 512).
+
+torchrun --nproc_per_node=8 -m zoo train-seg upernet_nat_base_160k data/ade/ADEChallengeData2016
+"""
+_base_ = '_base_/upernet_160k.py'
+model = dict(
+    backbone=dict(model='nat_base', drop_path_rate=0.5, out_norms=True),
+    decode_head=dict(in_channels=[128, 256, 512, 1024]),
+    auxiliary_head=dict(in_channels=512))
+optim_wrapper = dict(
+    type='AmpOptimWrapper', loss_scale=512.0,
+    paramwise_cfg=dict(custom_keys={key: dict(decay_mult=0.) for key in ('norm', 'rpb')}))
