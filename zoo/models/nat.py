@@ -1,8 +1,8 @@
 """NAT and DiNAT: neighborhood attention, dilated in every second block of DiNAT.
 
 Hassani et al., "Neighborhood Attention Transformer", CVPR 2023, arXiv 2204.07143; Hassani and Shi, "Dilated
-Neighborhood Attention Transformer", arXiv 2209.15001. Reference: SHI-Labs/Neighborhood-Attention-Transformer
-@ d334f5bb0bd73cad05e5aeaf7c14cce3876a9650 (MIT), with natten 0.14.
+Neighborhood Attention Transformer", arXiv 2209.15001.
+Reference: SHI-Labs/Neighborhood-Attention-Transformer @ d334f5bb0bd73cad05e5aeaf7c14cce3876a9650 (MIT), with natten 0.14.
 
 Every token attends to the 7 x 7 tokens around it, ``out_i = sum_j softmax_j(q_i . k_j / sqrt(D) + rpb[j - i]) v_j``;
 at the borders of a map, the neighborhood is shifted inwards, not cropped. In DiNAT, the neighbors of every second block
