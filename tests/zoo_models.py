@@ -76,7 +76,7 @@ def _structures():
     for family in FAMILIES:
         for variant in family.variants:
             args = {key: variant.args[key] for key in sorted(variant.args) if key not in SIZES}
-            kind = family.module, family.host, re.sub(' at 0x[0-9a-f]+', '', repr(args))
+            kind = family.module, family.host, re.sub(' at 0x[0-9a-f]+', '', repr((family.mixers, args)))
             found.setdefault(kind, variant.name)
     chosen = {*found.values(), *smallest_models(each_host=False)}
     sized = {variant.name for family in FAMILIES for variant in family.variants} - chosen

@@ -11,6 +11,7 @@ from tests.models.checks import check_channels_last, check_grad_checkpointing
 from tests.zoo_models import every_backbone, every_structure, shallow
 from zoo.blocks.mixers import routing
 from zoo.hosts import ViT
+from zoo.models.nat import IsotropicNAT
 
 SIZES = [(64, 64), (97, 131), (224, 224), (250, 330), (416, 288)]
 
@@ -113,7 +114,9 @@ def test_creation_arguments(name):
     for layer in classifier if isinstance(classifier, tuple) else (classifier,):
         assert isinstance(layer, torch.nn.Identity)
     pooled = create(name, num_classes=0, global_pool='')
-    unpooled = (1, 1 + 4 * 6, bare.num_features) if isinstance(bare, ViT) else (1, bare.num_features, 2, 3)
+    rows, columns = (side // bare.feature_info[-1]['reduction'] for side in (64, 96))
+    tokens, maps = (1, 1 + rows * columns, bare.num_features), (1, bare.num_features, rows, columns)
+    unpooled = tokens if isinstance(bare, ViT) else maps
     assert pooled(torch.randn(1, 3, 64, 96)).shape == unpooled
 
 
@@ -130,7 +133,7 @@ def test_drop_path_rises_linearly(name):
 @torch.no_grad()
 def test_feature_maps(name):
     model = create(name, features_only=True)
-    strides = [16] * 4 if isinstance(model.model, ViT) else [4, 8, 16, 32]
+    strides = [16] * 4 if isinstance(model.model, ViT | IsotropicNAT) else [4, 8, 16, 32]
     assert model.feature_info.reduction() == strides
     for size in ((224, 160), (97, 131)):
         maps = model(torch.randn(1, 3, *size))

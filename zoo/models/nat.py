@@ -2,7 +2,7 @@
 
 Hassani et al., "Neighborhood Attention Transformer", CVPR 2023, arXiv 2204.07143; Hassani and Shi, "Dilated
 Neighborhood Attention Transformer", arXiv 2209.15001.
-Reference: SHI-Labs/Neighborhood-Attention-Transformer @ d334f5bb0bd73cad05e5aeaf7c14cce3876a9650 (MIT), with natten 0.14.
+Reference: SHI-Labs/Neighborhood-Attention-Transformer @ d334f5bb0bd73cad05e5aeaf7c14cce3876a9650 (MIT), natten 0.14.
 
 Every token attends to the 7 x 7 tokens around it, ``out_i = sum_j softmax_j(q_i . k_j / sqrt(D) + rpb[j - i]) v_j``;
 at the borders of a map, the neighborhood is shifted inwards, not cropped. In DiNAT, the neighbors of every second block
@@ -268,4 +268,5 @@ register_family(__name__, NAT, MIXERS, NAT_VARIANTS, nat_keys, dict(NAT_CFG, fir
 register_family(__name__, NAT, DILATED, DINAT_VARIANTS, nat_keys, dict(DINAT_CFG, first_conv='stem.proj.0'))
 register_family(__name__, Swin, DILATED, DINAT_S_VARIANTS, nat_keys, dict(DINAT_CFG, first_conv='stem.proj'))
 register_family(
-    __name__, IsotropicNAT, MIXERS[:1], ISOTROPIC_VARIANTS, nat_keys, dict(DINAT_CFG, first_conv='stem.proj'))
+    __name__, IsotropicNAT, MIXERS[:1], ISOTROPIC_VARIANTS, nat_keys,
+    dict(DINAT_CFG, first_conv='stem.proj', pool_size=(14, 14)))
