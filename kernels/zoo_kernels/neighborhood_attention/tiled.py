@@ -17,7 +17,7 @@ from . import traced
 from .windows import Axis, Windows
 
 STARTS = 4, 8  # rows and columns that the windows of a tile begin at: with more, most of the time goes to masked keys
-CHUNK = 2 ** 18, 2 ** 20  # least and most elements in memory at a time; between them, a quarter of the values
+CHUNK = 2 ** 17, 2 ** 20  # least and most elements in memory at a time; between them, a quarter of the values
 CACHED = 4096  # tokens of a map up to which its groups are kept, about 250 KB
 
 
@@ -36,7 +36,7 @@ class Group(NamedTuple):
     queries: Tensor  # indices in the flat map, [tiles, queries]
     keys: Tensor  # indices in the flat map, [tiles, keys]
     inside: Tensor  # whether a key is in the window of a query, [queries, keys]
-    index: Tensor  # index in the flat bias, clamped outside the window, [queries, keys]
+    index: Tensor  # index in the flat bias, clamped outside the window, [queries, keys], int32
     dense: bool  # whether all keys are in the windows of all queries
 
 
@@ -66,7 +66,7 @@ def _tables(line: Line, axis: Axis) -> list[Tensor]:
     origin = torch.tensor(line.origins)[:, None]
     start = torch.tensor(line.starts)[:, None]
     query, key = line.first + torch.arange(len(line.starts)), torch.arange(line.keys)
-    index = (key - query[:, None] + axis.kernel - 1).clamp(0, 2 * axis.kernel - 2)
+    index = (key - query[:, None] + axis.kernel - 1).clamp(0, 2 * axis.kernel - 2).int()
     inside = (key >= start) & (key < start + axis.kernel)
     return [origin + axis.dilation * query, origin + axis.dilation * key, inside, index]
 
