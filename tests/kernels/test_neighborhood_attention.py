@@ -1,8 +1,12 @@
 """Neighborhood attention in plain torch: against the formula written out token by token, and how it is called."""
+from unittest import mock
+
 import pytest
 import torch
 
-from zoo_kernels import neighborhood_attention
+from tests.memory import Peak
+from zoo_kernels import explain, neighborhood_attention, record
+from zoo_kernels.neighborhood_attention import reference, tiled
 
 
 def window(place, size, kernel, dilation, stride):
@@ -66,3 +70,278 @@ def test_formula_and_its_gradients(name):
         torch.testing.assert_close(got, want, rtol=1e-11, atol=1e-12)
     with torch.no_grad():
         assert torch.equal(neighborhood_attention(*leaves, *options), out)
+
+
+@pytest.mark.parametrize('name', SHAPES)
+def test_all_tiles_at_once(name):
+    """What graphs and GPUs see."""
+    height, width, *options = SHAPES[name]
+    leaves = [x.requires_grad_() for x in inputs(height, width, options[0])]
+    with mock.patch.object(reference, '_at_once', lambda x: True):
+        out = neighborhood_attention(*leaves, *options)
+    expected = neighborhood_attention(*leaves, *options)
+    torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-13)
+    probe = torch.randn_like(out)
+    for got, want in zip(*(torch.autograd.grad((y * probe).sum(), leaves) for y in (out, expected))):
+        torch.testing.assert_close(got, want, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize('kernel, dilation, stride', [(7, 1, 1), (3, 4, 1), (13, 1, 1), (5, 2, 3), (5, 1, 5)])
+def test_sequences(kernel, dilation, stride):
+    q, k, v, bias = (x.squeeze(1) for x in inputs(1, 29, (1, kernel)))
+    out = neighborhood_attention(q, k, v, bias, kernel, dilation, stride, scale=0.3)
+    want = naive(*(x[:, None] for x in (q, k, v, bias)), (1, kernel), (1, dilation), (1, stride), scale=0.3)
+    torch.testing.assert_close(out, want.squeeze(1), rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize('limits', [(1, 1), (1500, 1500)], ids=['a tile of a head at a time', 'a few'])
+@pytest.mark.parametrize('name', ['non-square', 'not divisible', 'a window per class'])
+def test_chunks(name, limits):
+    height, width, *options = SHAPES[name]
+    leaves = [x.requires_grad_() for x in inputs(height, width, options[0], heads=3)]
+    expected = neighborhood_attention(*leaves, *options)
+    wanted = torch.autograd.grad(expected.square().sum(), leaves)
+    with mock.patch.object(tiled, 'CHUNK', limits):
+        out = neighborhood_attention(*leaves, *options)
+        grads = torch.autograd.grad(out.square().sum(), leaves)
+    for got, want in zip((out, *grads), (expected, *wanted)):
+        torch.testing.assert_close(got, want, rtol=1e-11, atol=1e-12)
+
+
+def test_without_bias():
+    q, k, v = inputs(9, 12, 5, bias=False)
+    zeros = torch.zeros(2, 9, 9, dtype=torch.float64)
+    out = neighborhood_attention(q, k, v, kernel_size=5, dilation=(1, 2))
+    torch.testing.assert_close(out, naive(q, k, v, None, 5, (1, 2)), rtol=1e-12, atol=1e-13)
+    assert torch.equal(out, neighborhood_attention(q, k, v, zeros, 5, (1, 2)))
+    q, k, v = (x.requires_grad_() for x in (q, k, v))
+    with_zeros, without = (
+        torch.autograd.grad(neighborhood_attention(q, k, v, bias, 5).sum(), (q, k, v)) for bias in (zeros, None))
+    assert all(torch.equal(*pair) for pair in zip(with_zeros, without))
+
+
+def test_blocked_attention_is_dense_in_each_block():
+    """With a stride of the kernel size, on a map of whole blocks."""
+    q, k, v, _ = inputs(10, 15, 5)
+    blocks = [x.unflatten(1, (2, 5)).unflatten(3, (3, 5)).transpose(2, 3).flatten(3, 4) for x in (q, k, v)]
+    logits = torch.einsum('byxnhd,byxmhd->byxhnm', blocks[0], blocks[1]) / 2
+    out = torch.einsum('byxhnm,byxmhe->byxnhe', logits.softmax(-1), blocks[2])
+    out = out.unflatten(3, (5, 5)).transpose(2, 3).flatten(3, 4).flatten(1, 2)
+    torch.testing.assert_close(neighborhood_attention(q, k, v, kernel_size=5, stride=5), out, rtol=1e-12, atol=1e-13)
+
+
+def test_no_sample():
+    leaves = [x.requires_grad_() for x in inputs(9, 8, 5, batch=0)]
+    out = neighborhood_attention(*leaves, 5)
+    assert out.shape == (0, 9, 8, 2, 3)
+    grads = torch.autograd.grad(out.sum(), leaves)
+    assert all(grad.shape == x.shape and not grad.any() for grad, x in zip(grads, leaves))
+    with torch.no_grad():
+        assert neighborhood_attention(*leaves, 5).shape == (0, 9, 8, 2, 3)
+
+
+def test_views_of_a_packed_projection():
+    packed = torch.randn(2, 9, 10, 3 * 8, dtype=torch.float64)
+    q, k, v = (x.unflatten(-1, (2, 4)) for x in packed.chunk(3, -1))
+    out = neighborhood_attention(q, k, v, kernel_size=5)
+    assert out.is_contiguous()
+    assert torch.equal(out, neighborhood_attention(*(x.contiguous() for x in (q, k, v)), kernel_size=5))
+    channels_first = (x.permute(0, 3, 4, 1, 2).contiguous().permute(0, 3, 4, 1, 2) for x in (q, k, v))
+    assert torch.equal(out, neighborhood_attention(*channels_first, kernel_size=5))
+
+
+def test_derivatives():
+    leaves = [x.requires_grad_() for x in inputs(5, 9, (3, 5), batch=1, heads=2, dim=2, value_dim=1)]
+    assert torch.autograd.gradcheck(lambda *x: neighborhood_attention(*x, (3, 5), (1, 1)), leaves)
+    leaves = [x.detach()[:, :, :4].requires_grad_() for x in leaves[:3]]
+    leaves += inputs(5, 4, 3, heads=2)[3:]
+    assert torch.autograd.gradgradcheck(lambda *x: neighborhood_attention(*x, 3), [x.requires_grad_() for x in leaves])
+
+
+def test_transforms():
+    q, k, v, bias = inputs(6, 7, 3)
+
+    def loss(q):
+        return neighborhood_attention(q, k[:1], v[:1], bias, 3).square().sum()
+
+    q = q[:1].requires_grad_()
+    torch.testing.assert_close(torch.func.grad(loss)(q), torch.autograd.grad(loss(q), q)[0])
+    stacked = torch.stack([q.detach(), 2 * q.detach()])
+    torch.testing.assert_close(torch.func.vmap(loss)(stacked), torch.stack([loss(x) for x in stacked]))
+
+
+@pytest.mark.parametrize('dtype, gate, gradient_gate', [
+    (torch.float32, 2e-5, 1e-4), (torch.float16, 1e-3, 2e-3), (torch.bfloat16, 4e-3, 1e-2)])
+@pytest.mark.parametrize('scale', [0.5, 100.])
+def test_precision(dtype, gate, gradient_gate, scale):
+    """Logits of hundreds: softmax in 16 bits would choose other keys."""
+    rounded = [x.requires_grad_() for x in inputs(15, 17, 5, dtype=dtype)]
+    exact = [x.detach().double().requires_grad_() for x in rounded]
+    out, oracle = (neighborhood_attention(*x, 5, (1, 2), scale=scale) for x in (rounded, exact))
+    assert out.dtype == dtype
+    assert (out.double() - oracle).norm() / oracle.norm() <= gate
+    probe = torch.randn_like(out)
+    grads, wanted = (
+        torch.autograd.grad(y, x, probe.to(y.dtype)) for y, x in ((out, rounded), (oracle, exact)))
+    for grad, want in zip(grads, wanted):
+        assert grad.dtype == dtype
+        assert (grad.double() - want).norm() / want.norm() <= gradient_gate
+
+
+def test_a_float32_bias_of_16_bit_maps():
+    """A parameter under autocast."""
+    q, k, v, bias = inputs(9, 8, 5)
+    q, k, v, bias = *(x.bfloat16() for x in (q, k, v)), bias.float().requires_grad_()
+    out = neighborhood_attention(q, k, v, bias, 5)
+    assert out.dtype == torch.bfloat16
+    exact = neighborhood_attention(*(x.double() for x in (q, k, v, bias)), 5)
+    assert (out - exact).norm() / exact.norm() <= 4e-3
+    assert torch.autograd.grad(out.sum(), bias)[0].dtype == torch.float32
+
+
+@pytest.mark.parametrize('training', [False, True])
+def test_autocast_changes_nothing(training):
+    leaves = [x.requires_grad_() for x in inputs(9, 8, 5, dtype=torch.float32)]
+    with torch.set_grad_enabled(training):
+        expected = neighborhood_attention(*leaves, 5)
+        with torch.autocast('cpu', dtype=torch.bfloat16):
+            out = neighborhood_attention(*leaves, 5)
+            if training:
+                grads = torch.autograd.grad(out.square().sum(), leaves)
+    assert torch.equal(out, expected)
+    if training:
+        assert all(map(torch.equal, grads, torch.autograd.grad(expected.square().sum(), leaves)))
+
+
+# --- memory
+
+
+@pytest.mark.parametrize('kernel', [7, 13])
+def test_memory_at_detection_size(kernel):
+    """Stage 1 of an image of 800 x 1333: little more than inputs and output, whatever the kernel size."""
+    qkv = torch.randn(1, 200, 334, 3, 2, 32)
+    bias = torch.randn(2, 2 * kernel - 1, 2 * kernel - 1)
+    with torch.no_grad(), Peak() as forward:
+        neighborhood_attention(*qkv.unbind(3), bias, kernel)
+    assert qkv.nbytes * 4 / 3 < forward.bytes <= 1.3 * qkv.nbytes * 4 / 3
+    leaves = [x.requires_grad_() for x in (*qkv.unbind(3), bias)]
+    with Peak() as training:
+        out = neighborhood_attention(*leaves, kernel)
+        torch.autograd.grad(out, leaves, torch.ones_like(out))
+    assert training.bytes <= 3 * forward.bytes
+
+
+@pytest.mark.parametrize('kernel, dilation', [(7, 1), (13, 1), (5, 5)])
+def test_memory_of_many_heads(kernel, dilation):
+    """Stage 4 of the same image: few tokens, for whose tiles the weights of all heads would take more than the map."""
+    qkv = torch.randn(1, 25, 42, 3, 16, 32)
+    bias = torch.randn(16, 2 * kernel - 1, 2 * kernel - 1)
+    with torch.no_grad(), Peak() as forward:
+        neighborhood_attention(*qkv.unbind(3), bias, kernel, dilation)
+    assert qkv.nbytes * 4 / 3 < forward.bytes <= 1.3 * qkv.nbytes * 4 / 3
+
+
+# --- errors and dispatch
+
+
+def test_errors():
+    q, k, v, bias = inputs(9, 8, 5)
+    for size in (4, (5, 6)):
+        with pytest.raises(ValueError, match='must be odd'):
+            neighborhood_attention(q, k, v, None, size)
+    with pytest.raises(ValueError, match=r'a side of 8 tokens is shorter than kernel_size \* dilation = 9 \* 1: '
+                                         r'zero-pad the map to 9 at the bottom and right before it is projected'):
+        neighborhood_attention(q, k, v, None, 9)
+    with pytest.raises(ValueError, match=r'a side of 9 tokens is shorter than .* = 5 \* 2'):
+        neighborhood_attention(q, k, v, bias, 5, (2, 1))
+    with pytest.raises(ValueError, match='a side of 1 tokens is shorter than'):
+        neighborhood_attention(*(x[:, :1, 0] for x in (q, k, v)), None, 3)
+    with pytest.raises(ValueError, match=r'stride=6: must be at most the kernel size, 5'):
+        neighborhood_attention(q, k, v, bias, 5, 1, 6)
+    with pytest.raises(ValueError, match=r'dilation=0: must be a positive number, or 2 of them, one per axis'):
+        neighborhood_attention(q, k, v, bias, 5, 0)
+    with pytest.raises(ValueError, match=r'kernel_size=\(5, 5\): must be a positive number, or 1 of them'):
+        neighborhood_attention(*(x.flatten(1, 2) for x in (q, k, v)), None, (5, 5))
+    with pytest.raises(ValueError, match=r'q and k are \[B, H, W, heads, D\]'):
+        neighborhood_attention(q, k[:, :, :7], v, bias, 5)
+    with pytest.raises(ValueError, match=r'bias is .* = \[2, 9, 9\]; got \[2, 5, 9\]'):
+        neighborhood_attention(q, k, v, bias[:, :5], 5)
+
+
+def test_explains_itself():
+    args = inputs(9, 8, 5)
+    with record() as calls:
+        neighborhood_attention(*args, 5)
+    assert calls == [('neighborhood_attention', explain(neighborhood_attention, *args, 5))]
+    assert calls[0][1].backend == 'torch'
+
+
+# --- compiled and exported
+
+
+class Mixer(torch.nn.Module):
+    """q, k and v of a packed projection, with a bias; dilated or with a stride if asked for."""
+
+    def __init__(self, kernel=(3, 5), dilation=1, stride=1):
+        super().__init__()
+        self.bias = torch.nn.Parameter(torch.randn(2, 2 * kernel[0] - 1, 2 * kernel[1] - 1))
+        self.options = kernel, dilation, stride
+
+    def forward(self, qkv):
+        q, k, v = (x.unflatten(-1, (2, 4)) for x in qkv.chunk(3, -1))
+        return neighborhood_attention(q, k, v, self.bias, *self.options).flatten(3)
+
+
+SIZES = (1, 10, 10, 24), (3, 21, 33, 24), (2, 40, 11, 24)
+MIXERS = {'plain': {}, 'dilated and strided': dict(dilation=(3, 2), stride=(2, 3))}
+FEW = [pytest.param(name, marks=[pytest.mark.slow] * (name != 'plain')) for name in MIXERS]
+
+
+@pytest.fixture(scope='module', params=FEW)
+def exported(request):
+    model = Mixer(**MIXERS[request.param]).eval()
+    dims = {n: torch.export.Dim(name, min=1 if n == 0 else 10, max=64) for n, name in enumerate(['b', 'h', 'w'])}
+    return model, torch.export.export(model, (torch.randn(2, 12, 19, 24),), dynamic_shapes=(dims,))
+
+
+@pytest.mark.parametrize('shape', SIZES)
+def test_export_at_other_sizes(exported, shape):
+    x = torch.randn(shape)
+    torch.testing.assert_close(exported[1].module()(x), exported[0](x))
+
+
+def test_export_has_no_more_dimensions_than_core_ml(exported):
+    for node in exported[1].graph.nodes:
+        value = node.meta.get('val')
+        assert not isinstance(value, torch.Tensor) or value.dim() <= 5, node
+
+
+def test_onnx_at_other_sizes(exported, tmp_path):
+    onnxruntime = pytest.importorskip('onnxruntime')
+    pytest.importorskip('onnxscript')
+    path = tmp_path / 'mixer.onnx'
+    torch.onnx.export(exported[1], dynamo=True, verbose=False).save(str(path))
+    session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
+    for shape in SIZES:
+        x = torch.randn(shape)
+        y, = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+        torch.testing.assert_close(torch.from_numpy(y), exported[0](x).detach(), rtol=1e-5, atol=1e-5)
+
+
+def test_static_export():
+    model, x = Mixer(), torch.randn(1, 14, 14, 24)
+    torch.testing.assert_close(torch.export.export(model, (x,)).module()(x), model(x))
+
+
+@pytest.mark.parametrize('name', FEW)
+def test_compiles_without_graph_breaks(name):
+    torch._dynamo.reset()
+    model = Mixer(**MIXERS[name])
+    compiled = torch.compile(model, fullgraph=True, backend='aot_eager')
+    for shape in SIZES[:2]:
+        x = torch.randn(shape, requires_grad=True)
+        out, expected = compiled(x), model(x)
+        torch.testing.assert_close(out, expected)
+        leaves = x, model.bias
+        for got, want in zip(*(torch.autograd.grad(y.square().sum(), leaves) for y in (out, expected))):
+            torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)

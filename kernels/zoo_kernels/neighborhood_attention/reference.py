@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from . import traced
+from ..dispatch import exporting, transforming
+from . import tiled, traced
 from .windows import Windows
 
 
@@ -11,4 +12,16 @@ def neighborhood_attention(
         q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, windows: Windows, scale: float) -> Tensor:
     """:func:`zoo_kernels.neighborhood_attention` on maps."""
     with torch.autocast('cpu' if v.is_meta else v.device.type, enabled=False):  # autocast does not know meta
-        return traced.neighborhood_attention(q, k, v, bias, windows, scale)
+        if _at_once(v):
+            return traced.neighborhood_attention(q, k, v, bias, windows, scale)
+        tensors = q, k, v, bias
+        if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors):
+            return tiled.NeighborhoodAttention.apply(*tensors, windows, scale)
+        return tiled.attend(*tensors, windows, scale)
+
+
+def _at_once(x: Tensor) -> bool:
+    """Whether all tiles are processed at once: a graph is recorded, or launches are what costs time."""
+    return (
+        x.device.type != 'cpu' or exporting() or torch.compiler.is_compiling() or torch.jit.is_tracing()
+        or transforming())

@@ -6,11 +6,10 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests import goldens
 from tests.kernels.cases.routed_attention import as_released
+from tests.memory import Peak
 from zoo.blocks.conv import conv_epilogue
 from zoo.blocks.mixers import EnhancedAttention, RoutedAttention, routing
 
@@ -151,24 +150,6 @@ def test_routes_are_stable_under_noise(name, blocks):
     assert {tuple(t.shape) for t in plain} == {(1, 49, 1), (1, 49, 4), (1, 49, 16)}
     assert sum(int((a != b).sum()) for a, b in zip(plain, noisy)) == 0
     assert sum(int((a != b).sum()) for a, b in zip(plain, routes_of(model, x + noise))) > 1000
-
-
-class Peak(TorchDispatchMode):
-    """Most bytes that the results of operators hold at a time."""
-
-    def __init__(self):
-        super().__init__()
-        self.held, self.bytes = {}, 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **kwargs or {})
-        self.held = {at: entry for at, entry in self.held.items() if not entry[0].expired()}
-        for x in out if isinstance(out, (tuple, list)) else [out]:
-            if isinstance(x, torch.Tensor):
-                storage = x.untyped_storage()
-                self.held[storage.data_ptr()] = StorageWeakRef(storage), storage.nbytes()
-        self.bytes = max(self.bytes, sum(size for _, size in self.held.values()))
-        return out
 
 
 def peak(model, x):
