@@ -8,6 +8,7 @@ import tempfile
 from fnmatch import fnmatch
 from pathlib import Path
 
+import zoo  # noqa: F401  # tells timm of its models
 from tests import goldens
 
 

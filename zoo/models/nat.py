@@ -4,12 +4,12 @@ Hassani et al., "Neighborhood Attention Transformer", CVPR 2023, arXiv 2204.0714
 Neighborhood Attention Transformer", arXiv 2209.15001.
 Reference: SHI-Labs/Neighborhood-Attention-Transformer @ d334f5bb0bd73cad05e5aeaf7c14cce3876a9650 (MIT), natten 0.14.
 
-Every token attends to the 7 x 7 tokens around it, ``out_i = sum_j softmax_j(q_i . k_j / sqrt(D) + rpb[j - i]) v_j``;
-at the borders of a map, the neighborhood is shifted inwards, not cropped. In DiNAT, the neighbors of every second block
-are up to eight tokens apart: at 224 pixels, each of the tokens that are a multiple of the dilation apart attends to all
-others. NAT and DiNAT have overlapping convolutions as stem and between stages; DiNAT_s (``dinat_s_*``) has the layout
-of Swin, with dilation in place of shifted windows; isotropic models have a single map of stride 16, without a class
-token or absolute positions. The ViT with relative positions, which the paper compares these with, is not included.
+Every token attends to the 7 x 7 tokens around it, ``out_i = sum_j softmax_j(q_i . k_j / sqrt(D) + rpb[j - i]) v_j``; at
+the borders of a map, the neighborhood is shifted inwards, not cropped. In DiNAT, the neighbors of every second block
+are up to eight tokens apart: at 224 pixels, all tokens that are multiples of the dilation apart attend to each other.
+NAT and DiNAT have overlapping convolutions as stem and between stages; DiNAT_s (``dinat_s_*``) has the layout of Swin,
+with dilation in place of shifted windows; isotropic models have a single map of stride 16, without a class token or
+absolute positions. The ViT with relative positions, which the paper compares these with, is not included.
 
 Any image size works. Where the side of a map is smaller than a dilated neighborhood, it is zero-padded right and bottom
 as in natten 0.14 to 0.15: the padding has the bias of the projections and is not masked. Later versions of natten
@@ -29,6 +29,8 @@ DiNAT_s-Large at 224 pixels names DiNAT-Large as its model.
 The same weights in the format of transformers 4 (shi-labs on Hugging Face) load too. Weights for 384 pixels dilate
 more, or have a neighborhood of 11 x 11, whose position bias has been resampled from 7 x 7 before the fine-tuning:
 ``dinat_large.in22k_ft_in1k_384``, ``dinat_large.in22k_ft_in1k_384_k11``, ``dinat_s_large.in22k_ft_in1k_384``.
+Multiplications are counted in plain torch, which computes products in tiles and masks some of them: the authors count
+2.7 G for ``nat_mini`` and 30.6 G for ``dinat_large``.
 """
 from collections.abc import Sequence
 from functools import partial
