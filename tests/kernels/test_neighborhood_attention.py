@@ -4,40 +4,10 @@ from unittest import mock
 import pytest
 import torch
 
+from tests.kernels.cases.neighborhood_attention import naive
 from tests.memory import Peak
 from zoo_kernels import explain, neighborhood_attention, record
 from zoo_kernels.neighborhood_attention import reference, tiled
-
-
-def window(place, size, kernel, dilation, stride):
-    """Places of the window of a place on an axis, by NATTEN's rule."""
-    residue, p = place % dilation, place // dilation
-    length = len(range(residue, size, dilation))
-    leader = min(p // stride * stride + stride // 2, length - 1)
-    start = min(max(leader - kernel // 2, 0), length - kernel)
-    return [residue + dilation * (start + n) for n in range(kernel)]
-
-
-def neighbors(size, kernel, dilation, stride):
-    """Places of the windows of an axis and rows of the bias, both ``[size, kernel]``."""
-    places = torch.tensor([window(place, size, kernel, dilation, stride) for place in range(size)])
-    offsets = places - torch.arange(size)[:, None]
-    assert not (offsets % dilation).any()
-    return places, offsets // dilation + kernel - 1
-
-
-def naive(q, k, v, bias=None, kernel_size=7, dilation=1, stride=1, scale=None):
-    """The formula: gathers the k x k keys and values of every token."""
-    height, width = q.shape[1:3]
-    sizes = [(x, x) if isinstance(x, int) else x for x in (kernel_size, dilation, stride)]
-    (rows, y), (columns, x) = (neighbors(*axis) for axis in zip((height, width), *sizes))
-    places = (rows[:, None, :, None] * width + columns[:, None, :]).reshape(height * width, -1)
-    k, v = (t.flatten(1, 2)[:, places] for t in (k, v))  # [B, H * W, k * k, heads, D]
-    logits = (q.shape[-1] ** -0.5 if scale is None else scale) * torch.einsum('bnhd,bnmhd->bhnm', q.flatten(1, 2), k)
-    if bias is not None:
-        logits = logits + bias[:, y[:, None, :, None], x[:, None, :]].reshape(-1, *places.shape)
-    return torch.einsum('bhnm,bnmhe->bnhe', logits.softmax(-1), v).unflatten(1, (height, width))
-
 
 SHAPES = {  # height, width, kernel size, dilation, stride
     'one window': (7, 7, 7, 1, 1), 'square': (14, 14, 7, 1, 1), 'non-square': (15, 9, 5, 1, 1),
