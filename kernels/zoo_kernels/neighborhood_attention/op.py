@@ -103,10 +103,14 @@ def _bias_gradient(slope: Tensor, windows: Windows) -> Tensor:
     """
     slope = slope.sum(0, dtype=torch.float32).double()
     rows, columns = (
-        (bias_rows(size, axis, slope.device).flatten()[:, None] == torch.arange(2 * axis.kernel - 1, device=slope.device))
-        .double() for size, axis in zip(slope.shape[1:3], windows))
+        _one_hot(bias_rows(size, axis, slope.device), 2 * axis.kernel - 1)
+        for size, axis in zip(slope.shape[1:3], windows))
     slope = slope.permute(0, 2, 4, 1, 3).flatten(3).flatten(1, 2) @ rows  # [heads, W * kw, 2 kh - 1]
     return slope.transpose(1, 2) @ columns
+
+
+def _one_hot(index: Tensor, count: int) -> Tensor:
+    return (index.flatten()[:, None] == torch.arange(count, device=index.device)).double()
 
 
 @neighborhood_attention_backward.register_fake
