@@ -22,7 +22,7 @@ SPAN = tl.constexpr(16)  # tokens in a row of a block
 
 # (kernel, padded head dim): warps
 WARPS = {
-    ('forward', 32): 4, ('forward', 64): 4, ('forward', 128): 4,
+    ('forward', 32): 4, ('forward', 64): 4, ('forward', 128): 8,
     ('backward_q', 32): 4, ('backward_q', 64): 4, ('backward_q', 128): 8,
     ('backward_kv', 32): 4, ('backward_kv', 64): 4, ('backward_kv', 128): 8,
 }
@@ -271,13 +271,13 @@ def backward_kv(
             start_x = _start(query_x, length_x, kernel_x, step_x)
             index_x = _index(x[:, None], query_x[None, :], start_x[None, :], kernel_x)
             index_x = tl.where(is_query[None, :], index_x, 2 * kernel_x - 1)
-            place_q, at_x = query_x * (dilation_x * stride_qx), class_x + query_x * dilation_x
+            place_q, column_x = query_x * (dilation_x * stride_qx), class_x + query_x * dilation_x
             for row in range(from_y, to_y):
                 q = _load(q_ptr, row * dilation_y * stride_qy + place_q, is_query, D, BLOCK)
-                place = (class_y + row * dilation_y) * width + at_x
-                dout = _load(dout_ptr, place * (heads * E), is_query, E, BLOCK)
-                lse = tl.load(lse_ptr + place, mask=is_query, other=0.)
-                delta = tl.load(delta_ptr + place, mask=is_query, other=0.)
+                at = (class_y + row * dilation_y) * width + column_x
+                dout = _load(dout_ptr, at * (heads * E), is_query, E, BLOCK)
+                lse = tl.load(lse_ptr + at, mask=is_query, other=0.)
+                delta = tl.load(delta_ptr + at, mask=is_query, other=0.)
                 start_y = _start(row, length_y, kernel_y, step_y)
                 index_y = _index(y, row, start_y, kernel_y) * (2 * kernel_x)
                 bias = tl.load(table_ptr + index_y[:, None] + index_x)
