@@ -9,7 +9,7 @@ from .dispatch import Choice, explain, record, set_mode
 from .focal_modulation import focal_modulation
 from .linear import linear
 from .linear_attention import linear_attention
-from .neighborhood_attention import neighborhood_attention
+from .neighborhood_attention import neighborhood_attention, neighborhood_sum
 from .routed_attention import route, routed_attention
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     'linear',
     'linear_attention',
     'neighborhood_attention',
+    'neighborhood_sum',
     'record',
     'route',
     'routed_attention',

@@ -3,41 +3,12 @@ from unittest import mock
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from tests.kernels.cases.neighborhood_attention import naive, neighbors
 from tests.memory import Peak
-from zoo_kernels import explain, neighborhood_attention, record
+from zoo_kernels import dispatch, explain, neighborhood_attention, neighborhood_sum, set_mode
 from zoo_kernels.neighborhood_attention import reference, tiled
-
-
-def window(place, size, kernel, dilation, stride):
-    """Places of the window of a place on an axis, by NATTEN's rule."""
-    residue, p = place % dilation, place // dilation
-    length = len(range(residue, size, dilation))
-    leader = min(p // stride * stride + stride // 2, length - 1)
-    start = min(max(leader - kernel // 2, 0), length - kernel)
-    return [residue + dilation * (start + n) for n in range(kernel)]
-
-
-def neighbors(size, kernel, dilation, stride):
-    """Places of the windows of an axis and rows of the bias, both ``[size, kernel]``."""
-    places = torch.tensor([window(place, size, kernel, dilation, stride) for place in range(size)])
-    offsets = places - torch.arange(size)[:, None]
-    assert not (offsets % dilation).any()
-    return places, offsets // dilation + kernel - 1
-
-
-def naive(q, k, v, bias=None, kernel_size=7, dilation=1, stride=1, scale=None):
-    """The formula: gathers the k x k keys and values of every token."""
-    height, width = q.shape[1:3]
-    sizes = [(x, x) if isinstance(x, int) else x for x in (kernel_size, dilation, stride)]
-    (rows, y), (columns, x) = (neighbors(*axis) for axis in zip((height, width), *sizes))
-    places = (rows[:, None, :, None] * width + columns[:, None, :]).reshape(height * width, -1)
-    k, v = (t.flatten(1, 2)[:, places] for t in (k, v))  # [B, H * W, k * k, heads, D]
-    logits = (q.shape[-1] ** -0.5 if scale is None else scale) * torch.einsum('bnhd,bnmhd->bhnm', q.flatten(1, 2), k)
-    if bias is not None:
-        logits = logits + bias[:, y[:, None, :, None], x[:, None, :]].reshape(-1, *places.shape)
-    return torch.einsum('bhnm,bnmhe->bnhe', logits.softmax(-1), v).unflatten(1, (height, width))
-
 
 SHAPES = {  # height, width, kernel size, dilation, stride
     'one window': (7, 7, 7, 1, 1), 'square': (14, 14, 7, 1, 1), 'non-square': (15, 9, 5, 1, 1),
@@ -241,6 +212,71 @@ def test_memory_of_many_heads(kernel, dilation):
     assert qkv.nbytes * 4 / 3 < forward.bytes <= 1.3 * qkv.nbytes * 4 / 3
 
 
+# --- sums with given weights
+
+
+def sum_inputs(height, width, kernel_size, dtype=torch.float64, heads=3, dim=2):
+    taps = kernel_size ** 2 if isinstance(kernel_size, int) else kernel_size[0] * kernel_size[1]
+    generator = torch.Generator().manual_seed(0)
+    shapes = (2, heads, height, width, taps), (2, heads, height, width, dim)
+    return [torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for shape in shapes]
+
+
+def naive_sum(weights, v, kernel_size, dilation=1, stride=1):
+    height, width = v.shape[2:4]
+    sizes = [(x, x) if isinstance(x, int) else x for x in (kernel_size, dilation, stride)]
+    (rows, _), (columns, _) = (neighbors(*axis) for axis in zip((height, width), *sizes))
+    places = (rows[:, None, :, None] * width + columns[:, None, :]).reshape(height * width, -1)
+    seen = v.flatten(2, 3)[:, :, places].unflatten(2, (height, width))  # [B, heads, H, W, k * k, D]
+    return (weights[..., None] * seen).sum(4)
+
+
+@pytest.mark.parametrize('at_once', [False, True])
+@pytest.mark.parametrize('name', SHAPES)
+def test_sum_and_its_gradients(name, at_once, monkeypatch):
+    height, width, *options = SHAPES[name]
+    monkeypatch.setattr(reference, '_at_once', lambda x: at_once)
+    leaves = [x.requires_grad_() for x in sum_inputs(height, width, options[0])]
+    out, expected = (op(*leaves, *options) for op in (neighborhood_sum, naive_sum))
+    torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-13)
+    probe = torch.randn_like(out)
+    for got, want in zip(*(torch.autograd.grad((y * probe).sum(), leaves) for y in (out, expected))):
+        torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-13)
+    with torch.no_grad():
+        assert torch.equal(neighborhood_sum(*leaves, *options), out)
+
+
+def test_derivatives_of_the_sum():
+    leaves = [x[:1].requires_grad_() for x in sum_inputs(4, 5, 3, heads=1)]
+    assert torch.autograd.gradcheck(lambda *x: neighborhood_sum(*x, 3), leaves)
+    assert torch.autograd.gradgradcheck(lambda *x: neighborhood_sum(*x, 3), leaves)
+
+
+@pytest.mark.parametrize('dtype, gate', [(torch.float16, 1e-3), (torch.bfloat16, 4e-3)])
+def test_precision_of_the_sum(dtype, gate):
+    rounded = sum_inputs(15, 17, 5, dtype)
+    out, oracle = (neighborhood_sum(*x, 5) for x in (rounded, [x.double() for x in rounded]))
+    assert out.dtype == dtype
+    assert (out.double() - oracle).norm() / oracle.norm() <= gate
+
+
+def test_memory_of_the_sum():
+    """Stage 1 of 800 x 1333: a third of the weights, which are by far the largest, and what tiles share."""
+    weights, v = torch.rand(1, 2, 200, 334, 169), torch.randn(1, 2, 200, 334, 16)
+    with torch.no_grad(), Peak() as forward:
+        neighborhood_sum(weights, v, 13)
+    assert v.nbytes < forward.bytes - weights.nbytes <= weights.nbytes / 3
+
+
+def test_errors_of_the_sum():
+    weights, v = sum_inputs(9, 8, 5)
+    with pytest.raises(ValueError, match=r'weights are \[B, heads, H, W, 9\] and values'):
+        neighborhood_sum(weights, v, 3)
+    with pytest.raises(ValueError, match='a side of 9 tokens is shorter'):
+        neighborhood_sum(weights, v, 5, 2)
+    assert explain(neighborhood_sum, weights, v, 5).backend == 'torch'
+
+
 # --- errors and dispatch
 
 
@@ -268,12 +304,53 @@ def test_errors():
         neighborhood_attention(q, k, v, bias[:, :5], 5)
 
 
-def test_explains_itself():
-    args = inputs(9, 8, 5)
-    with record() as calls:
-        neighborhood_attention(*args, 5)
-    assert calls == [('neighborhood_attention', explain(neighborhood_attention, *args, 5))]
-    assert calls[0][1].backend == 'torch'
+def on_fake_cuda(dim=32, value_dim=32, size=(56, 56), dtype=torch.float16):
+    q, k = torch.empty(2, 4, *size, 2, dim, device='cuda', dtype=dtype).unbind(0)
+    v = torch.empty(4, *size, 2, value_dim, device='cuda', dtype=dtype)
+    return q, k, v, torch.empty(2, 13, 13, device='cuda')
+
+
+@pytest.fixture
+def able(monkeypatch):
+    """As if this process had a GPU and triton."""
+    monkeypatch.setattr(dispatch, 'unavailable', lambda index: '')
+
+
+def test_explains_itself(able):
+    with pytest.raises(RuntimeError, match='neighborhood_attention: ZOO_KERNELS=force, but .* not one of'):
+        with set_mode('force'):
+            neighborhood_attention(*inputs(9, 8, 5), 5)
+    assert explain(neighborhood_attention, *inputs(9, 8, dtype=torch.float16)).reason == (
+        'the input is on cpu; the kernels need CUDA')
+    with FakeTensorMode():
+        assert explain(neighborhood_attention, *on_fake_cuda()) == ('triton', 'a kernel takes it')
+        sequences = (x.flatten(1, 2) for x in on_fake_cuda()[:3])
+        assert explain(neighborhood_attention, *sequences, stride=7) == ('triton', 'a kernel takes it')
+        assert explain(neighborhood_attention, *on_fake_cuda(192)).reason == 'heads are wider than 128'
+        assert explain(neighborhood_attention, *on_fake_cuda(size=(14, 14))).reason == (
+            'fewer than 1024 tokens in the batch')
+        assert explain(neighborhood_attention, *on_fake_cuda(dtype=torch.float32)).backend == 'torch'
+        q, k, v, bias = on_fake_cuda()
+        assert explain(neighborhood_attention, q, k, v.bfloat16(), bias).reason == 'q, k and v differ in dtype'
+        far = torch.empty_strided(q.shape, (2 ** 33, 2 ** 31, 64, 32, 1), device='cuda', dtype=q.dtype)
+        assert explain(neighborhood_attention, far, k, v, bias).reason == (
+            'a sample spans more than 2 ** 31 elements')
+
+
+def test_kernel_takes_cuda(able):
+    """Shapes, strides and dtypes of the operators, without a GPU."""
+    from zoo_kernels.neighborhood_attention import op
+
+    with FakeTensorMode():
+        q, k, v, bias = on_fake_cuda(32, 64, dtype=torch.bfloat16)
+        out = neighborhood_attention(q, k, v, bias)
+        assert out.shape == v.shape and out.is_contiguous() and out.dtype == torch.bfloat16 and out.is_cuda
+        options = [7, 7], [1, 1], [1, 1], 1.
+        out, lse = op.neighborhood_attention(q, k, v, bias, *options)
+        assert lse.shape == (4, 2, 56, 56) and lse.dtype == torch.float32
+        grads = op.neighborhood_attention_backward(out, q, k, v, bias, out, lse, *options, True)
+        assert all(g.shape == x.shape and g.is_contiguous() and g.dtype == x.dtype
+                   for g, x in zip(grads, (q, k, v, bias)))
 
 
 # --- compiled and exported

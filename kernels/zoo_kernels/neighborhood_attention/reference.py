@@ -20,6 +20,20 @@ def neighborhood_attention(
         return tiled.attend(*tensors, windows, scale)
 
 
+def neighborhood_sum(weights: Tensor, v: Tensor, windows: Windows) -> Tensor:
+    """:func:`zoo_kernels.neighborhood_sum`."""
+    shape = v.shape
+    weights, v = weights.flatten(0, 1), v.flatten(0, 1).unsqueeze(3)
+    with torch.autocast('cpu' if v.is_meta else v.device.type, enabled=False):
+        if _at_once(v):
+            out = traced.neighborhood_sum(weights, v, windows)
+        elif torch.is_grad_enabled() and (weights.requires_grad or v.requires_grad):
+            out = tiled.NeighborhoodSum.apply(weights, v, windows)
+        else:
+            out = tiled.weigh(weights, v, windows)
+    return out.view(shape)
+
+
 def _at_once(x: Tensor) -> bool:
     """Whether all tiles are processed at once: a graph is recorded, or launches are what costs time."""
     return (

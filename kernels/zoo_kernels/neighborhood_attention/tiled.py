@@ -37,6 +37,7 @@ class Group(NamedTuple):
     keys: Tensor  # indices in the flat map, [tiles, keys]
     inside: Tensor  # whether a key is in the window of a query, [queries, keys]
     index: Tensor  # index in the flat bias, clamped outside the window, [queries, keys], int32
+    taps: Tensor  # indices of the keys in the window of a query, [queries, kernel height * width]
     dense: bool  # whether all keys are in the windows of all queries
 
 
@@ -68,7 +69,8 @@ def _tables(line: Line, axis: Axis) -> list[Tensor]:
     query, key = line.first + torch.arange(len(line.starts)), torch.arange(line.keys)
     index = (key - query[:, None] + axis.kernel - 1).clamp(0, 2 * axis.kernel - 2).int()
     inside = (key >= start) & (key < start + axis.kernel)
-    return [origin + axis.dilation * query, origin + axis.dilation * key, inside, index]
+    taps = start + torch.arange(axis.kernel)
+    return [origin + axis.dilation * query, origin + axis.dilation * key, inside, index, taps]
 
 
 def _cross(y: Tensor, x: Tensor, combine: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
@@ -95,11 +97,12 @@ def _groups(height: int, width: int, windows: Windows) -> Iterator[Group]:
         [(line, _tables(line, axis)) for line in _lines(size, axis, starts)]
         for size, axis, starts in zip((height, width), windows, STARTS)]
     for (row, down), (column, across) in product(*sides):
-        (qy, ky, inside_y, index_y), (qx, kx, inside_x, index_x) = down, across
+        (qy, ky, inside_y, index_y, taps_y), (qx, kx, inside_x, index_x, taps_x) = down, across
         yield Group(
             _cross(qy * width, qx, torch.add), _cross(ky * width, kx, torch.add),
             _cross(inside_y, inside_x, torch.logical_and),
             _cross(index_y * (2 * windows.columns.kernel - 1), index_x, torch.add),
+            _cross(taps_y * column.keys, taps_x, torch.add),
             not (any(row.starts) or any(column.starts)))
 
 
@@ -190,6 +193,42 @@ def gradients(
     return [g if g is None else g.to(x.dtype) for g, x in zip((dq, dk, dv, dbias), (q, k, v, bias))]
 
 
+def weigh(weights: Tensor, v: Tensor, windows: Windows) -> Tensor:
+    """:func:`zoo_kernels.neighborhood_sum` of ``[B, H, W, kh * kw]`` and ``[B, H, W, 1, D]``, without gradients."""
+    dtype = statistics_dtype(v.dtype)
+    out = torch.empty(v.shape, dtype=v.dtype)
+    given, values, results = weights.unsqueeze(3).flatten(0, 2), v.flatten(0, 2), out.flatten(0, 2)
+    for group, heads, tiles in parts(v, 0, windows, 2):
+        for own, seen in chunks(group, v, tiles):
+            y = _spread(group, _gather(given, heads, own, dtype)) @ _gather(values, heads, seen, dtype)
+            results.index_copy_(0, own.flatten(), y.transpose(1, 2).flatten(0, 1).to(v.dtype))
+    return out
+
+
+def weigh_gradients(dout: Tensor, weights: Tensor, v: Tensor, windows: Windows) -> tuple[Tensor, Tensor]:
+    """Return the gradients of :func:`weigh`."""
+    dtype = statistics_dtype(v.dtype)
+    dweights, dv = torch.empty(weights.shape, dtype=weights.dtype), torch.zeros(v.shape, dtype=dtype)
+    given, dgiven = (x.unsqueeze(3).flatten(0, 2) for x in (weights, dweights))
+    values, douts, dvalues = (x.flatten(0, 2) for x in (v, dout, dv))
+    for group, heads, tiles in parts(v, 0, windows, 3):
+        for own, seen in chunks(group, v, tiles):
+            dy = _gather(douts, heads, own, dtype)
+            slope = dy @ _gather(values, heads, seen, dtype).transpose(2, 3)
+            slope = slope.gather(3, group.taps.expand(*slope.shape[:3], -1)).transpose(1, 2).flatten(0, 1)
+            dgiven.index_copy_(0, own.flatten(), slope.to(weights.dtype))
+            _scatter(dvalues, heads, seen, _spread(group, _gather(given, heads, own, dtype)).transpose(2, 3) @ dy)
+    return dweights, dv.to(v.dtype)
+
+
+def _spread(group: Group, weights: Tensor) -> Tensor:
+    """Put the weights of windows, ``[..., queries, kh * kw]``, in their places among all keys, zero elsewhere."""
+    if group.dense:
+        return weights
+    shape = weights.shape[:-1]
+    return weights.new_zeros(*shape, group.inside.shape[1]).scatter_(3, group.taps.expand(*shape, -1), weights)
+
+
 class NeighborhoodAttention(torch.autograd.Function):
     """:func:`attend` with gradients; saves its inputs only."""
 
@@ -206,8 +245,30 @@ class NeighborhoodAttention(torch.autograd.Function):
         with torch.autocast('cpu', enabled=False):
             if not torch.is_grad_enabled():
                 return *gradients(dout, *tensors, *ctx.options), None, None
-            # second derivatives are wanted: differentiate what is differentiable
             out = traced.neighborhood_attention(*tensors, *ctx.options)
-        leaves = [x for x, needed in zip(tensors, ctx.needs_input_grad) if needed]
-        found = iter(torch.autograd.grad(out, leaves, dout, create_graph=True))
-        return tuple(next(found) if needed else None for needed in ctx.needs_input_grad)
+            return *_differentiate(out, tensors, dout, ctx), None, None
+
+
+def _differentiate(out: Tensor, tensors: tuple[Tensor, ...], dout: Tensor, ctx: Any) -> list[Tensor | None]:
+    """Gradients that have gradients, where second derivatives are wanted."""
+    needed = ctx.needs_input_grad[:len(tensors)]
+    found = iter(torch.autograd.grad(out, [x for x, wanted in zip(tensors, needed) if wanted], dout, create_graph=True))
+    return [next(found) if wanted else None for wanted in needed]
+
+
+class NeighborhoodSum(torch.autograd.Function):
+    """:func:`weigh` with gradients; saves its inputs only."""
+
+    @staticmethod
+    def forward(ctx: Any, weights: Tensor, v: Tensor, windows: Windows) -> Tensor:
+        ctx.save_for_backward(weights, v)
+        ctx.windows = windows
+        return weigh(weights, v, windows)
+
+    @staticmethod
+    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
+        tensors = ctx.saved_tensors
+        with torch.autocast('cpu', enabled=False):
+            if not torch.is_grad_enabled():
+                return *weigh_gradients(dout, *tensors, ctx.windows), None
+            return *_differentiate(traced.neighborhood_sum(*tensors, ctx.windows), tensors, dout, ctx), None

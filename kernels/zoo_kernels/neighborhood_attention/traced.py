@@ -66,6 +66,29 @@ def neighborhood_attention(
     return _merge(out, rows, columns, v.shape).to(v.dtype)
 
 
+def neighborhood_sum(weights: Tensor, v: Tensor, windows: Windows) -> Tensor:
+    """Reference of :func:`zoo_kernels.neighborhood_sum` of ``[B, H, W, kh * kw]`` and ``[B, H, W, 1, D]``."""
+    dtype = statistics_dtype(v.dtype)
+    rows, columns = (tiles(v.shape[dim], axis, v.device) for dim, axis in zip((1, 2), windows))
+    weights = _partition(
+        weights.unsqueeze(3).to(dtype), rows.queries, columns.queries, rows.count, columns.count).squeeze(1)
+    values = _partition(v.to(dtype), rows.keys, columns.keys, rows.count, columns.count).squeeze(1)
+    weights = weights.unflatten(0, (-1, rows.count * columns.count))
+    taps = _taps(rows, columns, windows).expand(weights.shape[0], -1, -1, -1)
+    weights = weights.new_zeros(*weights.shape[:3], values.shape[1]).scatter(3, taps, weights)
+    out = weights @ values.unflatten(0, (-1, rows.count * columns.count))
+    return _merge(out.flatten(0, 1).unsqueeze(1), rows, columns, v.shape).to(v.dtype)
+
+
+def _taps(rows: Tiles, columns: Tiles, windows: Windows) -> Tensor:
+    """Indices of the keys in the windows of queries: ``[tiles, queries, kh * kw]``."""
+    y = _spread(rows.start - rows.key[:, :1], columns.count, columns.query.shape[1], 2)
+    x = _spread(columns.start - columns.key[:, :1], rows.count, rows.query.shape[1], 1)
+    first = (y * columns.key.shape[1] + x)[:, :, None]
+    y, x = (torch.arange(axis.kernel, device=first.device) for axis in windows)
+    return first + (y[:, None] * columns.key.shape[1] + x).flatten()
+
+
 def _partition(x: Tensor, rows: Tensor, columns: Tensor, down: int, across: int) -> Tensor:
     """Gather ``[B, H, W, heads, D]`` to ``[B * down * across, heads, tokens per tile, D]``."""
     heads, dim = x.shape[3:]

@@ -2,6 +2,9 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
+from torch import Tensor
+
 
 class Axis(NamedTuple):
     """Windows along one axis."""
@@ -52,3 +55,15 @@ class Windows(NamedTuple):
                     f'a side of {side} tokens is shorter than kernel_size * dilation = {kernel} * {dilation}: zero-pad '
                     f'the map to {least} at the bottom and right before it is projected to q, k and v, as the '
                     'published models do')
+
+
+def bias_rows(size: int, axis: Axis, device: torch.device) -> Tensor:
+    """Row of the bias for every token of an axis and every token of its window: ``[size, kernel]``."""
+    kernel, dilation, stride = axis
+    place = torch.arange(size, device=device)
+    p = torch.div(place, dilation, rounding_mode='floor')
+    # sizes enter as tensors, since numbers would tie a recorded graph to them
+    last = torch.div(torch.full_like(place, size) - 1 - place % dilation, dilation, rounding_mode='floor')
+    leader = torch.minimum(p - p % stride + stride // 2, last)
+    start = torch.minimum((leader - kernel // 2).clamp(min=0), last + 1 - kernel)
+    return (start - p + kernel - 1)[:, None] + torch.arange(kernel, device=device)

@@ -5,8 +5,10 @@ import torch
 import torch.nn.functional as F
 
 from tests.formulas import batch_norm
+from tests.kernels.cases.neighborhood_attention import window as window_of
 from tests.models.weights import scatter
 from zoo.blocks.mixers import ContextMixing
+from zoo.blocks.mixers.context_mixing import NeighborhoodBias
 
 
 def mixed(mixer, x, guide):
@@ -60,3 +62,16 @@ def test_mixer_guides_itself_in_other_hosts():
     x = torch.randn(1, 6, 7, 12, dtype=torch.float64)
     y = mixed(mixer, x, torch.cat([x, x], dim=-1))
     torch.testing.assert_close(mixer(x), batch_norm(mixer.proj.norm, y @ mixer.proj.fc.weight.T))
+
+
+@pytest.mark.parametrize('height, width, window', [(7, 9, 5), (21, 20, 13), (7, 7, 7), (1, 3, 1)])
+def test_bias_is_that_of_the_offset(height, width, window):
+    torch.manual_seed(0)
+    bias = NeighborhoodBias(2, window)
+    assert torch.equal(bias.table, torch.zeros(2, 2 * window - 1, 2 * window - 1))
+    torch.nn.init.normal_(bias.table)
+    got = bias(height, width).view(2, height, width, window, window)
+    for i in range(height):
+        for j in range(width):
+            y, x = (window_of(at, size, window, 1, 1)[0] - at + window - 1 for at, size in ((i, height), (j, width)))
+            assert torch.equal(got[:, i, j], bias.table[:, y:y + window, x:x + window])

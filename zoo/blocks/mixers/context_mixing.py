@@ -4,11 +4,13 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from zoo_kernels import neighborhood_sum
+from zoo_kernels.neighborhood_attention.windows import Axis, bias_rows
+
 from ...utils.types import FactoryKwargs
 from ..fusion import can_fuse
 from ..layout import as_int, exporting, map_size
 from ..linear import linear
-from ..neighborhood import NeighborhoodBias, neighborhood_sum
 from ..norm import batch_norm
 from ..resize import interpolate_map, pool_map
 from .block_context import BlockContext
@@ -17,6 +19,29 @@ from .token_mixer import TokenMixer
 
 REGIONS = 7  # side of the grid of regions; each key is the mean of one
 SMALL = 5  # side of the small kernels
+
+
+class NeighborhoodBias(nn.Module):
+    """Learned relative position bias of windows, ``[num_heads, 2k - 1, 2k - 1]``, initialised to zeros.
+
+    Args:
+        num_heads: Number of attention heads.
+        window: Side k of the windows, odd.
+    """
+
+    def __init__(self, num_heads: int, window: int, device=None, dtype=None):
+        super().__init__()
+        self.window = window
+        side = 2 * window - 1
+        self.table = nn.Parameter(torch.zeros(num_heads, side, side, device=device, dtype=dtype))
+
+    def forward(self, height: int, width: int) -> Tensor:
+        """Return ``[num_heads, height * width, k * k]``; height and width must be at least k."""
+        axis = Axis(self.window, 1, 1)
+        rows, columns = (bias_rows(size, axis, self.table.device) for size in (height, width))
+        index = rows[:, None, :, None] * self.table.shape[2] + columns[None, :, None, :]
+        bias = self.table.flatten(1).index_select(1, index.flatten())
+        return bias.view(-1, height * width, self.window ** 2)
 
 
 class LinearNorm(nn.Module):
@@ -37,9 +62,9 @@ class ContextMixing(TokenMixer):
 
     The affinities of a pixel's query with the keys of 7 x 7 regions of a context, ``a = q K^T / sqrt(d)``, are mapped
     to two kernels by a linear layer that all heads share, ``softmax(W a + b + relative bias)``: 5 x 5 for one half of
-    the channels, k x k for the other. Kernels stay inside the map (``blocks.neighborhood``). If it may be fused, the
-    linear layer is applied to the few keys instead of the affinities. A map smaller than k is interpolated to k, and
-    the result is pooled back.
+    the channels, k x k for the other. Kernels stay inside the map (``zoo_kernels.neighborhood_sum``). If it may be
+    fused, the linear layer is applied to the few keys instead of the affinities. A map smaller than k is interpolated
+    to k, and the result is pooled back.
 
     Args:
         dim: Number of channels C.

@@ -1,0 +1,291 @@
+"""Triton kernels of neighborhood attention, directly on the token map: one tile of tokens per program.
+
+The tokens of a class (a residue modulo the dilation, on both axes) form a map of their own. A program owns a tile of TY
+x TX of its tokens, and walks the tokens that these see, or that see these, in blocks of two rows of 16.
+
+``table`` is the bias ``[heads or 1, 2 kh, 2 kw]`` in float32, with a last row and a last column of NONE: what is
+outside a window reads these. Softmax is in powers of two: ``scale`` and ``table`` include log2(e), ``lse`` is a
+logarithm of base 2. The statistics ``lse`` and ``delta`` are ``[B, heads, H, W]`` in float32. q, k and v are strided;
+all other maps are contiguous.
+"""
+from collections.abc import Iterator
+
+import triton
+import triton.language as tl
+
+from ..launch import CompileSpec, pow2
+
+LN2 = tl.constexpr(0.6931471805599453)
+NONE = tl.constexpr(-2. ** 100)  # finite, so that a query that has seen no key of its window yet stays a number
+TY, TX = 8, 8  # side of a tile of own tokens
+SPAN = tl.constexpr(16)  # tokens in a row of a block
+
+# (kernel, padded head dim): warps
+WARPS = {
+    ('forward', 32): 4, ('forward', 64): 4, ('forward', 128): 8,
+    ('backward_q', 32): 4, ('backward_q', 64): 4, ('backward_q', 128): 8,
+    ('backward_kv', 32): 4, ('backward_kv', 64): 4, ('backward_kv', 128): 8,
+}
+
+
+def config(kernel: str, dim: int) -> tuple[dict[str, int], dict[str, int]]:
+    """Return constants and launch options for head dims up to ``dim``."""
+    block = pow2(dim, 32)
+    return {'BLOCK': block, 'TY': TY, 'TX': TX}, {'num_warps': WARPS[kernel, block], 'num_stages': 2}
+
+
+def shipped() -> Iterator[CompileSpec]:
+    """Yield every configuration, and the widest with padded head dims."""
+    types = {'table_ptr': '*fp32', 'lse_ptr': '*fp32', 'delta_ptr': '*fp32', 'scale': 'fp32'}
+    for kernel in (forward, backward_q, backward_kv):
+        for dim in (32, 64, 128, 96):
+            constants, options = config(kernel.fn.__name__, dim)
+            more = {'BIAS': True} if kernel is backward_q else {}
+            yield CompileSpec(kernel, {'D': dim, 'E': dim} | more | constants, types=types, **options)
+
+
+@triton.jit
+def _program(heads, tiles_y, tiles_x, dilation_y, dilation_x, TY: tl.constexpr, TX: tl.constexpr):
+    """Sample, head, class and positions of the first own tokens; classes before tiles, as neighbours in memory."""
+    program = tl.program_id(0)
+    head = program % heads
+    program = program // heads
+    class_x = program % dilation_x
+    tile_x = program // dilation_x % tiles_x
+    program = program // (dilation_x * tiles_x)
+    class_y = program % dilation_y
+    tile_y = program // dilation_y % tiles_y
+    return (program // (dilation_y * tiles_y)).to(tl.int64), head, class_y, class_x, tile_y * TY, tile_x * TX
+
+
+@triton.jit
+def _start(p, length, kernel, stride):
+    """First position of the window of the token at position p of a class."""
+    leader = tl.minimum(p - p % stride + stride // 2, length - 1)
+    return tl.minimum(tl.maximum(leader - kernel // 2, 0), length - kernel)
+
+
+@triton.jit
+def _seen(first, count, length, kernel, stride):
+    """Positions that the windows of ``count`` tokens from ``first`` cover: from, to."""
+    last = tl.minimum(first + count, length) - 1
+    return _start(first, length, kernel, stride), _start(last, length, kernel, stride) + kernel
+
+
+@triton.jit
+def _seeing(first, count, length, kernel, stride):
+    """Positions whose windows may cover one of ``count`` tokens from ``first``: from, to."""
+    last = tl.minimum(first + count, length) - 1
+    low = tl.where(first < kernel, 0, first - kernel // 2 - stride // 2)
+    high = tl.where(last >= length - kernel, length, last + kernel // 2 + (stride + 1) // 2)
+    return tl.maximum(low, 0), tl.minimum(high, length)
+
+
+@triton.jit
+def _index(key, query, start, kernel):
+    """Row or column of the table for a key and a query, the last one if the key is outside the query's window."""
+    inside = (key >= start) & (key < start + kernel)
+    return tl.where(inside, key - query + kernel - 1, 2 * kernel - 1)
+
+
+@triton.jit
+def _mask(valid, SIZE: tl.constexpr, BLOCK: tl.constexpr):
+    if SIZE == BLOCK:
+        return valid[:, None]
+    else:
+        return valid[:, None] & (tl.arange(0, BLOCK) < SIZE)[None, :]
+
+
+@triton.jit
+def _load(ptr, place, valid, SIZE: tl.constexpr, BLOCK: tl.constexpr):
+    """[tokens, BLOCK] of a head; zero where a token or a channel is none."""
+    return tl.load(ptr + place[:, None] + tl.arange(0, BLOCK)[None, :], mask=_mask(valid, SIZE, BLOCK), other=0.)
+
+
+@triton.jit
+def _store(ptr, place, x, valid, SIZE: tl.constexpr, BLOCK: tl.constexpr):
+    x = x.to(ptr.dtype.element_ty)
+    tl.store(ptr + place[:, None] + tl.arange(0, BLOCK)[None, :], x, mask=_mask(valid, SIZE, BLOCK))
+
+
+@triton.jit
+def forward(
+        q_ptr, k_ptr, v_ptr, table_ptr, out_ptr, lse_ptr, stride_qb, stride_qy, stride_qx, stride_qh,
+        stride_kb, stride_ky, stride_kx, stride_kh, stride_vb, stride_vy, stride_vx, stride_vh, table_head,
+        scale, heads, height, width, tiles_y, tiles_x, kernel_y, kernel_x, dilation_y, dilation_x, step_y, step_x,
+        D: tl.constexpr, E: tl.constexpr, BLOCK: tl.constexpr, TY: tl.constexpr, TX: tl.constexpr):
+    """Output and statistics of a tile of queries, for one head of one sample."""
+    batch, head, class_y, class_x, first_y, first_x = _program(heads, tiles_y, tiles_x, dilation_y, dilation_x, TY, TX)
+    length_y = (height - class_y + dilation_y - 1) // dilation_y
+    length_x = (width - class_x + dilation_x - 1) // dilation_x
+    if (first_y < length_y) & (first_x < length_x):
+        own = tl.arange(0, TY * TX)
+        y, x = first_y + own // TX, first_x + own % TX
+        is_query = (y < length_y) & (x < length_x)
+        y, x = tl.minimum(y, length_y - 1), tl.minimum(x, length_x - 1)  # for indices of the table
+        start_y, start_x = _start(y, length_y, kernel_y, step_y), _start(x, length_x, kernel_x, step_x)
+        at_y, at_x = class_y + y * dilation_y, class_x + x * dilation_x
+        q = _load(q_ptr + batch * stride_qb + head * stride_qh, at_y * stride_qy + at_x * stride_qx, is_query, D, BLOCK)
+        k_ptr += batch * stride_kb + head * stride_kh + class_y * stride_ky + class_x * stride_kx
+        v_ptr += batch * stride_vb + head * stride_vh + class_y * stride_vy + class_x * stride_vx
+        table_ptr += head * table_head
+
+        high = tl.full([TY * TX], NONE, tl.float32)
+        total = tl.zeros([TY * TX], tl.float32)
+        out = tl.zeros([TY * TX, BLOCK], tl.float32)
+        from_y, to_y = _seen(first_y, TY, length_y, kernel_y, step_y)
+        from_x, to_x = _seen(first_x, TX, length_x, kernel_x, step_x)
+        for column in range(from_x, to_x, SPAN):
+            key_x = column + tl.arange(0, SPAN)
+            is_key = key_x < to_x
+            index_x = _index(key_x[None, :], x[:, None], start_x[:, None], kernel_x)
+            place_k, place_v = key_x * (dilation_x * stride_kx), key_x * (dilation_x * stride_vx)
+            for row in range(from_y, to_y, 2):
+                # two rows at a time share what each step costs per query
+                other = row + 1
+                k0 = _load(k_ptr, row * dilation_y * stride_ky + place_k, is_key, D, BLOCK)
+                k1 = _load(k_ptr, other * dilation_y * stride_ky + place_k, is_key & (other < to_y), D, BLOCK)
+                v0 = _load(v_ptr, row * dilation_y * stride_vy + place_v, is_key, E, BLOCK)
+                v1 = _load(v_ptr, other * dilation_y * stride_vy + place_v, is_key & (other < to_y), E, BLOCK)
+                index_y = _index(row, y, start_y, kernel_y) * (2 * kernel_x)
+                bias0 = tl.load(table_ptr + index_y[:, None] + index_x)
+                index_y = _index(other, y, start_y, kernel_y) * (2 * kernel_x)
+                bias1 = tl.load(table_ptr + index_y[:, None] + index_x)
+                weight0 = tl.dot(q, tl.trans(k0)) * scale + bias0
+                weight1 = tl.dot(q, tl.trans(k1)) * scale + bias1
+                higher = tl.maximum(high, tl.max(tl.maximum(weight0, weight1), 1))
+                weight0, weight1 = tl.exp2(weight0 - higher[:, None]), tl.exp2(weight1 - higher[:, None])
+                shrink = tl.exp2(high - higher)
+                total = total * shrink + tl.sum(weight0 + weight1, 1)
+                out = tl.dot(weight0.to(v0.dtype), v0, out * shrink[:, None])
+                out = tl.dot(weight1.to(v1.dtype), v1, out)
+                high = higher
+
+        place = at_y * width + at_x
+        _store(out_ptr + batch * height * width * heads * E + head * E, place * (heads * E), out / total[:, None],
+               is_query, E, BLOCK)
+        lse_ptr += (batch * heads + head) * height * width
+        tl.store(lse_ptr + place, high + tl.log2(total), mask=is_query)
+
+
+@triton.jit
+def _slope(q, k, v, dout, bias, lse, delta, scale):
+    """Gradient of the logits of a tile of queries and a row of keys."""
+    weight = tl.exp2(tl.dot(q, tl.trans(k)) * scale + bias - lse[:, None])
+    return weight * (tl.dot(dout, tl.trans(v)) - delta[:, None])
+
+
+@triton.jit
+def backward_q(
+        q_ptr, k_ptr, v_ptr, table_ptr, out_ptr, lse_ptr, dout_ptr, dq_ptr, delta_ptr, slope_ptr,
+        stride_qb, stride_qy, stride_qx, stride_qh, stride_kb, stride_ky, stride_kx, stride_kh,
+        stride_vb, stride_vy, stride_vx, stride_vh, table_head,
+        scale, heads, height, width, tiles_y, tiles_x, kernel_y, kernel_x, dilation_y, dilation_x, step_y, step_x,
+        D: tl.constexpr, E: tl.constexpr, BLOCK: tl.constexpr, TY: tl.constexpr, TX: tl.constexpr,
+        BIAS: tl.constexpr):
+    """dq of a tile of queries, and the row sums ``delta`` of out * dout that :func:`backward_kv` reads.
+
+    With BIAS also ``slope`` ``[B, heads, H, W, kh * kw]``, the gradients of the logits, in the dtype of q.
+    """
+    batch, head, class_y, class_x, first_y, first_x = _program(heads, tiles_y, tiles_x, dilation_y, dilation_x, TY, TX)
+    length_y = (height - class_y + dilation_y - 1) // dilation_y
+    length_x = (width - class_x + dilation_x - 1) // dilation_x
+    if (first_y < length_y) & (first_x < length_x):
+        own = tl.arange(0, TY * TX)
+        y, x = first_y + own // TX, first_x + own % TX
+        is_query = (y < length_y) & (x < length_x)
+        y, x = tl.minimum(y, length_y - 1), tl.minimum(x, length_x - 1)  # for indices of the table
+        start_y, start_x = _start(y, length_y, kernel_y, step_y), _start(x, length_x, kernel_x, step_x)
+        at_y, at_x = class_y + y * dilation_y, class_x + x * dilation_x
+        q = _load(q_ptr + batch * stride_qb + head * stride_qh, at_y * stride_qy + at_x * stride_qx, is_query, D, BLOCK)
+        k_ptr += batch * stride_kb + head * stride_kh + class_y * stride_ky + class_x * stride_kx
+        v_ptr += batch * stride_vb + head * stride_vh + class_y * stride_vy + class_x * stride_vx
+        table_ptr += head * table_head
+        place = at_y * width + at_x
+        sample = batch * height * width * heads
+        dout = _load(dout_ptr + sample * E + head * E, place * (heads * E), is_query, E, BLOCK)
+        out = _load(out_ptr + sample * E + head * E, place * (heads * E), is_query, E, BLOCK)
+        delta = tl.sum(out.to(tl.float32) * dout.to(tl.float32), 1)
+        statistics = (batch * heads + head) * height * width
+        tl.store(delta_ptr + statistics + place, delta, mask=is_query)
+        lse = tl.load(lse_ptr + statistics + place, mask=is_query, other=0.)
+        slope_ptr += statistics * kernel_y * kernel_x
+        slot = place * (kernel_y * kernel_x) - start_y * kernel_x - start_x
+
+        dq = tl.zeros([TY * TX, BLOCK], tl.float32)
+        from_y, to_y = _seen(first_y, TY, length_y, kernel_y, step_y)
+        from_x, to_x = _seen(first_x, TX, length_x, kernel_x, step_x)
+        for column in range(from_x, to_x, SPAN):
+            key_x = column + tl.arange(0, SPAN)
+            is_key = key_x < to_x
+            index_x = _index(key_x[None, :], x[:, None], start_x[:, None], kernel_x)
+            place_k, place_v = key_x * (dilation_x * stride_kx), key_x * (dilation_x * stride_vx)
+            for row in range(from_y, to_y):
+                k = _load(k_ptr, row * dilation_y * stride_ky + place_k, is_key, D, BLOCK)
+                v = _load(v_ptr, row * dilation_y * stride_vy + place_v, is_key, E, BLOCK)
+                index_y = _index(row, y, start_y, kernel_y) * (2 * kernel_x)
+                bias = tl.load(table_ptr + index_y[:, None] + index_x)
+                slope = _slope(q, k, v, dout, bias, lse, delta, scale).to(k.dtype)
+                dq = tl.dot(slope, k, dq)
+                if BIAS:
+                    inside = is_query & (row >= start_y) & (row < start_y + kernel_y)
+                    inside = inside[:, None] & (index_x != 2 * kernel_x - 1)
+                    tl.store(slope_ptr + slot[:, None] + (row * kernel_x + key_x)[None, :], slope, mask=inside)
+
+        _store(dq_ptr + sample * D + head * D, place * (heads * D), dq * (scale * LN2), is_query, D, BLOCK)
+
+
+@triton.jit
+def backward_kv(
+        q_ptr, k_ptr, v_ptr, table_ptr, lse_ptr, delta_ptr, dout_ptr, dk_ptr, dv_ptr,
+        stride_qb, stride_qy, stride_qx, stride_qh, stride_kb, stride_ky, stride_kx, stride_kh,
+        stride_vb, stride_vy, stride_vx, stride_vh, table_head,
+        scale, heads, height, width, tiles_y, tiles_x, kernel_y, kernel_x, dilation_y, dilation_x, step_y, step_x,
+        D: tl.constexpr, E: tl.constexpr, BLOCK: tl.constexpr, TY: tl.constexpr, TX: tl.constexpr):
+    """dk and dv of a tile of keys, from the queries whose windows may cover one of them."""
+    batch, head, class_y, class_x, first_y, first_x = _program(heads, tiles_y, tiles_x, dilation_y, dilation_x, TY, TX)
+    length_y = (height - class_y + dilation_y - 1) // dilation_y
+    length_x = (width - class_x + dilation_x - 1) // dilation_x
+    if (first_y < length_y) & (first_x < length_x):
+        own = tl.arange(0, TY * TX)
+        y, x = first_y + own // TX, first_x + own % TX
+        is_key = (y < length_y) & (x < length_x)
+        at_y, at_x = class_y + y * dilation_y, class_x + x * dilation_x
+        k = _load(k_ptr + batch * stride_kb + head * stride_kh, at_y * stride_ky + at_x * stride_kx, is_key, D, BLOCK)
+        v = _load(v_ptr + batch * stride_vb + head * stride_vh, at_y * stride_vy + at_x * stride_vx, is_key, E, BLOCK)
+        sample = batch * height * width * heads
+        q_ptr += batch * stride_qb + head * stride_qh + class_y * stride_qy + class_x * stride_qx
+        dout_ptr += sample * E + head * E
+        table_ptr += head * table_head
+        lse_ptr += (batch * heads + head) * height * width
+        delta_ptr += (batch * heads + head) * height * width
+
+        dk = tl.zeros([TY * TX, BLOCK], tl.float32)
+        dv = tl.zeros([TY * TX, BLOCK], tl.float32)
+        from_y, to_y = _seeing(first_y, TY, length_y, kernel_y, step_y)
+        from_x, to_x = _seeing(first_x, TX, length_x, kernel_x, step_x)
+        for column in range(from_x, to_x, SPAN):
+            query_x = column + tl.arange(0, SPAN)
+            is_query = query_x < to_x
+            query_x = tl.minimum(query_x, to_x - 1)
+            start_x = _start(query_x, length_x, kernel_x, step_x)
+            index_x = _index(x[:, None], query_x[None, :], start_x[None, :], kernel_x)
+            index_x = tl.where(is_query[None, :], index_x, 2 * kernel_x - 1)
+            place_q, column_x = query_x * (dilation_x * stride_qx), class_x + query_x * dilation_x
+            for row in range(from_y, to_y):
+                q = _load(q_ptr, row * dilation_y * stride_qy + place_q, is_query, D, BLOCK)
+                at = (class_y + row * dilation_y) * width + column_x
+                dout = _load(dout_ptr, at * (heads * E), is_query, E, BLOCK)
+                lse = tl.load(lse_ptr + at, mask=is_query, other=0.)
+                delta = tl.load(delta_ptr + at, mask=is_query, other=0.)
+                start_y = _start(row, length_y, kernel_y, step_y)
+                index_y = _index(y, row, start_y, kernel_y) * (2 * kernel_x)
+                bias = tl.load(table_ptr + index_y[:, None] + index_x)
+                weight = tl.exp2(tl.dot(k, tl.trans(q)) * scale + bias - lse[None, :])
+                dv = tl.dot(weight.to(dout.dtype), dout, dv)
+                slope = weight * (tl.dot(v, tl.trans(dout)) - delta[None, :])
+                dk = tl.dot(slope.to(q.dtype), q, dk)
+
+        place = (class_y + y * dilation_y) * width + class_x + x * dilation_x
+        _store(dk_ptr + sample * D + head * D, place * (heads * D), dk * (scale * LN2), is_key, D, BLOCK)
+        _store(dv_ptr + sample * E + head * E, place * (heads * E), dv, is_key, E, BLOCK)

@@ -1,0 +1,141 @@
+"""Neighborhood attention as torch custom ops: kernel launches, fake implementations and autograd formulas."""
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..launch import launch
+from .windows import Axis, Windows, bias_rows
+
+
+def apply(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, windows: Windows, scale: float) -> Tensor:
+    """:func:`zoo_kernels.neighborhood_attention` on maps, by the kernels."""
+    kernel, dilation, stride = (list(x) for x in zip(*windows))
+    return neighborhood_attention(q, k, v, bias, kernel, dilation, stride, scale)[0]
+
+
+def programs(batch: int, height: int, width: int, heads: int, dilation: list[int], tile: tuple[int, int]) -> int:
+    """Number of programs of a launch."""
+    tiles = [side_tiles(*args) for args in zip((height, width), dilation, tile)]
+    return batch * heads * dilation[0] * dilation[1] * tiles[0] * tiles[1]
+
+
+def side_tiles(size: int, dilation: int, tile: int) -> int:
+    """Number of tiles per class of an axis, as for the longest one."""
+    return -(-size // (dilation * tile))
+
+
+def _launch(
+        kernel: str, pointers: list[Tensor], q: Tensor, k: Tensor, v: Tensor, table: Tensor, size: list[int],
+        dilation: list[int], stride: list[int], scale: float, **more: bool) -> None:
+    from . import kernels
+
+    batch, height, width, heads, dim = q.shape
+    constants, options = kernels.config(kernel, max(dim, v.shape[-1]))
+    tile = constants['TY'], constants['TX']
+    tiles = [side_tiles(*args) for args in zip((height, width), dilation, tile)]
+    strides = [step for x in (q, k, v) for step in x.stride()[:4]]
+    launch(
+        getattr(kernels, kernel), programs(batch, height, width, heads, dilation, tile), q, q, k, v, table, *pointers,
+        *strides, table.stride(0) if len(table) > 1 else 0, scale * math.log2(math.e), heads, height, width, *tiles,
+        *size, *dilation, *stride, D=dim, E=v.shape[-1], **more, **constants, **options)
+
+
+def _table(bias: Tensor | None, size: list[int], device: torch.device) -> Tensor:
+    """Return the bias in powers of two, with a row and a column for what is outside the window."""
+    from .kernels import NONE
+
+    if bias is None:
+        bias = torch.zeros(1, *(2 * kernel - 1 for kernel in size), device=device)
+    return F.pad(bias.float() * math.log2(math.e), (0, 1, 0, 1), value=NONE.value)
+
+
+def _flat_channels(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Make channels contiguous, as the kernels expect."""
+    return tuple(x if x.stride(-1) == 1 else x.contiguous() for x in tensors)
+
+
+@torch.library.custom_op('zoo_kernels::neighborhood_attention', mutates_args=())
+def neighborhood_attention(
+        q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, kernel: list[int], dilation: list[int],
+        stride: list[int], scale: float) -> tuple[Tensor, Tensor]:
+    """Return the output and base-2 logarithms of softmax denominators, ``[B, heads, H, W]``."""
+    q, k, v = _flat_channels(q, k, v)
+    out, lse = _empty(q, k, v, bias, kernel, dilation, stride, scale)
+    _launch('forward', [out, lse], q, k, v, _table(bias, kernel, q.device), kernel, dilation, stride, scale)
+    return out, lse
+
+
+@neighborhood_attention.register_fake
+def _empty(
+        q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, kernel: list[int], dilation: list[int],
+        stride: list[int], scale: float) -> tuple[Tensor, Tensor]:
+    batch, height, width, heads, _ = q.shape
+    lse = torch.empty(batch, heads, height, width, dtype=torch.float32, device=q.device)
+    return torch.empty(v.shape, dtype=v.dtype, device=v.device), lse
+
+
+@torch.library.custom_op('zoo_kernels::neighborhood_attention_backward', mutates_args=())
+def neighborhood_attention_backward(
+        dout: Tensor, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, out: Tensor, lse: Tensor,
+        kernel: list[int], dilation: list[int], stride: list[int], scale: float,
+        bias_grad: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the gradients of q, k and v, contiguous, and that of the bias, empty unless asked for."""
+    q, k, v = _flat_channels(q, k, v)
+    dout = dout.contiguous()
+    dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
+    delta = torch.empty_like(lse)
+    slope = torch.empty((*lse.shape, *kernel) if bias_grad else (0,), dtype=q.dtype, device=q.device)
+    table = _table(bias, kernel, q.device)
+    common = q, k, v, table, kernel, dilation, stride, scale
+    _launch('backward_q', [out, lse, dout, dq, delta, slope], *common, BIAS=bias_grad)
+    _launch('backward_kv', [lse, delta, dout, dk, dv], *common)
+    if bias is None or not bias_grad:
+        return dq, dk, dv, slope.new_empty(0)
+    return dq, dk, dv, _bias_gradient(slope, Windows(*map(Axis, kernel, dilation, stride))).to(bias.dtype)
+
+
+def _bias_gradient(slope: Tensor, windows: Windows) -> Tensor:
+    """Sum gradients of logits, ``[B, heads, H, W, kh, kw]``, by their row of the bias: products with constants.
+
+    They are in float64, whose rate does not matter here, since float32 may be rounded to 10 bits.
+    """
+    slope = slope.sum(0, dtype=torch.float32).double()
+    rows, columns = (
+        _one_hot(bias_rows(size, axis, slope.device), 2 * axis.kernel - 1)
+        for size, axis in zip(slope.shape[1:3], windows))
+    slope = slope.permute(0, 2, 4, 1, 3).flatten(3).flatten(1, 2) @ rows  # [heads, W * kw, 2 kh - 1]
+    return slope.transpose(1, 2) @ columns
+
+
+def _one_hot(index: Tensor, count: int) -> Tensor:
+    return (index.flatten()[:, None] == torch.arange(count, device=index.device)).double()
+
+
+@neighborhood_attention_backward.register_fake
+def _(
+        dout: Tensor, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, out: Tensor, lse: Tensor,
+        kernel: list[int], dilation: list[int], stride: list[int], scale: float,
+        bias_grad: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
+    if bias is None or not bias_grad:
+        return dq, dk, dv, q.new_empty(0)
+    return dq, dk, dv, torch.empty(bias.shape, dtype=bias.dtype, device=bias.device)
+
+
+def _save(ctx, inputs, output) -> None:
+    *tensors, ctx.kernel, ctx.dilation, ctx.stride, ctx.scale = inputs
+    ctx.save_for_backward(*tensors, *output)
+
+
+def _backward(ctx, dout: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    if dout is None:
+        return (None,) * 8
+    *tensors, out, lse = ctx.saved_tensors
+    *grads, dbias = neighborhood_attention_backward(
+        dout, *tensors, out, lse, ctx.kernel, ctx.dilation, ctx.stride, ctx.scale, ctx.needs_input_grad[3])
+    return *grads, dbias if ctx.needs_input_grad[3] else None, None, None, None, None
+
+
+neighborhood_attention.register_autograd(_backward, setup_context=_save)

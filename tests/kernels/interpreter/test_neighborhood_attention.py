@@ -1,0 +1,50 @@
+"""Neighborhood attention through its kernels."""
+import pytest
+import torch
+
+from tests.kernels.cases.neighborhood_attention import CASES
+from tests.kernels.harness import by_turns, check, make_leaves, run
+from zoo_kernels.neighborhood_attention import op
+
+
+@pytest.mark.parametrize('case, dtype', by_turns(CASES))
+def test_outputs_and_gradients(case, dtype):
+    check(case, dtype)
+
+
+def case_of(name):
+    return next(case for case in CASES if case.name == name)
+
+
+def inputs(dtype=torch.float16):
+    case = case_of('strided')
+    arguments = case.arguments({n: x.requires_grad_() for n, x in make_leaves(case, dtype).items()})
+    return [*(arguments[name] for name in ('q', 'k', 'v', 'bias')), [3, 7], [1, 1], [2, 3], 0.2]
+
+
+def test_operators():
+    args = inputs()
+    torch.library.opcheck(op.neighborhood_attention, args)
+    with torch.no_grad():
+        out, lse = op.neighborhood_attention(*args)
+    args = [x.detach() if torch.is_tensor(x) else x for x in args]
+    for bias_grad in (True, False):
+        torch.library.opcheck(
+            op.neighborhood_attention_backward, [out, *args[:4], out, lse, *args[4:], bias_grad])
+
+
+def test_compiles_without_graph_breaks():
+    case = case_of('one window')
+    leaves = make_leaves(case, torch.float16)
+    compiled = run(case, leaves, 'force', op=torch.compile(case.op, fullgraph=True, backend='aot_eager'))
+    eager = run(case, leaves, 'force')
+    assert all(torch.equal(compiled[name], eager[name]) for name in eager)
+
+
+def test_saves_no_more_than_its_inputs_the_output_and_a_float_per_query():
+    *tensors, kernel, dilation, stride, scale = inputs()
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x) or x, lambda x: x):
+        op.neighborhood_attention(*tensors, kernel, dilation, stride, scale)
+    q, _, v, bias = tensors
+    assert sum(x.numel() for x in saved) == 2 * q.numel() + 2 * v.numel() + bias.numel() + q[..., 0].numel()
