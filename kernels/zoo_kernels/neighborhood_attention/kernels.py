@@ -3,10 +3,12 @@
 The tokens of a class (a residue modulo the dilation, on both axes) form a map of their own. A program owns a tile of TY
 x TX of its tokens, and walks the tokens that these see, or that see these, in blocks of two rows of 16.
 
-``table`` is the bias ``[heads or 1, 2 kh, 2 kw]`` in float32, with a last row and a last column of NONE: what is
-outside a window reads these. Softmax is in powers of two: ``scale`` and ``table`` include log2(e), ``lse`` is a
-logarithm of base 2. The statistics ``lse`` and ``delta`` are ``[B, heads, H, W]`` in float32. q, k and v are strided;
-all other maps are contiguous.
+The bias, NONE outside the windows, is read from a ``table`` ``[classes, tiles_x, heads or 1, 2 kh, TX, columns]``: for
+each row of the bias (the last one is NONE), what an own token in each column of a tile reads for every other token.
+It is small, and :func:`expand` makes it, since a lookup per logit would take most of the time. There are one or two
+classes, of different lengths. Softmax is in powers of two: ``scale`` and ``table`` include log2(e), ``lse`` is a
+logarithm of base 2. The statistics ``lse`` and ``delta`` are ``[B, heads, H, W]``, like ``table`` in float32. q, k and
+v are strided; all other maps are contiguous.
 """
 from collections.abc import Iterator
 
@@ -16,6 +18,7 @@ import triton.language as tl
 from ..launch import CompileSpec, pow2
 
 LN2 = tl.constexpr(0.6931471805599453)
+LOG2E = tl.constexpr(1.4426950408889634)
 NONE = tl.constexpr(-2. ** 100)  # finite, so that a query that has seen no key of its window yet stays a number
 TY, TX = 8, 8  # side of a tile of own tokens
 SPAN = tl.constexpr(16)  # tokens in a row of a block
@@ -40,8 +43,10 @@ def shipped() -> Iterator[CompileSpec]:
     for kernel in (forward, backward_q, backward_kv):
         for dim in (32, 64, 128, 96):
             constants, options = config(kernel.fn.__name__, dim)
-            more = {'BIAS': True} if kernel is backward_q else {}
+            more = {'COLUMNS': 16, 'BIAS': True} if kernel is backward_q else {'COLUMNS': 16}
             yield CompileSpec(kernel, {'D': dim, 'E': dim} | more | constants, types=types, **options)
+    for keys in (False, True):
+        yield CompileSpec(expand, {'TX': TX, 'COLUMNS': 16, 'BIAS': True, 'KEYS': keys}, types=types)
 
 
 @triton.jit
@@ -89,6 +94,50 @@ def _index(key, query, start, kernel):
 
 
 @triton.jit
+def expand(
+        bias_ptr, table_ptr, heads, width, tiles_x, kernel_y, kernel_x, dilation_x, step_x, TX: tl.constexpr,
+        COLUMNS: tl.constexpr, BIAS: tl.constexpr, KEYS: tl.constexpr):
+    """A row of the table, of ``bias`` ``[heads, 2 kh - 1, 2 kw - 1]``; own tokens are queries or, with KEYS, keys."""
+    program = tl.program_id(0)
+    row = program % (2 * kernel_y)
+    head = program // (2 * kernel_y) % heads
+    tile_x = program // (2 * kernel_y * heads) % tiles_x
+    length = (width + dilation_x - 1) // dilation_x - program // (2 * kernel_y * heads * tiles_x)
+    first = tile_x * TX
+    own = tl.minimum(first + tl.arange(0, TX), length - 1)[:, None]
+    if KEYS:
+        low, high = _seeing(first, TX, length, kernel_x, step_x)
+        query = low + tl.arange(0, COLUMNS)[None, :]
+        there = query < high
+        query = tl.minimum(query, length - 1)
+        key = tl.where(first + tl.arange(0, TX)[:, None] < length, own, -1)
+    else:
+        low, high = _seen(first, TX, length, kernel_x, step_x)
+        key = low + tl.arange(0, COLUMNS)[None, :]
+        there = key < high
+        query = own
+    start = _start(query, length, kernel_x, step_x)
+    inside = there & (key >= start) & (key < start + kernel_x) & (row < 2 * kernel_y - 1)
+    if BIAS:
+        bias_ptr += (head * (2 * kernel_y - 1) + row) * (2 * kernel_x - 1)
+        bias = tl.load(bias_ptr + key - query + kernel_x - 1, mask=inside, other=0.).to(tl.float32) * LOG2E
+    else:
+        bias = tl.zeros([TX, COLUMNS], tl.float32)
+    place = tl.arange(0, TX)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    tl.store(table_ptr + program.to(tl.int64) * (TX * COLUMNS) + place, tl.where(inside, bias, NONE))
+
+
+@triton.jit
+def _table(
+        table_ptr, length, width, dilation_x, tiles_x, tile_x, table_heads, head, kernel_y, own, TX: tl.constexpr,
+        COLUMNS: tl.constexpr):
+    """Pointers to what the own tokens of a program read of the first row of a bias."""
+    shorter = (width + dilation_x - 1) // dilation_x - length
+    table = (shorter * tiles_x + tile_x) * table_heads + tl.minimum(head, table_heads - 1)
+    return table_ptr + table * (2 * kernel_y * TX * COLUMNS) + own % TX * COLUMNS
+
+
+@triton.jit
 def _mask(valid, SIZE: tl.constexpr, BLOCK: tl.constexpr):
     if SIZE == BLOCK:
         return valid[:, None]
@@ -111,9 +160,10 @@ def _store(ptr, place, x, valid, SIZE: tl.constexpr, BLOCK: tl.constexpr):
 @triton.jit
 def forward(
         q_ptr, k_ptr, v_ptr, table_ptr, out_ptr, lse_ptr, stride_qb, stride_qy, stride_qx, stride_qh,
-        stride_kb, stride_ky, stride_kx, stride_kh, stride_vb, stride_vy, stride_vx, stride_vh, table_head,
+        stride_kb, stride_ky, stride_kx, stride_kh, stride_vb, stride_vy, stride_vx, stride_vh, table_heads,
         scale, heads, height, width, tiles_y, tiles_x, kernel_y, kernel_x, dilation_y, dilation_x, step_y, step_x,
-        D: tl.constexpr, E: tl.constexpr, BLOCK: tl.constexpr, TY: tl.constexpr, TX: tl.constexpr):
+        D: tl.constexpr, E: tl.constexpr, BLOCK: tl.constexpr, TY: tl.constexpr, TX: tl.constexpr,
+        COLUMNS: tl.constexpr):
     """Output and statistics of a tile of queries, for one head of one sample."""
     batch, head, class_y, class_x, first_y, first_x = _program(heads, tiles_y, tiles_x, dilation_y, dilation_x, TY, TX)
     length_y = (height - class_y + dilation_y - 1) // dilation_y
@@ -123,22 +173,24 @@ def forward(
         y, x = first_y + own // TX, first_x + own % TX
         is_query = (y < length_y) & (x < length_x)
         y, x = tl.minimum(y, length_y - 1), tl.minimum(x, length_x - 1)  # for indices of the table
-        start_y, start_x = _start(y, length_y, kernel_y, step_y), _start(x, length_x, kernel_x, step_x)
+        start_y = _start(y, length_y, kernel_y, step_y)
         at_y, at_x = class_y + y * dilation_y, class_x + x * dilation_x
         q = _load(q_ptr + batch * stride_qb + head * stride_qh, at_y * stride_qy + at_x * stride_qx, is_query, D, BLOCK)
         k_ptr += batch * stride_kb + head * stride_kh + class_y * stride_ky + class_x * stride_kx
         v_ptr += batch * stride_vb + head * stride_vh + class_y * stride_vy + class_x * stride_vx
-        table_ptr += head * table_head
+        table = _table(
+            table_ptr, length_x, width, dilation_x, tiles_x, first_x // TX, table_heads, head, kernel_y, own, TX,
+            COLUMNS)
 
         high = tl.full([TY * TX], NONE, tl.float32)
         total = tl.zeros([TY * TX], tl.float32)
         out = tl.zeros([TY * TX, BLOCK], tl.float32)
         from_y, to_y = _seen(first_y, TY, length_y, kernel_y, step_y)
         from_x, to_x = _seen(first_x, TX, length_x, kernel_x, step_x)
-        for column in range(from_x, to_x, SPAN):
-            key_x = column + tl.arange(0, SPAN)
+        for column in range(0, to_x - from_x, SPAN):
+            key_x = from_x + column + tl.arange(0, SPAN)
             is_key = key_x < to_x
-            index_x = _index(key_x[None, :], x[:, None], start_x[:, None], kernel_x)
+            bias = table[:, None] + (column + tl.arange(0, SPAN))[None, :]
             place_k, place_v = key_x * (dilation_x * stride_kx), key_x * (dilation_x * stride_vx)
             for row in range(from_y, to_y, 2):
                 # two rows at a time share what each step costs per query
@@ -147,10 +199,8 @@ def forward(
                 k1 = _load(k_ptr, other * dilation_y * stride_ky + place_k, is_key & (other < to_y), D, BLOCK)
                 v0 = _load(v_ptr, row * dilation_y * stride_vy + place_v, is_key, E, BLOCK)
                 v1 = _load(v_ptr, other * dilation_y * stride_vy + place_v, is_key & (other < to_y), E, BLOCK)
-                index_y = _index(row, y, start_y, kernel_y) * (2 * kernel_x)
-                bias0 = tl.load(table_ptr + index_y[:, None] + index_x)
-                index_y = _index(other, y, start_y, kernel_y) * (2 * kernel_x)
-                bias1 = tl.load(table_ptr + index_y[:, None] + index_x)
+                bias0 = tl.load(bias + (_index(row, y, start_y, kernel_y) * (TX * COLUMNS))[:, None])
+                bias1 = tl.load(bias + (_index(other, y, start_y, kernel_y) * (TX * COLUMNS))[:, None])
                 weight0 = tl.dot(q, tl.trans(k0)) * scale + bias0
                 weight1 = tl.dot(q, tl.trans(k1)) * scale + bias1
                 higher = tl.maximum(high, tl.max(tl.maximum(weight0, weight1), 1))
@@ -169,20 +219,13 @@ def forward(
 
 
 @triton.jit
-def _slope(q, k, v, dout, bias, lse, delta, scale):
-    """Gradient of the logits of a tile of queries and a row of keys."""
-    weight = tl.exp2(tl.dot(q, tl.trans(k)) * scale + bias - lse[:, None])
-    return weight * (tl.dot(dout, tl.trans(v)) - delta[:, None])
-
-
-@triton.jit
 def backward_q(
         q_ptr, k_ptr, v_ptr, table_ptr, out_ptr, lse_ptr, dout_ptr, dq_ptr, delta_ptr, slope_ptr,
         stride_qb, stride_qy, stride_qx, stride_qh, stride_kb, stride_ky, stride_kx, stride_kh,
-        stride_vb, stride_vy, stride_vx, stride_vh, table_head,
+        stride_vb, stride_vy, stride_vx, stride_vh, table_heads,
         scale, heads, height, width, tiles_y, tiles_x, kernel_y, kernel_x, dilation_y, dilation_x, step_y, step_x,
         D: tl.constexpr, E: tl.constexpr, BLOCK: tl.constexpr, TY: tl.constexpr, TX: tl.constexpr,
-        BIAS: tl.constexpr):
+        COLUMNS: tl.constexpr, BIAS: tl.constexpr):
     """dq of a tile of queries, and the row sums ``delta`` of out * dout that :func:`backward_kv` reads.
 
     With BIAS also ``slope`` ``[B, heads, H, W, kh * kw]``, the gradients of the logits, in the dtype of q.
@@ -200,7 +243,9 @@ def backward_q(
         q = _load(q_ptr + batch * stride_qb + head * stride_qh, at_y * stride_qy + at_x * stride_qx, is_query, D, BLOCK)
         k_ptr += batch * stride_kb + head * stride_kh + class_y * stride_ky + class_x * stride_kx
         v_ptr += batch * stride_vb + head * stride_vh + class_y * stride_vy + class_x * stride_vx
-        table_ptr += head * table_head
+        table = _table(
+            table_ptr, length_x, width, dilation_x, tiles_x, first_x // TX, table_heads, head, kernel_y, own, TX,
+            COLUMNS)
         place = at_y * width + at_x
         sample = batch * height * width * heads
         dout = _load(dout_ptr + sample * E + head * E, place * (heads * E), is_query, E, BLOCK)
@@ -215,21 +260,22 @@ def backward_q(
         dq = tl.zeros([TY * TX, BLOCK], tl.float32)
         from_y, to_y = _seen(first_y, TY, length_y, kernel_y, step_y)
         from_x, to_x = _seen(first_x, TX, length_x, kernel_x, step_x)
-        for column in range(from_x, to_x, SPAN):
-            key_x = column + tl.arange(0, SPAN)
+        for column in range(0, to_x - from_x, SPAN):
+            key_x = from_x + column + tl.arange(0, SPAN)
             is_key = key_x < to_x
-            index_x = _index(key_x[None, :], x[:, None], start_x[:, None], kernel_x)
+            bias = table[:, None] + (column + tl.arange(0, SPAN))[None, :]
+            inside_x = (key_x[None, :] >= start_x[:, None]) & (key_x[None, :] < start_x[:, None] + kernel_x)
             place_k, place_v = key_x * (dilation_x * stride_kx), key_x * (dilation_x * stride_vx)
             for row in range(from_y, to_y):
                 k = _load(k_ptr, row * dilation_y * stride_ky + place_k, is_key, D, BLOCK)
                 v = _load(v_ptr, row * dilation_y * stride_vy + place_v, is_key, E, BLOCK)
-                index_y = _index(row, y, start_y, kernel_y) * (2 * kernel_x)
-                bias = tl.load(table_ptr + index_y[:, None] + index_x)
-                slope = _slope(q, k, v, dout, bias, lse, delta, scale).to(k.dtype)
+                added = tl.load(bias + (_index(row, y, start_y, kernel_y) * (TX * COLUMNS))[:, None])
+                weight = tl.exp2(tl.dot(q, tl.trans(k)) * scale + added - lse[:, None])
+                slope = (weight * (tl.dot(dout, tl.trans(v)) - delta[:, None])).to(k.dtype)
                 dq = tl.dot(slope, k, dq)
                 if BIAS:
                     inside = is_query & (row >= start_y) & (row < start_y + kernel_y)
-                    inside = inside[:, None] & (index_x != 2 * kernel_x - 1)
+                    inside = inside[:, None] & inside_x
                     tl.store(slope_ptr + slot[:, None] + (row * kernel_x + key_x)[None, :], slope, mask=inside)
 
         _store(dq_ptr + sample * D + head * D, place * (heads * D), dq * (scale * LN2), is_query, D, BLOCK)
@@ -239,9 +285,10 @@ def backward_q(
 def backward_kv(
         q_ptr, k_ptr, v_ptr, table_ptr, lse_ptr, delta_ptr, dout_ptr, dk_ptr, dv_ptr,
         stride_qb, stride_qy, stride_qx, stride_qh, stride_kb, stride_ky, stride_kx, stride_kh,
-        stride_vb, stride_vy, stride_vx, stride_vh, table_head,
+        stride_vb, stride_vy, stride_vx, stride_vh, table_heads,
         scale, heads, height, width, tiles_y, tiles_x, kernel_y, kernel_x, dilation_y, dilation_x, step_y, step_x,
-        D: tl.constexpr, E: tl.constexpr, BLOCK: tl.constexpr, TY: tl.constexpr, TX: tl.constexpr):
+        D: tl.constexpr, E: tl.constexpr, BLOCK: tl.constexpr, TY: tl.constexpr, TX: tl.constexpr,
+        COLUMNS: tl.constexpr):
     """dk and dv of a tile of keys, from the queries whose windows may cover one of them."""
     batch, head, class_y, class_x, first_y, first_x = _program(heads, tiles_y, tiles_x, dilation_y, dilation_x, TY, TX)
     length_y = (height - class_y + dilation_y - 1) // dilation_y
@@ -256,7 +303,9 @@ def backward_kv(
         sample = batch * height * width * heads
         q_ptr += batch * stride_qb + head * stride_qh + class_y * stride_qy + class_x * stride_qx
         dout_ptr += sample * E + head * E
-        table_ptr += head * table_head
+        table = _table(
+            table_ptr, length_x, width, dilation_x, tiles_x, first_x // TX, table_heads, head, kernel_y, own, TX,
+            COLUMNS)
         lse_ptr += (batch * heads + head) * height * width
         delta_ptr += (batch * heads + head) * height * width
 
@@ -264,13 +313,10 @@ def backward_kv(
         dv = tl.zeros([TY * TX, BLOCK], tl.float32)
         from_y, to_y = _seeing(first_y, TY, length_y, kernel_y, step_y)
         from_x, to_x = _seeing(first_x, TX, length_x, kernel_x, step_x)
-        for column in range(from_x, to_x, SPAN):
-            query_x = column + tl.arange(0, SPAN)
+        for column in range(0, to_x - from_x, SPAN):
+            query_x = from_x + column + tl.arange(0, SPAN)
             is_query = query_x < to_x
-            query_x = tl.minimum(query_x, to_x - 1)
-            start_x = _start(query_x, length_x, kernel_x, step_x)
-            index_x = _index(x[:, None], query_x[None, :], start_x[None, :], kernel_x)
-            index_x = tl.where(is_query[None, :], index_x, 2 * kernel_x - 1)
+            bias = table[:, None] + (column + tl.arange(0, SPAN))[None, :]
             place_q, column_x = query_x * (dilation_x * stride_qx), class_x + query_x * dilation_x
             for row in range(from_y, to_y):
                 q = _load(q_ptr, row * dilation_y * stride_qy + place_q, is_query, D, BLOCK)
@@ -279,9 +325,8 @@ def backward_kv(
                 lse = tl.load(lse_ptr + at, mask=is_query, other=0.)
                 delta = tl.load(delta_ptr + at, mask=is_query, other=0.)
                 start_y = _start(row, length_y, kernel_y, step_y)
-                index_y = _index(y, row, start_y, kernel_y) * (2 * kernel_x)
-                bias = tl.load(table_ptr + index_y[:, None] + index_x)
-                weight = tl.exp2(tl.dot(k, tl.trans(q)) * scale + bias - lse[None, :])
+                added = tl.load(bias + (_index(y, row, start_y, kernel_y) * (TX * COLUMNS))[:, None])
+                weight = tl.exp2(tl.dot(k, tl.trans(q)) * scale + added - lse[None, :])
                 dv = tl.dot(weight.to(dout.dtype), dout, dv)
                 slope = weight * (tl.dot(v, tl.trans(dout)) - delta[None, :])
                 dk = tl.dot(slope.to(q.dtype), q, dk)

@@ -2,10 +2,9 @@
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from ..launch import launch
+from ..launch import launch, pow2
 from .windows import Axis, Windows, bias_rows
 
 
@@ -27,7 +26,7 @@ def side_tiles(size: int, dilation: int, tile: int) -> int:
 
 
 def _launch(
-        kernel: str, pointers: list[Tensor], q: Tensor, k: Tensor, v: Tensor, table: Tensor, size: list[int],
+        kernel: str, pointers: list[Tensor], q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, size: list[int],
         dilation: list[int], stride: list[int], scale: float, **more: bool) -> None:
     from . import kernels
 
@@ -35,20 +34,30 @@ def _launch(
     constants, options = kernels.config(kernel, max(dim, v.shape[-1]))
     tile = constants['TY'], constants['TX']
     tiles = [side_tiles(*args) for args in zip((height, width), dilation, tile)]
+    table = _table(bias, q.device, width, tiles[1], tile[1], size, dilation[1], stride[1], kernel == 'backward_kv')
     strides = [step for x in (q, k, v) for step in x.stride()[:4]]
     launch(
         getattr(kernels, kernel), programs(batch, height, width, heads, dilation, tile), q, q, k, v, table, *pointers,
-        *strides, table.stride(0) if len(table) > 1 else 0, scale * math.log2(math.e), heads, height, width, *tiles,
-        *size, *dilation, *stride, D=dim, E=v.shape[-1], **more, **constants, **options)
+        *strides, table.shape[2], scale * math.log2(math.e), heads, height, width, *tiles, *size, *dilation, *stride,
+        D=dim, E=v.shape[-1], COLUMNS=table.shape[5], **more, **constants, **options)
 
 
-def _table(bias: Tensor | None, size: list[int], device: torch.device) -> Tensor:
-    """Return the bias in powers of two, with a row and a column for what is outside the window."""
-    from .kernels import NONE
+def _table(
+        bias: Tensor | None, device: torch.device, width: int, tiles: int, tile: int, size: list[int], dilation: int,
+        stride: int, keys: bool) -> Tensor:
+    """Return the bias as the kernels read it, ``[classes, tiles, heads or 1, 2 kh, tile, columns]``."""
+    from . import kernels
 
-    if bias is None:
-        bias = torch.zeros(1, *(2 * kernel - 1 for kernel in size), device=device)
-    return F.pad(bias.float() * math.log2(math.e), (0, 1, 0, 1), value=NONE.value)
+    # as many columns as the windows of a tile cover or, with keys, as the queries that may see them
+    columns = tile + size[1] + stride - 2 if not keys else tile + 2 * size[1] + stride - 2
+    columns = pow2(min(columns, -(-width // dilation)))
+    heads = 1 if bias is None else len(bias)
+    table = torch.empty(
+        2 if width % dilation else 1, tiles, heads, 2 * size[0], tile, columns, dtype=torch.float32, device=device)
+    launch(
+        kernels.expand, math.prod(table.shape[:4]), table, table if bias is None else bias.contiguous(), table, heads,
+        width, tiles, *size, dilation, stride, TX=tile, COLUMNS=columns, BIAS=bias is not None, KEYS=keys)
+    return table
 
 
 def _flat_channels(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -63,7 +72,7 @@ def neighborhood_attention(
     """Return the output and base-2 logarithms of softmax denominators, ``[B, heads, H, W]``."""
     q, k, v = _flat_channels(q, k, v)
     out, lse = _empty(q, k, v, bias, kernel, dilation, stride, scale)
-    _launch('forward', [out, lse], q, k, v, _table(bias, kernel, q.device), kernel, dilation, stride, scale)
+    _launch('forward', [out, lse], q, k, v, bias, kernel, dilation, stride, scale)
     return out, lse
 
 
@@ -87,8 +96,7 @@ def neighborhood_attention_backward(
     dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
     delta = torch.empty_like(lse)
     slope = torch.empty((*lse.shape, *kernel) if bias_grad else (0,), dtype=q.dtype, device=q.device)
-    table = _table(bias, kernel, q.device)
-    common = q, k, v, table, kernel, dilation, stride, scale
+    common = q, k, v, bias, kernel, dilation, stride, scale
     _launch('backward_q', [out, lse, dout, dq, delta, slope], *common, BIAS=bias_grad)
     _launch('backward_kv', [lse, delta, dout, dk, dv], *common)
     if bias is None or not bias_grad:
