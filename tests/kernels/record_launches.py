@@ -37,8 +37,8 @@ def models() -> list[str]:
     for family in FAMILIES:
         if issubclass(family.host, Backbone):
             for variant in family.variants:
-                args = repr({name: value for name, value in variant.args.items() if name not in DEPTHS})
-                found.setdefault((family.module, family.host, args), variant.name)
+                args = {name: value for name, value in variant.args.items() if name not in DEPTHS}
+                found.setdefault((family.module, family.host, repr((family.mixers, args))), variant.name)
     return list(found.values())
 
 

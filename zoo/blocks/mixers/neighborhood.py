@@ -70,6 +70,9 @@ class NeighborhoodAttention(TokenMixer):
             ctx.dim, ctx.num_heads, odd_kernel_size(ctx.window),
             row[ctx.index % len(row)] if isinstance(row, Sequence) else row, ctx.qkv_bias, device=device, dtype=dtype)
 
+    def extra_repr(self) -> str:
+        return f'kernel_size={self.kernel_size}, dilation={self.dilation}'
+
     def init_weights(self) -> None:
         """Initialise the position bias as natten does."""
         trunc_normal_(self.rpb, std=0.02)
