@@ -109,3 +109,17 @@ def test_importing_warns_of_nothing():
 def test_unknown_argument_is_an_error():
     with warnings.catch_warnings(), pytest.raises(TypeError, match='not_an_argument'):
         timm.create_model('flatten_pvt_tiny', not_an_argument=1)
+
+
+def test_weights_may_have_arguments_of_their_own():
+    """By tag, in whatever form timm is given it; those of the user go first."""
+    tag = 'in22k_ft_in1k_384_k11'
+    cfg = timm.get_pretrained_cfg(f'dinat_large.{tag}')
+    shallow = dict(depths=(1, 1, 1, 1), device='meta')
+    for given in (tag, cfg, cfg.to_dict()):
+        model = timm.create_model('dinat_large', pretrained_cfg=given, **shallow)
+        assert model.stages[0].blocks[0].mixer.kernel_size == 11
+    assert timm.create_model(f'dinat_large.{tag}', **shallow).stages[0].blocks[0].mixer.kernel_size == 11
+    own = timm.create_model(f'dinat_large.{tag}', kernel_size=9, **shallow)
+    assert own.stages[0].blocks[0].mixer.kernel_size == 9
+    assert timm.create_model('dinat_large', **shallow).stages[0].blocks[0].mixer.kernel_size == 7
