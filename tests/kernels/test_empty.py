@@ -3,7 +3,14 @@ import pytest
 import torch
 
 import zoo_kernels
-from zoo_kernels import depthwise_conv, focal_modulation, linear_attention, routed_attention, set_mode
+from zoo_kernels import (
+    depthwise_conv,
+    focal_modulation,
+    linear_attention,
+    neighborhood_attention,
+    routed_attention,
+    set_mode,
+)
 
 
 def linear(batch=2, tokens=5, keys=5, heads=2, dim=8, value_dim=8, **options):
@@ -19,6 +26,11 @@ def routed(batch=0, side=4, heads=2, dim=8):
     shapes = dict.fromkeys('qkv', (batch, side, side, heads, dim))
     routes = torch.zeros(batch, 4, 2, dtype=torch.int64)
     return lambda q, k, v: routed_attention(q, k, v, routes, (2, 2)), shapes
+
+
+def neighborhood(batch=0, side=6, heads=2, dim=8):
+    shapes = dict.fromkeys('qkv', (batch, side, side, heads, dim)) | dict(bias=(heads, 5, 5))
+    return lambda **x: neighborhood_attention(**x, kernel_size=3), shapes
 
 
 def depthwise(*shape, **options):
@@ -39,6 +51,7 @@ CASES = {
     'linear, no queries': linear(tokens=0, feature='focus'),
     'linear, no value channels': linear(value_dim=0, feature='elu'),
     'routed, no samples': routed(),
+    'neighborhood, no samples': neighborhood(),
     'depthwise, no images': depthwise(0, 6, 6, 4, activation='gelu'),
     'focal, no images': focal(0, 6, 6, 4),
 }

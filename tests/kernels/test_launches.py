@@ -8,7 +8,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves
 
 from tests.kernels.cases import CASES
-from zoo_kernels import depthwise_conv, focal_level, linear_attention, routed_attention, set_mode
+from zoo_kernels import (
+    depthwise_conv,
+    focal_level,
+    linear_attention,
+    neighborhood_attention,
+    routed_attention,
+    set_mode,
+)
 
 stub = pytest.importorskip('tests.kernels.stub', reason='the kernels need triton')
 pytestmark = pytest.mark.skipif(
@@ -82,6 +89,9 @@ MANY = {  # more programs than the axes y and z of a grid have room for
         dict(feature='focus')),
     'routed': (routed_attention, dict.fromkeys('qkv', (70000, 2, 4, 2, 16)), ROUTES),
     'routed-heads': (routed_attention, dict.fromkeys('qkv', (1, 4, 4, 70000, 16)), ROUTES),
+    'neighborhood': (neighborhood_attention, dict.fromkeys('qkv', (70000, 4, 4, 2, 16)), dict(kernel_size=3)),
+    'neighborhood-heads': (
+        neighborhood_attention, dict.fromkeys('qkv', (1, 4, 4, 70000, 16)), dict(kernel_size=3)),
     'conv': (depthwise_conv, dict(x=(70000, 28, 28, 64), weight=(64, 1, 3, 3)), dict(activation='gelu')),
     'level': (
         lambda **given: focal_level(**given)[1],

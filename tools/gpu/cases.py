@@ -1,7 +1,7 @@
 """The ops as the models call them: widths, heads, options and strides of every call, at the maps of three stages.
 
 FLatten-PVT-T and FLatten-Swin-T (focus), RAVLT-T (rala, dw5 gated), MAViT-T (mala), BiFormer-T (routed, dw5 residual),
-VAN-B1 (dw3 gelu, dw7), FocalNet-T (focal); identity is the plainest call that there is.
+VAN-B1 (dw3 gelu, dw7), FocalNet-T (focal), NAT-M (neighborhood); identity is the plainest call that there is.
 """
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -104,6 +104,8 @@ def at(shape: Shape, ops: Sequence[str] | None = None) -> list[Case]:
         Case('routed', shape._replace(height=grid[0], width=grid[1]), zoo_kernels.routed_attention,
              partial(_routed, shape._replace(height=grid[0], width=grid[1]), narrow), dict(regions=REGIONS),
              softmax=True),
+        Case('neighborhood', shape, zoo_kernels.neighborhood_attention, partial(_windows, shape, narrow), {},
+             softmax=True),
         Case('dw5 gated', shape, conv, partial(_gated, shape, narrow), {}, conv=True),
         Case('dw3 gelu', shape, conv, partial(_conv, shape, hidden, 3), dict(activation='gelu'), conv=True),
         Case('focal', shape, focal, partial(_focal, shape, wide), {}),
@@ -116,8 +118,8 @@ def at(shape: Shape, ops: Sequence[str] | None = None) -> list[Case]:
     return [case for case in cases if ops is None or case.op in ops]
 
 
-KERNELS = ('focus', 'focus swin', 'rala', 'mala', 'routed', 'dw5 gated', 'dw3 gelu', 'focal', 'identity',
-           'dw5 residual')  # ops that have a kernel
+KERNELS = ('focus', 'focus swin', 'rala', 'mala', 'routed', 'neighborhood', 'dw5 gated', 'dw3 gelu', 'focal',
+           'identity', 'dw5 residual')  # ops that have a kernel
 
 
 def make_inputs(case: Case, dtype: torch.dtype, device: torch.device, seed: int = 0) -> dict[str, Tensor]:
@@ -178,6 +180,13 @@ def _rope(shape: Shape, head_dim: int, device: torch.device) -> Tensor:
 def _identity(shape: Shape, dim: int, make: Make) -> dict[str, Tensor]:
     q, k, v = _packed(shape, dim, dim // 32, make)
     return dict(q=q.abs(), k=k.abs(), v=v)
+
+
+def _windows(shape: Shape, dim: int, make: Make) -> dict[str, Tensor]:
+    """NAT's windows of 7 x 7, with heads of 32; the bias is float32."""
+    grid = shape.height, shape.width
+    q, k, v = (x.unflatten(1, grid) for x in _packed(shape, dim, dim // 32, make))
+    return dict(q=q, k=k, v=v, bias=make(dim // 32, 13, 13).float())
 
 
 def _routed(shape: Shape, dim: int, make: Make) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from .shapes import WIDTH, Shape
 
 AGENTS = 49  # 7 x 7, as in the models' later stages
 REGIONS = (7, 7)
+WINDOW = 7  # of NAT and DiNAT
 Make = Callable[..., Tensor]  # make(*shape): normally distributed
 
 
@@ -70,6 +71,14 @@ def _routed(shape: Shape, make: Make) -> dict[str, Tensor]:
     return dict(inputs, routes=zoo_kernels.route(inputs['q'], inputs['k'], REGIONS, topk))
 
 
+def _windows(shape: Shape, make: Make) -> dict[str, Tensor]:
+    """A map with a side of at least a window, as the models pad it, and a bias for windows of 7 x 7."""
+    height, width = max(shape.height, WINDOW), max(shape.width, WINDOW)
+    inputs = _qkv(shape._replace(height=height, width=width), make)
+    bias = make(shape.heads, 2 * WINDOW - 1, 2 * WINDOW - 1)
+    return dict({name: x.unflatten(1, (height, width)) for name, x in inputs.items()}, bias=bias)
+
+
 def _map(shape: Shape, make: Make) -> Tensor:
     return make(shape.batch, shape.height, shape.width, shape.dim)
 
@@ -106,6 +115,7 @@ OPERATORS = {operator.name: operator for operator in (
     Operator('magnitude_attention', _LINEAR, _qkv, dict(feature='elu', output='magnitude')),
     Operator('agent_attention', zoo_kernels.agent_attention, _agents),
     Operator('routed_attention', zoo_kernels.routed_attention, _routed, dict(regions=REGIONS)),
+    Operator('neighborhood_attention', zoo_kernels.neighborhood_attention, _windows, dict(kernel_size=WINDOW)),
     Operator('depthwise_conv_3', _CONV, _depthwise(3), softmax=False),
     Operator('depthwise_conv_3_gelu', _CONV, _depthwise(3), dict(activation='gelu'), softmax=False),
     Operator('depthwise_conv_5', _CONV, _depthwise(5), softmax=False),

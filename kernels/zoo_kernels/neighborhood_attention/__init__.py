@@ -10,7 +10,7 @@ from .windows import Windows
 
 Sizes = int | tuple[int, ...]  # of both axes, or of each
 MAX_DIM = 128  # of a head: a tile of 64 wider ones spills
-TILE = 8  # side of a program's tile
+TILE = 4, 8  # sides of a program's tile
 
 
 def neighborhood_attention(
@@ -149,7 +149,8 @@ def _limit(q: Tensor, k: Tensor, v: Tensor, windows: Windows) -> str:
     spans += [sum(step * (size - 1) for size, step in zip(x.shape[1:], x.stride()[1:])) for x in (q, k, v)]
     if max(spans) >= 2 ** 31:
         return 'a sample spans more than 2 ** 31 elements'
-    tiles = [axis.dilation * -(-side // (axis.dilation * TILE)) for side, axis in zip((1, *sides)[-2:], windows)]
+    tiles = [
+        axis.dilation * -(-side // (axis.dilation * tile)) for side, axis, tile in zip((1, *sides)[-2:], windows, TILE)]
     return program_limit(q.shape[0] * heads * math.prod(tiles))
 
 
