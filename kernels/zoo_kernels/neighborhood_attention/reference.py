@@ -7,8 +7,8 @@ from ..dispatch import exporting, transforming
 from . import tiled, traced
 from .windows import Windows
 
-# Up to these numbers, of queries of all heads in training and of given weights, all tiles at once are up to three times
-# as fast on a CPU, because there are so few
+# Up to these numbers, of queries of all heads in training and of given weights, all tiles at once are up to twice as
+# fast on a CPU
 FEW_QUERIES, FEW_WEIGHTS = 2 ** 14, 2 ** 19
 
 
