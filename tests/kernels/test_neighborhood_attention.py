@@ -30,8 +30,16 @@ def inputs(height, width, kernel_size=7, batch=2, heads=2, dim=4, value_dim=3, b
     return [torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for shape in shapes]
 
 
+@pytest.fixture(params=['tiles', 'at once'])
+def path(request, monkeypatch):
+    """Tile by tile as for large maps, or all tiles at once as for small ones, in graphs and on GPUs."""
+    monkeypatch.setattr(reference, 'FEW_QUERIES', 0)
+    monkeypatch.setattr(reference, 'FEW_WEIGHTS', 0)
+    monkeypatch.setattr(reference, '_recorded', lambda x: request.param == 'at once')
+
+
 @pytest.mark.parametrize('name', SHAPES)
-def test_formula_and_its_gradients(name):
+def test_formula_and_its_gradients(name, path):
     height, width, *options = SHAPES[name]
     leaves = [x.requires_grad_() for x in inputs(height, width, options[0])]
     out, expected = (op(*leaves, *options) for op in (neighborhood_attention, naive))
@@ -41,20 +49,6 @@ def test_formula_and_its_gradients(name):
         torch.testing.assert_close(got, want, rtol=1e-11, atol=1e-12)
     with torch.no_grad():
         assert torch.equal(neighborhood_attention(*leaves, *options), out)
-
-
-@pytest.mark.parametrize('name', SHAPES)
-def test_all_tiles_at_once(name):
-    """What graphs and GPUs see."""
-    height, width, *options = SHAPES[name]
-    leaves = [x.requires_grad_() for x in inputs(height, width, options[0])]
-    with mock.patch.object(reference, '_at_once', lambda x: True):
-        out = neighborhood_attention(*leaves, *options)
-    expected = neighborhood_attention(*leaves, *options)
-    torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-13)
-    probe = torch.randn_like(out)
-    for got, want in zip(*(torch.autograd.grad((y * probe).sum(), leaves) for y in (out, expected))):
-        torch.testing.assert_close(got, want, rtol=1e-11, atol=1e-12)
 
 
 @pytest.mark.parametrize('kernel, dilation, stride', [(7, 1, 1), (3, 4, 1), (13, 1, 1), (5, 2, 3), (5, 1, 5)])
@@ -72,14 +66,14 @@ def test_chunks(name, limits):
     leaves = [x.requires_grad_() for x in inputs(height, width, options[0], heads=3)]
     expected = neighborhood_attention(*leaves, *options)
     wanted = torch.autograd.grad(expected.square().sum(), leaves)
-    with mock.patch.object(tiled, 'CHUNK', limits):
+    with mock.patch.object(tiled, 'CHUNK', limits), mock.patch.object(reference, 'FEW_QUERIES', 0):
         out = neighborhood_attention(*leaves, *options)
         grads = torch.autograd.grad(out.square().sum(), leaves)
     for got, want in zip((out, *grads), (expected, *wanted)):
         torch.testing.assert_close(got, want, rtol=1e-11, atol=1e-12)
 
 
-def test_without_bias():
+def test_without_bias(path):
     q, k, v = inputs(9, 12, 5, bias=False)
     zeros = torch.zeros(2, 9, 9, dtype=torch.float64)
     out = neighborhood_attention(q, k, v, kernel_size=5, dilation=(1, 2))
@@ -101,7 +95,7 @@ def test_blocked_attention_is_dense_in_each_block():
     torch.testing.assert_close(neighborhood_attention(q, k, v, kernel_size=5, stride=5), out, rtol=1e-12, atol=1e-13)
 
 
-def test_no_sample():
+def test_no_sample(path):
     leaves = [x.requires_grad_() for x in inputs(9, 8, 5, batch=0)]
     out = neighborhood_attention(*leaves, 5)
     assert out.shape == (0, 9, 8, 2, 3)
@@ -121,7 +115,7 @@ def test_views_of_a_packed_projection():
     assert torch.equal(out, neighborhood_attention(*channels_first, kernel_size=5))
 
 
-def test_derivatives():
+def test_derivatives(path):
     leaves = [x.requires_grad_() for x in inputs(5, 9, (3, 5), batch=1, heads=2, dim=2, value_dim=1)]
     assert torch.autograd.gradcheck(lambda *x: neighborhood_attention(*x, (3, 5), (1, 1)), leaves)
     leaves = [x.detach()[:, :, :4].requires_grad_() for x in leaves[:3]]
@@ -144,7 +138,7 @@ def test_transforms():
 @pytest.mark.parametrize('dtype, gate, gradient_gate', [
     (torch.float32, 2e-5, 1e-4), (torch.float16, 1e-3, 2e-3), (torch.bfloat16, 4e-3, 1e-2)])
 @pytest.mark.parametrize('scale', [0.5, 100.])
-def test_precision(dtype, gate, gradient_gate, scale):
+def test_precision(dtype, gate, gradient_gate, scale, path):
     """Logits of hundreds: softmax in 16 bits would choose other keys."""
     rounded = [x.requires_grad_() for x in inputs(15, 17, 5, dtype=dtype)]
     exact = [x.detach().double().requires_grad_() for x in rounded]
@@ -171,17 +165,16 @@ def test_a_float32_bias_of_16_bit_maps():
 
 
 @pytest.mark.parametrize('training', [False, True])
-def test_autocast_changes_nothing(training):
+def test_autocast_changes_nothing(training, path):
     leaves = [x.requires_grad_() for x in inputs(9, 8, 5, dtype=torch.float32)]
     with torch.set_grad_enabled(training):
         expected = neighborhood_attention(*leaves, 5)
         with torch.autocast('cpu', dtype=torch.bfloat16):
             out = neighborhood_attention(*leaves, 5)
-            if training:
-                grads = torch.autograd.grad(out.square().sum(), leaves)
     assert torch.equal(out, expected)
     if training:
-        assert all(map(torch.equal, grads, torch.autograd.grad(expected.square().sum(), leaves)))
+        grads = (torch.autograd.grad(y.square().sum(), leaves) for y in (out, expected))
+        assert all(map(torch.equal, *grads))
 
 
 # --- memory
@@ -231,11 +224,9 @@ def naive_sum(weights, v, kernel_size, dilation=1, stride=1):
     return (weights[..., None] * seen).sum(4)
 
 
-@pytest.mark.parametrize('at_once', [False, True])
 @pytest.mark.parametrize('name', SHAPES)
-def test_sum_and_its_gradients(name, at_once, monkeypatch):
+def test_sum_and_its_gradients(name, path):
     height, width, *options = SHAPES[name]
-    monkeypatch.setattr(reference, '_at_once', lambda x: at_once)
     leaves = [x.requires_grad_() for x in sum_inputs(height, width, options[0])]
     out, expected = (op(*leaves, *options) for op in (neighborhood_sum, naive_sum))
     torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-13)
@@ -246,14 +237,14 @@ def test_sum_and_its_gradients(name, at_once, monkeypatch):
         assert torch.equal(neighborhood_sum(*leaves, *options), out)
 
 
-def test_derivatives_of_the_sum():
+def test_derivatives_of_the_sum(path):
     leaves = [x[:1].requires_grad_() for x in sum_inputs(4, 5, 3, heads=1)]
     assert torch.autograd.gradcheck(lambda *x: neighborhood_sum(*x, 3), leaves)
     assert torch.autograd.gradgradcheck(lambda *x: neighborhood_sum(*x, 3), leaves)
 
 
 @pytest.mark.parametrize('dtype, gate', [(torch.float16, 1e-3), (torch.bfloat16, 4e-3)])
-def test_precision_of_the_sum(dtype, gate):
+def test_precision_of_the_sum(dtype, gate, path):
     rounded = sum_inputs(15, 17, 5, dtype)
     out, oracle = (neighborhood_sum(*x, 5) for x in (rounded, [x.double() for x in rounded]))
     assert out.dtype == dtype

@@ -37,7 +37,7 @@ class Group(NamedTuple):
     keys: Tensor  # indices in the flat map, [tiles, keys]
     inside: Tensor  # whether a key is in the window of a query, [queries, keys]
     index: Tensor  # index in the flat bias, clamped outside the window, [queries, keys], int32
-    taps: Tensor  # indices of the keys in the window of a query, [queries, kernel height * width]
+    taps: tuple[Tensor, Tensor]  # indices of the keys in windows are their :func:`_cross` sums
     dense: bool  # whether all keys are in the windows of all queries
 
 
@@ -102,7 +102,7 @@ def _groups(height: int, width: int, windows: Windows) -> Iterator[Group]:
             _cross(qy * width, qx, torch.add), _cross(ky * width, kx, torch.add),
             _cross(inside_y, inside_x, torch.logical_and),
             _cross(index_y * (2 * windows.columns.kernel - 1), index_x, torch.add),
-            _cross(taps_y * column.keys, taps_x, torch.add),
+            (taps_y * column.keys, taps_x),
             not (any(row.starts) or any(column.starts)))
 
 
@@ -177,7 +177,7 @@ def gradients(
     dbias = None if bias is None else torch.zeros(bias.shape, dtype=dtype)
     queries, keys, values, douts, dqueries, dkeys, dvalues = (x.flatten(0, 2) for x in (q, k, v, dout, dq, dk, dv))
     for group, heads, tiles in parts(v, q.shape[4], windows, 4):
-        mask = _mask(group, bias, heads, dtype)
+        mask, dmask = _mask(group, bias, heads, dtype), None
         for own, seen in chunks(group, v, tiles):
             qt, dy = (_gather(x, heads, own, dtype) for x in (queries, douts))
             kt, vt = (_gather(x, heads, seen, dtype) for x in (keys, values))
@@ -185,11 +185,14 @@ def gradients(
             weights = (logits if mask is None else logits.add_(mask)).softmax(-1)
             slope = dy @ vt.transpose(2, 3)
             slope = weights * slope.sub_((weights * slope).sum(-1, keepdim=True))
-            _scatter(dqueries, heads, own, slope @ kt * scale)
+            dqueries[:, heads].index_copy_(0, own.flatten(), (slope @ kt * scale).transpose(1, 2).flatten(0, 1))
             _scatter(dkeys, heads, seen, slope.transpose(2, 3) @ qt * scale)
             _scatter(dvalues, heads, seen, weights.transpose(2, 3) @ dy)
             if dbias is not None:
-                dbias[heads].flatten(1).index_add_(1, group.index.flatten(), slope.sum(0).flatten(1))
+                dmask = slope.sum(0) if dmask is None else dmask.add_(slope.sum(0))
+        if dbias is not None and dmask is not None:
+            index = group.index.flatten().long().expand(len(dmask), -1)
+            dbias[heads].flatten(1).scatter_add_(1, index, dmask.flatten(1))
     return [g if g is None else g.to(x.dtype) for g, x in zip((dq, dk, dv, dbias), (q, k, v, bias))]
 
 
@@ -215,7 +218,8 @@ def weigh_gradients(dout: Tensor, weights: Tensor, v: Tensor, windows: Windows) 
         for own, seen in chunks(group, v, tiles):
             dy = _gather(douts, heads, own, dtype)
             slope = dy @ _gather(values, heads, seen, dtype).transpose(2, 3)
-            slope = slope.gather(3, group.taps.expand(*slope.shape[:3], -1)).transpose(1, 2).flatten(0, 1)
+            taps = _cross(*group.taps, torch.add)
+            slope = slope.gather(3, taps.expand(*slope.shape[:3], -1)).transpose(1, 2).flatten(0, 1)
             dgiven.index_copy_(0, own.flatten(), slope.to(weights.dtype))
             _scatter(dvalues, heads, seen, _spread(group, _gather(given, heads, own, dtype)).transpose(2, 3) @ dy)
     return dweights, dv.to(v.dtype)
@@ -225,8 +229,8 @@ def _spread(group: Group, weights: Tensor) -> Tensor:
     """Put the weights of windows, ``[..., queries, kh * kw]``, in their places among all keys, zero elsewhere."""
     if group.dense:
         return weights
-    shape = weights.shape[:-1]
-    return weights.new_zeros(*shape, group.inside.shape[1]).scatter_(3, group.taps.expand(*shape, -1), weights)
+    shape, taps = weights.shape[:-1], _cross(*group.taps, torch.add)
+    return weights.new_zeros(*shape, group.inside.shape[1]).scatter_(3, taps.expand(*shape, -1), weights)
 
 
 class NeighborhoodAttention(torch.autograd.Function):
