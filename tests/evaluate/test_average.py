@@ -67,7 +67,7 @@ def test_what_is_refused(zoo, small, run, tmp_path):
     assert zoo('train', *small(epochs=1, model='test_resnet', experiment='other')).code == 0
     other = tmp_path / 'out' / 'other' / 'last.pth.tar'
     output = '--output', tmp_path / 'a.pth.tar'
-    assert_refused(zoo('average', files[0], other, *output), 'differ in arch (test_resnet, not test_convnext)')
+    assert_refused(zoo('average', files[0], other, *output), 'differ in arch (test_resnet, not test_convnext3)')
     assert_refused(zoo('average', files[0], *output), 'nothing to average: 1 checkpoint(s)', '--checkpoint-hist')
     assert_refused(zoo('average', files[0], files[0], *output), 'nothing to average: 1 checkpoint(s)')
     assert_refused(zoo('average', tmp_path / 'none', *output), 'no checkpoint or run')

@@ -279,8 +279,8 @@ def test_patch_tokens_of_real_models(name, size, count, width, kwargs):
 
 
 @pytest.mark.parametrize(('changes', 'expected'), [
-    (dict(pool='ep', queries=7), '--queries 7 does not divide the 64 channels of the model; use one of '
-                                 '1, 2, 4, 8, 16, 32, 64'),
+    (dict(pool='ep', queries=7), '--queries 7 does not divide the 128 channels of the model; use one of '
+                                 '1, 2, 4, 8, 16, 32, 64, 128'),
     (dict(pool='cls'), "--pool: 'cls' is not one of linear, ep"),
     (dict(queries=0), '--queries: must be at least 1'),
     (dict(model='pit_ti_224', input_size='3 224 224'), 'PoolingVisionTransformer cannot be probed'),

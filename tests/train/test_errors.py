@@ -136,7 +136,7 @@ def test_entries_of_a_checkpoint(zoo, small, tmp_path, monkeypatch):
 def test_initial_checkpoint_with_other_classes_names_the_flag_that_works(zoo, small, tmp_path):
     torch.save(timm.create_model(MODEL, num_classes=5).state_dict(), tmp_path / 'five.pth')
     result = zoo('train', *small(initial_checkpoint=tmp_path / 'five.pth'))
-    assert_refused(result, 'has 5 classes, test_convnext is to have 3', '--pretrained-path', '--num-classes 5')
+    assert_refused(result, 'has 5 classes, test_convnext3 is to have 3', '--pretrained-path', '--num-classes 5')
 
 
 def test_names_with_a_prefix_are_told_and_loaded(zoo, small, tmp_path, caplog):

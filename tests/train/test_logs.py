@@ -92,7 +92,7 @@ def test_wandb_gets_options_points_and_epochs(zoo, small, tmp_path, wandb):
     folder = tmp_path / 'out' / 'run'
     config = wandb.opened.pop('config')
     assert wandb.opened == dict(project='zoo', name='run', dir=str(folder), tags=['a', '2'], id=None, resume=None)
-    assert config['lr'] == 2e-3 and config['model'] == 'test_convnext'
+    assert config['lr'] == 2e-3 and config['model'] == 'test_convnext3'
     assert wandb.metrics == [('update', {}), ('*', dict(step_metric='update'))]
     assert [values['update'] for values in wandb.logged] == [2, 4, 6, 8, 9, 9]
     row, = summary(folder)

@@ -252,7 +252,7 @@ def test_shards_are_trained_on_resumed_by_epoch_and_missed(small, shards, tmp_pa
     assert_stopped(run, f'no shard {shards / "pictures-train-0001.tar"} and 1 more of 3 shards', '--data-dir')
 
 
-@pytest.mark.parametrize('kind', ['hfds', 'hfids'])
+@pytest.mark.parametrize('kind', ['hfds', pytest.param('hfids', marks=pytest.mark.slow)])
 def test_hugging_face_data_sets_are_trained_on_resumed_and_validated(zoo, small, pictures, tmp_path, monkeypatch, kind):
     """From a local folder: by number, in the middle of an epoch; as a stream, at the end of one."""
     pytest.importorskip('datasets')

@@ -179,13 +179,13 @@ def test_a_checkpoint_of_ours_brings_the_teachers_own_preprocessing_and_argument
     assert zoo('train', *small(epochs=1, mean='0.3 0.3 0.3', std='0.2 0.2 0.2', model_kwargs='drop_path_rate=0.1',
                                )).code == 0
     path = tmp_path / 'out' / 'run' / 'last.pth.tar'
-    args = options.merge(TRAIN, dict(kd_model_name='test_convnext', kd_teacher_checkpoint=str(path)))
+    args = options.merge(TRAIN, dict(kd_model_name='test_convnext3', kd_teacher_checkpoint=str(path)))
     teacher, config = task.make_teacher(args, 3, CPU, CONFIG)
     assert (config['mean'], config['std']) == ((0.3,) * 3, (0.2,) * 3) and teacher.num_classes == 3
     weights = torch.load(path, weights_only=True)['state_dict']
     assert all(torch.equal(weights[key], value) for key, value in teacher.state_dict().items())
     args.kd_model_name = TEACHER
-    with pytest.raises(ZooError, match='is a checkpoint of test_convnext, not of test_resnet; give --kd-model-name'):
+    with pytest.raises(ZooError, match='is a checkpoint of test_convnext3, not of test_resnet; give --kd-model-name'):
         task.make_teacher(args, 3, CPU, CONFIG)
 
 

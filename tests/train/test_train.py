@@ -59,7 +59,7 @@ def test_two_epochs_leave_what_timm_users_know(zoo, small, tmp_path):
     assert last['data_config']['input_size'] == [3, 32, 32] and 'state_dict_ema' not in last
     saved = yaml.safe_load((run / 'args.yaml').read_text())
     assert saved.pop('class_names') == last['class_names'] and last['args'] == saved
-    for line in ('parameters  0.21 M', 'best top1', f'zoo validate --checkpoint {run / "model_best.pth.tar"}'):
+    for line in ('parameters  0.34 M', 'best top1', f'zoo validate --checkpoint {run / "model_best.pth.tar"}'):
         assert line in result.out
     assert 'epoch 1/2' in result.err and 'img/s' in result.err and 'ETA' in result.err
 
