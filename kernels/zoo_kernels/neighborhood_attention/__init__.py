@@ -59,12 +59,12 @@ def neighborhood_attention(
     """
     choice = _choose(q, k, v, bias, kernel_size, dilation, stride, scale)
     windows = Windows.of(q.dim() - 3, kernel_size, dilation, stride)
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    factor = q.shape[-1] ** -0.5 if scale is None else scale
     if q.dim() == 4:
         q, k, v = (x.unsqueeze(1) for x in (q, k, v))
         bias = bias if bias is None else bias.unsqueeze(1)
-        return _attend(choice, q, k, v, bias, windows, scale).squeeze(1)
-    return _attend(choice, q, k, v, bias, windows, scale)
+        return _attend(choice, q, k, v, bias, windows, factor).squeeze(1)
+    return _attend(choice, q, k, v, bias, windows, factor)
 
 
 def neighborhood_sum(

@@ -43,7 +43,7 @@ class Group(NamedTuple):
 
 def _lines(size: int, axis: Axis, starts: int) -> list[Line]:
     """Partition an axis of ``size`` tokens into tiles whose windows begin at up to ``starts`` consecutive positions."""
-    found: dict[tuple, list[int]] = {}
+    found: dict[tuple[tuple[int, ...], int, int], list[int]] = {}
     for residue in range(axis.dilation):
         length = (size - residue - 1) // axis.dilation + 1
         span = length - axis.kernel + 1
@@ -193,7 +193,7 @@ def gradients(
         if dbias is not None and dmask is not None:
             index = group.index.flatten().long().expand(len(dmask), -1)
             dbias[heads].flatten(1).scatter_add_(1, index, dmask.flatten(1))
-    return [g if g is None else g.to(x.dtype) for g, x in zip((dq, dk, dv, dbias), (q, k, v, bias))]
+    return [g if g is None or x is None else g.to(x.dtype) for g, x in zip((dq, dk, dv, dbias), (q, k, v, bias))]
 
 
 def weigh(weights: Tensor, v: Tensor, windows: Windows) -> Tensor:
@@ -271,8 +271,8 @@ class NeighborhoodSum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
-        tensors = ctx.saved_tensors
+        weights, v = ctx.saved_tensors
         with torch.autocast('cpu', enabled=False):
             if not torch.is_grad_enabled():
-                return *weigh_gradients(dout, *tensors, ctx.windows), None
-            return *_differentiate(traced.neighborhood_sum(*tensors, ctx.windows), tensors, dout, ctx), None
+                return *weigh_gradients(dout, weights, v, ctx.windows), None
+            return *_differentiate(traced.neighborhood_sum(weights, v, ctx.windows), (weights, v), dout, ctx), None

@@ -108,12 +108,13 @@ def _merge(x: Tensor, rows: Tiles, columns: Tiles, shape: torch.Size) -> Tensor:
 
 def _bias(bias: Tensor | None, rows: Tiles, columns: Tiles, windows: Windows, dtype: torch.dtype) -> Tensor:
     """Return what is added to the logits, -inf outside the windows: ``[tiles, heads or 1, queries, keys]``."""
-    y, inside_y = _offsets(*(_spread(x, columns.count, width, 2) for x, width in (
-        (rows.query, columns.query.shape[1]), (rows.start, columns.query.shape[1]), (rows.key, columns.key.shape[1]))),
-        windows.rows.kernel)
-    x, inside_x = _offsets(*(_spread(x, rows.count, side, 1) for x, side in (
-        (columns.query, rows.query.shape[1]), (columns.start, rows.query.shape[1]), (columns.key, rows.key.shape[1]))),
-        windows.columns.kernel)
+    side, width = rows.query.shape[1], columns.query.shape[1]
+    y, inside_y = _offsets(
+        _spread(rows.query, columns.count, width, 2), _spread(rows.start, columns.count, width, 2),
+        _spread(rows.key, columns.count, columns.key.shape[1], 2), windows.rows.kernel)
+    x, inside_x = _offsets(
+        _spread(columns.query, rows.count, side, 1), _spread(columns.start, rows.count, side, 1),
+        _spread(columns.key, rows.count, rows.key.shape[1], 1), windows.columns.kernel)
     inside = (inside_y & inside_x)[:, None]
     if bias is None:
         return torch.zeros((), dtype=dtype, device=inside.device).masked_fill(~inside, float('-inf'))
