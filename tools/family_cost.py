@@ -54,8 +54,8 @@ def main(argv: list[str] | None = None) -> int:
     for path, (added, removed) in files.items():
         print(f'{"by hand" if path in by_hand else "generated":9}  +{added:<5} -{removed:<5} {path}'
               f'{"" if path in by_hand else f"  ({writer(path)})"}')
-    print(f'{len(by_hand)} files by hand (+{sum(files[path][0] for path in by_hand)} lines), of which {len(recipes)} '
-          f'recipes, {len(files) - len(by_hand)} generated')
+    print(f'{len(by_hand)} files by hand (+{sum(files[path][0] for path in by_hand)} lines; recipes: {len(recipes)}), '
+          f'{len(files) - len(by_hand)} generated')
     return int(len(by_hand) - len(recipes) > args.most)
 
 

@@ -8,7 +8,7 @@ import tempfile
 from fnmatch import fnmatch
 from pathlib import Path
 
-import zoo  # noqa: F401  # tells timm of its models
+import zoo  # noqa: F401  # registers the models with timm
 from tests import goldens
 
 

@@ -39,5 +39,5 @@ def test_lists_files_and_who_writes_them(repository, capsys):
         ['by', 'hand', '+3', '-0', 'family.py'],
         ['generated', '+1', '-0', 'model_cards/van.md', '(zoo', 'cards)'],
         ['by', 'hand', '+1', '-0', 'registry.py']]
-    assert total == '3 files by hand (+5 lines), of which 1 recipes, 2 generated'
+    assert total == '3 files by hand (+5 lines; recipes: 1), 2 generated'
     assert main(['--most', '1']) == 1

@@ -149,12 +149,12 @@ def write_counts(path: Path, names: Sequence[str]) -> None:
 
 
 def write_parity(path: Path, files: Sequence[Path]) -> None:
-    """Merge the figures of golden checks: files with ``logits``, ``grad`` and ``agrees`` by golden.
+    """Put the figures of golden checks, ``logits``, ``grad`` and ``agrees`` by golden, into a file, which keeps others.
 
     Raises:
         ZooError: A file is not a result of the golden check.
     """
-    rows = {}
+    rows = json.loads(path.read_text(encoding='utf-8'))['rows'] if path.is_file() else {}
     for file in files:
         try:
             checked = json.loads(file.read_text(encoding='utf-8'))
