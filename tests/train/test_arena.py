@@ -55,7 +55,7 @@ def read(path):
 
 def test_every_mixer_is_compared_by_default_and_flags_change_the_recipe_of_all(tmp_path):
     args = plan.parse(['--epochs', '7', '--model-kwargs', 'embed_dims=[8,16,32]'])
-    assert args.mixers == list_mixers() and len(args.mixers) == 25 and args.seeds == [0, 1]
+    assert args.mixers == list_mixers() and args.seeds == [0, 1]
     recipe = plan.recipe_of(options.merge(plan.ARENA, vars(args), dict(dataset='digits', data_dir=None)))
     assert recipe['epochs'] == 7 and recipe['model_kwargs']['embed_dims'] == [8, 16, 32]
     assert recipe['model_kwargs']['host'] == 'pvt_v2_b0' and not {'mixers', 'seeds', 'jobs', 'results'} & set(recipe)
