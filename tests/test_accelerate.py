@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import zoo
 import zoo_kernels
+from tests.turns import by_turns
 
 MODELS = {  # what is swapped in each, at a size that it takes
     'pvt_v2_b0': ({'depthwise_conv': 8}, 64),
@@ -32,13 +33,6 @@ def slow_products():
 
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
-
-
-def by_turns(names, values, ids):
-    """pytest parameters: each name with one of the values, by turns, and under the mark ``slow`` with the others."""
-    return [
-        pytest.param(name, value, id=f'{name}-{label}', marks=[] if n % len(values) == turn else pytest.mark.slow)
-        for n, name in enumerate(names) for turn, (value, label) in enumerate(zip(values, ids))]
 
 
 def build(name, dtype=torch.float64, layout=torch.contiguous_format, **kwargs):
@@ -66,7 +60,7 @@ def results(model, x):
     return {'out': out.detach(), **{name: grad for name, grad in zip(leaves, grads) if grad is not None}}
 
 
-@pytest.mark.parametrize('name, layout', by_turns(MODELS, LAYOUTS, ['nchw', 'nhwc']))
+@pytest.mark.parametrize('name, layout', by_turns((name, LAYOUTS) for name in MODELS))
 def test_outputs_and_gradients_stay(name, layout, monkeypatch):
     if name.startswith('efficientvit'):  # timm's attention rounds float64 to float32
         monkeypatch.setattr(torch.Tensor, 'float', lambda self: self)
@@ -147,8 +141,9 @@ def test_after_half(name, dtype):
     assert (out.double() - expected).norm() <= 2 * (plain - expected).norm() + 1e-3 * expected.norm()
 
 
-@pytest.mark.parametrize('name, first', by_turns(
-    ['pvt_v2_b0', 'efficientvit_b0', 'focalnet_tiny_srf'], ['swap', 'compile'], ['swap', 'compile']))
+@pytest.mark.parametrize('name, first', [
+    ('pvt_v2_b0', 'swap'), *(pytest.param(name, first, marks=pytest.mark.slow) for name, first in [
+        ('pvt_v2_b0', 'compile'), ('efficientvit_b0', 'compile'), ('focalnet_tiny_srf', 'swap')])])
 def test_under_compile(name, first):
     torch.compiler.reset()
     model, x = build(name, torch.float32, torch.channels_last), images(name, torch.float32, torch.channels_last)
@@ -163,7 +158,7 @@ def test_under_compile(name, first):
         torch.testing.assert_close(compiled(x), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize('name', ['pvt_v2_b0', 'efficientvit_b0'])
+@pytest.mark.parametrize('name', ['pvt_v2_b0', pytest.param('efficientvit_b0', marks=pytest.mark.slow)])
 def test_export_takes_any_batch(name):
     model = build(name, torch.float32)
     zoo.accelerate(model)

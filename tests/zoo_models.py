@@ -4,13 +4,14 @@ And the arguments that make models small.
 """
 import inspect
 import re
+from collections.abc import Sequence
 
 import pytest
 
 import zoo
 from zoo.backbone import Backbone
 from zoo.models.hybrid import HOSTS
-from zoo.registry import FAMILIES, family_table, smallest_models
+from zoo.registry import FAMILIES, family_table, smallest_models, variant
 
 SIZES = (
     'embed_dim', 'embed_dims', 'dims', 'depths', 'attention_depths', 'layers', 'num_heads', 'mlp_ratio', 'mlp_ratios',
@@ -19,6 +20,7 @@ SIZES = (
 # blocks of two kinds by turns, take two in a stage; the plain ViT has a feature map per block, of which four are asked.
 SHALLOW = dict(
     depths=(1, 1, 2, 2), depth=4, attention_depths=(0, 0, 1, 1), focus_depths=(1, 1), layers=(1, 1, 2, 2))
+WIDTHS = 'embed_dim', 'embed_dims', 'dims'
 # What makes the hosts of hybrids narrow too: windows and their shifted ones take two blocks.
 NARROW = dict(
     vit=dict(depth=2, embed_dim=48), swin=dict(embed_dim=32, depths=(1, 2, 1, 1), num_heads=(2, 4, 8, 16)),
@@ -49,11 +51,27 @@ def every_cnn_structure():
 
 def shallow(name):
     """Arguments that leave a registered model a block or two per stage, at its full width."""
-    host = family_table(name).host
+    return {key: value for key, value in SHALLOW.items() if key in _parameters_of(name)}
+
+
+def small(name):
+    """Those of :func:`shallow`, and half the width where it is 48 or more in the first stage."""
+    found = shallow(name)
+    for key in WIDTHS:
+        width = variant(name).args.get(key, _parameters_of(name).get(key))
+        if isinstance(width, int) and width >= 48:
+            found[key] = width // 2
+        elif isinstance(width, Sequence) and width[0] >= 48:
+            found[key] = tuple(dim // 2 for dim in width)
+    return found
+
+
+def _parameters_of(name):
+    """Defaults of the arguments of a registered model's host."""
     found = {}
-    for cls in inspect.getmro(host):
+    for cls in reversed(inspect.getmro(family_table(name).host)):
         found.update(inspect.signature(cls.__init__).parameters)
-    return {key: value for key, value in SHALLOW.items() if key in found}
+    return {key: parameter.default for key, parameter in found.items()}
 
 
 def narrow(host):
@@ -74,10 +92,10 @@ def smallest_hosts(class_token=True):
 def _structures():
     found = {}
     for family in FAMILIES:
-        for variant in family.variants:
-            args = {key: variant.args[key] for key in sorted(variant.args) if key not in SIZES}
+        for row in family.variants:
+            args = {key: row.args[key] for key in sorted(row.args) if key not in SIZES}
             kind = family.module, family.host, re.sub(' at 0x[0-9a-f]+', '', repr((family.mixers, args)))
-            found.setdefault(kind, variant.name)
+            found.setdefault(kind, row.name)
     chosen = {*found.values(), *smallest_models(each_host=False)}
     sized = {variant.name for family in FAMILIES for variant in family.variants} - chosen
     return sorted({*zoo.list_models()} - sized)

@@ -178,7 +178,8 @@ def test_providers():
         models.settings(['onnx'], ['off'])
 
 
-@pytest.mark.parametrize('name', runtimes.RUNTIMES)
+@pytest.mark.parametrize('name', [
+    pytest.param(name, marks=pytest.mark.slow if name == 'openvino' else []) for name in runtimes.RUNTIMES])
 def test_another_runtime(name):
     """The same logits; no gradients and no memory that torch could see."""
     pytest.importorskip(name)

@@ -12,6 +12,7 @@ from zoo.bench import report
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_runs_from_a_checkout_that_is_not_installed(tmp_path):
     env = {k: v for k, v in os.environ.items() if k != 'PYTHONPATH'}
     done = subprocess.run(

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import zoo
-from tests.zoo_models import narrow, shallow, smallest_hosts
+from tests.zoo_models import narrow, small, smallest_hosts
 from zoo.blocks.gates import Gate, GateContext, init_gates
 from zoo.blocks.mixers import (
     BlockContext,
@@ -150,7 +150,7 @@ def ones_in(model):
 
 @pytest.mark.parametrize('name', HOSTS.values(), ids=HOSTS)
 def test_mixers_initialise_last_in_every_host(name):
-    model = timm.create_model(name, mixer=Ones.from_context, num_classes=0, **shallow(name))
+    model = timm.create_model(name, mixer=Ones.from_context, num_classes=0, **small(name))
     ones = ones_in(model)
     assert model.no_weight_decay() >= {f'{at}.{own}' for at in ones for own in ('table', 'proj.weight')}
     assert model.no_weight_decay() <= {at for at, _ in model.named_parameters()}

@@ -253,6 +253,7 @@ def test_mistakes(zoo, checkpoint, pictures, tmp_path, monkeypatch):
     assert_refused(zoo('infer', MODEL, picture), f'{MODEL} has no classifier')
 
 
+@pytest.mark.slow
 def test_the_tool_is_the_same_program_from_a_bare_checkout(tmp_path):
     result = subprocess.run(
         [sys.executable, '-S', '-c', 'import sys; sys.path[:0] = sys.argv[2:]; import runpy; tool = sys.argv[1]; '

@@ -2,10 +2,10 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import pytest
 import torch
 from torch import Tensor
 
+from tests.turns import by_turns
 from zoo_kernels import set_mode
 
 # relative L2 errors: of outputs, of gradients
@@ -39,12 +39,9 @@ def expand(cases: list[Case]) -> list[tuple[Case, torch.dtype]]:
     return [(case, dtype) for case in cases for dtype in case.dtypes]
 
 
-def by_turns(cases: list[Case]) -> list:
-    """pytest parameters: each case in one of its dtypes, by turns, and under the mark ``slow`` in the others."""
-    return [
-        pytest.param(case, dtype, id=name, marks=[] if n % len(case.dtypes) == turn else pytest.mark.slow)
-        for n, case in enumerate(cases)
-        for turn, (dtype, name) in enumerate(zip(case.dtypes, names([case])))]
+def each_in_a_dtype(cases: list[Case]) -> list:
+    """pytest parameters: `make test` tries each case in one of its dtypes."""
+    return by_turns((case, case.dtypes) for case in cases)
 
 
 def names(cases: list[Case]) -> list[str]:

@@ -8,7 +8,7 @@ from timm.layers import DropPath
 
 import zoo
 from tests.models.checks import check_channels_last, check_grad_checkpointing
-from tests.zoo_models import every_backbone, every_structure, shallow
+from tests.zoo_models import every_backbone, every_structure, small
 from zoo.blocks.mixers import routing
 from zoo.hosts import ViT
 from zoo.models.nat import IsotropicNAT
@@ -18,7 +18,7 @@ SIZES = [(64, 64), (97, 131), (224, 224), (250, 330), (416, 288)]
 
 def create(name, **kwargs):
     """In eval mode, with few blocks."""
-    return timm.create_model(name, **shallow(name), **kwargs).eval()
+    return timm.create_model(name, **small(name), **kwargs).eval()
 
 
 @pytest.fixture(scope='module', params=every_structure())

@@ -33,7 +33,10 @@ FROM_FAN_OUT = 'fan_out', 'kaiming'
 def skeleton(name):
     """A model without weights."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr('zoo.backbone.init_layer', lambda *args: None)  # on no device, slower than on any
+        # on no device, slower than on any
+        patch.setattr('zoo.backbone.init_layer', lambda *args: None)
+        for layer in nn.Linear, nn.Conv2d:
+            patch.setattr(layer, 'reset_parameters', lambda self: None)
         return timm.create_model(name, device='meta')
 
 

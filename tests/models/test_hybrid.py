@@ -4,7 +4,7 @@ import timm
 import torch
 
 import zoo
-from tests.zoo_models import narrow, shallow, smallest_hosts
+from tests.zoo_models import narrow, small, smallest_hosts
 from zoo.blocks.mixers import list_mixers, mixer_class
 from zoo.hosts import ViT
 from zoo.models.hybrid import HOSTS
@@ -47,7 +47,7 @@ def test_runs_and_trains_in_every_host(host, mixer):
 @torch.no_grad()
 def test_hosts_of_families_take_other_mixers(name):
     """Beside what they add themselves; layers of the mixer keep their own initialisation."""
-    model = timm.create_model(name, mixer='softmax', num_classes=4, **shallow(name)).eval()
+    model = timm.create_model(name, mixer='softmax', num_classes=4, **small(name)).eval()
     mixers = [module for module in model.modules() if type(module) is mixer_class('softmax')]
     assert len(mixers) >= 2 and all(float(m.qkv.weight.std()) == pytest.approx(0.02, rel=0.05) for m in mixers)
     assert torch.isfinite(model(torch.randn(1, 3, 70, 90))).all()
@@ -57,8 +57,8 @@ def test_hosts_of_families_take_other_mixers(name):
 @torch.no_grad()
 def test_in_its_own_place_is_the_family(name):
     """Same keys, same outputs: with test_goldens.py, the paper's own."""
-    family = timm.create_model(name, **shallow(name)).eval()
-    table = {'mixers': family_table(name).mixers, **variant(name).args, **shallow(name)}
+    family = timm.create_model(name, **small(name)).eval()
+    table = {'mixers': family_table(name).mixers, **variant(name).args, **small(name)}
     hybrid = zoo.create_hybrid(OWN[name], table.pop('mixers'), **table).eval()
     hybrid.load_state_dict(family.state_dict())
     x = torch.randn(1, 3, 96, 64)

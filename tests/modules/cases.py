@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import zoo
-from tests.zoo_models import every_smallest_model, narrow, shallow
+from tests.zoo_models import every_smallest_model, narrow, small
 from zoo.blocks.mixers import list_mixers
 
 HYBRIDS = [
@@ -44,7 +44,7 @@ def create(case: str | tuple[str, str], **kwargs: Any) -> nn.Module:
     """In eval mode with 10 classes and a block or two per stage: a model by name, or a hybrid by host and mixer."""
     torch.manual_seed(0)
     if isinstance(case, str):
-        return timm.create_model(case, num_classes=10, **shallow(case), **kwargs).eval()
+        return timm.create_model(case, num_classes=10, **small(case), **kwargs).eval()
     host, mixer = case
     return zoo.create_hybrid(host, mixer, num_classes=10, **narrow(host), **kwargs).eval()
 

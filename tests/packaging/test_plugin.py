@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import zoo
-from tests.zoo_models import narrow, shallow, smallest_hosts
+from tests.zoo_models import narrow, small, smallest_hosts
 from zoo.blocks.mixers import TokenMixer, list_mixers, mixer_class, registry
 from zoo.registry import FAMILIES
 from zoo.utils.errors import ZooError
@@ -127,7 +127,7 @@ def test_runs_and_trains_in_every_host(host, fourier):
 @pytest.mark.parametrize('name', OWN.values(), ids=OWN)
 def test_runs_and_trains_in_the_hosts_of_families(name, fourier):
     torch.manual_seed(0)
-    model = timm.create_model(name, mixer='fourier', num_classes=3, **shallow(name))
+    model = timm.create_model(name, mixer='fourier', num_classes=3, **small(name))
     own_initialisation_is_kept(model)
     trains(model, (64, 64))
 

@@ -18,7 +18,7 @@ import timm
 
 import zoo
 from tests.timm_suite.non_standard import NON_STD
-from tests.zoo_models import shallow
+from tests.zoo_models import small
 from zoo.registry import FAMILIES
 
 HERE = Path(__file__).resolve().parent
@@ -130,11 +130,13 @@ def check(
     assert code == 0
 
 
-def test_one_model_of_every_host(timm_tests, tmp_path, capfd):
-    """With a block or two per stage; whole models of every family in :func:`test_every_model`."""
-    models = sorted({family.host: family.variants[0].name for family in FAMILIES if family.variants}.values())
-    assert models
-    check(timm_tests, models, tmp_path, capfd, {name: shallow(name) for name in models})
+@pytest.mark.parametrize('names', [
+    pytest.param(['flatten_pvt_v2_b0', 'ecanet_resnet18'], id='two'),
+    pytest.param(None, id='all', marks=pytest.mark.slow)])
+def test_a_model_of_every_host(names, timm_tests, tmp_path, capfd):
+    """With a block or two per stage: one host of ours and one of timm's, or all hosts."""
+    models = names or sorted({family.host: family.variants[0].name for family in FAMILIES if family.variants}.values())
+    check(timm_tests, models, tmp_path, capfd, {name: small(name) for name in models})
 
 
 PARTS = 8  # that processes of pytest may share

@@ -72,6 +72,7 @@ def gone(pid: int) -> bool:
         return True
 
 
+@pytest.mark.slow
 def test_a_dry_run_goes_through_every_part_and_finds_a_wrong_result(tmp_path):
     run = start(tmp_path, '--spoil', 'float64 mala s1@tiny')
     text, log = run.communicate()

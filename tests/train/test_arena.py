@@ -177,6 +177,7 @@ def command(folder, *words):
     return [*program, *TINY, '--mixers', 'pooling', '--output', str(folder), *words]
 
 
+@pytest.mark.slow
 def test_runs_from_a_checkout_that_is_not_installed(tmp_path):
     """With a process for each run."""
     environment = {key: value for key, value in os.environ.items() if key != 'PYTHONPATH'}

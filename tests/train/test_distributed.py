@@ -139,6 +139,7 @@ def test_blocks_and_stages_are_gathered_one_by_one_inner_ones_first():
     assert distributed.full_state_dict(dict(a=[1, (2,)])) == dict(a=[1, (2,)])
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_model(small, tmp_path):
     flags = small(
         data_dir='', dataset='digits', input_size='1 32 32', num_classes=10, mean=0.3, std=0.4, model='test_resnet',

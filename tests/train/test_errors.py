@@ -96,6 +96,7 @@ def test_a_second_run_in_a_folder_is_refused_at_once(zoo, small, tmp_path, monke
 OPTIMIZERS = 'sgd', 'lamb', 'rmsprop', 'adopt', 'adafactor', 'muon', 'lars', 'adabelief', 'madgrad'
 
 
+@pytest.mark.slow
 def test_another_optimizer_is_told_with_both_names(zoo, small, tmp_path, monkeypatch):
     last = tmp_path / 'out' / 'run' / checkpoint.LAST
     assert zoo('train', *small(epochs=1)).code == 0
@@ -206,7 +207,8 @@ def test_debug_shows_the_traceback(zoo):
     assert result.code == 2 and 'Traceback' in result.err and result.err.strip().splitlines()[-1].startswith('error: ')
 
 
-@pytest.mark.parametrize('tool', ['train', 'validate', 'probe'])
+@pytest.mark.parametrize(
+    'tool', ['train', *(pytest.param(tool, marks=pytest.mark.slow) for tool in ('validate', 'probe'))])
 def test_the_tools_are_the_same_programs_from_a_bare_checkout(tool, tmp_path):
     result = subprocess.run(
         [sys.executable, '-S', '-c', 'import sys; sys.path[:0] = sys.argv[2:]; import runpy; tool = sys.argv[1]; '

@@ -18,7 +18,7 @@ from timm.layers import DropPath
 
 import zoo
 from tests.models import families
-from tests.zoo_models import shallow
+from tests.zoo_models import small
 from zoo.registry import family_of, family_table, modules, variant
 from zoo.train import build, engine, options, report
 from zoo.train.option_schema import TRAIN
@@ -251,7 +251,7 @@ def test_models_train_by_their_recipes(name, four_pictures, small_teacher, tmp_p
         data_dir=str(four_pictures), dataset='', img_size=64, batch_size=2, grad_accum_steps=1, aug_repeats=0,
         workers=0, amp_dtype='bfloat16' if args.amp else '', device='cpu')
     if name not in TIMMS_OWN:
-        args.model_kwargs = {**(args.model_kwargs or {}), **shallow(args.model)}
+        args.model_kwargs = {**(args.model_kwargs or {}), **small(args.model)}
     if args.kd_model_name:
         vars(args).update(small_teacher, amp=False)
     if args.aux_loss_weight:

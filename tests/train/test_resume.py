@@ -60,7 +60,7 @@ def kill_and_resume(small, tmp_path, kills, processes=1, **flags):
     return run.text
 
 
-@pytest.mark.parametrize('workers', [pytest.param(0, marks=pytest.mark.slow), 2])
+@pytest.mark.parametrize('workers', [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_killed_three_times_one_process_goes_on_exactly(small, tmp_path, workers):
     """9 batches per epoch, an update every 2: killed in the first, in the same and in the second epoch."""
     text = kill_and_resume(small, tmp_path, (3, 4, 6), workers=workers, **TINY, **EVERYTHING)

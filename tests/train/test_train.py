@@ -320,6 +320,7 @@ def test_the_quickstart_on_fashion_mnist(zoo, tmp_path, monkeypatch):
     assert found['count'] == 20 and found['top1'] == pytest.approx(read(last)['metric'], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_the_quickstart_goes_on_with_digits_where_nothing_else_can_be_had(zoo, tmp_path, monkeypatch):
     def no_network(folder):
         raise OSError('no network here')

@@ -57,7 +57,7 @@ def level_case(name, size, shape, total=True, both=True):
 
 
 def _modulation_leaves(make):
-    return dict(packed=make(2, 7, 5, 24 + 3), first=make(24, 1, 3, 3) / 3, second=make(24, 1, 5, 5) / 5)
+    return dict(packed=make(1, 5, 9, 24 + 3), first=make(24, 1, 3, 3) / 3, second=make(24, 1, 5, 5) / 5)
 
 
 def _modulation_arguments(leaves):
@@ -66,20 +66,20 @@ def _modulation_arguments(leaves):
 
 
 CASES = [
-    conv_case('3', 3, (2, 6, 9, 72), bias=False),
-    conv_case('3-gelu', 3, (1, 9, 10, 33), activation='gelu'),
-    conv_case('3-residual', 3, (2, 5, 7, 24), residual=True),
+    conv_case('3', 3, (1, 3, 9, 72), bias=False),
+    conv_case('3-gelu', 3, (1, 5, 9, 33), activation='gelu'),
+    conv_case('3-residual', 3, (2, 3, 5, 24), residual=True),
     conv_case('3-gelu-residual', 3, (1, 4, 9, 16), activation='gelu', residual=True, dtypes=(torch.float16,)),
     conv_case('3-all', 3, (1, 5, 6, 20), activation='gelu', residual=True, gate=20, dtypes=(torch.bfloat16,)),
-    conv_case('3-pixel-gate', 3, (1, 5, 9, 40), gate=1, dtypes=(torch.bfloat16, torch.float32)),
+    conv_case('3-pixel-gate', 3, (1, 3, 9, 40), gate=1, dtypes=(torch.bfloat16, torch.float32)),
     conv_case('3-large', 3, (1, 5, 6, 16), activation='gelu', scale=20.),
     conv_case('3-one-pixel', 3, (1, 1, 1, 8), residual=True, dtypes=(torch.float16,)),
     conv_case('3-one-channel', 3, (1, 3, 5, 1), gate=1, dtypes=(torch.float32,)),
-    conv_case('5', 5, (1, 4, 10, 34)),
-    conv_case('5-rala', 5, (2, 4, 6, 16), residual=True, gate=16, strided=True),
+    conv_case('5', 5, (1, 3, 9, 34)),
+    conv_case('5-rala', 5, (1, 4, 6, 16), residual=True, gate=16, strided=True),
     conv_case('5-gelu', 5, (1, 3, 9, 8), bias=False, activation='gelu', dtypes=(torch.bfloat16,)),
     level_case('3', 3, (2, 5, 6, 16)),
-    level_case('5-first', 5, (1, 5, 9, 40), total=False),
+    level_case('5-first', 5, (1, 3, 9, 40), total=False),
     level_case('3-last', 3, (1, 5, 6, 72), both=False),
     Case('modulation', focal_modulation, _modulation_leaves, _modulation_arguments),
 ]

@@ -70,15 +70,15 @@ def apart(name, size, heads, dim, value_dim, kernel_size, channels_first=False):
 
 
 CASES = [
-    packed('one window', (2, 7, 7), 2, 32, 7),
-    packed('tiles', (1, 13, 19), 2, 32, 7),
-    packed('no bias', (2, 10, 9), 1, 64, 5, bias=False),
+    packed('one window', (2, 7, 7), 1, 32, 7),
+    packed('tiles', (1, 9, 17), 2, 16, 7),
+    packed('no bias', (1, 10, 9), 1, 64, 5, bias=False),
     packed('kernel 13', (1, 15, 22), 1, 32, 13),
-    packed('a window per class', (1, 10, 10), 2, 32, 5, dilation=2),
+    packed('a window per class', (1, 10, 10), 1, 32, 5, dilation=2),
     packed('dilated', (1, 11, 20), 1, 16, 3, dilation=(3, 2)),
     packed('strided', (1, 12, 21), 1, 32, (3, 7), stride=(2, 3)),
     packed('blocked', (1, 12, 11), 1, 32, 5, stride=5),
-    packed('sequences', (2, 37), 2, 32, 9, dilation=2),
+    packed('sequences', (1, 37), 2, 32, 9, dilation=2),
     packed('a token', (3, 1, 1), 1, 16, 1),
     packed('large logits', (1, 9, 10), 2, 32, 3, scale=3.),
     packed('wide heads', (1, 9, 9), 1, 128, 3),

@@ -59,9 +59,9 @@ def apart(name, regions, size, heads, dim, value_dim, topk, channels_first=False
 
 
 CASES = [
-    packed('64 tokens', 2, (2, 3), (8, 8), 2, 32, 1),
-    packed('16 tokens', 2, (3, 2), (4, 4), 2, 64, 4),
-    packed('4 tokens', 1, (3, 3), (2, 2), 3, 32, 7),
+    packed('64 tokens', 1, (1, 2), (8, 8), 2, 32, 1),
+    packed('16 tokens', 2, (3, 2), (4, 4), 1, 64, 3),
+    packed('4 tokens', 1, (3, 3), (2, 2), 1, 32, 7),
     packed('81 tokens', 1, (2, 1), (9, 9), 1, 128, 2),
     packed('a token', 2, (2, 3), (1, 1), 1, 16, 3),
     packed('a region', 1, (1, 1), (5, 7), 2, 32, 1),

@@ -3,27 +3,23 @@ import pytest
 import torch
 
 from tests.kernels.cases.neighborhood_attention import CASES
-from tests.kernels.harness import by_turns, check, make_leaves, run
+from tests.kernels.harness import check, each_in_a_dtype, make_leaves, run
 from zoo_kernels.neighborhood_attention import op
 
 
-@pytest.mark.parametrize('case, dtype', by_turns(CASES))
+@pytest.mark.parametrize('case, dtype', each_in_a_dtype(CASES))
 def test_outputs_and_gradients(case, dtype):
     check(case, dtype)
 
 
-def case_of(name):
-    return next(case for case in CASES if case.name == name)
-
-
-def inputs(dtype=torch.float16):
-    case = case_of('strided')
-    arguments = case.arguments({n: x.requires_grad_() for n, x in make_leaves(case, dtype).items()})
-    return [*(arguments[name] for name in ('q', 'k', 'v', 'bias')), [3, 7], [1, 1], [2, 3], 0.2]
+def inputs(height, width):
+    q, k, v = torch.randn(3, 1, height, width, 1, 16, dtype=torch.float16).requires_grad_().unbind(0)
+    bias = torch.randn(1, 5, 9, dtype=torch.float16, requires_grad=True)
+    return [q, k, v, bias, [3, 5], [1, 1], [2, 3], 0.2]
 
 
 def test_operators():
-    args = inputs()
+    args = inputs(3, 6)
     torch.library.opcheck(op.neighborhood_attention, args)
     with torch.no_grad():
         out, lse = op.neighborhood_attention(*args)
@@ -34,7 +30,7 @@ def test_operators():
 
 
 def test_compiles_without_graph_breaks():
-    case = case_of('one window')
+    case = next(case for case in CASES if case.name == 'a token')
     leaves = make_leaves(case, torch.float16)
     compiled = run(case, leaves, 'force', op=torch.compile(case.op, fullgraph=True, backend='aot_eager'))
     eager = run(case, leaves, 'force')
@@ -42,7 +38,7 @@ def test_compiles_without_graph_breaks():
 
 
 def test_saves_no_more_than_its_inputs_the_output_and_a_float_per_query():
-    *tensors, kernel, dilation, stride, scale = inputs()
+    *tensors, kernel, dilation, stride, scale = inputs(5, 9)
     saved = []
     with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x) or x, lambda x: x):
         op.neighborhood_attention(*tensors, kernel, dilation, stride, scale)

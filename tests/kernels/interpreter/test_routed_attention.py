@@ -3,11 +3,11 @@ import pytest
 import torch
 
 from tests.kernels.cases.routed_attention import CASES
-from tests.kernels.harness import by_turns, check, make_leaves, run
+from tests.kernels.harness import check, each_in_a_dtype, make_leaves, run
 from zoo_kernels.routed_attention import op
 
 
-@pytest.mark.parametrize('case, dtype', by_turns(CASES))
+@pytest.mark.parametrize('case, dtype', each_in_a_dtype(CASES))
 def test_outputs_and_gradients(case, dtype):
     check(case, dtype)
 
