@@ -1,4 +1,4 @@
-"""A process of a user: ``python -m tests.weights.client CASE...``; prints a JSON list of outcomes.
+"""A process of a user: a fork, or ``python -m tests.weights.client CASE...``, which prints a JSON list of outcomes.
 
 A case is ``model.tag kind location``, and what it creates is that model with the weights at that place; ``forget``
 removes what has been converted. The outcome is the sum of the weights of the stem, or ``Error: text``.
@@ -8,12 +8,14 @@ import contextlib
 import ctypes
 import dataclasses
 import json
+import multiprocessing
 import os
 import resource
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -49,6 +51,7 @@ def spoil(official):
 
 
 def main(cases):
+    """Outcomes of the cases."""
     import timm
 
     import zoo  # noqa: F401
@@ -58,8 +61,7 @@ def main(cases):
     from zoo.weights.sources import source
 
     lead_to(os.environ['ZOO_TEST_HOST'])
-    sleep = time.sleep
-    time.sleep = lambda seconds: sleep(min(seconds, 0.01))  # nobody waits for the next attempt
+    time.sleep = lambda seconds: threading.Event().wait(min(seconds, 0.01))  # nobody waits for the next attempt
     if 'ZOO_TEST_POWERLESS' in os.environ:
         powerless()
     spoil(official)
@@ -76,11 +78,35 @@ def main(cases):
                 results.append(timm.create_model(name, pretrained=True).stem.proj.weight.double().sum().item())
             except Exception as e:
                 results.append(f'{type(e).__name__}: {e}')
-    print(json.dumps(results))
+    return results
+
+
+class Fork:
+    """A fork with further environment variables; :meth:`end` gives its exit code and the outcomes."""
+
+    def __init__(self, host, *cases, **env):
+        context = multiprocessing.get_context('fork')
+        self.reader, writer = context.Pipe(duplex=False)
+        self.process = context.Process(target=self._run, args=(writer, cases, dict(env, ZOO_TEST_HOST=host.address)))
+        self.process.start()
+        writer.close()
+
+    @staticmethod
+    def _run(writer, cases, env):
+        os.environ.update({key: str(value) for key, value in env.items()})
+        writer.send(main(cases))
+
+    def end(self):
+        try:
+            found = self.reader.recv()
+        except EOFError:
+            found = None
+        self.process.join()
+        return self.process.exitcode, found
 
 
 def start(host, *cases, **env):
-    """Start such a process with further environment variables."""
+    """Start a process with a new interpreter: huggingface_hub takes its settings when it is imported."""
     env = {**os.environ, 'ZOO_TEST_HOST': host.address, 'HF_HUB_OFFLINE': '0', **{k: str(v) for k, v in env.items()}}
     return subprocess.Popen(
         [sys.executable, '-m', 'tests.weights.client', *cases], cwd=ROOT, env=env, text=True,
@@ -88,11 +114,11 @@ def start(host, *cases, **env):
 
 
 def outcomes(process):
-    """What a process has to say at its end."""
+    """What a process of :func:`start` has to say at its end."""
     out, err = process.communicate(timeout=500)
     assert process.returncode == 0, err
     return json.loads(out)
 
 
 if __name__ == '__main__':
-    main(sys.argv[1:])
+    print(json.dumps(main(sys.argv[1:])))

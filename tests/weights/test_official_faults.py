@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests import goldens
-from tests.weights.client import outcomes, start
+from tests.weights.client import Fork
 from tests.weights.host import File
 from tests.weights.official_file import MODEL, NAME, PATH, PLACE, READY, create, names, refused, stand_in
 from tests.weights.test_checkpoint import Bomb
@@ -134,20 +134,20 @@ CASE = f'{NAME} tsinghua {PLACE}'
 
 
 def outcome(process):
-    return outcomes(process)[0]
+    code, (found,) = process.end()
+    assert code == 0
+    return found
 
 
 def test_killed_in_the_middle_of_conversion(official_host, cache):
-    process = start(official_host, CASE, ZOO_TEST_KILL='')
-    process.communicate(timeout=300)
-    assert process.returncode == -9
+    assert Fork(official_host, CASE, ZOO_TEST_KILL='').end() == (-9, None)
     assert names(cache) == [f'converted/.{NAME}.safetensors.tmp', f'downloads/{NAME}.pth']
     create()
     assert names(cache) == READY and len(official_host.asked) == 1
 
 
 def test_two_processes_at_once(official_host, cache):
-    processes = [start(official_host, CASE) for _ in range(2)]
+    processes = [Fork(official_host, CASE) for _ in range(2)]
     want = create().stem.proj.weight.double().sum().item()
     assert [outcome(process) for process in processes] == [want] * 2
     assert names(cache) == READY and len(official_host.asked) == 1
@@ -157,14 +157,14 @@ def test_two_processes_at_once(official_host, cache):
 def test_read_only_cache(official_host, cache):
     cache.folder.mkdir()
     cache.folder.chmod(0o555)
-    text = outcome(start(official_host, CASE, ZOO_TEST_POWERLESS=''))
+    text = outcome(Fork(official_host, CASE, ZOO_TEST_POWERLESS=''))
     assert text == (f'WeightsError: weights cannot be written to {cache.folder} (Permission denied); '
                     f'set ZOO_CACHE to a writable folder')
     cache.folder.chmod(0o755)
     want = create().stem.proj.weight.double().sum().item()
     for folder in (cache.folder, *filter(Path.is_dir, cache.folder.rglob('*'))):
         folder.chmod(0o555)
-    assert outcome(start(official_host, CASE, ZOO_TEST_POWERLESS='')) == want
+    assert outcome(Fork(official_host, CASE, ZOO_TEST_POWERLESS='')) == want
     for folder in (cache.folder, *filter(Path.is_dir, cache.folder.rglob('*'))):
         folder.chmod(0o755)
 
@@ -174,7 +174,7 @@ def test_read_only_cache(official_host, cache):
     ('downloads', [f'downloads/{NAME}.pth.part', f'downloads/{NAME}.pth.part.json']),
     ('converted', [f'downloads/{NAME}.pth'])])
 def test_full_disk(official_host, cache, folder, left):
-    text = outcome(start(official_host, CASE, ZOO_TEST_FULL=folder))
+    text = outcome(Fork(official_host, CASE, ZOO_TEST_FULL=folder))
     assert text == (f'WeightsError: no space for weights in {cache.folder / folder} (File too large); '
                     f'free some, or set ZOO_CACHE to a folder with more space')
     assert names(cache) == left
