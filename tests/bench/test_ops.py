@@ -266,6 +266,18 @@ def test_an_interrupted_run_leaves_its_rows(tmp_path, monkeypatch, capsys, stop,
     assert 'not complete' not in (tmp_path / 'here.md').read_text()
 
 
+@pytest.mark.parametrize('compiled', [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_flex_attention_is_neighborhood_attention(compiled, monkeypatch):
+    """Forward; torch has no backward pass of it on a CPU."""
+    if not compiled:
+        monkeypatch.setattr(torch, 'compile', lambda function, **options: function)
+    shape = TINY._replace(height=9, width=12)
+    found = ops.measure(OPERATORS['neighborhood_attention'], shape, ['flex'], torch.float32, CPU, 1e9, repeats=1)
+    assert found[0]['error'] < 1e-5
+    reason = ops.measure(OPERATORS['agent_attention'], TINY, ['flex'], torch.float32, CPU, 1e9, repeats=1)[0]['reason']
+    assert reason == 'it is written for neighborhood attention alone'
+
+
 def test_the_compiler_takes_part_when_asked_alone(monkeypatch, tmp_path):
     """Whatever the device: for all shapes it compiles for most of an hour."""
     asked = []

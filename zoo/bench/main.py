@@ -75,8 +75,8 @@ def parser() -> argparse.ArgumentParser:
     ops = kinds.add_parser('ops', parents=[shared], help='every op by every provider', prog='zoo benchmark ops')
     ops.add_argument('ops', nargs='*', metavar='OP', help='names or globs (default: all)')
     ops.add_argument('--shapes', nargs='+', metavar='SHAPE', help="names or globs, as s1@224, '*@1024', n784")
-    ops.add_argument('--providers', nargs='+', metavar='NAME', help='eager compile sdpa triton natten flash_bla '
-                     '(default: all but compile, which takes minutes)')
+    ops.add_argument('--providers', nargs='+', metavar='NAME', help='eager compile sdpa triton natten flex flash_bla '
+                     '(default: all but compile and flex, which take minutes)')
     ops.add_argument('--peer', metavar='PATH', help='folder to import another package from (flash_bla)')
     models = kinds.add_parser('models', parents=[shared], help='whole models', prog='zoo benchmark models')
     models.add_argument('models', nargs='+', metavar='MODEL', help="names or globs, as 'flatten_pvt_*'")

@@ -8,7 +8,8 @@ from ..utils.figures import new_figure, write_figure
 from .providers import PROVIDERS
 from .report import variant
 
-COLOURS = dict(zip(PROVIDERS, ('tab:gray', 'tab:blue', 'tab:red', 'tab:green', 'tab:purple', 'tab:orange')))
+COLOURS = dict(zip(
+    PROVIDERS, ('tab:gray', 'tab:blue', 'tab:red', 'tab:green', 'tab:purple', 'tab:brown', 'tab:orange')))
 Points = dict[int, float]
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import flex_attention as flex
 
 import zoo_kernels
 
@@ -82,6 +83,42 @@ def _natten(operator: Operator, inputs: dict[str, Tensor]) -> Function:
     return lambda inputs: attend(*(inputs[name].unflatten(1, (side, side)) for name in 'qkv'), kernel_size=7)
 
 
+def _flex(operator: Operator, inputs: dict[str, Tensor]) -> Function:
+    """FlexAttention with a block mask of the windows and the bias added to each logit."""
+    if operator.function is not zoo_kernels.neighborhood_attention:
+        raise Unavailable('it is written for neighborhood attention alone')
+    height, width = inputs['q'].shape[1:3]
+    kernel = operator.options['kernel_size']
+
+    def inside(query: Tensor, key: Tensor, side: int) -> Tensor:
+        start = (query - kernel // 2).clamp(0, side - kernel)
+        return (key >= start) & (key < start + kernel)
+
+    def mask(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return inside(query // width, key // width, height) & inside(query % width, key % width, width)
+
+    def attend(inputs: dict[str, Tensor]) -> Tensor:
+        if not torch.is_grad_enabled():  # else it refuses them on a CPU
+            inputs = {name: x.detach() for name, x in inputs.items()}
+        bias = inputs['bias']
+
+        def score(logit: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            row, column = (
+                (key - query + kernel - 1).clamp(0, 2 * kernel - 2)  # what is outside is masked
+                for query, key in ((query // width, key // width), (query % width, key % width)))
+            return logit + bias[head, row, column]
+
+        q, k, v = (inputs[name].flatten(1, 2).transpose(1, 2) for name in 'qkv')
+        out = function(q, k, v, score_mod=score, block_mask=blocks)
+        return out.transpose(1, 2).unflatten(1, (height, width))
+
+    tokens = height * width
+    blocks = flex.create_block_mask(mask, None, None, tokens, tokens, device=str(inputs['q'].device))
+    torch.compiler.reset()
+    function = torch.compile(flex.flex_attention, dynamic=False)
+    return attend
+
+
 def _flash_bla(operator: Operator, inputs: dict[str, Tensor]) -> Function:
     if not operator.peer:
         raise Unavailable('it has no such function')
@@ -107,12 +144,13 @@ PROVIDERS = {
     'sdpa': Provider('SDPA', _sdpa, same=False),
     'triton': Provider('triton', _triton, mode='force'),
     'natten': Provider('NATTEN 7 x 7', _natten, same=False),
+    'flex': Provider('FlexAttention', _flex),
     'flash_bla': Provider('flash-bidirectional-linear-attention', _flash_bla),
 }
 
 
 def select(names: Sequence[str] | None) -> tuple[list[str], str]:
-    """The providers that take part (if None, all except torch.compile), and a note about those that are left out.
+    """The providers that take part (if None, all that are not compiled), and a note about those that are left out.
 
     Raises:
         ZooError: A name is unknown.
@@ -123,8 +161,9 @@ def select(names: Sequence[str] | None) -> tuple[list[str], str]:
                 raise ZooError(
                     f'unknown provider {name!r}{did_you_mean(name, PROVIDERS)} (known: {", ".join(PROVIDERS)})')
         return list(dict.fromkeys(names)), ''
-    return [name for name in PROVIDERS if name != 'compile'], (
-        'torch.compile is left out: compiling takes minutes; --providers compile eager measures it')
+    return [name for name in PROVIDERS if name not in ('compile', 'flex')], (
+        'torch.compile and FlexAttention are left out, since compiling takes minutes; --providers compile flex eager '
+        'measures them')
 
 
 def add_peer(path: str) -> None:
