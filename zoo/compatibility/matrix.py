@@ -29,6 +29,7 @@ ABOUT = ('Try models with what users take them to: other runtimes, adapters, exp
          'with random weights and tried on one small image in a process of its own, and the result is written at once: '
          'after an interruption the same command goes on.')
 START = 60  # seconds for the imports of a process, beside the time of its first target
+MOST_JOBS = 4  # converters take some GB of memory per model
 
 
 def parser() -> Parser:
@@ -41,8 +42,8 @@ def parser() -> Parser:
                         help=f'{", ".join(TARGETS)} (default: all)')
     parser.add_argument('--size', type=number(int, low=32), default=64, metavar='N', help='pixels (default: 64)')
     parser.add_argument('--timeout', type=count, default=120, metavar='SECONDS', help='of a cell (default: 120)')
-    parser.add_argument('--jobs', type=count, default=max(1, (os.cpu_count() or 2) // 2), metavar='N',
-                        help='models at a time, with one thread each (default: half of the cores)')
+    parser.add_argument('--jobs', type=count, default=min(os.cpu_count() or 1, MOST_JOBS), metavar='N',
+                        help=f'models at a time, with one thread each (default: one per core, at most {MOST_JOBS})')
     parser.add_argument('--again', action='store_true', help='try what has a result, too')
     parser.add_argument('--results', type=Path, default=Path('results/compatibility'), metavar='STEM',
                         help='of the .json and .md files (default: results/compatibility)')

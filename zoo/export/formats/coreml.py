@@ -15,7 +15,7 @@ def _add_operators() -> None:
     from coremltools.converters.mil import Builder
     from coremltools.converters.mil.frontend.torch.ops import _get_inputs, _get_kwinputs
     from coremltools.converters.mil.frontend.torch.torch_op_registry import _TORCH_OPS_REGISTRY, register_torch_op
-    from coremltools.converters.mil.mil import types
+    from coremltools.converters.mil.mil.ops.defs._utils import promote_input_dtypes
 
     def alias(context, node):
         x = _get_inputs(context, node)[0]
@@ -25,13 +25,13 @@ def _add_operators() -> None:
         total, x, y = _get_inputs(context, node)[:3]
         product = Builder.mul(x=x, y=y)
         for factor in _get_kwinputs(context, node, 'value', default=[]):
+            product, factor = promote_input_dtypes([product, factor])
             product = Builder.mul(x=product, y=factor)
         context.add(Builder.add(x=total, y=product, name=node.name))
 
     def isfinite(context, node):
         x = _get_inputs(context, node)[0]
-        largest = np.finfo(np.float16 if x.dtype == types.fp16 else np.float32).max
-        context.add(Builder.less_equal(x=Builder.abs(x=x), y=largest, name=node.name))
+        context.add(Builder.less(x=Builder.abs(x=x), y=np.inf, name=node.name))
 
     for rule in (alias, addcmul, isfinite):
         if rule.__name__ not in _TORCH_OPS_REGISTRY:
@@ -54,4 +54,4 @@ def write(recording: Recording, options: Options, facts: Facts, path: Path) -> N
 
 FORMAT = Format(
     'Core ML', '.mlpackage', ('coremltools',), 'coreml', ('half',), write, None,
-    patterns(r'Unsupported fx node (\w+)', r"PyTorch convert function for op '(\w+)' not implemented"))
+    patterns(r'Unsupported fx node \S+, kind (\S+)'))

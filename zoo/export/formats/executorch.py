@@ -13,12 +13,20 @@ def write(recording: Recording, options: Options, facts: Facts, path: Path) -> N
     """One file, whose methods besides ``forward`` give the facts."""
     with _quiet():
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-        from executorch.exir import to_edge_transform_and_lower
+        from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
+        from executorch.runtime import Runtime
 
-        lowered = to_edge_transform_and_lower(
-            recording.program(half=options.half), partitioner=[XnnpackPartitioner()],
-            constant_methods={f'get_{key}': text for key, text in facts.texts().items()})
-        path.write_bytes(lowered.to_executorch().buffer)
+        # each check interprets the whole program, after every pass; operators are checked below
+        config = EdgeCompileConfig(_check_ir_validity=False)
+        program = to_edge_transform_and_lower(
+            recording.program(half=options.half), partitioner=[XnnpackPartitioner()], compile_config=config,
+            constant_methods={f'get_{key}': text for key, text in facts.texts().items()}).to_executorch()
+        used = {'.'.join(filter(None, [operator.name, operator.overload]))
+                for method in program.executorch_program.execution_plan for operator in method.operators}
+        lacking = used - Runtime.get().operator_registry.operator_names
+        if lacking:  # the runtime would tell their names in its log alone
+            raise NotImplementedError(f'no kernels for {", ".join(sorted(lacking))}')
+        path.write_bytes(program.buffer)
 
 
 def run(path: Path, images: Tensor) -> Tensor:
@@ -43,5 +51,4 @@ def _quiet() -> Iterator[None]:
 
 FORMAT = Format(
     'ExecuTorch', '.pte', ('executorch',), 'executorch', ('half',), write, run,
-    patterns(r'Missing out variants: \{([^}]+)\}', r'Operator torch\._ops\.(aten\.[\w.]+) is not',
-             r'missing operator: (\S+)'))
+    patterns(r'Missing out variants: \{([^}]+)\}', r'no kernels for ([\w:., ]+)'))

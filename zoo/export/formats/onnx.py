@@ -41,5 +41,4 @@ def run(path: Path, images: Tensor) -> Tensor:
 
 FORMAT = Format(
     'ONNX', '.onnx', ('onnx', 'onnxruntime', 'onnxscript'), 'export', ('dynamic', 'half', 'int8'), write, run,
-    patterns(r"No ONNX function found for <OpOverload\(op='([\w.:]+)'", r"No ONNX function found for ([^<\s]\S*)",
-             r'could not find an implementation for (\S+?)\(\d+\)', r'NOT_IMPLEMENTED.*?for (\w+)\(\d+\)'))
+    patterns(r"No ONNX function found for <OpOverload\(op='([\w.:]+)'", r'NOT_IMPLEMENTED.*?for (\w+)\(\d+\)'))

@@ -26,4 +26,4 @@ def run(path: Path, images: Tensor) -> Tensor:
 
 FORMAT = Format(
     'OpenVINO', '.xml', ('openvino',), 'openvino', ('dynamic', 'half'), write, run,
-    patterns(r'No conversion rule found for operations: ([\w.:, ]+)', r'No translator found for: ([\w.:]+)'))
+    patterns(r'No conversion rule found for operations: ([\w.:, ]+)'))
