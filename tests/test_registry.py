@@ -99,13 +99,6 @@ def test_a_taken_name_stays_with_its_owner(monkeypatch):
     assert 'pvt_v2_b0' not in zoo.list_models()
 
 
-def test_importing_warns_of_nothing():
-    import subprocess
-    code = 'import warnings; warnings.simplefilter("error", UserWarning); import timm; import zoo'
-    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
 def test_unknown_argument_is_an_error():
     with warnings.catch_warnings(), pytest.raises(TypeError, match='not_an_argument'):
         timm.create_model('flatten_pvt_tiny', not_an_argument=1)

@@ -179,7 +179,7 @@ def test_providers():
 
 
 @pytest.mark.parametrize('name', [
-    pytest.param(name, marks=pytest.mark.slow if name == 'openvino' else []) for name in runtimes.RUNTIMES])
+    pytest.param(name, marks=pytest.mark.slow) for name in runtimes.RUNTIMES])
 def test_another_runtime(name):
     """The same logits; no gradients and no memory that torch could see."""
     pytest.importorskip(name)

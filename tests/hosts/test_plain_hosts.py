@@ -38,6 +38,7 @@ def test_swin_is_swin():
     agree(Swin(depths=(2, 2, 2, 2)), theirs, SWIN, (224, 224), drop='relative_position_index|attn_mask')
 
 
+@pytest.mark.slow
 def test_swin_is_swin_at_384():
     theirs = timm.create_model('swin_base_patch4_window12_384', depths=(2, 2, 2, 2))
     ours = Swin(img_size=384, depths=(2, 2, 2, 2), embed_dim=128, num_heads=(4, 8, 16, 32))
@@ -76,3 +77,12 @@ def test_windows_follow_a_new_size():
     model.set_input_size(384)
     assert {block.mixer.rel_pos.table.shape for block in model.stages[2].blocks} == {(23 ** 2, 12)}
     assert model.stages[0].blocks[0].mixer.positional_encoding.weight.shape == (1, 96, 96, 96)
+
+
+@pytest.mark.parametrize('name, sizes, counts', [
+    ('agent_pvt_tiny', dict(depths=(1, 1)), '2 depths, 4 widths'),
+    ('agent_pvt_tiny', dict(depths=(1, 1, 1, 1, 1)), '5 depths, 4 widths'),
+    ('agent_swin_tiny', dict(num_heads=(3, 6)), '4 depths, 4 widths, 2 num_heads')])
+def test_sizes_of_other_numbers_of_stages_are_refused(name, sizes, counts):
+    with pytest.raises(ValueError, match=f'one entry per stage is needed, got {counts}'):
+        timm.create_model(name, **sizes)

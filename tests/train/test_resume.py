@@ -67,10 +67,11 @@ def test_killed_three_times_one_process_goes_on_exactly(small, tmp_path, workers
     assert text.count('going on in epoch 1 after') == 2 and 'going on in epoch 2 after 2 of 9 batches' in text
 
 
-def test_killed_three_times_two_processes_go_on_exactly(small, tmp_path):
+@pytest.mark.parametrize('kills', [(4,), pytest.param((3, 4, 6), marks=pytest.mark.slow)])
+def test_killed_two_processes_go_on_exactly(small, tmp_path, kills):
     """With batch norm, whose statistics differ between the processes. 9 batches of 4 per epoch."""
     kill_and_resume(
-        small, tmp_path, (3, 4, 6), processes=2, batch_size=4, model='test_resnet', workers=0, **EVERYTHING)
+        small, tmp_path, kills, processes=2, batch_size=4, model='test_resnet', workers=0, **EVERYTHING)
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ from torch import nn
 
 from ..backbone import Stage
 from ..blocks.mixers import BlockContext
+from ..utils.errors import ZooError
 
 
 def drop_path_rates(last: float, depths: Sequence[int]) -> list[list[float]]:
@@ -35,7 +36,14 @@ def build_stages(
         pos_embed: Factory of the position table after ``downsample``, called with map size and number of channels.
         **context: num_heads and further fields of :class:`~zoo.blocks.mixers.BlockContext`: one value for all stages,
             or a sequence of one per stage.
+
+    Raises:
+        ZooError: ``depths``, ``dims`` and ``context`` are for different numbers of stages.
     """
+    short = [name for name, value in context.items() if isinstance(value, Sequence) and len(value) < len(dims)]
+    if len(depths) != len(dims) or short:
+        counts = {'depths': len(depths), 'widths': len(dims), **{name: len(context[name]) for name in short}}
+        raise ZooError('one entry per stage is needed, got ' + ', '.join(f'{n} {name}' for name, n in counts.items()))
     rates = drop_path_rates(drop_path_rate, depths)
     stages = []
     for s, (dim, grid) in enumerate(zip(dims, grids)):

@@ -106,6 +106,7 @@ def test_automatic_augmentation_posterizes_with_ours(aa):
     assert mended and set(mended.values()) == {posterize}
 
 
+@pytest.mark.slow
 def test_timms_table_of_operations_stays_as_it_is():
     code = ('from timm.data import auto_augment as a; before = dict(a.NAME_TO_OP); import zoo.train.data.loaders, zoo; '
             'assert a.NAME_TO_OP == before')
