@@ -40,7 +40,17 @@ def fold_constants(program: ExportedProgram) -> ExportedProgram:
             values[node] = value
     _replace(module, values)
     args, kwargs = program.example_inputs
-    return torch.export.export(module, args, kwargs)
+    return _without_aliases(torch.export.export(module, args, kwargs))
+
+
+def _without_aliases(program: ExportedProgram) -> ExportedProgram:
+    """Take what is aliased in the place of aliases, which some runtimes copy."""
+    for node in program.graph.nodes:
+        if node.target is torch.ops.aten.alias.default and all(user.op != 'output' for user in node.users):
+            node.replace_all_uses_with(node.args[0])
+            program.graph.erase_node(node)
+    program.graph_module.recompile()
+    return program
 
 
 def _attribute(module: torch.nn.Module, path: str) -> Any:
