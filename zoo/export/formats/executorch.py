@@ -41,9 +41,9 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, drop
     if causal or enable_gqa or not q.shape[:-2] == k.shape[:-2] == v.shape[:-2] or (
             mask is not None and mask.dtype == torch.bool):
         return NotImplemented
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    factor = q.shape[-1] ** -0.5 if scale is None else scale
     # products of three dimensions need no expansion
-    scores = torch.bmm((q * scale).flatten(0, -3), k.flatten(0, -3).transpose(1, 2)).view(*q.shape[:-1], k.shape[-2])
+    scores = torch.bmm((q * factor).flatten(0, -3), k.flatten(0, -3).transpose(1, 2)).view(*q.shape[:-1], k.shape[-2])
     weights = (scores if mask is None else scores + mask).softmax(-1)
     return torch.bmm(weights.flatten(0, -3), v.flatten(0, -3)).view(*q.shape[:-1], v.shape[-1])
 
