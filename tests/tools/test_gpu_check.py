@@ -103,7 +103,7 @@ def test_every_call_at_a_real_shape_gets_a_kernel(monkeypatch):
     from gpu import cases, correctness, extremes
 
     timed = [case for shape in cases.shapes(dry=False) for case in cases.at(shape)]
-    assert len({str(case) for case in timed}) == len(timed) == 9 * 11
+    assert len({str(case) for case in timed}) == len(timed) == 9 * 13
     others = [*correctness.small(False), *extremes.grids(False).values(), *extremes.large(False).values()]
     with FakeTensorMode():
         for case in timed + others:
