@@ -8,7 +8,7 @@ each row of the bias (the last one is NONE), what an own token in each column of
 It is small, and :func:`expand` makes it, since a lookup per logit would take most of the time. There are one or two
 classes, of different lengths. Softmax is in powers of two: ``scale`` and ``table`` include log2(e), ``lse`` is a
 logarithm of base 2. The statistics ``lse`` and ``delta`` are ``[B, heads, H, W]``, like ``table`` in float32. q, k and
-v are strided; all other maps are contiguous.
+v are strided; all other maps are contiguous. Windows of few keys have a forward of their own, see :mod:`.bands`.
 """
 from collections.abc import Iterator
 
