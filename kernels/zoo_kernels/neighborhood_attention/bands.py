@@ -7,6 +7,7 @@ which is divided by the scale for that. Bands overlap: what another warp has loa
 """
 import functools
 from collections.abc import Iterator
+from typing import Any
 
 import triton
 import triton.language as tl
@@ -26,7 +27,7 @@ MULTIPROCESSORS = 132  # of an H100
 BEFORE = 2  # samples that a program could process in the time of what it does before the first one
 
 
-def config(rows: int, columns: int, length: int) -> tuple[dict[str, int], dict[str, int]]:
+def config(rows: int, columns: int, length: int) -> tuple[dict[str, int], dict[str, Any]]:
     """Return constants and launch options for bands that cover ``rows`` x ``columns`` keys, in ``length`` rows."""
     bands = min(BANDS, pow2((length + 1) // 2, 1))
     constants = {'BANDS': bands, 'TX': TX, 'KEYS': -(-rows * columns // 16) * 16, 'COLUMNS': columns}

@@ -61,7 +61,7 @@ def _launch_bands(
     if math.prod(covered) > bands.MAX_KEYS or k.stride()[1:3] != v.stride()[1:3] or not (
             dim == v.shape[-1] and dim in bands.DIMS and scale > bands.MIN_SCALE):
         return False
-    constants, options = bands.config(*covered, lengths[0])
+    constants, options = bands.config(covered[0], covered[1], lengths[0])
     tile = 2 * constants['BANDS'], bands.TX
     tiles = [side_tiles(*args) for args in zip((height, width), dilation, tile)]
     each = programs(1, height, width, heads, dilation, tile)

@@ -4,6 +4,7 @@ The weights of a tile, ``[own tokens, other tokens]``, are gathered from ``[B, h
 windows, and multiplied by the tensor cores. v is strided, all other maps ``[B, heads, H, W, D]`` are contiguous.
 """
 from collections.abc import Iterator
+from typing import Any
 
 import triton
 import triton.language as tl
@@ -12,7 +13,7 @@ from ..launch import CompileSpec, pow2
 from .tiles import SPAN, TX, TY, load, locate, seeing, seen, store, window_start
 
 
-def config(dim: int) -> tuple[dict[str, int], dict[str, int]]:
+def config(dim: int) -> tuple[dict[str, int], dict[str, Any]]:
     """Return constants and launch options for head dims up to ``dim``."""
     return {'BLOCK': pow2(dim), 'TY': TY, 'TX': TX}, {'num_warps': 2, 'num_stages': 2}
 
