@@ -5,6 +5,7 @@ segmentation. A kernel is recorded once for all that it is compiled for: types, 
 """
 import argparse
 import json
+import multiprocessing
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import groupby
@@ -32,13 +33,18 @@ INFERENCE = [(128, 224, 224), (1, 224, 224), (1, 800, 1333), (1, 1024, 1024)]  #
 
 
 def models() -> list[str]:
-    """Every model with a host of ours that differs from those before it in more than the number of its blocks."""
+    """Every model with a host of ours that differs from those before it in more than the number of its blocks.
+
+    With its tag, where the weights of a tag need other arguments.
+    """
     found: dict[Any, str] = {}
     for family in FAMILIES:
         if issubclass(family.host, Backbone):
             for variant in family.variants:
-                args = {name: value for name, value in variant.args.items() if name not in DEPTHS}
-                found.setdefault((family.module, family.host, repr((family.mixers, args))), variant.name)
+                kinds = {variant.name: {}} | {f'{variant.name}.{tag}': args for tag, args in variant.tag_args.items()}
+                for name, more in kinds.items():
+                    args = {key: value for key, value in {**variant.args, **more}.items() if key not in DEPTHS}
+                    found.setdefault((family.module, family.host, repr((family.mixers, args))), name)
     return list(found.values())
 
 
@@ -178,12 +184,19 @@ def text(rows: Iterable[dict[str, Any]]) -> str:
     return '{\n' + ',\n'.join(f'"{name}": [\n' + ',\n'.join(block) + '\n]' for name, block in lines.items()) + '\n}\n'
 
 
+def _rows(name: str) -> dict[str, dict[str, Any]]:
+    recorder = Recorder()
+    recorder.run(name)
+    return recorder.rows
+
+
 def record() -> Iterable[dict[str, Any]]:
     """All rows, of all models."""
-    recorder = Recorder()
-    for name in models():
-        recorder.run(name)
-    return recorder.rows.values()
+    rows: dict[str, dict[str, Any]] = {}
+    with multiprocessing.get_context('spawn').Pool() as pool:
+        for found in pool.imap(_rows, models()):
+            rows = found | rows  # a row names the first of its models
+    return rows.values()
 
 
 if __name__ == '__main__':

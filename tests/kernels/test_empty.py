@@ -8,6 +8,7 @@ from zoo_kernels import (
     focal_modulation,
     linear_attention,
     neighborhood_attention,
+    neighborhood_sum,
     routed_attention,
     set_mode,
 )
@@ -33,6 +34,11 @@ def neighborhood(batch=0, side=6, heads=2, dim=8):
     return lambda **x: neighborhood_attention(**x, kernel_size=3), shapes
 
 
+def summed(batch=0, side=6, heads=2, dim=8):
+    shapes = dict(weights=(batch, heads, side, side, 9), v=(batch, heads, side, side, dim))
+    return lambda **x: neighborhood_sum(**x, kernel_size=3), shapes
+
+
 def depthwise(*shape, **options):
     return lambda **x: depthwise_conv(**x, **options), dict(
         x=shape, weight=(shape[-1], 1, 3, 3), bias=shape[-1:], residual=shape, gate=(*shape[:-1], 1))
@@ -52,6 +58,7 @@ CASES = {
     'linear, no value channels': linear(value_dim=0, feature='elu'),
     'routed, no samples': routed(),
     'neighborhood, no samples': neighborhood(),
+    'neighborhood sum, no samples': summed(),
     'depthwise, no images': depthwise(0, 6, 6, 4, activation='gelu'),
     'focal, no images': focal(0, 6, 6, 4),
 }

@@ -13,6 +13,7 @@ from zoo_kernels import (
     focal_level,
     linear_attention,
     neighborhood_attention,
+    neighborhood_sum,
     routed_attention,
     set_mode,
 )
@@ -92,6 +93,7 @@ MANY = {  # more programs than the axes y and z of a grid have room for
     'neighborhood': (neighborhood_attention, dict.fromkeys('qkv', (70000, 4, 4, 2, 16)), dict(kernel_size=3)),
     'neighborhood-heads': (
         neighborhood_attention, dict.fromkeys('qkv', (1, 4, 4, 70000, 16)), dict(kernel_size=3)),
+    'sum': (neighborhood_sum, dict(weights=(70000, 2, 4, 4, 9), v=(70000, 2, 4, 4, 16)), dict(kernel_size=3)),
     'conv': (depthwise_conv, dict(x=(70000, 28, 28, 64), weight=(64, 1, 3, 3)), dict(activation='gelu')),
     'level': (
         lambda **given: focal_level(**given)[1],

@@ -5,21 +5,11 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from tests.kernels.cases.neighborhood_attention import naive, neighbors
+from tests.kernels.cases.neighborhood_attention import naive
+from tests.kernels.neighborhoods import SHAPES
 from tests.memory import Peak
-from zoo_kernels import dispatch, explain, neighborhood_attention, neighborhood_sum, set_mode
+from zoo_kernels import dispatch, explain, neighborhood_attention, set_mode
 from zoo_kernels.neighborhood_attention import reference, tiled
-
-SHAPES = {  # height, width, kernel size, dilation, stride
-    'one window': (7, 7, 7, 1, 1), 'square': (14, 14, 7, 1, 1), 'non-square': (15, 9, 5, 1, 1),
-    'one token': (1, 1, 1, 1, 1), 'a token per window': (3, 4, 1, 2, 1), 'smallest': (3, 3, 3, 1, 1),
-    'a row': (3, 30, 3, 1, 1), 'many tiles': (30, 41, 5, 1, 1), 'kernel 9': (17, 21, 9, 1, 1),
-    'kernel 11': (12, 25, 11, 1, 1), 'kernel 13': (29, 13, 13, 1, 1), 'kernel 13, tiles': (31, 37, 13, 1, 1),
-    'a window per class': (14, 14, 7, 2, 1), 'dilated': (28, 28, 7, 3, 1), 'not divisible': (23, 31, 5, 4, 1),
-    'dilation 8': (56, 59, 7, 8, 1), 'dilation 16': (49, 50, 3, 16, 1), 'dilated tiles': (45, 61, 3, 2, 1),
-    'apart': (20, 33, (3, 7), (5, 2), 1), 'kernel of a row': (6, 40, (1, 9), (1, 4), 1),
-    'stride 2': (19, 22, 7, 1, 2), 'blocked': (15, 23, 5, 1, 5), 'stride and dilation': (26, 41, 5, (3, 4), (2, 3)),
-    'stride per axis': (40, 33, (7, 3), 1, (4, 1)), 'blocks of 9': (40, 20, 9, (1, 2), 9)}
 
 
 def inputs(height, width, kernel_size=7, batch=2, heads=2, dim=4, value_dim=3, bias=True, dtype=torch.float64):
@@ -28,14 +18,6 @@ def inputs(height, width, kernel_size=7, batch=2, heads=2, dim=4, value_dim=3, b
     shapes = [(batch, height, width, heads, d) for d in (dim, dim, value_dim)]
     shapes += [(heads, *(2 * k - 1 for k in kernel_size))] * bias
     return [torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for shape in shapes]
-
-
-@pytest.fixture(params=['tiles', 'at once'])
-def path(request, monkeypatch):
-    """Tile by tile as for large maps, or all tiles at once as for small ones, in graphs and on GPUs."""
-    monkeypatch.setattr(reference, 'FEW_QUERIES', 0)
-    monkeypatch.setattr(reference, 'FEW_WEIGHTS', 0)
-    monkeypatch.setattr(reference, '_recorded', lambda x: request.param == 'at once')
 
 
 @pytest.mark.parametrize('name', SHAPES)
@@ -203,69 +185,6 @@ def test_memory_of_many_heads(kernel, dilation):
     with torch.no_grad(), Peak() as forward:
         neighborhood_attention(*qkv.unbind(3), bias, kernel, dilation)
     assert qkv.nbytes * 4 / 3 < forward.bytes <= 1.3 * qkv.nbytes * 4 / 3
-
-
-# --- sums with given weights
-
-
-def sum_inputs(height, width, kernel_size, dtype=torch.float64, heads=3, dim=2):
-    taps = kernel_size ** 2 if isinstance(kernel_size, int) else kernel_size[0] * kernel_size[1]
-    generator = torch.Generator().manual_seed(0)
-    shapes = (2, heads, height, width, taps), (2, heads, height, width, dim)
-    return [torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for shape in shapes]
-
-
-def naive_sum(weights, v, kernel_size, dilation=1, stride=1):
-    height, width = v.shape[2:4]
-    sizes = [(x, x) if isinstance(x, int) else x for x in (kernel_size, dilation, stride)]
-    (rows, _), (columns, _) = (neighbors(*axis) for axis in zip((height, width), *sizes))
-    places = (rows[:, None, :, None] * width + columns[:, None, :]).reshape(height * width, -1)
-    seen = v.flatten(2, 3)[:, :, places].unflatten(2, (height, width))  # [B, heads, H, W, k * k, D]
-    return (weights[..., None] * seen).sum(4)
-
-
-@pytest.mark.parametrize('name', SHAPES)
-def test_sum_and_its_gradients(name, path):
-    height, width, *options = SHAPES[name]
-    leaves = [x.requires_grad_() for x in sum_inputs(height, width, options[0])]
-    out, expected = (op(*leaves, *options) for op in (neighborhood_sum, naive_sum))
-    torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-13)
-    probe = torch.randn_like(out)
-    for got, want in zip(*(torch.autograd.grad((y * probe).sum(), leaves) for y in (out, expected))):
-        torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-13)
-    with torch.no_grad():
-        assert torch.equal(neighborhood_sum(*leaves, *options), out)
-
-
-def test_derivatives_of_the_sum(path):
-    leaves = [x[:1].requires_grad_() for x in sum_inputs(4, 5, 3, heads=1)]
-    assert torch.autograd.gradcheck(lambda *x: neighborhood_sum(*x, 3), leaves)
-    assert torch.autograd.gradgradcheck(lambda *x: neighborhood_sum(*x, 3), leaves)
-
-
-@pytest.mark.parametrize('dtype, gate', [(torch.float16, 1e-3), (torch.bfloat16, 4e-3)])
-def test_precision_of_the_sum(dtype, gate, path):
-    rounded = sum_inputs(15, 17, 5, dtype)
-    out, oracle = (neighborhood_sum(*x, 5) for x in (rounded, [x.double() for x in rounded]))
-    assert out.dtype == dtype
-    assert (out.double() - oracle).norm() / oracle.norm() <= gate
-
-
-def test_memory_of_the_sum():
-    """Stage 1 of 800 x 1333: a third of the weights, which are by far the largest, and what tiles share."""
-    weights, v = torch.rand(1, 2, 200, 334, 169), torch.randn(1, 2, 200, 334, 16)
-    with torch.no_grad(), Peak() as forward:
-        neighborhood_sum(weights, v, 13)
-    assert v.nbytes < forward.bytes - weights.nbytes <= weights.nbytes / 3
-
-
-def test_errors_of_the_sum():
-    weights, v = sum_inputs(9, 8, 5)
-    with pytest.raises(ValueError, match=r'weights are \[B, heads, H, W, 9\] and values'):
-        neighborhood_sum(weights, v, 3)
-    with pytest.raises(ValueError, match='a side of 9 tokens is shorter'):
-        neighborhood_sum(weights, v, 5, 2)
-    assert explain(neighborhood_sum, weights, v, 5).backend == 'torch'
 
 
 # --- errors and dispatch

@@ -1,7 +1,7 @@
 """The ops as the models call them: widths, heads, options and strides of every call, at the maps of three stages.
 
 FLatten-PVT-T and FLatten-Swin-T (focus), RAVLT-T (rala, dw5 gated), MAViT-T (mala), BiFormer-T (routed, dw5 residual),
-VAN-B1 (dw3 gelu, dw7), FocalNet-T (focal), NAT-M (neighborhood); identity is the plainest call that there is.
+VAN-B1 (dw3 gelu, dw7), FocalNet-T (focal), NAT-M (neighborhood), OverLoCK (sum); identity is the plainest call.
 """
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -106,6 +106,7 @@ def at(shape: Shape, ops: Sequence[str] | None = None) -> list[Case]:
              softmax=True),
         Case('neighborhood', shape, zoo_kernels.neighborhood_attention, partial(_windows, shape, narrow), {},
              softmax=True),
+        Case('sum', shape, zoo_kernels.neighborhood_sum, partial(_summed, shape, narrow), dict(kernel_size=7)),
         Case('dw5 gated', shape, conv, partial(_gated, shape, narrow), {}, conv=True),
         Case('dw3 gelu', shape, conv, partial(_conv, shape, hidden, 3), dict(activation='gelu'), conv=True),
         Case('focal', shape, focal, partial(_focal, shape, wide), {}),
@@ -118,7 +119,7 @@ def at(shape: Shape, ops: Sequence[str] | None = None) -> list[Case]:
     return [case for case in cases if ops is None or case.op in ops]
 
 
-KERNELS = ('focus', 'focus swin', 'rala', 'mala', 'routed', 'neighborhood', 'dw5 gated', 'dw3 gelu', 'focal',
+KERNELS = ('focus', 'focus swin', 'rala', 'mala', 'routed', 'neighborhood', 'sum', 'dw5 gated', 'dw3 gelu', 'focal',
            'identity', 'dw5 residual')  # ops that have a kernel
 
 
@@ -187,6 +188,13 @@ def _windows(shape: Shape, dim: int, make: Make) -> dict[str, Tensor]:
     grid = shape.height, shape.width
     q, k, v = (x.unflatten(1, grid) for x in _packed(shape, dim, dim // 32, make))
     return dict(q=q, k=k, v=v, bias=make(dim // 32, 13, 13).float())
+
+
+def _summed(shape: Shape, dim: int, make: Make) -> dict[str, Tensor]:
+    """Kernels of 7 x 7 for half of the channels, in heads of 16."""
+    weights = make(shape.batch, dim // 32, shape.height, shape.width, 49).softmax(-1)
+    values = make(shape.batch, shape.height, shape.width, dim).unflatten(-1, (2, dim // 32, 16))
+    return dict(weights=weights, v=values[:, :, :, 1].permute(0, 3, 1, 2, 4))
 
 
 def _routed(shape: Shape, dim: int, make: Make) -> dict[str, Tensor]:

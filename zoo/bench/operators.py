@@ -79,6 +79,14 @@ def _windows(shape: Shape, make: Make) -> dict[str, Tensor]:
     return dict({name: x.unflatten(1, (height, width)) for name, x in inputs.items()}, bias=bias)
 
 
+def _weighted(shape: Shape, make: Make) -> dict[str, Tensor]:
+    """Weights of windows of 7 x 7, and half of a map's channels."""
+    height, width = max(shape.height, WINDOW), max(shape.width, WINDOW)
+    heads = shape.heads
+    values = make(shape.batch, height, width, 2, heads, shape.dim // heads // 2)[:, :, :, 0].permute(0, 3, 1, 2, 4)
+    return dict(weights=make(shape.batch, heads, height, width, WINDOW ** 2) / WINDOW, v=values)
+
+
 def _map(shape: Shape, make: Make) -> Tensor:
     return make(shape.batch, shape.height, shape.width, shape.dim)
 
@@ -116,6 +124,8 @@ OPERATORS = {operator.name: operator for operator in (
     Operator('agent_attention', zoo_kernels.agent_attention, _agents),
     Operator('routed_attention', zoo_kernels.routed_attention, _routed, dict(regions=REGIONS)),
     Operator('neighborhood_attention', zoo_kernels.neighborhood_attention, _windows, dict(kernel_size=WINDOW)),
+    Operator(
+        'neighborhood_sum', zoo_kernels.neighborhood_sum, _weighted, dict(kernel_size=WINDOW), softmax=False),
     Operator('depthwise_conv_3', _CONV, _depthwise(3), softmax=False),
     Operator('depthwise_conv_3_gelu', _CONV, _depthwise(3), dict(activation='gelu'), softmax=False),
     Operator('depthwise_conv_5', _CONV, _depthwise(5), softmax=False),

@@ -1,9 +1,10 @@
 """Neighborhood attention: every token attends to the k x k window around it, which stays inside the map."""
 import math
+from collections.abc import Sequence
 
 from torch import Tensor
 
-from ..dispatch import Choice, choose, exporting, record_choice, register_chooser
+from ..dispatch import Choice, choose, exporting, register_chooser
 from ..launch import program_limit
 from . import reference
 from .windows import Windows
@@ -77,7 +78,7 @@ def neighborhood_sum(
 
     Windows are those of :func:`neighborhood_attention`, and tiles likewise: matrix products take up to about four times
     as much arithmetic as the sum itself (2.4 times for k = 13), but are many times as fast as k * k shifted additions.
-    There is no Triton kernel, and ``ZOO_KERNELS`` has no effect. Sums are in float32 for 16-bit inputs.
+    Sums are in float32 for 16-bit inputs.
 
     Args:
         weights: ``[B, heads, H, W, kh * kw]``, each window row by row.
@@ -94,8 +95,11 @@ def neighborhood_sum(
 
     Source: NATTEN's ``na2d_av``.
     """
-    _choose_sum(weights, v, kernel_size, dilation, stride)
-    return reference.neighborhood_sum(weights, v, Windows.of(2, kernel_size, dilation, stride))
+    windows = Windows.of(2, kernel_size, dilation, stride)
+    if _choose_sum(weights, v, kernel_size, dilation, stride).backend == 'triton':
+        from .op import apply_sum
+        return apply_sum(weights, v, windows)
+    return reference.neighborhood_sum(weights, v, windows)
 
 
 def _choose_sum(
@@ -105,9 +109,24 @@ def _choose_sum(
     if v.dim() != 5 or weights.shape[:-1] != v.shape[:-1] or weights.shape[-1] != count:
         raise ValueError(f'weights are [B, heads, H, W, {count}] and values [B, heads, H, W, D]; got '
                          f'{list(weights.shape)} and {list(v.shape)}')
-    if not exporting():
-        windows.check(v.shape[2:4])
-    return record_choice('neighborhood_sum', Choice('torch', 'products of tiles; there is no kernel, in any mode'))
+    if exporting():  # a branch on H or W would fix them in the graph
+        return choose('neighborhood_sum', v)
+    windows.check(v.shape[2:4])
+    batch, _, height, width, _ = v.shape
+    return choose(
+        'neighborhood_sum', v, _sum_limit(weights, v, windows), tokens=batch * height * width, empty=not v.numel())
+
+
+def _sum_limit(weights: Tensor, v: Tensor, windows: Windows) -> str:
+    _, heads, height, width, dim = v.shape
+    if dim > MAX_DIM:
+        return f'heads are wider than {MAX_DIM}'
+    if weights.dtype != v.dtype:
+        return 'weights and v differ in dtype'
+    span = sum(step * (size - 1) for size, step in zip(v.shape[1:], v.stride()[1:]))
+    if max(span, height * width * max(dim, weights.shape[-1])) >= 2 ** 31:
+        return 'a sample spans more than 2 ** 31 elements'
+    return program_limit(v.shape[0] * heads * _tiles((height, width), windows))
 
 
 def _attend(
@@ -149,9 +168,13 @@ def _limit(q: Tensor, k: Tensor, v: Tensor, windows: Windows) -> str:
     spans += [sum(step * (size - 1) for size, step in zip(x.shape[1:], x.stride()[1:])) for x in (q, k, v)]
     if max(spans) >= 2 ** 31:
         return 'a sample spans more than 2 ** 31 elements'
-    tiles = [
-        axis.dilation * -(-side // (axis.dilation * tile)) for side, axis, tile in zip((1, *sides)[-2:], windows, TILE)]
-    return program_limit(q.shape[0] * heads * math.prod(tiles))
+    return program_limit(q.shape[0] * heads * _tiles((1, *sides)[-2:], windows))
+
+
+def _tiles(sides: Sequence[int], windows: Windows) -> int:
+    """Number of tiles of all classes of a map."""
+    return math.prod([
+        axis.dilation * -(-side // (axis.dilation * tile)) for side, axis, tile in zip(sides, windows, TILE)])
 
 
 register_chooser(neighborhood_attention, _choose)

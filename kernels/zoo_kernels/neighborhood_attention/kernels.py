@@ -8,7 +8,7 @@ each row of the bias (the last one is NONE), what an own token in each column of
 It is small, and :func:`expand` makes it, since a lookup per logit would take most of the time. There are one or two
 classes, of different lengths. Softmax is in powers of two: ``scale`` and ``table`` include log2(e), ``lse`` is a
 logarithm of base 2. The statistics ``lse`` and ``delta`` are ``[B, heads, H, W]``, like ``table`` in float32. q, k and
-v are strided; all other maps are contiguous.
+v are strided; all other maps are contiguous. Windows of few keys have a forward of their own, see :mod:`.bands`.
 """
 from collections.abc import Iterator
 
@@ -16,12 +16,12 @@ import triton
 import triton.language as tl
 
 from ..launch import CompileSpec, pow2
+from . import bands, sums
+from .bands import LOG2E, NONE, forward_bands  # noqa: F401  (kernels are looked up here)
+from .sums import sum_forward, sum_values_gradient, sum_weights_gradient  # noqa: F401
+from .tiles import SPAN, TX, TY, load, locate, seeing, seen, store, window_start
 
 LN2 = tl.constexpr(0.6931471805599453)
-LOG2E = tl.constexpr(1.4426950408889634)
-NONE = tl.constexpr(-2. ** 100)  # finite, so that a query that has seen no key of its window yet stays a number
-TY, TX = 4, 8  # sides of a tile of own tokens
-SPAN = tl.constexpr(16)  # tokens in a row of a block
 
 # (kernel, padded head dim): warps
 WARPS = {
@@ -50,43 +50,8 @@ def shipped() -> Iterator[CompileSpec]:
             yield CompileSpec(kernel, {'D': dim, 'E': dim} | more | constants, types=types, **options)
     for keys in (False, True):
         yield CompileSpec(expand, {'TX': TX, 'COLUMNS': 16, 'BIAS': True, 'KEYS': keys}, types=types)
-
-
-@triton.jit
-def _program(heads, tiles_y, tiles_x, dilation_y, dilation_x, TY: tl.constexpr, TX: tl.constexpr):
-    """Sample, head, class and positions of the first own tokens; classes before tiles, as neighbours in memory."""
-    program = tl.program_id(0)
-    head = program % heads
-    program = program // heads
-    class_x = program % dilation_x
-    tile_x = program // dilation_x % tiles_x
-    program = program // (dilation_x * tiles_x)
-    class_y = program % dilation_y
-    tile_y = program // dilation_y % tiles_y
-    return (program // (dilation_y * tiles_y)).to(tl.int64), head, class_y, class_x, tile_y * TY, tile_x * TX
-
-
-@triton.jit
-def _start(p, length, kernel, stride):
-    """First position of the window of the token at position p of a class."""
-    leader = tl.minimum(p - p % stride + stride // 2, length - 1)
-    return tl.minimum(tl.maximum(leader - kernel // 2, 0), length - kernel)
-
-
-@triton.jit
-def _seen(first, count, length, kernel, stride):
-    """Positions that the windows of ``count`` tokens from ``first`` cover: from, to."""
-    last = tl.minimum(first + count, length) - 1
-    return _start(first, length, kernel, stride), _start(last, length, kernel, stride) + kernel
-
-
-@triton.jit
-def _seeing(first, count, length, kernel, stride):
-    """Positions whose windows may cover one of ``count`` tokens from ``first``: from, to."""
-    last = tl.minimum(first + count, length) - 1
-    low = tl.where(first < kernel, 0, first - kernel // 2 - stride // 2)
-    high = tl.where(last >= length - kernel, length, last + kernel // 2 + (stride + 1) // 2)
-    return tl.maximum(low, 0), tl.minimum(high, length)
+    yield from bands.shipped()
+    yield from sums.shipped()
 
 
 @triton.jit
@@ -109,17 +74,17 @@ def expand(
     first = tile_x * TX
     own = tl.minimum(first + tl.arange(0, TX), length - 1)[:, None]
     if KEYS:
-        low, high = _seeing(first, TX, length, kernel_x, step_x)
+        low, high = seeing(first, TX, length, kernel_x, step_x)
         query = low + tl.arange(0, COLUMNS)[None, :]
         there = query < high
         query = tl.minimum(query, length - 1)
         key = tl.where(first + tl.arange(0, TX)[:, None] < length, own, -1)
     else:
-        low, high = _seen(first, TX, length, kernel_x, step_x)
+        low, high = seen(first, TX, length, kernel_x, step_x)
         key = low + tl.arange(0, COLUMNS)[None, :]
         there = key < high
         query = own
-    start = _start(query, length, kernel_x, step_x)
+    start = window_start(query, length, kernel_x, step_x)
     inside = there & (key >= start) & (key < start + kernel_x) & (row < 2 * kernel_y - 1)
     if BIAS:
         bias_ptr += (head * (2 * kernel_y - 1) + row) * (2 * kernel_x - 1)
@@ -147,26 +112,6 @@ def _read(table, row, TX: tl.constexpr, COLUMNS: tl.constexpr):
 
 
 @triton.jit
-def _mask(valid, SIZE: tl.constexpr, BLOCK: tl.constexpr):
-    if SIZE == BLOCK:
-        return valid[:, None]
-    else:
-        return valid[:, None] & (tl.arange(0, BLOCK) < SIZE)[None, :]
-
-
-@triton.jit
-def _load(ptr, place, valid, SIZE: tl.constexpr, BLOCK: tl.constexpr):
-    """[tokens, BLOCK] of a head; zero where a token or a channel is none."""
-    return tl.load(ptr + place[:, None] + tl.arange(0, BLOCK)[None, :], mask=_mask(valid, SIZE, BLOCK), other=0.)
-
-
-@triton.jit
-def _store(ptr, place, x, valid, SIZE: tl.constexpr, BLOCK: tl.constexpr):
-    x = x.to(ptr.dtype.element_ty)
-    tl.store(ptr + place[:, None] + tl.arange(0, BLOCK)[None, :], x, mask=_mask(valid, SIZE, BLOCK))
-
-
-@triton.jit
 def forward(
         q_ptr, k_ptr, v_ptr, table_ptr, out_ptr, lse_ptr, stride_qb, stride_qy, stride_qx, stride_qh,
         stride_kb, stride_ky, stride_kx, stride_kh, stride_vb, stride_vy, stride_vx, stride_vh, table_heads,
@@ -174,7 +119,7 @@ def forward(
         D: tl.constexpr, E: tl.constexpr, BLOCK: tl.constexpr, TY: tl.constexpr, TX: tl.constexpr,
         COLUMNS: tl.constexpr):
     """Output and statistics of a tile of queries, for one head of one sample."""
-    batch, head, class_y, class_x, first_y, first_x = _program(heads, tiles_y, tiles_x, dilation_y, dilation_x, TY, TX)
+    batch, head, class_y, class_x, first_y, first_x = locate(heads, tiles_y, tiles_x, dilation_y, dilation_x, TY, TX)
     length_y = (height - class_y + dilation_y - 1) // dilation_y
     length_x = (width - class_x + dilation_x - 1) // dilation_x
     if (first_y < length_y) & (first_x < length_x):
@@ -182,9 +127,9 @@ def forward(
         y, x = first_y + own // TX, first_x + own % TX
         is_query = (y < length_y) & (x < length_x)
         y, x = tl.minimum(y, length_y - 1), tl.minimum(x, length_x - 1)  # for indices of the table
-        start_y = _start(y, length_y, kernel_y, step_y)
+        start_y = window_start(y, length_y, kernel_y, step_y)
         at_y, at_x = class_y + y * dilation_y, class_x + x * dilation_x
-        q = _load(q_ptr + batch * stride_qb + head * stride_qh, at_y * stride_qy + at_x * stride_qx, is_query, D, BLOCK)
+        q = load(q_ptr + batch * stride_qb + head * stride_qh, at_y * stride_qy + at_x * stride_qx, is_query, D, BLOCK)
         k_ptr += batch * stride_kb + head * stride_kh + class_y * stride_ky + class_x * stride_kx
         v_ptr += batch * stride_vb + head * stride_vh + class_y * stride_vy + class_x * stride_vx
         table = _table(
@@ -194,8 +139,8 @@ def forward(
         high = tl.full([TY * TX], NONE, tl.float32)
         total = tl.zeros([TY * TX], tl.float32)
         out = tl.zeros([TY * TX, BLOCK], tl.float32)
-        from_y, to_y = _seen(first_y, TY, length_y, kernel_y, step_y)
-        from_x, to_x = _seen(first_x, TX, length_x, kernel_x, step_x)
+        from_y, to_y = seen(first_y, TY, length_y, kernel_y, step_y)
+        from_x, to_x = seen(first_x, TX, length_x, kernel_x, step_x)
         for column in range(0, to_x - from_x, SPAN):
             key_x = from_x + column + tl.arange(0, SPAN)
             is_key = key_x < to_x
@@ -204,10 +149,10 @@ def forward(
             for row in range(from_y, to_y, 2):
                 # two rows at a time share what each step costs per query
                 other = row + 1
-                k0 = _load(k_ptr, row * dilation_y * stride_ky + place_k, is_key, D, BLOCK)
-                k1 = _load(k_ptr, other * dilation_y * stride_ky + place_k, is_key & (other < to_y), D, BLOCK)
-                v0 = _load(v_ptr, row * dilation_y * stride_vy + place_v, is_key, E, BLOCK)
-                v1 = _load(v_ptr, other * dilation_y * stride_vy + place_v, is_key & (other < to_y), E, BLOCK)
+                k0 = load(k_ptr, row * dilation_y * stride_ky + place_k, is_key, D, BLOCK)
+                k1 = load(k_ptr, other * dilation_y * stride_ky + place_k, is_key & (other < to_y), D, BLOCK)
+                v0 = load(v_ptr, row * dilation_y * stride_vy + place_v, is_key, E, BLOCK)
+                v1 = load(v_ptr, other * dilation_y * stride_vy + place_v, is_key & (other < to_y), E, BLOCK)
                 bias0 = _read(bias, _index(row, y, start_y, kernel_y), TX, COLUMNS)
                 bias1 = _read(bias, _index(other, y, start_y, kernel_y), TX, COLUMNS)
                 weight0 = tl.dot(q, tl.trans(k0)) * scale + bias0
@@ -221,7 +166,7 @@ def forward(
                 high = higher
 
         place = at_y * width + at_x
-        _store(out_ptr + batch * height * width * heads * E + head * E, place * (heads * E), out / total[:, None],
+        store(out_ptr + batch * height * width * heads * E + head * E, place * (heads * E), out / total[:, None],
                is_query, E, BLOCK)
         lse_ptr += (batch * heads + head) * height * width
         tl.store(lse_ptr + place, high + tl.log2(total), mask=is_query)
@@ -239,7 +184,7 @@ def backward_q(
 
     With BIAS also ``slope`` ``[B, heads, H, W, kh * kw]``, the gradients of the logits, in the dtype of q.
     """
-    batch, head, class_y, class_x, first_y, first_x = _program(heads, tiles_y, tiles_x, dilation_y, dilation_x, TY, TX)
+    batch, head, class_y, class_x, first_y, first_x = locate(heads, tiles_y, tiles_x, dilation_y, dilation_x, TY, TX)
     length_y = (height - class_y + dilation_y - 1) // dilation_y
     length_x = (width - class_x + dilation_x - 1) // dilation_x
     if (first_y < length_y) & (first_x < length_x):
@@ -247,9 +192,9 @@ def backward_q(
         y, x = first_y + own // TX, first_x + own % TX
         is_query = (y < length_y) & (x < length_x)
         y, x = tl.minimum(y, length_y - 1), tl.minimum(x, length_x - 1)  # for indices of the table
-        start_y, start_x = _start(y, length_y, kernel_y, step_y), _start(x, length_x, kernel_x, step_x)
+        start_y, start_x = window_start(y, length_y, kernel_y, step_y), window_start(x, length_x, kernel_x, step_x)
         at_y, at_x = class_y + y * dilation_y, class_x + x * dilation_x
-        q = _load(q_ptr + batch * stride_qb + head * stride_qh, at_y * stride_qy + at_x * stride_qx, is_query, D, BLOCK)
+        q = load(q_ptr + batch * stride_qb + head * stride_qh, at_y * stride_qy + at_x * stride_qx, is_query, D, BLOCK)
         k_ptr += batch * stride_kb + head * stride_kh + class_y * stride_ky + class_x * stride_kx
         v_ptr += batch * stride_vb + head * stride_vh + class_y * stride_vy + class_x * stride_vx
         table = _table(
@@ -257,8 +202,8 @@ def backward_q(
             COLUMNS)
         place = at_y * width + at_x
         sample = batch * height * width * heads
-        dout = _load(dout_ptr + sample * E + head * E, place * (heads * E), is_query, E, BLOCK)
-        out = _load(out_ptr + sample * E + head * E, place * (heads * E), is_query, E, BLOCK)
+        dout = load(dout_ptr + sample * E + head * E, place * (heads * E), is_query, E, BLOCK)
+        out = load(out_ptr + sample * E + head * E, place * (heads * E), is_query, E, BLOCK)
         delta = tl.sum(out.to(tl.float32) * dout.to(tl.float32), 1)
         statistics = (batch * heads + head) * height * width
         tl.store(delta_ptr + statistics + place, delta, mask=is_query)
@@ -267,8 +212,8 @@ def backward_q(
         slot = place * (kernel_y * kernel_x) - start_y * kernel_x - start_x
 
         dq = tl.zeros([TY * TX, BLOCK], tl.float32)
-        from_y, to_y = _seen(first_y, TY, length_y, kernel_y, step_y)
-        from_x, to_x = _seen(first_x, TX, length_x, kernel_x, step_x)
+        from_y, to_y = seen(first_y, TY, length_y, kernel_y, step_y)
+        from_x, to_x = seen(first_x, TX, length_x, kernel_x, step_x)
         for column in range(0, to_x - from_x, SPAN):
             key_x = from_x + column + tl.arange(0, SPAN)
             is_key = key_x < to_x
@@ -276,8 +221,8 @@ def backward_q(
             inside_x = (key_x[None, :] >= start_x[:, None]) & (key_x[None, :] < start_x[:, None] + kernel_x)
             place_k, place_v = key_x * (dilation_x * stride_kx), key_x * (dilation_x * stride_vx)
             for row in range(from_y, to_y):
-                k = _load(k_ptr, row * dilation_y * stride_ky + place_k, is_key, D, BLOCK)
-                v = _load(v_ptr, row * dilation_y * stride_vy + place_v, is_key, E, BLOCK)
+                k = load(k_ptr, row * dilation_y * stride_ky + place_k, is_key, D, BLOCK)
+                v = load(v_ptr, row * dilation_y * stride_vy + place_v, is_key, E, BLOCK)
                 added = _read(bias, _index(row, y, start_y, kernel_y), TX, COLUMNS)
                 weight = tl.exp2(tl.dot(q, tl.trans(k)) * scale + added - lse[:, None])
                 slope = (weight * (tl.dot(dout, tl.trans(v)) - delta[:, None])).to(k.dtype)
@@ -287,7 +232,7 @@ def backward_q(
                     inside = inside[:, None] & inside_x
                     tl.store(slope_ptr + slot[:, None] + (row * kernel_x + key_x)[None, :], slope, mask=inside)
 
-        _store(dq_ptr + sample * D + head * D, place * (heads * D), dq * (scale * LN2), is_query, D, BLOCK)
+        store(dq_ptr + sample * D + head * D, place * (heads * D), dq * (scale * LN2), is_query, D, BLOCK)
 
 
 @triton.jit
@@ -299,7 +244,7 @@ def backward_kv(
         D: tl.constexpr, E: tl.constexpr, BLOCK: tl.constexpr, TY: tl.constexpr, TX: tl.constexpr,
         COLUMNS: tl.constexpr):
     """dk and dv of a tile of keys, from the queries whose windows may cover one of them."""
-    batch, head, class_y, class_x, first_y, first_x = _program(heads, tiles_y, tiles_x, dilation_y, dilation_x, TY, TX)
+    batch, head, class_y, class_x, first_y, first_x = locate(heads, tiles_y, tiles_x, dilation_y, dilation_x, TY, TX)
     length_y = (height - class_y + dilation_y - 1) // dilation_y
     length_x = (width - class_x + dilation_x - 1) // dilation_x
     if (first_y < length_y) & (first_x < length_x):
@@ -307,8 +252,8 @@ def backward_kv(
         y, x = first_y + own // TX, first_x + own % TX
         is_key = (y < length_y) & (x < length_x)
         at_y, at_x = class_y + y * dilation_y, class_x + x * dilation_x
-        k = _load(k_ptr + batch * stride_kb + head * stride_kh, at_y * stride_ky + at_x * stride_kx, is_key, D, BLOCK)
-        v = _load(v_ptr + batch * stride_vb + head * stride_vh, at_y * stride_vy + at_x * stride_vx, is_key, E, BLOCK)
+        k = load(k_ptr + batch * stride_kb + head * stride_kh, at_y * stride_ky + at_x * stride_kx, is_key, D, BLOCK)
+        v = load(v_ptr + batch * stride_vb + head * stride_vh, at_y * stride_vy + at_x * stride_vx, is_key, E, BLOCK)
         sample = batch * height * width * heads
         q_ptr += batch * stride_qb + head * stride_qh + class_y * stride_qy + class_x * stride_qx
         dout_ptr += sample * E + head * E
@@ -320,20 +265,20 @@ def backward_kv(
 
         dk = tl.zeros([TY * TX, BLOCK], tl.float32)
         dv = tl.zeros([TY * TX, BLOCK], tl.float32)
-        from_y, to_y = _seeing(first_y, TY, length_y, kernel_y, step_y)
-        from_x, to_x = _seeing(first_x, TX, length_x, kernel_x, step_x)
+        from_y, to_y = seeing(first_y, TY, length_y, kernel_y, step_y)
+        from_x, to_x = seeing(first_x, TX, length_x, kernel_x, step_x)
         for column in range(0, to_x - from_x, SPAN):
             query_x = from_x + column + tl.arange(0, SPAN)
             is_query = query_x < to_x
             bias = table[:, None] + (column + tl.arange(0, SPAN))[None, :]
             place_q, column_x = query_x * (dilation_x * stride_qx), class_x + query_x * dilation_x
             for row in range(from_y, to_y):
-                q = _load(q_ptr, row * dilation_y * stride_qy + place_q, is_query, D, BLOCK)
+                q = load(q_ptr, row * dilation_y * stride_qy + place_q, is_query, D, BLOCK)
                 at = (class_y + row * dilation_y) * width + column_x
-                dout = _load(dout_ptr, at * (heads * E), is_query, E, BLOCK)
+                dout = load(dout_ptr, at * (heads * E), is_query, E, BLOCK)
                 lse = tl.load(lse_ptr + at, mask=is_query, other=0.)
                 delta = tl.load(delta_ptr + at, mask=is_query, other=0.)
-                start_y = _start(row, length_y, kernel_y, step_y)
+                start_y = window_start(row, length_y, kernel_y, step_y)
                 added = _read(bias, _index(y, row, start_y, kernel_y), TX, COLUMNS)
                 weight = tl.exp2(tl.dot(k, tl.trans(q)) * scale + added - lse[None, :])
                 dv = tl.dot(weight.to(dout.dtype), dout, dv)
@@ -341,5 +286,5 @@ def backward_kv(
                 dk = tl.dot(slope.to(q.dtype), q, dk)
 
         place = (class_y + y * dilation_y) * width + class_x + x * dilation_x
-        _store(dk_ptr + sample * D + head * D, place * (heads * D), dk * (scale * LN2), is_key, D, BLOCK)
-        _store(dv_ptr + sample * E + head * E, place * (heads * E), dv, is_key, E, BLOCK)
+        store(dk_ptr + sample * D + head * D, place * (heads * D), dk * (scale * LN2), is_key, D, BLOCK)
+        store(dv_ptr + sample * E + head * E, place * (heads * E), dv, is_key, E, BLOCK)

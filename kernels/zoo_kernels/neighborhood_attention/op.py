@@ -1,4 +1,4 @@
-"""Neighborhood attention as torch custom ops: kernel launches, fake implementations and autograd formulas."""
+"""Neighborhood attention and sums as torch custom ops: kernel launches, fake implementations, autograd formulas."""
 import math
 
 import torch
@@ -12,6 +12,12 @@ def apply(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, windows: Windows
     """:func:`zoo_kernels.neighborhood_attention` on maps, by the kernels."""
     kernel, dilation, stride = (list(x) for x in zip(*windows))
     return neighborhood_attention(q, k, v, bias, kernel, dilation, stride, scale)[0]
+
+
+def apply_sum(weights: Tensor, v: Tensor, windows: Windows) -> Tensor:
+    """:func:`zoo_kernels.neighborhood_sum` by the kernels."""
+    kernel, dilation, stride = (list(x) for x in zip(*windows))
+    return neighborhood_sum(weights, v, kernel, dilation, stride)
 
 
 def programs(batch: int, height: int, width: int, heads: int, dilation: list[int], tile: tuple[int, int]) -> int:
@@ -40,6 +46,32 @@ def _launch(
         getattr(kernels, kernel), programs(batch, height, width, heads, dilation, tile), q, q, k, v, table, *pointers,
         *strides, table.shape[2], scale * math.log2(math.e), heads, height, width, *tiles, *size, *dilation, *stride,
         D=dim, E=v.shape[-1], COLUMNS=table.shape[5], **more, **constants, **options)
+
+
+def _launch_bands(
+        pointers: list[Tensor], q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, size: list[int],
+        dilation: list[int], stride: list[int], scale: float) -> bool:
+    """Launch the forward kernel for windows of few keys, if it can take the call."""
+    from . import bands
+
+    batch, height, width, heads, dim = q.shape
+    lengths = [-(-side // step) for side, step in zip((height, width), dilation)]
+    # what the windows of 2 x 8 queries cover
+    covered = [min(own + k + s - 2, n) for own, k, s, n in zip((2, bands.TX), size, stride, lengths)]
+    if math.prod(covered) > bands.MAX_KEYS or k.stride()[1:3] != v.stride()[1:3] or not (
+            dim == v.shape[-1] and dim in bands.DIMS and scale > bands.MIN_SCALE):
+        return False
+    constants, options = bands.config(covered[0], covered[1], lengths[0])
+    tile = 2 * constants['BANDS'], bands.TX
+    tiles = [side_tiles(*args) for args in zip((height, width), dilation, tile)]
+    each = programs(1, height, width, heads, dilation, tile)
+    samples = bands.samples_each(batch, each, constants['KEYS'])
+    launch(
+        bands.forward_bands, each * -(-batch // samples), q, q, k, v, q if bias is None else bias.contiguous(),
+        *pointers, *q.stride()[:4], *k.stride()[:4], v.stride(0), v.stride(3), scale * math.log2(math.e), batch,
+        samples, heads, height, width, *tiles, *size, *dilation, *stride, DIM=dim, BIAS=bias is not None, **constants,
+        **options)
+    return True
 
 
 def _table(
@@ -72,7 +104,9 @@ def neighborhood_attention(
     """Return the output and base-2 logarithms of softmax denominators, ``[B, heads, H, W]``."""
     q, k, v = _flat_channels(q, k, v)
     out, lse = _empty(q, k, v, bias, kernel, dilation, stride, scale)
-    _launch('forward', [out, lse], q, k, v, bias, kernel, dilation, stride, scale)
+    common = [out, lse], q, k, v, bias, kernel, dilation, stride, scale
+    if not _launch_bands(*common):
+        _launch('forward', *common)
     return out, lse
 
 
@@ -147,3 +181,68 @@ def _backward(ctx, dout: Tensor | None, _: Tensor | None) -> tuple[Tensor | None
 
 
 neighborhood_attention.register_autograd(_backward, setup_context=_save)
+
+
+def _launch_sum(
+        kernel: str, pointers: list[Tensor], v: Tensor, strides: tuple[int, ...], size: list[int], dilation: list[int],
+        stride: list[int]) -> None:
+    from . import sums
+
+    batch, heads, height, width, dim = v.shape
+    constants, options = sums.config(dim)
+    tile = constants['TY'], constants['TX']
+    tiles = [side_tiles(*args) for args in zip((height, width), dilation, tile)]
+    launch(
+        getattr(sums, kernel), programs(batch, height, width, heads, dilation, tile), v, *pointers, *strides, heads,
+        height, width, *tiles, *size, *dilation, *stride, D=dim, **constants, **options)
+
+
+@torch.library.custom_op('zoo_kernels::neighborhood_sum', mutates_args=())
+def neighborhood_sum(
+        weights: Tensor, v: Tensor, kernel: list[int], dilation: list[int], stride: list[int]) -> Tensor:
+    """Return the sums, contiguous."""
+    v, = _flat_channels(v)
+    out = _empty_sum(weights, v, kernel, dilation, stride)
+    _launch_sum('sum_forward', [weights.contiguous(), v, out], v, v.stride()[:4], kernel, dilation, stride)
+    return out
+
+
+@neighborhood_sum.register_fake
+def _empty_sum(
+        weights: Tensor, v: Tensor, kernel: list[int], dilation: list[int], stride: list[int]) -> Tensor:
+    return torch.empty(v.shape, dtype=v.dtype, device=v.device)
+
+
+@torch.library.custom_op('zoo_kernels::neighborhood_sum_backward', mutates_args=())
+def neighborhood_sum_backward(
+        dout: Tensor, weights: Tensor, v: Tensor, kernel: list[int], dilation: list[int],
+        stride: list[int]) -> tuple[Tensor, Tensor]:
+    """Return the gradients of weights and v, contiguous."""
+    v, = _flat_channels(v)
+    dout = dout.contiguous()
+    dweights, dv = _empty_sum_gradients(dout, weights, v, kernel, dilation, stride)
+    windows = kernel, dilation, stride
+    _launch_sum('sum_weights_gradient', [dout, v, dweights], v, v.stride()[:4], *windows)
+    _launch_sum('sum_values_gradient', [dout, weights.contiguous(), dv], v, (), *windows)
+    return dweights, dv
+
+
+@neighborhood_sum_backward.register_fake
+def _empty_sum_gradients(
+        dout: Tensor, weights: Tensor, v: Tensor, kernel: list[int], dilation: list[int],
+        stride: list[int]) -> tuple[Tensor, Tensor]:
+    dweights, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (weights, v))
+    return dweights, dv
+
+
+def _save_sum(ctx, inputs, output) -> None:
+    *tensors, ctx.kernel, ctx.dilation, ctx.stride = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _backward_sum(ctx, dout: Tensor) -> tuple[Tensor | None, ...]:
+    grads = neighborhood_sum_backward(dout, *ctx.saved_tensors, ctx.kernel, ctx.dilation, ctx.stride)
+    return *grads, None, None, None
+
+
+neighborhood_sum.register_autograd(_backward_sum, setup_context=_save_sum)

@@ -2,14 +2,19 @@
 import pytest
 import torch
 
-from tests.kernels.cases.neighborhood_attention import CASES
+from tests.kernels.cases.neighborhood_attention import CASES, packed
 from tests.kernels.harness import check, each_in_a_dtype, make_leaves, run
-from zoo_kernels.neighborhood_attention import op
+from zoo_kernels.neighborhood_attention import bands, op
 
 
 @pytest.mark.parametrize('case, dtype', each_in_a_dtype(CASES))
 def test_outputs_and_gradients(case, dtype):
     check(case, dtype)
+
+
+def test_programs_that_walk_samples(monkeypatch):
+    monkeypatch.setattr(bands, 'samples_each', lambda *_: 2)
+    check(packed('three samples', (3, 7, 9), 1, 16, 5), torch.bfloat16)
 
 
 def inputs(height, width):

@@ -1,0 +1,12 @@
+"""Fixtures of several files."""
+import pytest
+
+from zoo_kernels.neighborhood_attention import reference
+
+
+@pytest.fixture(params=['tiles', 'at once'])
+def path(request, monkeypatch):
+    """Of neighborhoods: tile by tile as for large maps, or all at once as for small ones, in graphs and on GPUs."""
+    monkeypatch.setattr(reference, 'FEW_QUERIES', 0)
+    monkeypatch.setattr(reference, 'FEW_WEIGHTS', 0)
+    monkeypatch.setattr(reference, '_recorded', lambda x: request.param == 'at once')
