@@ -30,7 +30,7 @@ WARPS = {
     ('backward_kv', 32): 2, ('backward_kv', 64): 2, ('backward_kv', 128): 4,
 }
 # Registers that a thread may have, where ptxas by itself spills a few bytes to stay at a round number of them
-REGISTERS = {('forward', 64): 255, ('forward', 128): 255, ('backward_q', 128): 255}
+REGISTERS = {('forward', 64): 255, ('forward', 128): 255, ('backward_q', 32): 255, ('backward_q', 128): 255}
 
 
 def config(kernel: str, dim: int) -> tuple[dict[str, int], dict[str, int | None]]:
