@@ -16,7 +16,8 @@ from zoo.utils.errors import ZooError
 def test_a_missing_package_is_named(hidden, wanted, monkeypatch):
     if hidden == 'mmcv':
         pytest.importorskip('mmengine')
-    monkeypatch.setitem(sys.modules, hidden, None)
+    for name in {hidden, *(name for name in sys.modules if name.startswith(f'{hidden}.'))}:
+        monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.delitem(sys.modules, 'zoo.dense.mm', raising=False)
     with pytest.raises((ImportError, ZooError)) as caught:
         wanted()
