@@ -76,6 +76,19 @@ def _channels(y, x, stride_y, stride_x, DIM: tl.constexpr):
 
 
 @triton.jit
+def _locate(heads, samples, tiles_y, tiles_x, dilation_y, dilation_x, TY: tl.constexpr, TX: tl.constexpr):
+    """Head, first sample, class and positions of the first queries; samples last, as neighbours share keys."""
+    program = tl.program_id(0)
+    class_x = program % dilation_x
+    tile_x = program // dilation_x % tiles_x
+    program = program // (dilation_x * tiles_x)
+    class_y = program % dilation_y
+    tile_y = program // dilation_y % tiles_y
+    program = program // (dilation_y * tiles_y)
+    return program % heads, program // heads * samples, class_y, class_x, tile_y * TY, tile_x * TX
+
+
+@triton.jit
 def forward_bands(
         q_ptr, k_ptr, v_ptr, bias_ptr, out_ptr, lse_ptr, stride_qb, stride_qy, stride_qx, stride_qh,
         stride_kb, stride_ky, stride_kx, stride_kh, stride_vb, stride_vh, scale, batch, samples, heads, height, width,
@@ -85,18 +98,10 @@ def forward_bands(
 
     k and v have equal strides of rows and columns.
     """
-    program = tl.program_id(0)
-    class_x = program % dilation_x
-    tile_x = program // dilation_x % tiles_x
-    program = program // (dilation_x * tiles_x)
-    class_y = program % dilation_y
-    tile_y = program // dilation_y % tiles_y
-    program = program // (dilation_y * tiles_y)
-    head = program % heads
-    first_sample = program // heads * samples
+    head, first_sample, class_y, class_x, first_y, first_x = _locate(
+        heads, samples, tiles_y, tiles_x, dilation_y, dilation_x, 2 * BANDS, TX)
     length_y = (height - class_y + dilation_y - 1) // dilation_y
     length_x = (width - class_x + dilation_x - 1) // dilation_x
-    first_y, first_x = tile_y * (2 * BANDS), tile_x * TX
     if (first_y < length_y) & (first_x < length_x):
         top, own = first_y + 2 * tl.arange(0, BANDS), tl.arange(0, 2 * TX)
         y, x = top[:, None] + (own // TX)[None, :], first_x + own % TX
