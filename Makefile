@@ -14,6 +14,9 @@ OLDEST := 'torch==2.11.*' 'torchvision==0.26.*' 'timm==1.0.27' 'numpy<2.4' 'data
 MM_BESIDE := transformers segmentation-models-pytorch
 # What an installation depends on: pip copies the console command even where it links the rest.
 INSTALLED := pyproject.toml tools/console/zoo_cli.py
+# Byte code is kept even where the environment says otherwise: the tests start many processes, which would compile all
+# of the package.
+export PYTHONDONTWRITEBYTECODE :=
 QUICK := -m 'not slow and not full'
 PYTEST := -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 PIP := -m pip install --quiet --disable-pip-version-check

@@ -3,6 +3,8 @@
 A header gives the published figures, which the authors' scripts and configurations have: the global batch and what it
 makes of the learning rates, epochs, weight decay, the accuracy. The options below it are how the trainer gets there.
 """
+import copy
+import functools
 import math
 import re
 import sys
@@ -36,10 +38,16 @@ NOT_PUBLISHED = (
     'The repository has no accuracy', "off the repository's plot")
 
 
-def load(name):
+@functools.cache
+def read(name):
     return options.merge(TRAIN, options.read_config(options.config_path(name), TRAIN))
 
 
+def load(name):
+    return copy.deepcopy(read(name))
+
+
+@functools.cache
 def header(name):
     text = Path(options.config_path(name)).read_text()
     return text[:text.index('base:')]

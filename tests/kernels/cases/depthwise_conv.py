@@ -57,12 +57,12 @@ def level_case(name, size, shape, total=True, both=True):
 
 
 def _modulation_leaves(make):
-    return dict(packed=make(1, 5, 9, 24 + 3), first=make(24, 1, 3, 3) / 3, second=make(24, 1, 5, 5) / 5)
+    return dict(packed=make(1, 3, 9, 16 + 3), first=make(16, 1, 3, 3) / 3, second=make(16, 1, 5, 5) / 5)
 
 
 def _modulation_arguments(leaves):
     packed = leaves['packed']
-    return dict(ctx=packed[..., :24], gates=packed[..., 24:], weights=[leaves['first'], leaves['second']])
+    return dict(ctx=packed[..., :16], gates=packed[..., 16:], weights=[leaves['first'], leaves['second']])
 
 
 CASES = [

@@ -71,10 +71,10 @@ def apart(name, size, heads, dim, value_dim, kernel_size, channels_first=False):
 
 CASES = [
     packed('one window', (2, 7, 7), 1, 32, 7),
-    packed('tiles', (1, 9, 17), 2, 16, 7),
+    packed('tiles', (1, 9, 17), 1, 16, 7),
     packed('no bias', (1, 10, 9), 1, 64, 5, bias=False),
     packed('few keys, no bias', (1, 9, 10), 2, 16, 3, bias=False),
-    packed('kernel 13', (1, 15, 22), 1, 32, 13),
+    packed('kernel 13', (1, 14, 15), 1, 32, 13),
     packed('a window per class', (1, 10, 10), 1, 32, 5, dilation=2),
     packed('dilated', (1, 11, 20), 1, 16, 3, dilation=(3, 2)),
     packed('strided', (1, 12, 21), 1, 32, (3, 7), stride=(2, 3)),

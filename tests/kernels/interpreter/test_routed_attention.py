@@ -13,7 +13,7 @@ def test_outputs_and_gradients(case, dtype):
 
 
 def inputs(dtype=torch.float16):
-    case = next(case for case in CASES if case.name == 'a token')
+    case = next(case for case in CASES if case.name == 'a region')
     arguments = case.arguments({n: x.requires_grad_() for n, x in make_leaves(case, dtype).items()})
     rows, columns = arguments.pop('regions')
     scale = arguments.pop('scale')
