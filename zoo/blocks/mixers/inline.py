@@ -148,7 +148,7 @@ def _sum_shifted(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     y = bias
     for row, rows in enumerate(parts):
         for column, columns in enumerate(parts):
-            tap = x[:, rows, columns] * weight[:, None, None, :, 0, row, column]
+            tap = x[:, rows, columns] * weight[:, :, 0, row, column][:, None, None]
             y = tap if y is None else y + tap
     assert y is not None, 'a kernel without taps'
     return y

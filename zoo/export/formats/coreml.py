@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..decompositions import deformable_convolution
 from .base import Facts, Format, Options, Recording, patterns
 
 
@@ -43,7 +44,7 @@ def write(recording: Recording, options: Options, facts: Facts, path: Path) -> N
     import coremltools
 
     _add_operators()
-    program = recording.program().run_decompositions({})
+    program = recording.program().run_decompositions(deformable_convolution())
     with contextlib.redirect_stderr(io.StringIO()):  # bars of progress
         package = coremltools.convert(
             program, convert_to='mlprogram', minimum_deployment_target=coremltools.target.iOS18,

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from .base import Facts, Format, Options, Recording, first_float, patterns
 
-OPSET = 18
+OPSET = 19  # the first with deformable convolutions
 
 
 def write(recording: Recording, options: Options, facts: Facts, path: Path) -> None:

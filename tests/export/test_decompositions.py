@@ -1,0 +1,30 @@
+"""Operators in terms of others, against torchvision's own."""
+import pytest
+import torch
+from torchvision.ops import deform_conv2d
+
+from zoo.export import decompositions
+
+
+@pytest.mark.parametrize('size, stride, padding, dilation', [(2, 2, 0, 1), (3, 1, 1, 1), (3, 2, 2, 2)])
+def test_deformable_convolution(size, stride, padding, dilation):
+    height, width = ((side + 2 * padding - dilation * (size - 1) - 1) // stride + 1 for side in (9, 11))
+    x, weight, bias = (torch.randn(*shape, dtype=torch.float64) for shape in ((2, 3, 9, 11), (4, 3, size, size), (4,)))
+    offset = 3 * torch.randn(2, 2 * size ** 2, height, width, dtype=torch.float64)
+    y = decompositions.deform_conv2d(
+        x, weight, offset, x, bias, *(n for n in (stride, padding, dilation) for _ in 'hw'), 1, 1, False)
+    expected = deform_conv2d(x, offset, weight, bias, (stride,) * 2, (padding,) * 2, (dilation,) * 2)
+    torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-13)
+
+
+def test_programs_have_it_replaced():
+    class Layer(torch.nn.Module):
+        def forward(self, x, offset):
+            return deform_conv2d(x, offset, torch.ones(1, 2, 2, 2), stride=2)
+
+    inputs = torch.randn(1, 2, 6, 8), torch.randn(1, 8, 3, 4)
+    program = torch.export.export(Layer(), inputs)
+    assert 'torchvision' in str(program.graph)
+    replaced = program.run_decompositions(decompositions.deformable_convolution())
+    assert 'torchvision' not in str(replaced.graph)
+    torch.testing.assert_close(replaced.module()(*inputs), Layer()(*inputs))

@@ -1,0 +1,50 @@
+"""Operators that some formats lack, in terms of those that all have."""
+from collections.abc import Callable
+from itertools import product
+
+import torch
+from torch import Tensor
+from torch._ops import OpOverload
+
+
+def deformable_convolution() -> dict[OpOverload, Callable]:
+    """torchvision's deformable convolution, for ``ExportedProgram.run_decompositions``."""
+    import torchvision  # noqa: F401  # registers the operator
+
+    return {torch.ops.torchvision.deform_conv2d.default: deform_conv2d}
+
+
+def deform_conv2d(
+        x: Tensor, weight: Tensor, offset: Tensor, mask: Tensor, bias: Tensor, stride_h: int, stride_w: int,
+        pad_h: int, pad_w: int, dilation_h: int, dilation_w: int, groups: int, offset_groups: int,
+        use_mask: bool) -> Tensor:
+    """Read every tap bilinearly, zero outside the map, then multiply by the kernel.
+
+    Args:
+        x: Map ``[B, C, H, W]``; the other arguments as in ``torchvision.ops.deform_conv2d``.
+
+    Returns:
+        ``[B, D, H', W']``; NotImplemented with groups or a mask.
+    """
+    if groups != 1 or offset_groups != 1 or use_mask:
+        return NotImplemented
+    batch, channels, height, width = x.shape
+    (dim, _, kernel_h, kernel_w), (rows, columns) = weight.shape, offset.shape[2:]
+    tap = torch.arange(kernel_h * kernel_w, device=x.device)[:, None, None]
+    down, across = (torch.arange(n, device=x.device) for n in (rows, columns))
+    y, x_ = offset.unflatten(1, (-1, 2)).unbind(2)  # [B, taps, H', W']
+    y = y + (down * stride_h - pad_h)[:, None] + tap // kernel_w * dilation_h
+    x_ = x_ + (across * stride_w - pad_w) + tap % kernel_w * dilation_w
+    first = height * width * torch.arange(batch, device=x.device)[:, None, None, None]
+    pixels, taps = x.permute(0, 2, 3, 1).flatten(0, 2), None
+    for below, right in product((0, 1), repeat=2):
+        row, column = y.floor() + below, x_.floor() + right
+        near_row, near_column = row.clamp(0, height - 1), column.clamp(0, width - 1)
+        inside = torch.logical_and(row == near_row, column == near_column)
+        share = (1 - (y - row).abs()) * (1 - (x_ - column).abs()) * inside.to(x.dtype)
+        place = near_row.long() * width + near_column.long() + first
+        part = pixels[place.flatten()] * share.flatten()[:, None]
+        taps = part if taps is None else taps + part
+    taps = taps.view(batch, -1, rows * columns, channels).transpose(1, 2).flatten(2)  # [B, H' * W', taps * C]
+    y = taps @ weight.permute(2, 3, 1, 0).reshape(-1, dim) + bias
+    return y.transpose(1, 2).unflatten(2, (rows, columns))
