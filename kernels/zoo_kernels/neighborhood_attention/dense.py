@@ -6,9 +6,9 @@ from ..sdpa import scaled_dot_product_attention
 from .tiled import groups, logit_mask
 from .windows import Windows
 
-# Tokens of a map, up to which this is at least as fast as tiles for kernels 3 to 13: it computes more logits, but
-# copies no token. The mask takes up to 256 KB per head.
-TOKENS = 2 ** 8
+# Tokens of a map, up to which this is faster than tiles for kernels 3 to 13: it computes more logits, but copies no
+# token. At 256, tiles are faster for kernel 3 and for maps of a few rows. The mask takes up to 150 KB per head.
+TOKENS = 14 * 14
 
 
 def is_small(v: Tensor, windows: Windows) -> bool:
