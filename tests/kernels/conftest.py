@@ -1,12 +1,13 @@
 """Fixtures of several files."""
 import pytest
 
-from zoo_kernels.neighborhood_attention import reference
+from zoo_kernels.neighborhood_attention import dense, reference
 
 
 @pytest.fixture(params=['tiles', 'at once'])
 def path(request, monkeypatch):
-    """Of neighborhoods: tile by tile as for large maps, or all at once as for small ones, in graphs and on GPUs."""
+    """Of neighborhoods: tile by tile as for large maps, or all tiles at once as in graphs and on GPUs."""
+    monkeypatch.setattr(dense, 'TOKENS', 0)
     monkeypatch.setattr(reference, 'FEW_QUERIES', 0)
     monkeypatch.setattr(reference, 'FEW_WEIGHTS', 0)
     monkeypatch.setattr(reference, '_recorded', lambda x: request.param == 'at once')

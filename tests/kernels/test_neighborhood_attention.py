@@ -9,7 +9,7 @@ from tests.kernels.cases.neighborhood_attention import naive
 from tests.kernels.neighborhoods import SHAPES
 from tests.memory import Peak
 from zoo_kernels import dispatch, explain, neighborhood_attention, set_mode
-from zoo_kernels.neighborhood_attention import reference, tiled
+from zoo_kernels.neighborhood_attention import dense, reference, tiled, traced
 
 
 def inputs(height, width, kernel_size=7, batch=2, heads=2, dim=4, value_dim=3, bias=True, dtype=torch.float64):
@@ -31,6 +31,32 @@ def test_formula_and_its_gradients(name, path):
         torch.testing.assert_close(got, want, rtol=1e-11, atol=1e-12)
     with torch.no_grad():
         assert torch.equal(neighborhood_attention(*leaves, *options), out)
+
+
+SMALL = [name for name, (height, width, _, dilation, _) in SHAPES.items()
+         if dilation == 1 and height * width <= dense.TOKENS]
+
+
+@pytest.mark.parametrize('name', [*SMALL, 'no bias', 'equal widths'])
+def test_small_maps(name):
+    """One product of all tokens, by the fused backend in inference; second derivatives too."""
+    height, width, *options = SHAPES.get(name, (8, 9, 5, 1, 2))
+    tensors = inputs(height, width, options[0], value_dim=4 if name == 'equal widths' else 3, bias=name != 'no bias')
+    leaves = [x.requires_grad_() for x in tensors]
+    bias = leaves[3] if name != 'no bias' else None
+    with mock.patch.object(tiled, 'attend', None), mock.patch.object(traced, 'neighborhood_attention', None):
+        out = neighborhood_attention(*leaves[:3], bias, *options)
+        with torch.no_grad():
+            inferred = neighborhood_attention(*leaves[:3], bias, *options)
+    expected = naive(*leaves[:3], bias, *options)
+    assert inferred.is_contiguous() and out.is_contiguous()
+    torch.testing.assert_close(inferred, expected, rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-13)
+    probe = torch.randn_like(out)
+    first = [torch.autograd.grad((y * probe).sum(), leaves, create_graph=True) for y in (out, expected)]
+    second = [torch.autograd.grad(sum(g.square().sum() for g in grads), leaves) for grads in first]
+    for got, want in (*zip(*first), *zip(*second)):
+        torch.testing.assert_close(got, want, rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize('kernel, dilation, stride', [(7, 1, 1), (3, 4, 1), (13, 1, 1), (5, 2, 3), (5, 1, 5)])

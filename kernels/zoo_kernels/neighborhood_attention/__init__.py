@@ -31,8 +31,8 @@ def neighborhood_attention(
     with s = k attention is blocked. Softmax is in float32 for 16-bit inputs, also under autocast.
 
     Plain torch works through tiles of queries, each by matrix products with all keys that its windows cover. On a CPU
-    memory beyond inputs and results, also for gradients, does not grow with the kernel size. ``torch.compile``, export
-    and transforms see all tiles at once.
+    memory beyond inputs and results, also for gradients, does not grow with the kernel size; a map of up to 196 tokens
+    without dilation is one tile. ``torch.compile``, export and transforms see all tiles at once.
 
     Args:
         q: Map of queries ``[B, H, W, heads, D]``, or sequences ``[B, N, heads, D]``, any strides (views of a packed

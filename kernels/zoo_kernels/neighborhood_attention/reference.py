@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ..dispatch import exporting, transforming
-from . import tiled, traced
+from . import dense, tiled, traced
 from .windows import Windows
 
 # Up to these numbers, of queries of all heads in training and of given weights, all tiles at once are up to twice as
@@ -18,7 +18,10 @@ def neighborhood_attention(
     with torch.autocast('cpu' if v.is_meta else v.device.type, enabled=False):  # autocast does not know meta
         tensors = q, k, v, bias
         training = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
-        if _recorded(v) or training and v[..., 0].numel() <= FEW_QUERIES:
+        few = not training or v[..., 0].numel() <= FEW_QUERIES
+        if few and not _recorded(v) and dense.is_small(v, windows):
+            return dense.attend(*tensors, windows, scale, training)
+        if _recorded(v) or training and few:
             return traced.neighborhood_attention(*tensors, windows, scale)
         if training:
             return tiled.NeighborhoodAttention.apply(*tensors, windows, scale)

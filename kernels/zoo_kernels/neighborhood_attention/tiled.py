@@ -9,6 +9,7 @@ from itertools import product
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..linear_attention.reference import statistics_dtype
@@ -17,7 +18,7 @@ from . import traced
 from .windows import Axis, Windows
 
 STARTS = 4, 8  # rows and columns that the windows of a tile begin at: with more, most of the time goes to masked keys
-CHUNK = 2 ** 17, 2 ** 20  # least and most elements in memory at a time; between them, a quarter of the values
+CHUNK = 2 ** 18, 2 ** 20  # least and most elements in memory at a time; between them, a quarter of the values
 CACHED = 4096  # tokens of a map up to which its groups are kept, about 250 KB
 
 
@@ -35,8 +36,7 @@ class Group(NamedTuple):
 
     queries: Tensor  # indices in the flat map, [tiles, queries]
     keys: Tensor  # indices in the flat map, [tiles, keys]
-    inside: Tensor  # whether a key is in the window of a query, [queries, keys]
-    index: Tensor  # index in the flat bias, clamped outside the window, [queries, keys], int32
+    index: Tensor  # 1 + index in the flat bias, 0 outside the window, [queries, keys], int32
     taps: tuple[Tensor, Tensor]  # indices of the keys in windows are their :func:`_cross` sums
     dense: bool  # whether all keys are in the windows of all queries
 
@@ -78,37 +78,36 @@ def _cross(y: Tensor, x: Tensor, combine: Callable[[Tensor, Tensor], Tensor]) ->
     return combine(y[:, None, :, None], x[:, None, :]).flatten(2).flatten(0, 1)
 
 
-def groups(x: Tensor, windows: Windows) -> Iterable[Group]:
+def groups(x: Tensor, windows: Windows, starts: tuple[int, int] = STARTS) -> Iterable[Group]:
     """Partition a map ``[B, H, W, heads, D]`` into groups of tiles; they are cached for small maps."""
     height, width = x.shape[1:3]
     if type(x) is not Tensor or height * width > CACHED:  # no cache for fake tensors
-        return _groups(height, width, windows)
-    return _cached_groups(height, width, windows)
+        return _groups(height, width, windows, starts)
+    return _cached_groups(height, width, windows, starts)
 
 
 @functools.lru_cache(maxsize=32)
-def _cached_groups(height: int, width: int, windows: Windows) -> list[Group]:
+def _cached_groups(height: int, width: int, windows: Windows, starts: tuple[int, int]) -> list[Group]:
     with torch.inference_mode(False):
-        return list(_groups(height, width, windows))
+        return list(_groups(height, width, windows, starts))
 
 
-def _groups(height: int, width: int, windows: Windows) -> Iterator[Group]:
+def _groups(height: int, width: int, windows: Windows, starts: tuple[int, int]) -> Iterator[Group]:
     sides = [
-        [(line, _tables(line, axis)) for line in _lines(size, axis, starts)]
-        for size, axis, starts in zip((height, width), windows, STARTS)]
+        [(line, _tables(line, axis)) for line in _lines(size, axis, count)]
+        for size, axis, count in zip((height, width), windows, starts)]
     for (row, down), (column, across) in product(*sides):
         (qy, ky, inside_y, index_y, taps_y), (qx, kx, inside_x, index_x, taps_x) = down, across
+        index = 1 + _cross(index_y * (2 * windows.columns.kernel - 1), index_x, torch.add)
         yield Group(
             _cross(qy * width, qx, torch.add), _cross(ky * width, kx, torch.add),
-            _cross(inside_y, inside_x, torch.logical_and),
-            _cross(index_y * (2 * windows.columns.kernel - 1), index_x, torch.add),
-            (taps_y * column.keys, taps_x),
+            index * _cross(inside_y, inside_x, torch.logical_and), (taps_y * column.keys, taps_x),
             not (any(row.starts) or any(column.starts)))
 
 
 def _budget(group: Group, v: Tensor, dim: int, weights: int) -> tuple[int, int]:
     """Number of heads and of tiles to process at a time, with ``weights`` tensors of weights in memory."""
-    (queries, keys), (heads, value_dim) = group.inside.shape, v.shape[3:]
+    (queries, keys), (heads, value_dim) = group.index.shape, v.shape[3:]
     least, most = CHUNK
     budget = min(max(v.numel() // 4, least), most)
     mask, tile = queries * keys, (queries + keys) * (dim + value_dim) + weights * queries * keys
@@ -132,14 +131,14 @@ def chunks(group: Group, v: Tensor, tiles: int) -> Iterator[tuple[Tensor, Tensor
             yield (maps + queries).flatten(0, 1), (maps + keys).flatten(0, 1)
 
 
-def _mask(group: Group, bias: Tensor | None, heads: slice, dtype: torch.dtype) -> Tensor | None:
+def logit_mask(group: Group, bias: Tensor | None, heads: slice, dtype: torch.dtype) -> Tensor | None:
     """Return what is added to the logits, ``[heads or 1, queries, keys]``."""
     if bias is None:
         if group.dense:
             return None
-        return torch.zeros(group.inside.shape, dtype=dtype).masked_fill_(~group.inside, float('-inf'))[None]
-    mask = bias[heads].flatten(1).index_select(1, group.index.flatten()).to(dtype).unflatten(1, group.index.shape)
-    return mask if group.dense else mask.masked_fill_(~group.inside, float('-inf'))
+        return torch.zeros(group.index.shape, dtype=dtype).masked_fill_(group.index == 0, float('-inf'))[None]
+    table = F.pad(bias[heads].flatten(1).to(dtype), (1, 0), value=float('-inf'))
+    return table.index_select(1, group.index.flatten()).unflatten(1, group.index.shape)
 
 
 def _gather(x: Tensor, heads: slice, places: Tensor, dtype: torch.dtype) -> Tensor:
@@ -158,7 +157,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, windows: Window
     out = torch.empty(v.shape, dtype=v.dtype)
     queries, keys, values, results = (x.flatten(0, 2) for x in (q, k, v, out))
     for group, heads, tiles in parts(v, dim, windows, 0 if dim == v.shape[4] else 2):  # torch fuses equal widths only
-        mask = _mask(group, bias, heads, dtype)
+        mask = logit_mask(group, bias, heads, dtype)
         mask = mask if mask is None else mask[None]
         for own, seen in chunks(group, v, tiles):
             y = scaled_dot_product_attention(
@@ -174,10 +173,10 @@ def gradients(
     """Return the gradients of q, k, v and bias, from weights that are computed again."""
     dtype = statistics_dtype(v.dtype)
     dq, dk, dv = (torch.zeros(x.shape, dtype=dtype) for x in (q, k, v))
-    dbias = None if bias is None else torch.zeros(bias.shape, dtype=dtype)
+    dtable = None if bias is None else torch.zeros(len(bias), 1 + bias[0].numel(), dtype=dtype)
     queries, keys, values, douts, dqueries, dkeys, dvalues = (x.flatten(0, 2) for x in (q, k, v, dout, dq, dk, dv))
     for group, heads, tiles in parts(v, q.shape[4], windows, 4):
-        mask, dmask = _mask(group, bias, heads, dtype), None
+        mask, dmask = logit_mask(group, bias, heads, dtype), None
         for own, seen in chunks(group, v, tiles):
             qt, dy = (_gather(x, heads, own, dtype) for x in (queries, douts))
             kt, vt = (_gather(x, heads, seen, dtype) for x in (keys, values))
@@ -188,11 +187,11 @@ def gradients(
             dqueries[:, heads].index_copy_(0, own.flatten(), (slope @ kt * scale).transpose(1, 2).flatten(0, 1))
             _scatter(dkeys, heads, seen, slope.transpose(2, 3) @ qt * scale)
             _scatter(dvalues, heads, seen, weights.transpose(2, 3) @ dy)
-            if dbias is not None:
+            if dtable is not None:
                 dmask = slope.sum(0) if dmask is None else dmask.add_(slope.sum(0))
-        if dbias is not None and dmask is not None:
-            index = group.index.flatten().long().expand(len(dmask), -1)
-            dbias[heads].flatten(1).scatter_add_(1, index, dmask.flatten(1))
+        if dtable is not None and dmask is not None:
+            dtable[heads].scatter_add_(1, group.index.flatten().long().expand(len(dmask), -1), dmask.flatten(1))
+    dbias = None if bias is None or dtable is None else dtable[:, 1:].reshape(bias.shape)
     return [g if g is None or x is None else g.to(x.dtype) for g, x in zip((dq, dk, dv, dbias), (q, k, v, bias))]
 
 
@@ -230,7 +229,7 @@ def _spread(group: Group, weights: Tensor) -> Tensor:
     if group.dense:
         return weights
     shape, taps = weights.shape[:-1], _cross(*group.taps, torch.add)
-    return weights.new_zeros(*shape, group.inside.shape[1]).scatter_(3, taps.expand(*shape, -1), weights)
+    return weights.new_zeros(*shape, group.index.shape[1]).scatter_(3, taps.expand(*shape, -1), weights)
 
 
 class NeighborhoodAttention(torch.autograd.Function):
