@@ -1,9 +1,18 @@
-"""Operators in terms of others, against torchvision's own."""
+"""Operators in terms of others, against torch's and torchvision's own."""
 import pytest
 import torch
+from torch.nn import functional as F
 from torchvision.ops import deform_conv2d
 
 from zoo.export import decompositions
+
+
+@pytest.mark.parametrize('mask, scale', [(None, None), (torch.linspace(-2, 2, 30).view(5, 6), 0.3)])
+def test_attention(mask, scale):
+    q, k, v = torch.randn(2, 4, 5, 8), torch.randn(2, 4, 6, 8), torch.randn(2, 4, 6, 7)
+    expected = F.scaled_dot_product_attention(q, k, v, mask, scale=scale)
+    torch.testing.assert_close(decompositions.scaled_dot_product_attention(q, k, v, mask, scale=scale), expected)
+    assert decompositions.scaled_dot_product_attention(q, k, v, torch.ones(5, 6, dtype=torch.bool)) is NotImplemented
 
 
 @pytest.mark.parametrize('size, stride, padding, dilation', [(2, 2, 0, 1), (3, 1, 1, 1), (3, 2, 2, 2)])

@@ -8,12 +8,11 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from torch.nn import functional as F
 
 from tests.zoo_models import every_smallest_model, shallow
 from zoo.export import export as program
 from zoo.export.folding import fold_constants, without_in_place
-from zoo.export.formats import FORMATS, Facts, executorch, onnx
+from zoo.export.formats import FORMATS, Facts, onnx
 from zoo_cli import main
 
 SMALL = ['--model-kwargs', 'depths=(1,1)', 'embed_dims=(16,16)', 'num_heads=(1,1)', 'num_classes=1000',
@@ -205,14 +204,6 @@ def test_constants_are_folded(name):
         assert node.op != 'call_function' or node.all_input_nodes
     assert not {'aten.detach_.default', 'aten.alias.default'} & operators(folded.graph)
     torch.testing.assert_close(folded.module()(x), model(x), rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize('mask, scale', [(None, None), (torch.linspace(-2, 2, 30).view(5, 6), 0.3)])
-def test_attention_of_executorch(mask, scale):
-    q, k, v = torch.randn(2, 4, 5, 8), torch.randn(2, 4, 6, 8), torch.randn(2, 4, 6, 7)
-    expected = F.scaled_dot_product_attention(q, k, v, mask, scale=scale)
-    torch.testing.assert_close(executorch._attention(q, k, v, mask, scale=scale), expected)
-    assert executorch._attention(q, k, v, torch.ones(5, 6, dtype=torch.bool)) is NotImplemented
 
 
 def test_facts_are_texts():

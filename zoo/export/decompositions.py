@@ -7,11 +7,33 @@ from torch import Tensor
 from torch._ops import OpOverload
 
 
+def attention() -> dict[OpOverload, Callable]:
+    """torch's attention, for ``ExportedProgram.run_decompositions``."""
+    return {torch.ops.aten.scaled_dot_product_attention.default: scaled_dot_product_attention}
+
+
 def deformable_convolution() -> dict[OpOverload, Callable]:
     """torchvision's deformable convolution, for ``ExportedProgram.run_decompositions``."""
     import torchvision  # noqa: F401  # registers the operator
 
     return {torch.ops.torchvision.deform_conv2d.default: deform_conv2d}
+
+
+def scaled_dot_product_attention(
+        q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0., causal: bool = False, *,
+        scale: float | None = None, enable_gqa: bool = False) -> Tensor:
+    """Attention ``[..., N, D]`` by products and softmax, all of which XNNPACK takes.
+
+    ExecuTorch's own decomposition guards rows that are masked completely, in ten calls of portable kernels.
+    """
+    if causal or enable_gqa or not q.shape[:-2] == k.shape[:-2] == v.shape[:-2] or (
+            mask is not None and mask.dtype == torch.bool):
+        return NotImplemented
+    factor = q.shape[-1] ** -0.5 if scale is None else scale
+    # products of three dimensions need no expansion
+    scores = torch.bmm((q * factor).flatten(0, -3), k.flatten(0, -3).transpose(1, 2)).view(*q.shape[:-1], k.shape[-2])
+    weights = (scores if mask is None else scores + mask).softmax(-1)
+    return torch.bmm(weights.flatten(0, -3), v.flatten(0, -3)).view(*q.shape[:-1], v.shape[-1])
 
 
 def deform_conv2d(

@@ -37,6 +37,8 @@ def _add_operators() -> None:
     for rule in (alias, addcmul, isfinite):
         if rule.__name__ not in _TORCH_OPS_REGISTRY:
             register_torch_op(rule)
+    # of booleans; it is known by its other names
+    _TORCH_OPS_REGISTRY.set_func_by_name(_TORCH_OPS_REGISTRY.get_func('bitwise_and'), '__and__')
 
 
 def write(recording: Recording, options: Options, facts: Facts, path: Path) -> None:

@@ -4,10 +4,9 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from ..decompositions import deformable_convolution
+from ..decompositions import attention, deformable_convolution
 from .base import Facts, Format, Options, Recording, first_float, patterns
 
 
@@ -21,7 +20,7 @@ def write(recording: Recording, options: Options, facts: Facts, path: Path) -> N
         # each check interprets the whole program, after every pass; operators are checked below
         config = EdgeCompileConfig(_check_ir_validity=False)
         plain = recording.program(half=options.half).run_decompositions(
-            {torch.ops.aten.scaled_dot_product_attention.default: _attention, **deformable_convolution()})
+            attention() | deformable_convolution())
         program = to_edge_transform_and_lower(
             plain, partitioner=[XnnpackPartitioner()], compile_config=config,
             constant_methods={f'get_{key}': text for key, text in facts.texts().items()}).to_executorch()
@@ -31,22 +30,6 @@ def write(recording: Recording, options: Options, facts: Facts, path: Path) -> N
         if lacking:  # the runtime would tell their names in its log alone
             raise NotImplementedError(f'no kernels for {", ".join(sorted(lacking))}')
         path.write_bytes(program.buffer)
-
-
-def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0., causal: bool = False,
-               *, scale: float | None = None, enable_gqa: bool = False) -> Tensor:
-    """Attention ``[..., N, D]`` by products and softmax, all of which XNNPACK takes.
-
-    ExecuTorch's own decomposition guards rows that are masked completely, in ten calls of portable kernels.
-    """
-    if causal or enable_gqa or not q.shape[:-2] == k.shape[:-2] == v.shape[:-2] or (
-            mask is not None and mask.dtype == torch.bool):
-        return NotImplemented
-    factor = q.shape[-1] ** -0.5 if scale is None else scale
-    # products of three dimensions need no expansion
-    scores = torch.bmm((q * factor).flatten(0, -3), k.flatten(0, -3).transpose(1, 2)).view(*q.shape[:-1], k.shape[-2])
-    weights = (scores if mask is None else scores + mask).softmax(-1)
-    return torch.bmm(weights.flatten(0, -3), v.flatten(0, -3)).view(*q.shape[:-1], v.shape[-1])
 
 
 def run(path: Path, images: Tensor) -> Tensor:
