@@ -7,7 +7,7 @@ and raises an error elsewhere.
 import functools
 import os
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple, ParamSpec, cast
 
 import torch
@@ -129,6 +129,17 @@ def exporting() -> bool:
     """
     flag = getattr(torch.compiler, '_is_exporting_flag', None)  # the value of is_exporting() in newer versions
     return (torch.compiler.is_exporting() if flag is None else flag) or torch.onnx.is_in_onnx_export()
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager:
+    """A context without autocast on the device of a tensor.
+
+    A recorder would put what is computed in it into a graph of its own, out of sight of what folds constants.
+    """
+    device = 'cpu' if x.is_meta else x.device.type  # autocast does not know meta
+    if exporting() and not torch.is_autocast_enabled(device):
+        return nullcontext()
+    return torch.autocast(device, enabled=False)
 
 
 def unspecialized(count: int) -> int:

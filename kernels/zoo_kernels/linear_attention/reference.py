@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..dispatch import can_overwrite_inputs
+from ..dispatch import can_overwrite_inputs, without_autocast
 
 FEATURES = ('identity', 'relu', 'elu', 'focus', 'norm_aware')
 OUTPUTS = ('plain', 'ratio', 'clamp', 'magnitude', 'inline')
@@ -96,7 +96,7 @@ def linear_attention(
         focus_scale: Tensor | None = None, power: int = 3) -> Tensor:
     """Reference of :func:`zoo_kernels.linear_attention`, which documents the arguments."""
     dtype, result = statistics_dtype(v.dtype), v.dtype
-    with torch.autocast('cpu' if v.is_meta else v.device.type, enabled=False):  # autocast does not know meta
+    with without_autocast(v):
         q, k, gain = _features(q.to(dtype), k.to(dtype), feature, focus_scale, power, eps)
         v = v.to(dtype)
         if key_weight is not None:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..dispatch import exporting, transforming
+from ..dispatch import exporting, transforming, without_autocast
 from . import dense, tiled, traced
 from .windows import Windows
 
@@ -15,7 +15,7 @@ FEW_QUERIES, FEW_WEIGHTS = 2 ** 14, 2 ** 19
 def neighborhood_attention(
         q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, windows: Windows, scale: float) -> Tensor:
     """:func:`zoo_kernels.neighborhood_attention` on maps."""
-    with torch.autocast('cpu' if v.is_meta else v.device.type, enabled=False):  # autocast does not know meta
+    with without_autocast(v):
         tensors = q, k, v, bias
         training = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
         few = not training or v[..., 0].numel() <= FEW_QUERIES
@@ -32,7 +32,7 @@ def neighborhood_sum(weights: Tensor, v: Tensor, windows: Windows) -> Tensor:
     """:func:`zoo_kernels.neighborhood_sum`."""
     shape = v.shape
     weights, v = weights.flatten(0, 1), v.flatten(0, 1).unsqueeze(3)
-    with torch.autocast('cpu' if v.is_meta else v.device.type, enabled=False):
+    with without_autocast(v):
         if _recorded(v) or weights.numel() <= FEW_WEIGHTS:
             out = traced.neighborhood_sum(weights, v, windows)
         elif torch.is_grad_enabled() and (weights.requires_grad or v.requires_grad):

@@ -3,15 +3,11 @@
 import torch
 from torch import Tensor
 
-from ..dispatch import can_overwrite_inputs, exporting
+from ..dispatch import can_overwrite_inputs, exporting, without_autocast
 from ..linear_attention.reference import statistics_dtype
 from ..sdpa import scaled_dot_product_attention
 
 DENSE, MASKED = 448, 4  # tokens of a map, and ratio of regions to topk, up to which a mask is faster than a gather
-
-
-def _autocast_off(x: Tensor) -> torch.autocast:
-    return torch.autocast('cpu' if x.is_meta else x.device.type, enabled=False)  # autocast does not know meta
 
 
 def route(
@@ -24,7 +20,7 @@ def route(
         # one side at a time: ten times as fast as both at once on a CPU
         x = x.flatten(3).unflatten(2, (columns, -1)).mean(3, dtype=statistics_dtype(x.dtype))
         means.append(x.unflatten(1, (rows, -1)).mean(2).flatten(1, 2))
-    with _autocast_off(q):
+    with without_autocast(q):
         logits = scale * means[0] @ means[1].transpose(1, 2)
         if size is not None:  # the divisor of the mean queries does not affect the choice
             logits = logits / _filled(k, regions, size, logits.dtype)
@@ -50,7 +46,7 @@ def routed_attention(
     dtype = statistics_dtype(v.dtype)
     first = torch.arange(batch, device=routes.device)[:, None, None] * count
     chosen = (routes + first).flatten()
-    with _autocast_off(v):
+    with without_autocast(v):
         if can_overwrite_inputs() and v.device.type == 'cpu':
             if q.shape[1] * q.shape[2] <= DENSE and topk * MASKED >= count:
                 return _masked(q, k, v, routes, regions, scale)

@@ -98,7 +98,7 @@ class NeighborhoodAttention(TokenMixer):
         height, width = x.shape[1:3]
         least = self.kernel_size * self.dilation
         x = pad_map(x, 0, sym_max(height, least) - height, 0, sym_max(width, least) - width)
-        q, k, v = linear(self.qkv, x).unflatten(-1, (3, self.num_heads, -1)).unbind(3)
+        q, k, v = (t.unflatten(-1, (self.num_heads, -1)) for t in linear(self.qkv, x).chunk(3, -1))
         y = neighborhood_attention(q, k, v, self.rpb, kernel_size=self.kernel_size, dilation=self.dilation)
         return linear(self.proj, crop_map(y.flatten(3), 0, height, 0, width))
 
