@@ -4,6 +4,7 @@ Models run on fake CUDA tensors as in training and inference, at the sizes of cl
 segmentation. A kernel is recorded once for all that it is compiled for: types, constants, divisibility by 16, options.
 """
 import argparse
+import fnmatch
 import json
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator
@@ -190,15 +191,20 @@ def _rows(name: str) -> dict[str, dict[str, Any]]:
     return recorder.rows
 
 
-def record() -> Iterable[dict[str, Any]]:
-    """All rows, of all models."""
-    rows: dict[str, dict[str, Any]] = {}
+def record(added: str | None = None) -> Iterable[dict[str, Any]]:
+    """All rows, of all models; or those of the record and of the models that a pattern names."""
+    names = models()
+    chosen = names if added is None else fnmatch.filter(names, added)
+    rows = {} if added is None else {key(found): found for found in load()}
     with multiprocessing.get_context('spawn').Pool() as pool:
-        for found in pool.imap(_rows, models()):
-            rows = found | rows  # a row names the first of its models
+        for launched in pool.imap(_rows, chosen):
+            for name, found in launched.items():
+                rows[name] = min(rows.get(name, found), found, key=lambda row: names.index(row['model']))
     return rows.values()
 
 
 if __name__ == '__main__':
-    argparse.ArgumentParser(prog='python -m tests.kernels.record_launches', description=__doc__).parse_args()
-    FILE.write_text(text(record()))
+    parser = argparse.ArgumentParser(prog='python -m tests.kernels.record_launches', description=__doc__)
+    parser.add_argument(
+        '--add', metavar='GLOB', help='keep the record and add what these models launch (default: record all anew)')
+    FILE.write_text(text(record(parser.parse_args().add)))
