@@ -24,7 +24,7 @@ KNOWN = {
     'zoo/compatibility': 8,
     'zoo/dense': 21,
     'zoo/evaluate': 33,
-    'zoo/export': 23,
+    'zoo/export': 9,
     'zoo/hub': 22,
     'zoo/train': 183,
 }

@@ -4,15 +4,15 @@ from itertools import product
 
 import torch
 from torch import Tensor
-from torch._ops import OpOverload
+from torch._ops import OperatorBase
 
 
-def attention() -> dict[OpOverload, Callable]:
+def attention() -> dict[OperatorBase, Callable]:
     """torch's attention, for ``ExportedProgram.run_decompositions``."""
     return {torch.ops.aten.scaled_dot_product_attention.default: scaled_dot_product_attention}
 
 
-def deformable_convolution() -> dict[OpOverload, Callable]:
+def deformable_convolution() -> dict[OperatorBase, Callable]:
     """torchvision's deformable convolution, for ``ExportedProgram.run_decompositions``."""
     import torchvision  # noqa: F401  # registers the operator
 

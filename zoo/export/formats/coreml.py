@@ -3,6 +3,7 @@ import contextlib
 import functools
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,26 +14,28 @@ from .base import Facts, Format, Options, Recording, patterns
 @functools.cache
 def _add_operators() -> None:
     """Tell coremltools of operators that it has no rule for."""
-    from coremltools.converters.mil import Builder
+    from coremltools.converters import mil
     from coremltools.converters.mil.frontend.torch.ops import _get_inputs, _get_kwinputs
     from coremltools.converters.mil.frontend.torch.torch_op_registry import _TORCH_OPS_REGISTRY, register_torch_op
     from coremltools.converters.mil.mil.ops.defs._utils import promote_input_dtypes
 
+    build: Any = mil.Builder  # it gets its methods when it is imported
+
     def alias(context, node):
         x = _get_inputs(context, node)[0]
-        context.add(Builder.identity(x=x, name=node.name))
+        context.add(build.identity(x=x, name=node.name))
 
     def addcmul(context, node):
         total, x, y = _get_inputs(context, node)[:3]
-        product = Builder.mul(x=x, y=y)
+        product = build.mul(x=x, y=y)
         for factor in _get_kwinputs(context, node, 'value', default=[]):
             product, factor = promote_input_dtypes([product, factor])
-            product = Builder.mul(x=product, y=factor)
-        context.add(Builder.add(x=total, y=product, name=node.name))
+            product = build.mul(x=product, y=factor)
+        context.add(build.add(x=total, y=product, name=node.name))
 
     def isfinite(context, node):
         x = _get_inputs(context, node)[0]
-        context.add(Builder.less(x=Builder.abs(x=x), y=np.inf, name=node.name))
+        context.add(build.less(x=build.abs(x=x), y=np.inf, name=node.name))
 
     for rule in (alias, addcmul, isfinite):
         if rule.__name__ not in _TORCH_OPS_REGISTRY:
@@ -48,7 +51,7 @@ def write(recording: Recording, options: Options, facts: Facts, path: Path) -> N
     _add_operators()
     program = recording.program().run_decompositions(deformable_convolution())
     with contextlib.redirect_stderr(io.StringIO()):  # bars of progress
-        package = coremltools.convert(
+        package: Any = coremltools.convert(
             program, convert_to='mlprogram', minimum_deployment_target=coremltools.target.iOS18,
             compute_precision=coremltools.precision.FLOAT16 if options.half else coremltools.precision.FLOAT32)
     package.user_defined_metadata.update(facts.texts())

@@ -3,6 +3,7 @@ import contextlib
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -35,7 +36,7 @@ def run(path: Path, images: Tensor) -> Tensor:
     """Logits by the runtime that comes with the package."""
     from executorch.runtime import Runtime
 
-    method = Runtime.get().load_program(path).load_method('forward')
+    method: Any = Runtime.get().load_program(path).load_method('forward')
     half = method.metadata.input_tensor_meta(0).dtype() == 5  # of ScalarType
     return first_float([method.execute([images.half() if half else images])[0].clone()])
 

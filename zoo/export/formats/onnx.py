@@ -1,5 +1,6 @@
 """ONNX, run by onnxruntime."""
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ OPSET = 19  # the first with deformable convolutions
 
 def write(recording: Recording, options: Options, facts: Facts, path: Path) -> None:
     """One file; 8-bit weights of linear layers, whose inputs are quantised as they come (onnxruntime's dynamic way)."""
-    program = torch.onnx.export(
+    program: Any = torch.onnx.export(
         recording.program(half=options.half), dynamo=True, verbose=False, opset_version=OPSET, input_names=['images'],
         output_names=['logits'], optimize=True)
     program.model.metadata_props.update(facts.texts())
