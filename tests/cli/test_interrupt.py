@@ -1,5 +1,6 @@
 """Ctrl-C at random moments: one line, exit code 130, no traceback."""
 import json
+import os
 import random
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 import timm
 import torch
 
+import zoo_cli
 from zoo.utils.errors import INTERRUPTED, GracefulInterrupt
 
 from ..train.conftest import MODEL
@@ -23,6 +25,26 @@ def assert_quiet(code, errors, told):
     assert code == INTERRUPTED, (told, errors)
     assert 'Traceback' not in errors and 'Exception' not in errors, (told, errors)
     assert errors.strip().splitlines()[-1].startswith('interrupted'), (told, errors)
+
+
+IMPORT = '''
+import signal, sys, zoo_cli
+def broken(name):
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except KeyboardInterrupt:
+        {reaction}
+zoo_cli._module, sys.argv = broken, ['zoo', 'train']
+sys.exit(zoo_cli.main())
+'''
+
+
+@pytest.mark.parametrize('reaction', ['raise', 'raise ImportError(name)', 'sys.exit(1)'])
+def test_a_package_that_makes_another_error_of_ctrl_c(reaction):
+    done = subprocess.run(
+        [sys.executable, '-c', IMPORT.format(reaction=reaction)], capture_output=True, text=True, check=False,
+        env=dict(os.environ, PYTHONPATH=str(Path(zoo_cli.__file__).parent)))
+    assert_quiet(done.returncode, done.stderr, reaction)
 
 
 def test_loading_processes_leave_ctrl_c_to_the_one_that_they_load_for(capfd):

@@ -61,15 +61,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(list(argv))
     os.register_at_fork(after_in_child=_become_loader)
     sys.unraisablehook = _retry_interrupt
+    ctrl_c = _CtrlC()
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as in the background of a shell
+        signal.signal(signal.SIGINT, ctrl_c)
     try:
         code = _run(sys.argv[1:])
-    except KeyboardInterrupt:  # while importing
+    except BaseException:
+        if not ctrl_c.pressed:
+            raise
+        code = 1
+    if ctrl_c.pressed and code not in (0, INTERRUPTED):
         print('\ninterrupted', file=sys.stderr)
         code = INTERRUPTED
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the interpreter takes a while to end
     if code == INTERRUPTED:
         sys.unraisablehook = lambda *_: None  # of destructors, whose objects have lost their processes
     return code
+
+
+class _CtrlC:
+    """Remembers Ctrl-C: imports of some packages turn a KeyboardInterrupt into an error of their own."""
+
+    pressed = False
+
+    def __call__(self, *_) -> None:
+        self.pressed = True
+        raise KeyboardInterrupt
 
 
 def _retry_interrupt(lost) -> None:

@@ -1,18 +1,18 @@
 """Makes Ctrl-C print one line even while ``python -m zoo`` still imports the package, which takes seconds."""
 import os
+import signal
 import sys
-from types import TracebackType
 
 from .errors import INTERRUPTED
 
 
-def _tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    if not issubclass(kind, KeyboardInterrupt):
-        sys.__excepthook__(kind, error, trace)
-        return
-    print('\ninterrupted', file=sys.stderr, flush=True)
+def _leave(*_: object) -> None:
+    """End at once: nothing is open yet, and imports may turn a KeyboardInterrupt into another error."""
+    os.write(2, b'\ninterrupted\n')
     os._exit(INTERRUPTED)
 
 
-if sys.argv[:1] == ['-m']:  # so Python calls it while it looks for the module
-    sys.excepthook = _tell
+# so Python calls a package while it looks for its __main__; zoo_cli.main() then takes over
+if sys.argv[:1] == ['-m'] and sys.orig_argv[-len(sys.argv)] in ('zoo', '-mzoo'):
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, _leave)
