@@ -15,6 +15,25 @@ def test_attention(mask, scale):
     assert decompositions.scaled_dot_product_attention(q, k, v, torch.ones(5, 6, dtype=torch.bool)) is NotImplemented
 
 
+class Attention(torch.nn.Module):
+    def forward(self, q, k, v, mask=None):
+        return F.scaled_dot_product_attention(q, k, v, mask, scale=0.5)
+
+
+@pytest.mark.parametrize('tokens, keys, masked', [(4, 4, False), (4, 6, True), (5, 4, True)])
+def test_as_many_heads_as_tokens(tokens, keys, masked):
+    q, k, v = torch.randn(2, 4, tokens, 8), torch.randn(2, 4, keys, 8), torch.randn(2, 4, keys, 7)
+    inputs = (q, k, v, torch.randn(tokens, keys)) if masked else (q, k, v)
+    program = torch.export.export(Attention(), inputs).run_decompositions(decompositions.attention_by_head())
+    heads = [node.args[0].meta['val'].shape[1] for node in program.graph.nodes if 'dot_product' in str(node.target)]
+    assert heads == [1]
+    torch.testing.assert_close(program.module()(*inputs), Attention()(*inputs))
+    openvino = pytest.importorskip('openvino')
+    compiled = openvino.Core().compile_model(openvino.convert_model(program), 'CPU')
+    out = compiled([x.numpy() for x in inputs])[compiled.output(0)]
+    torch.testing.assert_close(torch.from_numpy(out), Attention()(*inputs), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize('size, stride, padding, dilation', [(2, 2, 0, 1), (3, 1, 1, 1), (3, 2, 2, 2)])
 def test_deformable_convolution(size, stride, padding, dilation):
     height, width = ((side + 2 * padding - dilation * (size - 1) - 1) // stride + 1 for side in (9, 11))

@@ -12,6 +12,11 @@ def attention() -> dict[OperatorBase, Callable]:
     return {torch.ops.aten.scaled_dot_product_attention.default: scaled_dot_product_attention}
 
 
+def attention_by_head() -> dict[OperatorBase, Callable]:
+    """torch's attention where it has as many heads as tokens, for ``ExportedProgram.run_decompositions``."""
+    return {torch.ops.aten.scaled_dot_product_attention.default: _heads_as_samples}
+
+
 def deformable_convolution() -> dict[OperatorBase, Callable]:
     """torchvision's deformable convolution, for ``ExportedProgram.run_decompositions``."""
     import torchvision  # noqa: F401  # registers the operator
@@ -34,6 +39,21 @@ def scaled_dot_product_attention(
     scores = torch.bmm((q * factor).flatten(0, -3), k.flatten(0, -3).transpose(1, 2)).view(*q.shape[:-1], k.shape[-2])
     weights = (scores if mask is None else scores + mask).softmax(-1)
     return torch.bmm(weights.flatten(0, -3), v.flatten(0, -3)).view(*q.shape[:-1], v.shape[-1])
+
+
+def _heads_as_samples(
+        q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0., causal: bool = False, *,
+        scale: float | None = None, enable_gqa: bool = False) -> Tensor:
+    """The same attention with one head, and heads as samples: OpenVINO 2026.4 mixes up equal numbers of both."""
+    heads, tokens = q.shape[-3:-1]
+    alike = q.shape[:-2] == k.shape[:-2] == v.shape[:-2]
+    if enable_gqa or not alike or heads == 1 or heads not in (tokens, k.shape[-2]):
+        return NotImplemented
+    one = [x.flatten(0, -3).unsqueeze(1) for x in (q, k, v)]
+    if mask is not None:
+        mask = mask.expand(*q.shape[:-1], k.shape[-2]).flatten(0, -3).unsqueeze(1)
+    out = torch.ops.aten.scaled_dot_product_attention.default(*one, mask, dropout, causal, scale=scale)
+    return out.squeeze(1).unflatten(0, q.shape[:-2])
 
 
 def deform_conv2d(

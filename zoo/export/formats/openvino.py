@@ -3,6 +3,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ..decompositions import attention_by_head
 from .base import Facts, Format, Options, Recording, first_float, patterns
 
 
@@ -10,7 +11,10 @@ def write(recording: Recording, options: Options, facts: Facts, path: Path) -> N
     """Both files. ``half`` keeps the weights in float16; arithmetic is up to the device."""
     import openvino
 
-    converted = openvino.convert_model(recording.program())
+    program = recording.program()
+    if not options.dynamic:
+        program = program.run_decompositions(attention_by_head())
+    converted = openvino.convert_model(program)
     for key, text in facts.texts().items():
         converted.set_rt_info(text, ['model_info', key])
     openvino.save_model(converted, path, compress_to_fp16=options.half)
