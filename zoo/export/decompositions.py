@@ -44,10 +44,10 @@ def scaled_dot_product_attention(
 def _heads_as_samples(
         q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0., causal: bool = False, *,
         scale: float | None = None, enable_gqa: bool = False) -> Tensor:
-    """The same attention with one head, and heads as samples: OpenVINO 2026.4 mixes up equal numbers of both."""
+    """The same attention with one head, and heads as samples: OpenVINO 2026.4 confuses both where q is transposed."""
     heads, tokens = q.shape[-3:-1]
     alike = q.shape[:-2] == k.shape[:-2] == v.shape[:-2]
-    if enable_gqa or not alike or heads == 1 or heads not in (tokens, k.shape[-2]):
+    if enable_gqa or not alike or heads == 1 or heads != tokens:
         return NotImplemented
     one = [x.flatten(0, -3).unsqueeze(1) for x in (q, k, v)]
     if mask is not None:
