@@ -23,7 +23,7 @@ class Attention(torch.nn.Module):
 
 @pytest.mark.parametrize('keys, masked', [(4, False), (6, False), (6, True)])
 def test_as_many_heads_as_tokens(keys, masked):
-    inputs = [torch.randn(2, 4, 32), torch.randn(2, keys, 32), torch.randn(2, keys, 28)]
+    inputs = [torch.randn(2, 4, 32), torch.randn(2, keys, 32), torch.randn(2, keys, 32)]
     inputs += [torch.randn(4, keys)] if masked else []
     program = torch.export.export(Attention(), tuple(inputs)).run_decompositions(decompositions.attention_by_head())
     torch.testing.assert_close(program.module()(*inputs), Attention()(*inputs))
