@@ -15,6 +15,19 @@ def test_attention(mask, scale):
     assert decompositions.scaled_dot_product_attention(q, k, v, torch.ones(5, 6, dtype=torch.bool)) is NotImplemented
 
 
+@pytest.mark.parametrize('stride, padding, dilation, groups', [(1, 3, 1, 1), (2, 0, 1, 4), (1, 'same', 2, 2)])
+def test_conv1d(stride, padding, dilation, groups):
+    x, weight, bias = torch.randn(2, 4, 19), torch.randn(8, 4 // groups, 5), torch.randn(8)
+
+    class Layer(torch.nn.Module):
+        def forward(self, x):
+            return F.conv1d(x, weight, bias, stride, padding, dilation, groups)
+
+    program = torch.export.export(Layer(), (x,)).run_decompositions(decompositions.for_xnnpack())
+    assert 'conv1d' not in str(program.graph)
+    torch.testing.assert_close(program.module()(x), Layer()(x))
+
+
 class Attention(torch.nn.Module):
     def forward(self, q, k, v, mask=None):
         q, k, v = (x.unflatten(-1, (4, -1)).transpose(1, 2) for x in (q, k, v))

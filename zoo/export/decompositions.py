@@ -1,5 +1,5 @@
 """Operators that some formats lack, in terms of those that all have."""
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import product
 
 import torch
@@ -7,9 +7,10 @@ from torch import Tensor
 from torch._ops import OperatorBase
 
 
-def attention() -> dict[OperatorBase, Callable]:
-    """torch's attention, for ``ExportedProgram.run_decompositions``."""
-    return {torch.ops.aten.scaled_dot_product_attention.default: scaled_dot_product_attention}
+def for_xnnpack() -> dict[OperatorBase, Callable]:
+    """Attention and 1-D convolutions, for ``ExportedProgram.run_decompositions``."""
+    return {torch.ops.aten.scaled_dot_product_attention.default: scaled_dot_product_attention,
+            torch.ops.aten.conv1d.default: conv1d, torch.ops.aten.conv1d.padding: conv1d}
 
 
 def attention_by_head() -> dict[OperatorBase, Callable]:
@@ -39,6 +40,15 @@ def scaled_dot_product_attention(
     scores = torch.bmm((q * factor).flatten(0, -3), k.flatten(0, -3).transpose(1, 2)).view(*q.shape[:-1], k.shape[-2])
     weights = (scores if mask is None else scores + mask).softmax(-1)
     return torch.bmm(weights.flatten(0, -3), v.flatten(0, -3)).view(*q.shape[:-1], v.shape[-1])
+
+
+def conv1d(
+        x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Sequence[int] = (1,),
+        padding: Sequence[int] | str = (0,), dilation: Sequence[int] = (1,), groups: int = 1) -> Tensor:
+    """A convolution ``[B, C, N]`` in two dimensions: XNNPACK's passes take no other."""
+    padding = padding if isinstance(padding, str) else [0, *padding]
+    y = torch.conv2d(x[:, :, None], weight[:, :, None], bias, [1, *stride], padding, [1, *dilation], groups)
+    return y[:, :, 0]
 
 
 def _heads_as_samples(

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..decompositions import attention
+from ..decompositions import for_xnnpack
 from .base import Facts, Format, Options, Recording, first_float, patterns
 
 
@@ -20,7 +20,7 @@ def write(recording: Recording, options: Options, facts: Facts, path: Path) -> N
 
         # each check interprets the whole program, after every pass; operators are checked below
         config = EdgeCompileConfig(_check_ir_validity=False)
-        plain = recording.program(half=options.half).run_decompositions(attention())
+        plain = recording.program(half=options.half).run_decompositions(for_xnnpack())
         program = to_edge_transform_and_lower(
             plain, partitioner=[XnnpackPartitioner()], compile_config=config,
             constant_methods={f'get_{key}': text for key, text in facts.texts().items()}).to_executorch()
