@@ -72,7 +72,7 @@ def test_at_random_moments_of_a_command(pictures, tmp_path):
         lambda name: ['probe', *shared, *weights, '--batch-size', '8', '--epochs', '1000', '--output', str(tmp_path),
                       '--experiment', name],
         lambda name: ['validate', *shared, *weights, '--batch-size', '1', '--crop-sweep', *crops],
-        lambda name: ['attention', 'resnet18', picture, '--what', 'influence', '--output', str(tmp_path / 'a.png')]]
+        lambda name: ['attention', 'resnet50', picture, '--what', 'influence', '--output', str(tmp_path / 'a.png')]]
     chosen = [kinds[0]] * 11 + [kind for kind in kinds[1:] for _ in range(3)]
     runs = [[kind(f'run{i}'), rng.uniform(0, LONGEST)] for i, kind in enumerate(chosen)]
     assert len(runs) == 20
