@@ -127,8 +127,17 @@ def test_deformable_convolutions_count_as_convolutions():
             return self.conv(x, x.new_zeros(1, 18, 14, 14))
 
     with META:
-        assert flops(Deformed(), (16, 16), torch.float32, META) == 2 * 14 * 14 * 8 * 3 * 9
-        assert flops(nn.Conv2d(3, 8, 3), (16, 16), torch.float32, META) == 2 * 14 * 14 * 8 * 3 * 9
+        assert flops(Deformed(), (16, 16), torch.float32) == 2 * 14 * 14 * 8 * 3 * 9
+        assert flops(nn.Conv2d(3, 8, 3), (16, 16), torch.float32) == 2 * 14 * 14 * 8 * 3 * 9
+
+
+@pytest.mark.parametrize('name, gmacs', [
+    ('nat_mini', 2.7), ('dinat_s_tiny', 4.5), ('swin_tiny_patch4_window7_224', 4.5)])
+def test_attention_counts_as_published(name, gmacs):
+    """Fused attention and windows too, wherever the model is."""
+    model = timm.create_model(name).eval()
+    assert flops(model, (224, 224), torch.float32) == pytest.approx(2e9 * gmacs, rel=0.01)
+    assert all(p.device.type == 'cpu' for p in model.parameters())
 
 
 def test_parity_is_that_of_all_goldens():

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
-from tests.modules.cases import ONE, TRAINING_ONLY, every_case, exact, images
+from tests.modules.cases import ONE, TRAINING_ONLY, every_case, exact, images, without_gradient
 from tests.modules.module_calls import tensors
 
 EXACT = dict(rtol=1e-8, atol=1e-10)
@@ -37,18 +37,6 @@ def layers_of(model: nn.Module, *kinds: type[nn.Module]) -> dict[str, nn.Module]
 def logits_of(model: nn.Module, x: Tensor) -> Tensor:
     """What plain inference gives."""
     return model(x)
-
-
-def without_gradient(model: nn.Module, x: Tensor, pattern: str) -> set[str]:
-    """Names with ``pattern`` of parameters that a backward pass does not reach; gradients are cleared first.
-
-    An auxiliary classifier is reached in training alone, and its gradients are 0 as long as its loss is not asked for.
-    """
-    model.zero_grad()
-    sum(y.square().sum() for y in tensors(model(x))).backward()
-    return {
-        name for name, p in model.named_parameters() if pattern in name and (p.grad is None or not p.grad.any())
-        and not (TRAINING_ONLY in name and (p.grad is not None or not model.training))}
 
 
 def step(model: nn.Module, pattern: str) -> None:

@@ -53,7 +53,10 @@ def test_torchinfo(model, image):
 
 @torch.no_grad()
 def test_fvcore(model, image):
-    """Within 3 % of torch's counter, once it knows two operators more and both count products alone."""
+    """Within 4 % of torch's counter, once it knows two operators more and both count products alone.
+
+    It traces, and small neighborhoods are then multiplied in tiles instead of at once.
+    """
     fvcore = pytest.importorskip('fvcore.nn')
 
     def attention(inputs: list, outputs: list) -> int:
@@ -69,7 +72,7 @@ def test_fvcore(model, image):
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings('none')
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # on CPUs it knows no other
         model(image)
-    assert analysis.total() == pytest.approx(counter.get_total_flops() / 2, rel=0.03)
+    assert analysis.total() == pytest.approx(counter.get_total_flops() / 2, rel=0.04)
 
 
 @torch.no_grad()

@@ -134,7 +134,7 @@ def count(model: nn.Module, size: tuple[int, int]) -> dict[str, int]:
     """Parameters and multiplications of a model on the meta device, for one image: nothing is computed."""
     return dict(
         height=size[0], width=size[1], parameters=sum(p.numel() for p in model.parameters()),
-        macs=flops(model, size, torch.float32, torch.device('meta')) // 2)
+        macs=flops(model, size, torch.float32) // 2)
 
 
 def write_counts(path: Path, names: Sequence[str]) -> None:

@@ -62,7 +62,7 @@ def _measure(args: argparse.Namespace, mixers: list[str], device: torch.device) 
             step()
             found[mixer] = dict(
                 parameters=sum(p.numel() for p in model.parameters()),
-                flops=flops(model.eval(), size, build.dtype_of(args), device, channels))
+                flops=flops(model.eval(), size, build.dtype_of(args), channels))
             models[mixer], steps[mixer], passes[mixer] = model, step, partial(_infer, model, images, autocast)
         except (RuntimeError, ValueError) as e:
             found[mixer] = dict(reason=format_error(e)[:300])

@@ -1,4 +1,5 @@
 """Neighborhood attention in plain torch: the reference of the kernels, also used on CPUs and for export."""
+import math
 
 import torch
 from torch import Tensor
@@ -15,6 +16,8 @@ FEW_QUERIES, FEW_WEIGHTS = 2 ** 14, 2 ** 19
 def neighborhood_attention(
         q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, windows: Windows, scale: float) -> Tensor:
     """:func:`zoo_kernels.neighborhood_attention` on maps."""
+    if v.device.type == 'meta':
+        return _sizes((q * scale).unsqueeze(-2), k, v, windows)
     with without_autocast(v):
         tensors = q, k, v, bias
         training = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
@@ -30,6 +33,8 @@ def neighborhood_attention(
 
 def neighborhood_sum(weights: Tensor, v: Tensor, windows: Windows) -> Tensor:
     """:func:`zoo_kernels.neighborhood_sum`."""
+    if v.device.type == 'meta':
+        return _sizes(weights.unsqueeze(-2), None, v, windows)
     shape = v.shape
     weights, v = weights.flatten(0, 1), v.flatten(0, 1).unsqueeze(3)
     with without_autocast(v):
@@ -40,6 +45,14 @@ def neighborhood_sum(weights: Tensor, v: Tensor, windows: Windows) -> Tensor:
         else:
             out = tiled.weigh(weights, v, windows)
     return out.view(shape)
+
+
+def _sizes(x: Tensor, k: Tensor | None, v: Tensor, windows: Windows) -> Tensor:
+    """What comes out on the meta device, by as many products as the formula has: tiles have more, counters say."""
+    keys = math.prod(axis.kernel for axis in windows)
+    if k is not None:
+        x = (x @ k.unsqueeze(-1).expand(*k.shape, keys)).softmax(-1)
+    return (x @ v.unsqueeze(-2).expand(*v.shape[:-1], keys, v.shape[-1])).squeeze(-2)
 
 
 def _recorded(x: Tensor) -> bool:
