@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 import pytest
 
-import zoo
 from zoo.backbone import Backbone
 from zoo.models.hybrid import HOSTS
 from zoo.registry import FAMILIES, family_table, smallest_models, variant
@@ -31,7 +30,7 @@ CNNS = {variant.name for family in FAMILIES if not issubclass(family.host, Backb
 
 def every_backbone():
     """pytest parameters for all registered models with a :class:`Backbone` of ours."""
-    return _parameters(name for name in zoo.list_models() if name not in CNNS)
+    return _parameters(row.name for family in FAMILIES for row in family.variants if row.name not in CNNS)
 
 
 def every_smallest_model():
@@ -51,7 +50,10 @@ def every_cnn_structure():
 
 def shallow(name):
     """Arguments that leave a registered model a block or two per stage, at its full width."""
-    return {key: value for key, value in SHALLOW.items() if key in _parameters_of(name)}
+    found = {key: value for key, value in SHALLOW.items() if key in _parameters_of(name)}
+    own = variant(name).args
+    return {key: tuple(map(min, value, own[key])) if isinstance(own.get(key), tuple) else value
+            for key, value in found.items()}
 
 
 def small(name):
@@ -96,9 +98,7 @@ def _structures():
             args = {key: row.args[key] for key in sorted(row.args) if key not in SIZES}
             kind = family.module, family.host, re.sub(' at 0x[0-9a-f]+', '', repr((family.mixers, args)))
             found.setdefault(kind, row.name)
-    chosen = {*found.values(), *smallest_models(each_host=False)}
-    sized = {variant.name for family in FAMILIES for variant in family.variants} - chosen
-    return sorted({*zoo.list_models()} - sized)
+    return sorted({*found.values(), *smallest_models(each_host=False)})
 
 
 def _parameters(names):

@@ -78,7 +78,8 @@ class SafeOffsets(torch.autograd.Function):
         """``[B, 8, H, W]`` -> offsets between ``-far`` and ``far``, and a factor ``[B, 1, H, W]``, 1 or NaN."""
         lost = ~offset.isfinite()
         ctx.save_for_backward(lost)
-        factor = torch.where(lost.any(1, keepdim=True), torch.nan, torch.ones_like(offset[:, :1]))
+        pixels = lost.any(1, keepdim=True)
+        factor = torch.ones_like(pixels, dtype=offset.dtype).masked_fill(pixels, torch.nan)
         ctx.mark_non_differentiable(factor)
         return offset.masked_fill(lost, 0).clamp(-far, far), factor
 
