@@ -6,6 +6,7 @@ import zoo
 from tests.modules.cases import create
 from tests.zoo_models import every_smallest_model, every_structure
 from zoo.blocks.mixers import WindowAttention
+from zoo.registry import smallest_models
 
 SIZES = [(1, 64, 64), (3, 97, 131), (2, 65, 200)]
 # Hosts with a mixer in the first of two stages (in all blocks of one) and their own in the other, which shifts windows
@@ -34,14 +35,19 @@ def hybrid(host, mixer):
     return zoo.create_hybrid(host, mixer, num_classes=10, **stages, **SMALL[host.rpartition('_')[0]]).eval()
 
 
-def structures(quick=STRUCTURES):
-    """pytest parameters for :func:`create_structure`: hybrids, and under the mark ``slow`` one model per structure.
+MODELS = [case.values[0] for case in every_structure()]
+SMALLEST = [name for name in smallest_models(each_host=False) if name in MODELS]
+
+
+def structures(quick=STRUCTURES, slow=MODELS):
+    """pytest parameters for :func:`create_structure`.
 
     Args:
-        quick: The hybrids that `make test` tries.
+        quick: The hybrids that `make test` tries; the others are marked ``slow``.
+        slow: Models, marked likewise.
     """
     hybrids = [(pair, '-'.join(pair), [] if pair in quick else pytest.mark.slow) for pair in STRUCTURES]
-    models = [(*case.values, *case.values, pytest.mark.slow) for case in every_structure()]
+    models = [(name, name, pytest.mark.slow) for name in slow]
     return [pytest.param(case, id=name, marks=marks) for case, name, marks in [*hybrids, *models]]
 
 
@@ -55,7 +61,7 @@ def exported(request):
     return model, export(model)
 
 
-@pytest.mark.parametrize('exported', structures(quick=DYNAMIC), indirect=True)
+@pytest.mark.parametrize('exported', structures(DYNAMIC), indirect=True)
 @torch.no_grad()
 def test_export_is_dynamic(exported):
     model, program = exported
@@ -79,7 +85,8 @@ def check_onnx(session, model, x):
     torch.testing.assert_close(torch.from_numpy(y), model(x), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize('exported', structures(quick=DYNAMIC), indirect=True)
+# the longest of all tests, up to a minute: of the smallest models alone
+@pytest.mark.parametrize('exported', structures(DYNAMIC, SMALLEST), indirect=True)
 @torch.no_grad()
 def test_onnx(exported, tmp_path):
     model, program = exported
@@ -129,14 +136,14 @@ def compiled(model):
     return torch.compile(model, fullgraph=True, backend='aot_eager')
 
 
-@pytest.mark.parametrize('case', structures(quick=STRUCTURES[::2]))
+@pytest.mark.parametrize('case', structures(STRUCTURES[::2], MODELS[::2]))
 @torch.no_grad()
 def test_compiles_without_graph_breaks(case):
     model, x = create_structure(case), torch.randn(2, 3, 96, 64)
     torch.testing.assert_close(compiled(model)(x), model(x), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize('case', structures(quick=STRUCTURES[1::2]))
+@pytest.mark.parametrize('case', structures(STRUCTURES[1::2], MODELS[1::2]))
 def test_training_compiles_without_graph_breaks(case):
     model = create_structure(case).train()
     y = compiled(model)(torch.randn(2, 3, 96, 64))
