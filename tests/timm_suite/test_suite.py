@@ -18,7 +18,7 @@ import timm
 
 import zoo
 from tests.timm_suite.non_standard import NON_STD
-from tests.zoo_models import small
+from tests.zoo_models import every_cnn_structure, every_structure, small
 from zoo.registry import FAMILIES
 
 HERE = Path(__file__).resolve().parent
@@ -145,8 +145,11 @@ PARTS = 8  # that processes of pytest may share
 @pytest.mark.full
 @pytest.mark.timeout(0)  # each of timm's tests has its own limit
 @pytest.mark.parametrize('part', range(PARTS))
-def test_every_model(timm_tests, part, tmp_path, capfd):
-    models = zoo.list_models(os.environ.get('ZOO_SUITE_MODELS', '').split(','))
+def test_every_structure(timm_tests, part, tmp_path, capfd):
+    """Whole models, of those that differ in size alone the first; all that ``ZOO_SUITE_MODELS`` names, if it does."""
+    asked = os.environ.get('ZOO_SUITE_MODELS')
+    structures = [case.values[0] for case in (*every_structure(), *every_cnn_structure())]
+    models = zoo.list_models(asked.split(',')) if asked else structures
     assert models
     if part >= len(models):
         pytest.skip(f'{len(models)} models were asked for')
