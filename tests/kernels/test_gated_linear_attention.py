@@ -100,11 +100,12 @@ def test_gentle_gates_take_one_product_per_direction(monkeypatch):
     assert len(called) == 2
 
 
-@pytest.mark.parametrize('lanes', [1, 4, 30])
+@pytest.mark.parametrize('lanes', [1, 4, 9, 30])
 def test_many_sequences_go_part_by_part(monkeypatch, lanes):
     args = inputs(70, heads=3, batch=5)
     whole = recurrence(*args, scale=4 ** -0.5)
-    monkeypatch.setattr(inference, 'TOKENS', 70 * lanes)
+    monkeypatch.setattr(inference, 'CHUNK', 8)
+    monkeypatch.setattr(inference, 'BLOCK', lanes)
     with torch.no_grad():
         torch.testing.assert_close(gated_linear_attention(*args), whole)
 
