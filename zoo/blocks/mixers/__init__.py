@@ -15,6 +15,7 @@ from .block_context import BlockContext, MixerFactory
 from .clamped import ClampedLinearAttention
 from .context_mixing import ContextMixing
 from .focused import FocusedLinearAttention
+from .gated_linear import GatedLinearAttention
 from .hilo import HiLoAttention
 from .inline import InLineAttention
 from .large_kernel import LargeKernelAttention
@@ -41,8 +42,8 @@ from .window import WindowAttention
 
 __all__ = [
     'AgentAttention', 'AveragePooling', 'BlockContext', 'ClampedLinearAttention', 'ContextMixing',
-    'EfficientModulation', 'EnhancedAttention', 'FocusedLinearAttention', 'GatedMixer', 'HiLoAttention',
-    'InLineAttention', 'LargeKernelAttention', 'LargeKernelConvolutionalAttention', 'LinearAttention',
+    'EfficientModulation', 'EnhancedAttention', 'FocusedLinearAttention', 'GatedLinearAttention', 'GatedMixer',
+    'HiLoAttention', 'InLineAttention', 'LargeKernelAttention', 'LargeKernelConvolutionalAttention', 'LinearAttention',
     'MagnitudeAwareLinearAttention', 'MixerFactory', 'MixerTable', 'Mixers', 'NeighborhoodAttention',
     'NormAwareLinearAttention', 'PartialChannelAttention', 'PartialSelfAttention', 'QKVMixer',
     'RankAugmentedLinearAttention', 'RotaryAttention', 'RoutedAttention', 'ScaleAwareModulation', 'SoftmaxAttention',
