@@ -23,8 +23,8 @@ class MovingAverage(nn.Module):
     """Sum of exponential moving averages of every channel, over the tokens before and after, then SiLU.
 
     With ``p = sigmoid(delta)`` and ``q = 1 - p sigmoid(alpha)``, the weight of the token t places away is
-    ``sum_n p_n beta_n q_n ** t gamma_n / sqrt(ndim)``, with parameters of its own for each side; both sides
-    include the token itself. The output is ``silu(sum + omega x)``. In float32 for 16-bit inputs, by Fourier transforms;
+    ``sum_n p_n beta_n q_n ** t gamma_n / sqrt(ndim)``, with parameters of its own for each side; both include the
+    token itself. The output is ``silu(sum + omega x)``. In float32 for 16-bit inputs, by Fourier transforms;
     in exported graphs by recurrences.
 
     Args:
