@@ -43,7 +43,7 @@ def shipped() -> Iterator[CompileSpec]:
     names = ('state_ptr', 'left_ptr', 'partial_ptr', 'grad_ptr', 'queries_ptr', 'keys_ptr', 'beyond_ptr')
     types = dict.fromkeys(names, '*fp32') | dict(scale='fp32')
     for bf16 in (True, False):
-        for d, e in ((16, 16), (16, 32), (32, 64), (64, 64), (64, 128), (128, 128)):
+        for d, e in ((16, 32), (32, 64), (64, 64), (128, 128)):
             for kernel in (summarize, carry, read, project, combine):
                 constants, options = settings(kernel.fn.__name__, bf16, d, e)
                 for reverse in (False, True) if kernel is not combine else (None,):
