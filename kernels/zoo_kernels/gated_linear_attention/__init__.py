@@ -5,7 +5,7 @@ from ..dispatch import Choice, choose, exporting, register_chooser
 from ..launch import program_limit
 from . import reference
 
-MAX_DIM = 128  # of a head: wider states do not fit into the registers of a program
+MAX_DIM = 64  # of a head: wider states do not fit into the registers of a program
 LEAST = 16  # fewest tokens that a program handles
 
 

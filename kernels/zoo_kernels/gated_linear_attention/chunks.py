@@ -52,8 +52,8 @@ def gated_linear_attention(
 
 def _fold(x: Tensor, padding: int) -> Tensor:
     """``[B, N, H, D]`` to chunks, ``[B * H * count, CHUNK, D]``, padded by tokens of zeros: without decay."""
-    x = x.transpose(1, 2)
-    return F.pad(x, (0, 0, 0, padding)).reshape(-1, CHUNK, x.shape[-1])
+    x = x.transpose(1, 2).contiguous()  # the strides of what is padded by nothing differ in a compiled graph
+    return F.pad(x, (0, 0, 0, padding)).view(-1, CHUNK, x.shape[-1])
 
 
 def pairs(q: Tensor, k: Tensor, forward_gate: Tensor, backward_gate: Tensor) -> tuple[Tensor, Decays]:

@@ -19,13 +19,12 @@ from ..launch import CompileSpec, pow2
 from ..linear_attention.features import dot, load, load_matrix, store
 
 TILE = tl.constexpr(16)  # tokens, the least that tl.dot takes
-LEVELS = tl.constexpr(4)  # of halving a tile
 CHUNK = 64  # tokens
 FORGOTTEN = tl.constexpr(-80.)  # logarithm of a gate from which nothing is left in float32
 
 KERNELS = 'summarize', 'carry', 'read', 'project', 'combine'
 # widest of D and E as a power of two -> warps
-WARPS = {16: 4, 32: 4, 64: 4, 128: 8}
+WARPS = {16: 4, 32: 4, 64: 4}
 ROWS = 16  # of a state that a program of ``carry`` handles
 
 
@@ -43,7 +42,7 @@ def shipped() -> Iterator[CompileSpec]:
     names = ('state_ptr', 'left_ptr', 'partial_ptr', 'grad_ptr', 'queries_ptr', 'keys_ptr', 'beyond_ptr')
     types = dict.fromkeys(names, '*fp32') | dict(scale='fp32')
     for bf16 in (True, False):
-        for d, e in ((16, 32), (32, 64), (64, 64), (128, 128)):
+        for d, e in ((16, 32), (32, 64), (64, 64)):
             for kernel in (summarize, carry, read, project, combine):
                 constants, options = settings(kernel.fn.__name__, bf16, d, e)
                 for reverse in (False, True) if kernel is not combine else (None,):
@@ -55,8 +54,11 @@ def shipped() -> Iterator[CompileSpec]:
 
 @triton.jit
 def _sum(mask, x):
-    """Sums of rows of x ``[TILE, BD]`` that a mask ``[TILE, TILE]`` chooses, in float32."""
-    return tl.dot(mask.to(tl.float32), x, input_precision='tf32x3')
+    """Sums of rows of x ``[TILE, BD]`` that a mask ``[TILE, TILE]`` chooses, in float32; exact for 16 bits."""
+    if x.dtype == tl.float32:
+        return tl.dot(mask.to(tl.float32), x, input_precision='tf32x3')
+    else:
+        return tl.dot(mask.to(x.dtype), x)
 
 
 @triton.jit
@@ -80,39 +82,39 @@ def _after(REVERSE: tl.constexpr):
 
 
 @triton.jit
-def _within(SIZE: tl.constexpr):
-    """Which tokens of a tile are in the same block of SIZE."""
+def _within(level):
+    """Which tokens of a tile are in the same block of ``2 ** level``."""
     i, j = tl.arange(0, TILE)[:, None], tl.arange(0, TILE)[None, :]
-    return i // SIZE == j // SIZE
+    return i >> level == j >> level
 
 
 @triton.jit
-def _pairs(SIZE: tl.constexpr, REVERSE: tl.constexpr):
-    """Which pairs of a query and a key are in the two halves of a block of ``2 * SIZE``."""
+def _pairs(level, REVERSE: tl.constexpr):
+    """Which pairs of a query and a key are in the two halves of a block of ``2 ** (level + 1)``."""
     i, j = tl.arange(0, TILE)[:, None], tl.arange(0, TILE)[None, :]
-    apart = (j // SIZE > i // SIZE) if REVERSE else (j // SIZE < i // SIZE)
-    return (i // (2 * SIZE) == j // (2 * SIZE)) & apart
+    apart = (j >> level > i >> level) if REVERSE else (j >> level < i >> level)
+    return (i >> (level + 1) == j >> (level + 1)) & apart
 
 
 @triton.jit
 def _load_gate(
         gate_ptr, rows, stride_n, count, REVERSE: tl.constexpr, SHIFT: tl.constexpr, D: tl.constexpr,
         BD: tl.constexpr):
-    """Logarithms of the gates of a tile; 0 where there is no token."""
+    """Logarithms of the gates of a tile, in their dtype; 0 where there is no token."""
     if SHIFT:
         rows = rows + 1 if REVERSE else rows - 1
     columns = tl.arange(0, BD)
     mask = ((rows >= 0) & (rows < count))[:, None] & (columns < D)[None, :]
     gate = tl.load(gate_ptr + rows.to(tl.int64)[:, None] * stride_n + columns[None, :], mask=mask, other=0.)
-    gate = gate.to(tl.float32)
-    return tl.where(gate < FORGOTTEN, FORGOTTEN, gate)  # a NaN stays
+    wide = gate.to(tl.float32)
+    return tl.where(wide < FORGOTTEN, FORGOTTEN, wide).to(gate.dtype)  # a NaN stays
 
 
 @triton.jit
 def _update(state, k, v, gate, REVERSE: tl.constexpr, BF16: tl.constexpr):
     """State after a tile, from that before it."""
     written = k * tl.exp(_sum(_after(REVERSE), gate))
-    return state * tl.exp(tl.sum(gate, 0))[:, None] + dot(tl.trans(written), v, BF16)
+    return state * tl.exp(tl.sum(gate.to(tl.float32), 0))[:, None] + dot(tl.trans(written), v, BF16)
 
 
 @triton.jit
@@ -148,7 +150,7 @@ def summarize(
         v = load(v_ptr, rows, stride_vn, count, E, BE)
         gate = _load_gate(gate_ptr, rows, stride_gn, count, REVERSE, SHIFT, D, BD)
         state = _update(state, k, v, gate, REVERSE, BF16)
-        left += tl.sum(gate, 0)
+        left += tl.sum(gate.to(tl.float32), 0)
     place = tl.program_id(0).to(tl.int64)
     d, e = tl.arange(0, BD), tl.arange(0, BE)
     mask = (d < D)[:, None] & (e < E)[None, :]
@@ -189,21 +191,22 @@ def read(
     gate_ptr += batch * stride_gb + head * stride_gh
     sample = (batch * count * heads + head) * E
     state = load_matrix(state_ptr + tl.program_id(0).to(tl.int64) * (D * E), D, E, BD, BE)
-    i, j = tl.arange(0, TILE)[:, None], tl.arange(0, TILE)[None, :]
     for step in range(TILES):
         rows = _rows(chunk, step, TILES, REVERSE)
         q = load(q_ptr, rows, stride_qn, count, D, BD)
         k = load(k_ptr, rows, stride_kn, count, D, BD)
         v = load(v_ptr, rows, stride_vn, count, E, BE)
         gate = _load_gate(gate_ptr, rows, stride_gn, count, REVERSE, SHIFT, D, BD)
-        weight = tl.where(i == j, tl.sum(q * k, 1)[:, None], 0.)
-        for level in tl.static_range(LEVELS):
-            within = _within(1 << level)
+        weight = tl.zeros([TILE, TILE], tl.float32)
+        for level in range(4):  # of halving a tile; unrolled, they would take all registers
+            within = _within(level)
             queries = q * tl.exp(_sum(within & _before(REVERSE), gate))
             keys = k * tl.exp(_sum(within & _after(REVERSE), gate))
-            weight += tl.where(_pairs(1 << level, REVERSE), dot(queries, tl.trans(keys), BF16), 0.)
+            # no larger than queries and keys themselves
+            product = tl.dot(queries.to(q_ptr.dtype.element_ty), tl.trans(keys.to(q_ptr.dtype.element_ty)))
+            weight += tl.where(_pairs(level, REVERSE), product, 0.)
         out = dot(q * tl.exp(_sum(_before(REVERSE), gate)), state, BF16) + dot(weight, v, BF16)
-        out *= scale
+        out = (out + tl.sum(q * k, 1)[:, None] * v) * scale
         if REVERSE:
             out += load(partial_ptr + sample, rows, heads * E, count, E, BE)
             store(out_ptr + sample, out, rows, heads * E, count, E, BE)
@@ -234,10 +237,10 @@ def project(
         gate = _load_gate(gate_ptr, rows, stride_gn, count, REVERSE, SHIFT, D, BD)
         product = dot(c, tl.trans(v), BF16)
         grad = dot(c, tl.trans(state), BF16) * tl.exp(_sum(_before(REVERSE), gate))
-        for level in tl.static_range(LEVELS):
-            within = _within(1 << level)
+        for level in range(4):  # of halving a tile; unrolled, they would take all registers
+            within = _within(level)
             keys = k * tl.exp(_sum(within & _after(REVERSE), gate))
-            chosen = tl.where(_pairs(1 << level, REVERSE), product, 0.)
+            chosen = tl.where(_pairs(level, REVERSE), product, 0.)
             grad += dot(chosen, keys, BF16) * tl.exp(_sum(within & _before(REVERSE), gate))
         store(grad_ptr + (batch * count * heads + head) * D, grad * scale, rows, heads * D, count, D, BD)
         state = _update(state, k, v, gate, REVERSE, BF16)

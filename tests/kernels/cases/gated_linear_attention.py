@@ -35,7 +35,7 @@ CASES = [
     packed('gates of 0 and 1', 50, 2, 16, 16, times=60.),
     packed('weak gates', 200, 1, 64, 64, shift=9.),
     packed('odd heads', 37, 2, 24, 40, shift=1.),
-    packed('wide', 40, 1, 96, 128, shift=3.),
+    packed('wide', 40, 1, 64, 48, shift=3.),
     packed('a chunk', 64, 1, 16, 32, shift=3., scale=1.),
     packed('a token', 1, 2, 16, 16, batch=2),
 ]
