@@ -126,9 +126,15 @@ def _place(heads, chunks):
 
 
 @triton.jit
-def _rows(chunk, step, TILES: tl.constexpr, REVERSE: tl.constexpr):
+def _tiles(chunk, count, TILES: tl.constexpr):
+    """Number of tiles of a chunk that have tokens."""
+    return tl.minimum(TILES, (count + TILE - 1) // TILE - chunk * TILES)
+
+
+@triton.jit
+def _rows(chunk, step, tiles, TILES: tl.constexpr, REVERSE: tl.constexpr):
     """Tokens of a step of a chunk."""
-    tile = TILES - 1 - step if REVERSE else step
+    tile = tiles - 1 - step if REVERSE else step
     return (chunk * TILES + tile) * TILE + tl.arange(0, TILE)
 
 
@@ -140,12 +146,13 @@ def summarize(
     """What chunks add to the state, ``[lanes, chunks, D, E]``, and logarithms of what they leave of it,
     ``[lanes, chunks, D]``. Grid: lanes * chunks."""
     lane, head, batch, chunk = _place(heads, chunks)
+    tiles = _tiles(chunk, count, TILES)
     k_ptr += batch * stride_kb + head * stride_kh
     v_ptr += batch * stride_vb + head * stride_vh
     gate_ptr += batch * stride_gb + head * stride_gh
     state, left = tl.zeros([BD, BE], tl.float32), tl.zeros([BD], tl.float32)
-    for step in range(TILES):
-        rows = _rows(chunk, step, TILES, REVERSE)
+    for step in range(tiles):
+        rows = _rows(chunk, step, tiles, TILES, REVERSE)
         k = load(k_ptr, rows, stride_kn, count, D, BD)
         v = load(v_ptr, rows, stride_vn, count, E, BE)
         gate = _load_gate(gate_ptr, rows, stride_gn, count, REVERSE, SHIFT, D, BD)
@@ -185,14 +192,15 @@ def read(
     """``scale`` times what queries read forward, ``[B, N, H, E]`` in float32, or with REVERSE in both directions, in
     the dtype of the output. Grid: lanes * chunks."""
     lane, head, batch, chunk = _place(heads, chunks)
+    tiles = _tiles(chunk, count, TILES)
     q_ptr += batch * stride_qb + head * stride_qh
     k_ptr += batch * stride_kb + head * stride_kh
     v_ptr += batch * stride_vb + head * stride_vh
     gate_ptr += batch * stride_gb + head * stride_gh
     sample = (batch * count * heads + head) * E
     state = load_matrix(state_ptr + tl.program_id(0).to(tl.int64) * (D * E), D, E, BD, BE)
-    for step in range(TILES):
-        rows = _rows(chunk, step, TILES, REVERSE)
+    for step in range(tiles):
+        rows = _rows(chunk, step, tiles, TILES, REVERSE)
         q = load(q_ptr, rows, stride_qn, count, D, BD)
         k = load(k_ptr, rows, stride_kn, count, D, BD)
         v = load(v_ptr, rows, stride_vn, count, E, BE)
@@ -224,13 +232,14 @@ def project(
     """``scale`` times the products ``S_i c_i`` with the states before each token, ``[B, N, H, D]`` in float32, for c
     ``[B, N, H, E]``: the gradient of what reads the states of k and v. Grid: lanes * chunks."""
     lane, head, batch, chunk = _place(heads, chunks)
+    tiles = _tiles(chunk, count, TILES)
     c_ptr += batch * stride_cb + head * stride_ch
     k_ptr += batch * stride_kb + head * stride_kh
     v_ptr += batch * stride_vb + head * stride_vh
     gate_ptr += batch * stride_gb + head * stride_gh
     state = load_matrix(state_ptr + tl.program_id(0).to(tl.int64) * (D * E), D, E, BD, BE)
-    for step in range(TILES):
-        rows = _rows(chunk, step, TILES, REVERSE)
+    for step in range(tiles):
+        rows = _rows(chunk, step, tiles, TILES, REVERSE)
         c = load(c_ptr, rows, stride_cn, count, E, BE)
         k = load(k_ptr, rows, stride_kn, count, D, BD)
         v = load(v_ptr, rows, stride_vn, count, E, BE)
@@ -259,6 +268,7 @@ def combine(
     gates, ``[2, lanes, chunks, D]``.
     """
     lane, head, batch, chunk = _place(heads, chunks)
+    tiles = _tiles(chunk, count, TILES)
     q_ptr += batch * stride_qb + head * stride_qh
     k_ptr += batch * stride_kb + head * stride_kh
     v_ptr += batch * stride_vb + head * stride_vh
@@ -268,8 +278,8 @@ def combine(
     d = tl.arange(0, BD)
     place = tl.program_id(0).to(tl.int64)
     total = tl.load(beyond_ptr + place * D + d, mask=d < D, other=0.)
-    for step in range(TILES):  # from the last token to the first
-        rows = _rows(chunk, step, TILES, True)
+    for step in range(tiles):  # from the last token to the first
+        rows = _rows(chunk, step, tiles, TILES, True)
         q = load(q_ptr, rows, stride_qn, count, D, BD)
         k = load(k_ptr, rows, stride_kn, count, D, BD)
         v = load(v_ptr, rows, stride_vn, count, E, BE)
@@ -286,8 +296,8 @@ def combine(
         store(dk_ptr + sample, dk + itself * q, rows, heads * D, count, D, BD)
     lanes = tl.num_programs(0).to(tl.int64)
     total = tl.load(beyond_ptr + (lanes + place) * D + d, mask=d < D, other=0.)
-    for step in range(TILES):
-        rows = _rows(chunk, step, TILES, False)
+    for step in range(tiles):
+        rows = _rows(chunk, step, tiles, TILES, False)
         q = load(q_ptr, rows, stride_qn, count, D, BD)
         k = load(k_ptr, rows, stride_kn, count, D, BD)
         change = q * load(queries_ptr + other, rows, heads * D, count, D, BD)

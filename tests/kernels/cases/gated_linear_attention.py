@@ -29,13 +29,13 @@ def packed(name, tokens, heads, dim, value_dim, batch=1, shift=0., times=1., sca
 
 
 CASES = [
-    packed('vig', 131, 2, 32, 64, batch=2, shift=4.),
-    packed('vig-hierarchical', 90, 3, 16, 32, shift=2.),
-    packed('strong gates', 70, 1, 32, 32, times=3., shift=-2.),
-    packed('gates of 0 and 1', 50, 2, 16, 16, times=60.),
-    packed('weak gates', 200, 1, 64, 64, shift=9.),
-    packed('odd heads', 37, 2, 24, 40, shift=1.),
-    packed('wide', 40, 1, 64, 48, shift=3.),
+    packed('vig', 70, 1, 32, 64, batch=2, shift=4.),
+    packed('vig-hierarchical', 40, 2, 16, 32, shift=2.),
+    packed('strong gates', 40, 1, 32, 32, times=3., shift=-2.),
+    packed('gates of 0 and 1', 33, 1, 16, 16, times=60.),
+    packed('weak gates', 140, 1, 16, 16, shift=9.),
+    packed('odd heads', 20, 2, 24, 40, shift=1.),
+    packed('wide', 20, 1, 64, 48, shift=3.),
     packed('a chunk', 64, 1, 16, 32, shift=3., scale=1.),
     packed('a token', 1, 2, 16, 16, batch=2),
 ]

@@ -37,6 +37,6 @@ def test_compiles_without_graph_breaks():
 
 def test_nan_in_a_gate_reaches_what_it_decides():
     args = [x.detach().clone() if torch.is_tensor(x) else x for x in inputs('odd heads')]
-    args[3][0, 20, 1] = float('nan')
+    args[3][0, 10, 1] = float('nan')
     out = op.forward(*args)[0]
-    assert torch.isfinite(out[0, :, 0]).all() and out[0, 20:, 1].isnan().all()
+    assert torch.isfinite(out[0, :, 0]).all() and out[0, 10:, 1].isnan().all()
