@@ -22,7 +22,6 @@ TILE = tl.constexpr(16)  # tokens, the least that tl.dot takes
 CHUNK = 64  # tokens
 FORGOTTEN = tl.constexpr(-80.)  # logarithm of a gate from which nothing is left in float32
 
-KERNELS = 'summarize', 'carry', 'read', 'project', 'combine'
 # widest of D and E as a power of two -> warps
 WARPS = {16: 4, 32: 4, 64: 4}
 ROWS = 16  # of a state that a program of ``carry`` handles

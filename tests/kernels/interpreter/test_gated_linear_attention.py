@@ -18,6 +18,7 @@ def inputs(name='a token', dtype=torch.float16):
     return [*list(arguments.values())[:5], 0.5]
 
 
+@pytest.mark.slow
 def test_operators():
     args = inputs()
     torch.library.opcheck(op.forward, args)
