@@ -89,7 +89,8 @@ def test_gentle_gates_take_one_product_per_direction(monkeypatch):
     """In inference only; small gates and NaN take the formula for gates of any size."""
     called = []
     general = chunks.gated_linear_attention
-    monkeypatch.setattr(chunks, 'gated_linear_attention', lambda *args: called.append(1) or general(*args))
+    monkeypatch.setattr(
+        chunks, 'gated_linear_attention', lambda *args, **given: called.append(1) or general(*args, **given))
     args = inputs(100, shift=3.)
     with torch.no_grad():
         gated_linear_attention(*args)

@@ -27,11 +27,11 @@ def gated_linear_attention(
         for sample in range(batch):
             for head in range(heads):
                 part = slice(sample, sample + 1), slice(None), head
-                out[part] = _mix(*(x[part] for x in tensors), scale)
+                out[part] = _mix(*(x[part] for x in tensors), scale=scale)
         return out
     tensors = [x.transpose(1, 2).flatten(0, 1) for x in tensors]
     lanes = max(1, BLOCK * CHUNK // tokens)
-    out = torch.cat([_mix(*(x[i:i + lanes] for x in tensors), scale) for i in range(0, batch * heads, lanes)])
+    out = torch.cat([_mix(*(x[i:i + lanes] for x in tensors), scale=scale) for i in range(0, batch * heads, lanes)])
     return out.unflatten(0, (batch, heads)).transpose(1, 2).contiguous()
 
 
@@ -45,7 +45,7 @@ def _mix(
     out = torch.empty(values.shape, dtype=v.dtype)
     for gate, backward in zip(gates, (False, True)):
         if not _add_direction(out, queries, keys, values, gate, scale, backward):
-            return chunks.gated_linear_attention(*(x.unsqueeze(2) for x in tensors), scale).squeeze(2)
+            return chunks.gated_linear_attention(*(x.unsqueeze(2) for x in tensors), scale=scale).squeeze(2)
     return out.view(lanes, tokens + padding, -1)[:, :tokens]
 
 
