@@ -7,6 +7,7 @@ from .cpu import set_gemm
 from .depthwise_conv import depthwise_conv, focal_level
 from .dispatch import Choice, explain, record, set_mode
 from .focal_modulation import focal_modulation
+from .gated_linear_attention import gated_linear_attention
 from .linear import linear
 from .linear_attention import linear_attention
 from .neighborhood_attention import neighborhood_attention, neighborhood_sum
@@ -19,6 +20,7 @@ __all__ = [
     'explain',
     'focal_level',
     'focal_modulation',
+    'gated_linear_attention',
     'linear',
     'linear_attention',
     'neighborhood_attention',

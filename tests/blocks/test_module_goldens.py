@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from tests import goldens
+from tests.blocks import mega_layers
 from zoo.blocks import gates, pooling
+from zoo.blocks.mixers.mega import MovingAverage
 
 
 def gaussian_block(heads, gaussians, dims):
@@ -30,6 +32,13 @@ MODULES = {
     'gaussian_block_mixed@2x49x64': lambda: gaussian_block((2, 7), (3, 4), (-1, 1)),
     'ggem_blocked_d384_g16@2x196x384': lambda: pooling.GGeM(384, 16),
     'ggem_interleaved_d384_g16@2x197x384': lambda: pooling.GGeM(384, 16, interleaved=True, num_prefix_tokens=1),
+    'mega_ema_d32_n16_bidir@2x64x32': lambda: MovingAverage(32, 16),
+    'mega_ema_d32_n2_causal@2x50x32': lambda: MovingAverage(32, 2, bidirectional=False),
+    'mega_layer_d32_laplace_bn@2x64x32': mega_layers.Layer,
+    'mega_mga_d32_laplace_bn@2x64x32': lambda: mega_layers.GatedAttention(32, 16, 64, True, max_positions=64),
+    'mega_mga_d32_relu2_rotary@2x64x32': lambda: mega_layers.GatedAttention(32, 16, 64, attention='relu2'),
+    'mega_mga_d32_softmax@2x64x32': lambda: mega_layers.GatedAttention(
+        32, 16, 64, attention='softmax', max_positions=64),
     'mh_gaussian_attention_ax1_h3_g4@2x64x7x7': lambda: gates.GaussianAttention(num_heads=3, num_gaussians=4),
     'tic_msaconv_c16_32_k3_s1@2x16x14x14': lambda: gates.MSAConv(16, 32),
     'tic_msaconv_c16_32_k3_s2@2x16x14x14': lambda: gates.MSAConv(16, 32, stride=2),
@@ -51,6 +60,8 @@ RULES = (
     (r'\.conv\.bn\.', '.norm.'),
     (r'\.conv_dws\.', '.scale.'), (r'\.bn_dws\.', '.scale_norm.'), (r'\.conv_point\.', '.point.'),
     (r'\.bn_point\.', '.point_norm.'),
+    (r'(^|\.)move\.', r'\1average.'), (r'(^|\.)v_proj\.', r'\1value.'), (r'(^|\.)mx_proj\.', r'\1base.'),
+    (r'(^|\.)h_proj\.', r'\1proj.'), (r'rel_pos_bias\.rel_pos_bias$', 'bias.table'), (r'rel_pos_bias\.', 'bias.'),
     (r'^layers\.', ''), (r'\.mean_offsets$', '.offset'), (r'\.c$', '.spread'),
 )
 

@@ -6,6 +6,7 @@ import zoo_kernels
 from zoo_kernels import (
     depthwise_conv,
     focal_modulation,
+    gated_linear_attention,
     linear_attention,
     neighborhood_attention,
     neighborhood_sum,
@@ -21,6 +22,11 @@ def linear(batch=2, tokens=5, keys=5, heads=2, dim=8, value_dim=8, **options):
     if options.pop('weighted', False):
         shapes['key_weight'] = batch, keys, heads
     return lambda **x: linear_attention(**x, **options), shapes
+
+
+def gated(batch=2, tokens=5, heads=2, dim=8, value_dim=8):
+    shapes = dict.fromkeys(('q', 'k', 'forward_gate', 'backward_gate'), (batch, tokens, heads, dim))
+    return gated_linear_attention, dict(shapes, v=(batch, tokens, heads, value_dim))
 
 
 def routed(batch=0, side=4, heads=2, dim=8):
@@ -56,6 +62,9 @@ CASES = {
     'linear, no samples, weighted': linear(batch=0, feature='elu', weighted=True),
     'linear, no queries': linear(tokens=0, feature='focus'),
     'linear, no value channels': linear(value_dim=0, feature='elu'),
+    'gated, no samples': gated(batch=0),
+    'gated, no tokens': gated(tokens=0),
+    'gated, no value channels': gated(value_dim=0),
     'routed, no samples': routed(),
     'neighborhood, no samples': neighborhood(),
     'neighborhood sum, no samples': summed(),

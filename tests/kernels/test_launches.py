@@ -11,6 +11,7 @@ from tests.kernels.cases import CASES
 from zoo_kernels import (
     depthwise_conv,
     focal_level,
+    gated_linear_attention,
     linear_attention,
     neighborhood_attention,
     neighborhood_sum,
@@ -88,6 +89,9 @@ MANY = {  # more programs than the axes y and z of a grid have room for
     'focus': (
         linear_attention, dict(q=(70000, 4, 2, 16), k=(70000, 4, 2, 16), v=(70000, 4, 2, 16), focus_scale=(32,)),
         dict(feature='focus')),
+    'gated': (
+        gated_linear_attention,
+        dict.fromkeys(('q', 'k', 'v', 'forward_gate', 'backward_gate'), (8192, 65, 8, 16)), {}),
     'routed': (routed_attention, dict.fromkeys('qkv', (70000, 2, 4, 2, 16)), ROUTES),
     'routed-heads': (routed_attention, dict.fromkeys('qkv', (1, 4, 4, 70000, 16)), ROUTES),
     'neighborhood': (neighborhood_attention, dict.fromkeys('qkv', (70000, 4, 4, 2, 16)), dict(kernel_size=3)),

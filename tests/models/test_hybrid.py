@@ -74,7 +74,7 @@ def test_stages_choose_where_the_mixer_goes():
 def test_bad_names():
     with pytest.raises(ValueError, match='host \'swin\': use one of vit_tiny, .*swin_tiny'):
         zoo.create_hybrid('swin', 'rala')
-    with pytest.raises(ValueError, match="mixer 'ralla': use one of agent, clamped, .*; did you mean rala"):
+    with pytest.raises(ValueError, match="mixer 'ralla': use one of additive_recurrence, agent, .*; did you mean rala"):
         zoo.create_hybrid('swin_tiny', 'ralla')
     with pytest.raises(ValueError, match="HiLoAttention mixes maps only, but this host has a class token; use"):
         zoo.create_hybrid('vit_tiny', 'hilo', depth=1)

@@ -1,7 +1,8 @@
 """The ops as the models call them: widths, heads, options and strides of every call, at the maps of three stages.
 
 FLatten-PVT-T and FLatten-Swin-T (focus), RAVLT-T (rala, dw5 gated), MAViT-T (mala), BiFormer-T (routed, dw5 residual),
-VAN-B1 (dw3 gelu, dw7), FocalNet-T (focal), NAT-M (neighborhood), OverLoCK (sum); identity is the plainest call.
+VAN-B1 (dw3 gelu, dw7), FocalNet-T (focal), NAT-M (neighborhood), OverLoCK (sum), ViG-H-T (gla); identity is the
+plainest call.
 """
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -107,6 +108,7 @@ def at(shape: Shape, ops: Sequence[str] | None = None) -> list[Case]:
         Case('neighborhood', shape, zoo_kernels.neighborhood_attention, partial(_windows, shape, narrow), {},
              softmax=True),
         Case('sum', shape, zoo_kernels.neighborhood_sum, partial(_summed, shape, narrow), dict(kernel_size=7)),
+        Case('gla', shape, zoo_kernels.gated_linear_attention, partial(_decaying, shape, wide), {}),
         Case('dw5 gated', shape, conv, partial(_gated, shape, narrow), {}, conv=True),
         Case('dw3 gelu', shape, conv, partial(_conv, shape, hidden, 3), dict(activation='gelu'), conv=True),
         Case('focal', shape, focal, partial(_focal, shape, wide), {}),
@@ -119,8 +121,8 @@ def at(shape: Shape, ops: Sequence[str] | None = None) -> list[Case]:
     return [case for case in cases if ops is None or case.op in ops]
 
 
-KERNELS = ('focus', 'focus swin', 'rala', 'mala', 'routed', 'neighborhood', 'sum', 'dw5 gated', 'dw3 gelu', 'focal',
-           'identity', 'dw5 residual')  # ops that have a kernel
+KERNELS = ('focus', 'focus swin', 'rala', 'mala', 'routed', 'neighborhood', 'sum', 'gla', 'dw5 gated', 'dw3 gelu',
+           'focal', 'identity', 'dw5 residual')  # ops that have a kernel
 
 
 def make_inputs(case: Case, dtype: torch.dtype, device: torch.device, seed: int = 0) -> dict[str, Tensor]:
@@ -195,6 +197,15 @@ def _summed(shape: Shape, dim: int, make: Make) -> dict[str, Tensor]:
     weights = make(shape.batch, dim // 32, shape.height, shape.width, 49).softmax(-1)
     values = make(shape.batch, shape.height, shape.width, dim).unflatten(-1, (2, dim // 32, 16))
     return dict(weights=weights, v=values[:, :, :, 1].permute(0, 3, 1, 2, 4))
+
+
+def _decaying(shape: Shape, dim: int, make: Make) -> dict[str, Tensor]:
+    """Heads of 32 values and 16 keys; queries, keys and values are slices of a projection, gates those of another."""
+    heads, sizes = max(dim // 32, 1), (dim // 2, dim // 2, dim)
+    q, k, v = (x.unflatten(-1, (heads, -1)) for x in make(shape.batch, shape.tokens, 2 * dim).split(sizes, -1))
+    gates = (F.logsigmoid(make(shape.batch, shape.tokens, dim)) / 16).chunk(2, -1)
+    forward_gate, backward_gate = (x.unflatten(-1, (heads, -1)) for x in gates)
+    return dict(q=q, k=k, v=v, forward_gate=forward_gate, backward_gate=backward_gate)
 
 
 def _routed(shape: Shape, dim: int, make: Make) -> dict[str, Tensor]:

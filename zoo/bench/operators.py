@@ -87,6 +87,15 @@ def _weighted(shape: Shape, make: Make) -> dict[str, Tensor]:
     return dict(weights=make(shape.batch, heads, height, width, WINDOW ** 2) / WINDOW, v=values)
 
 
+def _decaying(shape: Shape, make: Make) -> dict[str, Tensor]:
+    """Queries, keys and gates with half of the channels of the values, in two projections, as in ViG."""
+    heads, dim = shape.heads, shape.dim
+    sizes = dim // 2, dim // 2, dim
+    q, k, v = (x.unflatten(-1, (heads, -1)) for x in make(shape.batch, shape.tokens, 2 * dim).split(sizes, -1))
+    gates = -make(shape.batch, shape.tokens, 2, heads, dim // heads // 2).abs() / 16
+    return dict(q=q, k=k, v=v, forward_gate=gates[:, :, 0], backward_gate=gates[:, :, 1])
+
+
 def _map(shape: Shape, make: Make) -> Tensor:
     return make(shape.batch, shape.height, shape.width, shape.dim)
 
@@ -121,6 +130,7 @@ OPERATORS = {operator.name: operator for operator in (
     Operator('focused_attention', _LINEAR, _focused, dict(feature='focus')),
     Operator('weighted_attention', _LINEAR, _rala, dict(feature='elu')),
     Operator('magnitude_attention', _LINEAR, _qkv, dict(feature='elu', output='magnitude')),
+    Operator('gated_linear_attention', zoo_kernels.gated_linear_attention, _decaying, softmax=False),
     Operator('agent_attention', zoo_kernels.agent_attention, _agents),
     Operator('routed_attention', zoo_kernels.routed_attention, _routed, dict(regions=REGIONS)),
     Operator('neighborhood_attention', zoo_kernels.neighborhood_attention, _windows, dict(kernel_size=WINDOW)),

@@ -1,4 +1,5 @@
 """Feed-forward layers on token maps."""
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..utils.types import FactoryKwargs
@@ -50,3 +51,17 @@ class ResidualConvMlp(ConvMlp):
     def _maps(self, x: Tensor) -> Tensor:
         x = linear_gelu(self.fc1, x)
         return linear(self.fc2, conv_epilogue(self.dwconv, x, residual=x))
+
+
+class SwiGLU(nn.Module):
+    """Gated feed-forward layer without biases: ``fc2(silu(a) * b)``, ``a, b = fc1(x)``; on ``[..., C]``."""
+
+    def __init__(self, dim: int, hidden: int, device=None, dtype=None):
+        super().__init__()
+        dd = FactoryKwargs(device=device, dtype=dtype)
+        self.fc1 = nn.Linear(dim, 2 * hidden, bias=False, **dd)
+        self.fc2 = nn.Linear(hidden, dim, bias=False, **dd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, x = linear(self.fc1, x).chunk(2, -1)
+        return linear(self.fc2, F.silu(gate) * x)

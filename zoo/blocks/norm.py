@@ -1,4 +1,5 @@
-"""Batch norm on token maps."""
+"""Norms on token maps."""
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -61,3 +62,25 @@ class BatchNormNHWC(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return batch_norm(self.norm, x)
+
+
+class RMSNorm(nn.Module):
+    """Root mean square norm over the last dimension, ``x / sqrt(mean(x ** 2) + eps) * weight``, in float32 for 16 bits.
+
+    Args:
+        dim: Number of channels.
+        eps: Added to the mean.
+    """
+
+    def __init__(self, dim: int, eps: float = 1e-6, device=None, dtype=None):
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim, device=device, dtype=dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+        y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + self.eps)
+        return (y * self.weight.to(y.dtype)).to(x.dtype)
+
+    def extra_repr(self) -> str:
+        return f'{self.weight.shape[0]}, eps={self.eps}'

@@ -14,7 +14,7 @@
     published, or nothing that these rules say.
 ``no_weight_decay``: pattern of all parameters that the published training does not decay; '' for none.
 ``learning_rates``: pattern -> factor of the parameters that learn at a rate of their own.
-``eps``: pattern of modules' names -> eps of the norms among them.
+``eps``: pattern of modules' names -> eps of the norms among them; or such rules by glob of models.
 ``untrained``: models that have no recipe in configs/train, each with the reason.
 ``no_dense_config``: why there is none in configs/mmdet and configs/mmseg, in families without.
 ``kernels``: by model, calls of our custom ops in a forward pass on a GPU, at 224 pixels in 16 bits.
@@ -56,6 +56,12 @@ def initial_rules(family: str, model: str) -> dict[str, Any]:
     """Pattern -> rule of a model's parameters, in the order in which they are tried."""
     entries = load(family)['initial'].items()
     return {pattern: rule for glob, rules in entries if fnmatch(model, glob) for pattern, rule in rules.items()}
+
+
+def eps_rules(family: str, model: str) -> dict[str, float]:
+    """Pattern -> eps of a model's norms."""
+    rules = load(family)['eps']
+    return next((own for glob, own in rules.items() if isinstance(own, dict) and fnmatch(model, glob)), rules)
 
 
 def first_match(patterns: dict[str, Any], name: str) -> str | None:

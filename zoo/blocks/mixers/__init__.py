@@ -10,17 +10,20 @@ torch.Size([1, 8, 8, 32])
 from importlib import import_module
 from pkgutil import iter_modules
 
+from .additive_recurrence import AdditiveRecurrence
 from .agent import AgentAttention
 from .block_context import BlockContext, MixerFactory
 from .clamped import ClampedLinearAttention
 from .context_mixing import ContextMixing
 from .focused import FocusedLinearAttention
+from .gated_linear import GatedLinearAttention
 from .hilo import HiLoAttention
 from .inline import InLineAttention
 from .large_kernel import LargeKernelAttention
 from .linear import LinearAttention
 from .lkca import LargeKernelConvolutionalAttention
 from .mala import MagnitudeAwareLinearAttention
+from .mega import MovingAverageGatedAttention
 from .modulation import EfficientModulation
 from .neighborhood import NeighborhoodAttention
 from .norm_aware import NormAwareLinearAttention
@@ -40,11 +43,11 @@ from .token_mixer import TokenMixer
 from .window import WindowAttention
 
 __all__ = [
-    'AgentAttention', 'AveragePooling', 'BlockContext', 'ClampedLinearAttention', 'ContextMixing',
-    'EfficientModulation', 'EnhancedAttention', 'FocusedLinearAttention', 'GatedMixer', 'HiLoAttention',
-    'InLineAttention', 'LargeKernelAttention', 'LargeKernelConvolutionalAttention', 'LinearAttention',
-    'MagnitudeAwareLinearAttention', 'MixerFactory', 'MixerTable', 'Mixers', 'NeighborhoodAttention',
-    'NormAwareLinearAttention', 'PartialChannelAttention', 'PartialSelfAttention', 'QKVMixer',
+    'AdditiveRecurrence', 'AgentAttention', 'AveragePooling', 'BlockContext', 'ClampedLinearAttention', 'ContextMixing',
+    'EfficientModulation', 'EnhancedAttention', 'FocusedLinearAttention', 'GatedLinearAttention', 'GatedMixer',
+    'HiLoAttention', 'InLineAttention', 'LargeKernelAttention', 'LargeKernelConvolutionalAttention', 'LinearAttention',
+    'MagnitudeAwareLinearAttention', 'MixerFactory', 'MixerTable', 'Mixers', 'MovingAverageGatedAttention',
+    'NeighborhoodAttention', 'NormAwareLinearAttention', 'PartialChannelAttention', 'PartialSelfAttention', 'QKVMixer',
     'RankAugmentedLinearAttention', 'RotaryAttention', 'RoutedAttention', 'ScaleAwareModulation', 'SoftmaxAttention',
     'SpatialReductionAttention', 'StripeAttention', 'TokenMixer', 'WindowAttention', 'list_mixers', 'mixer_class',
     'mixer_factory', 'register_mixer',
