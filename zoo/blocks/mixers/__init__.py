@@ -11,6 +11,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 from .agent import AgentAttention
+from .bidirectional_scan import BidirectionalScan
 from .block_context import BlockContext, MixerFactory
 from .clamped import ClampedLinearAttention
 from .context_mixing import ContextMixing
@@ -32,6 +33,7 @@ from .registry import list_mixers, mixer_class, register_mixer
 from .rotary import GatedMixer, RotaryAttention
 from .routing import EnhancedAttention, RoutedAttention
 from .scale_aware import ScaleAwareModulation
+from .selective_scan import SelectiveScan
 from .sequence import QKVMixer
 from .softmax import SoftmaxAttention
 from .stripes import StripeAttention
@@ -40,14 +42,14 @@ from .token_mixer import TokenMixer
 from .window import WindowAttention
 
 __all__ = [
-    'AgentAttention', 'AveragePooling', 'BlockContext', 'ClampedLinearAttention', 'ContextMixing',
-    'EfficientModulation', 'EnhancedAttention', 'FocusedLinearAttention', 'GatedMixer', 'HiLoAttention',
-    'InLineAttention', 'LargeKernelAttention', 'LargeKernelConvolutionalAttention', 'LinearAttention',
-    'MagnitudeAwareLinearAttention', 'MixerFactory', 'MixerTable', 'Mixers', 'NeighborhoodAttention',
-    'NormAwareLinearAttention', 'PartialChannelAttention', 'PartialSelfAttention', 'QKVMixer',
-    'RankAugmentedLinearAttention', 'RotaryAttention', 'RoutedAttention', 'ScaleAwareModulation', 'SoftmaxAttention',
-    'SpatialReductionAttention', 'StripeAttention', 'TokenMixer', 'WindowAttention', 'list_mixers', 'mixer_class',
-    'mixer_factory', 'register_mixer',
+    'AgentAttention', 'AveragePooling', 'BidirectionalScan', 'BlockContext', 'ClampedLinearAttention',
+    'ContextMixing', 'EfficientModulation', 'EnhancedAttention', 'FocusedLinearAttention', 'GatedMixer',
+    'HiLoAttention', 'InLineAttention', 'LargeKernelAttention', 'LargeKernelConvolutionalAttention',
+    'LinearAttention', 'MagnitudeAwareLinearAttention', 'MixerFactory', 'MixerTable', 'Mixers',
+    'NeighborhoodAttention', 'NormAwareLinearAttention', 'PartialChannelAttention', 'PartialSelfAttention',
+    'QKVMixer', 'RankAugmentedLinearAttention', 'RotaryAttention', 'RoutedAttention', 'ScaleAwareModulation',
+    'SelectiveScan', 'SoftmaxAttention', 'SpatialReductionAttention', 'StripeAttention', 'TokenMixer',
+    'WindowAttention', 'list_mixers', 'mixer_class', 'mixer_factory', 'register_mixer',
 ]
 
 for _module in iter_modules(__path__):  # so that all mixers are registered
