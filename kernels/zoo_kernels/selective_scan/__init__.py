@@ -5,8 +5,12 @@ from typing import Any
 from torch import Tensor
 
 from ..dispatch import Choice, choose, exporting, register_chooser
+from ..launch import program_limit
 from . import reference
 from .call import Call
+
+MAX_STATES, MAX_HEAD_STATES = 16, 64  # per channel: the states of a block have to fit into the registers of a program
+MAX_DIM = 128  # of a head
 
 
 def selective_scan(
@@ -80,8 +84,22 @@ def _decide(call: Call) -> Choice:
     x = call.x
     if exporting():  # a branch on the length would fix it in the graph
         return choose('selective_scan', x)
-    return choose('selective_scan', x, 'there is no kernel', tokens=x.shape[0] * x.shape[2],
-                  empty=not (x.numel() and call.B.numel()))
+    return choose(
+        'selective_scan', x, _limit(call), tokens=x.shape[0] * x.shape[2], empty=not (x.numel() and call.B.numel()))
+
+
+def _limit(call: Call) -> str:
+    x, states = call.x, call.B.shape[3]
+    most = MAX_HEAD_STATES if call.heads else MAX_STATES
+    if states > most:
+        return f'more than {most} states'
+    if call.heads and x.shape[4] > MAX_DIM:
+        return f'heads are wider than {MAX_DIM}'
+    spans = [sum(step * (size - 1) for size, step in zip(t.shape[2:], t.stride()[2:])) for t in (x, call.B, call.C)]
+    if max(spans) >= 2 ** 31 or x[0, 0].numel() >= 2 ** 31:
+        return 'a sample spans more than 2 ** 31 elements'
+    units = x.shape[3] if call.heads else -(-x.shape[3] // 16)
+    return program_limit(x.shape[0] * len(call.orders) * units)
 
 
 register_chooser(selective_scan, _choose)

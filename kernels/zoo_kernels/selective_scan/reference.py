@@ -25,7 +25,7 @@ def selective_scan(call: Call) -> Tensor:
         B, C = (t.expand(-1, scans, -1, -1) for t in (B, C))
         y = _scan(dt, inputs, A, B, C)
         y = from_scans(y, orders, grid, sum_orders)
-        return _finish(y, x, D, z, scans, sum_orders).to(result)
+        return finish(y, x, D, z, scans, sum_orders).to(result)
 
 
 def _differ(orders: Sequence[str]) -> bool:
@@ -65,7 +65,7 @@ def _empty(dt: Tensor, x: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
     return 0 * x * (dt if x.dim() == 4 else dt.unsqueeze(4)) + 0 * (A.sum() + B.sum() + C.sum())
 
 
-def _finish(y: Tensor, x: Tensor, D: Tensor | None, z: Tensor | None, scans: int, sum_orders: bool) -> Tensor:
+def finish(y: Tensor, x: Tensor, D: Tensor | None, z: Tensor | None, scans: int, sum_orders: bool) -> Tensor:
     """Add ``D x`` and multiply by ``SiLU(z)``; y is ``[B, K, L, ...]``, or without K if orders were summed."""
     if D is not None:
         skip = D.to(x.dtype)[:, None]  # [1 or K, 1, C or H]
