@@ -10,8 +10,8 @@ from .call import Call
 from .orders import tokens_of
 from .reference import finish, step_sizes
 
-PLACES = {4: 16, 5: 32}  # of a block, by the number of dimensions of x; as in kernels.py and products.py
-CHANNELS = 16  # of a program, without heads
+PLACES = 16  # of a block, as in kernels.py and products.py
+CHANNELS = {4: 16, 5: 32}  # of a program, likewise, by the number of dimensions of x
 
 
 def apply(call: Call) -> Tensor:
@@ -30,6 +30,11 @@ def _flat(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
+def _groups(x: Tensor) -> int:
+    """Number of programs for the channels, of a head or of all."""
+    return -(-x.shape[-1] // CHANNELS[x.dim()])
+
+
 def _step(x: Tensor, dim: int) -> int:
     """Stride of a dimension, 0 for the axis of orders where all share an entry."""
     return 0 if x.shape[dim] == 1 else x.stride(dim)
@@ -45,15 +50,14 @@ def _launch(
     strides = [x.stride(0), _step(x, 1), *x.stride()[2:-1], dt.stride(0), _step(dt, 1)]
     strides += dt.stride()[2:] if x.dim() == 5 else dt.stride()[2:3]
     strides += [n for t in (B, C) for n in (t.stride(0), _step(t, 1), t.stride(2))] + [_step(A, 0)]
-    blocks = -(-length // PLACES[x.dim()])
+    blocks, groups = -(-length // PLACES), _groups(x)
     if x.dim() == 5:
         heads, dim = x.shape[3:]
-        constants, options = products.config(name, states, dim)
-        sizes, count = [scans, length, heads, dim, states, blocks], batch * scans * heads
+        constants, options = products.config(name, states)
+        sizes, count = [scans, length, heads, dim, states, blocks, groups], batch * scans * heads * groups
     else:
         channels = x.shape[3]
         constants, options = kernels.config(name)
-        groups = -(-channels // CHANNELS)
         A = A.transpose(1, 2).contiguous()
         sizes, count = [scans, length, channels, states, blocks, groups], batch * scans * groups
     launch(getattr(kernels, name), count, x, x, dt, A, B, C, tokens, *more, *strides, *sizes, BY_PLACE=by_place,
@@ -85,7 +89,7 @@ def _empty(
         x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, tokens: Tensor,
         by_place: bool) -> tuple[Tensor, Tensor]:
     batch, scans, length, states = x.shape[0], tokens.shape[0], x.shape[2], B.shape[3]
-    blocks = (length + PLACES[x.dim()] - 1) // PLACES[x.dim()]
+    blocks = (length + PLACES - 1) // PLACES
     kept = (x.shape[3], blocks, states, x.shape[4]) if x.dim() == 5 else (blocks, states, x.shape[3])
     y = torch.empty(batch, scans, *x.shape[2:], dtype=torch.float32, device=x.device)
     return y, torch.empty(batch, scans, *kept, dtype=torch.float32, device=x.device)
@@ -97,18 +101,20 @@ def scan_backward(
         by_place: bool) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of x, dt, A, B and C, in their shapes and dtypes."""
     batch, scans, length, count = x.shape[0], len(tokens), x.shape[2], B.shape[3]
-    parts = x.shape[3] if x.dim() == 5 else -(-x.shape[3] // CHANNELS)
+    by_heads, groups = x.dim() == 5, _groups(x)
+    parts = x.shape[3] * groups if by_heads else groups
 
     def empty(*shape: int) -> Tensor:
         return torch.empty(*shape, dtype=torch.float32, device=x.device)
 
-    dx, ddt = empty(batch, scans, *x.shape[2:]), empty(batch, scans, *dt.shape[2:])
-    da = empty(batch, scans, x.shape[3]) if x.dim() == 5 else empty(batch, scans, count, x.shape[3])
+    dx = empty(batch, scans, *x.shape[2:])
+    ddt = empty(groups if by_heads else 1, batch, scans, *dt.shape[2:])
+    da = empty(batch, scans, x.shape[3], groups) if by_heads else empty(batch, scans, count, x.shape[3])
     db, dc = empty(parts, batch, scans, length, count), empty(parts, batch, scans, length, count)
-    _launch('head_scan_backward' if x.dim() == 5 else 'channel_scan_backward', x, _flat(dt), A, B, C, tokens, by_place,
+    _launch('head_scan_backward' if by_heads else 'channel_scan_backward', x, _flat(dt), A, B, C, tokens, by_place,
             [states, dout.contiguous(), dx, ddt, da, db, dc])
-    da = da.sum(0) if x.dim() == 5 else da.sum(0).transpose(1, 2)
-    grads = [_shared(grad, like, 1) for grad, like in ((dx, x), (ddt, dt), (db.sum(0), B), (dc.sum(0), C))]
+    da = da.sum((0, 3)) if by_heads else da.sum(0).transpose(1, 2)
+    grads = [_shared(grad, like, 1) for grad, like in ((dx, x), (ddt.sum(0), dt), (db.sum(0), B), (dc.sum(0), C))]
     return grads[0], grads[1], _shared(da, A, 0), grads[2], grads[3]
 
 

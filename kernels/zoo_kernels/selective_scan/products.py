@@ -1,8 +1,9 @@
 """Triton kernels of selective scans with one decay per head: chunks of places as matrix products.
 
-A program owns a head of a scan and walks the chunks of its order; the state ``[S, D]`` is handed on in registers, and
-kept for the backward kernel, which walks the chunks from the last one. Tokens are read through ``tokens``, see
-:mod:`.kernels`. Products have operands in TensorFloat-32, whose range is that of float32, and float32 sums.
+A program owns a few channels of a head of a scan and walks the chunks of its order; the state ``[S, BD]`` is handed on
+in registers, and kept for the backward kernel, which walks the chunks from the last one. Tokens are read through
+``tokens``, see :mod:`.kernels`. Products have operands in TensorFloat-32, whose range is that of float32, and float32
+sums.
 """
 from collections.abc import Iterator
 
@@ -11,25 +12,23 @@ import triton.language as tl
 
 from ..launch import CompileSpec, pow2
 
-PLACES = 32  # of a chunk
+PLACES, CHANNELS = 16, 32  # of a chunk, of a program
 WARPS = {'head_scan': 4, 'head_scan_backward': 8}
 
 
-def config(kernel: str, states: int, dim: int) -> tuple[dict[str, int], dict[str, int]]:
-    """Return constants and launch options for a number of states and channels of a head."""
-    sizes = {'BT': PLACES, 'BS': pow2(states), 'BD': pow2(dim)}
-    return sizes, {'num_warps': 8 if dim > 64 else WARPS[kernel], 'num_stages': 1}
+def config(kernel: str, states: int) -> tuple[dict[str, int], dict[str, int]]:
+    """Return constants and launch options for a number of states."""
+    return {'BT': PLACES, 'BS': pow2(states), 'BD': CHANNELS}, {'num_warps': WARPS[kernel], 'num_stages': 1}
 
 
 def shipped() -> Iterator[CompileSpec]:
-    """Yield the configurations of 64 states, and those of fewer and of wider heads."""
+    """Yield every configuration."""
     floats = ('dt_ptr', 'a_ptr', 'out_ptr', 'states_ptr', 'dout_ptr', 'dx_ptr', 'ddt_ptr', 'da_ptr', 'db_ptr', 'dc_ptr')
     types = dict.fromkeys(floats, '*fp32') | {'tokens_ptr': '*i32'}
     for kernel in (head_scan, head_scan_backward):
-        for states, dim in ((64, 64), (16, 32), (64, 128)):
-            constants, options = config(kernel.fn.__name__, states, dim)
-            for dtype in ('bf16', 'fp16'):
-                yield CompileSpec(kernel, {'BY_PLACE': False} | constants, dtype, types, **options)
+        for states, dtype, by_place in ((64, 'bf16', False), (32, 'fp16', True), (16, 'fp16', False)):
+            constants, options = config(kernel.fn.__name__, states)
+            yield CompileSpec(kernel, {'BY_PLACE': by_place} | constants, dtype, types, **options)
 
 
 @triton.jit
@@ -73,12 +72,13 @@ def _weights(total, BT: tl.constexpr):
 def head_scan(
         x_ptr, dt_ptr, a_ptr, b_ptr, c_ptr, tokens_ptr, out_ptr, states_ptr, stride_xb, stride_xk, stride_xn, stride_xh,
         stride_tb, stride_tk, stride_tn, stride_th, stride_bb, stride_bk, stride_bn, stride_cb, stride_ck, stride_cn,
-        stride_ak, scans, length, heads, dim, states, blocks, BY_PLACE: tl.constexpr, BT: tl.constexpr,
+        stride_ak, scans, length, heads, dim, states, blocks, groups, BY_PLACE: tl.constexpr, BT: tl.constexpr,
         BS: tl.constexpr, BD: tl.constexpr):
-    """y ``[B, K, L, H, D]`` and the states before every chunk ``[B, K, H, chunks, S, D]``. Grid: B * K * H."""
-    scan, head = tl.program_id(0) // heads, tl.program_id(0) % heads
+    """y ``[B, K, L, H, D]`` and the states before every chunk ``[B, K, H, chunks, S, D]``. Grid: B * K * H * groups."""
+    lane, group = tl.program_id(0) // groups, tl.program_id(0) % groups
+    scan, head = lane // heads, lane % heads
     sample, k = (scan // scans).to(tl.int64), scan % scans
-    s, d = tl.arange(0, BS), tl.arange(0, BD)
+    s, d = tl.arange(0, BS), group * BD + tl.arange(0, BD)
     known = (s < states)[:, None] & (d < dim)[None, :]
     at_states = s[:, None] * dim + d[None, :]
     rate = tl.load(a_ptr + k * stride_ak + head)
@@ -87,7 +87,7 @@ def head_scan(
     b_ptr += sample * stride_bb + k * stride_bk
     c_ptr += sample * stride_cb + k * stride_ck
     out_ptr += (scan.to(tl.int64) * length * heads + head) * dim
-    states_ptr += tl.program_id(0).to(tl.int64) * blocks * states * dim
+    states_ptr += lane.to(tl.int64) * blocks * states * dim
     state = tl.zeros([BS, BD], tl.float32)
     for block in range(blocks):
         token, at, inside, dt, total = _places(
@@ -109,14 +109,14 @@ def head_scan_backward(
         x_ptr, dt_ptr, a_ptr, b_ptr, c_ptr, tokens_ptr, states_ptr, dout_ptr, dx_ptr, ddt_ptr, da_ptr, db_ptr, dc_ptr,
         stride_xb, stride_xk, stride_xn, stride_xh, stride_tb, stride_tk, stride_tn, stride_th, stride_bb, stride_bk,
         stride_bn, stride_cb, stride_ck, stride_cn, stride_ak, scans, length, heads, dim, states, blocks,
-        BY_PLACE: tl.constexpr, BT: tl.constexpr, BS: tl.constexpr, BD: tl.constexpr):
-    """Gradients of x ``[B, K, L, H, D]``, dt ``[B, K, L, H]``, A ``[B, K, H]``, B and C ``[H, B, K, L, S]``.
-
-    Grid: B * K * H.
+        groups, BY_PLACE: tl.constexpr, BT: tl.constexpr, BS: tl.constexpr, BD: tl.constexpr):
+    """Gradients of x ``[B, K, L, H, D]``, and parts of those of dt ``[groups, B, K, L, H]``, A ``[B, K, H, groups]``, B
+    and C ``[H * groups, B, K, L, S]``. Grid: B * K * H * groups.
     """
-    scan, head = tl.program_id(0) // heads, tl.program_id(0) % heads
+    lane, group = tl.program_id(0) // groups, tl.program_id(0) % groups
+    scan, head = lane // heads, lane % heads
     sample, k = (scan // scans).to(tl.int64), scan % scans
-    s, d = tl.arange(0, BS), tl.arange(0, BD)
+    s, d = tl.arange(0, BS), group * BD + tl.arange(0, BD)
     known = (s < states)[:, None] & (d < dim)[None, :]
     at_states = s[:, None] * dim + d[None, :]
     rate = tl.load(a_ptr + k * stride_ak + head)
@@ -124,14 +124,15 @@ def head_scan_backward(
     dt_ptr += sample * stride_tb + k * stride_tk + head * stride_th
     b_ptr += sample * stride_bb + k * stride_bk
     c_ptr += sample * stride_cb + k * stride_ck
-    slab = (scan.to(tl.int64) * length * heads + head)
+    slab = scan.to(tl.int64) * length * heads + head
     dout_ptr += slab * dim
     dx_ptr += slab * dim
-    ddt_ptr += slab
-    part = (head.to(tl.int64) * (tl.num_programs(0) // heads) + scan) * length * states
+    count = tl.num_programs(0) // (groups * heads)  # of scans of all samples
+    ddt_ptr += slab + group.to(tl.int64) * count * length * heads
+    part = ((head * groups + group).to(tl.int64) * count + scan) * length * states
     db_ptr += part
     dc_ptr += part
-    states_ptr += (tl.program_id(0).to(tl.int64) + 1) * blocks * states * dim
+    states_ptr += (lane.to(tl.int64) + 1) * blocks * states * dim
     dstate = tl.zeros([BS, BD], tl.float32)  # gradient of the state after the chunk
     da = 0.
     for back in range(blocks):

@@ -34,7 +34,7 @@ def case(
 
 
 CASES = [
-    case('scan', (3, 11), 16, 16),
+    case('scan', (1, 17), 16, 16),
     case('scan snakes', (3, 6), 16, 16, SNAKES[1:3], by_place=True),
     case('scan own', (2, 4), 20, 8, BOTH, own=True),
     case('scan a token', (1, 1), 16, 16, gated=False, softplus=False),

@@ -12,7 +12,8 @@ def test_outputs_and_gradients(case, dtype):
     check(case, dtype)
 
 
-@pytest.mark.parametrize('heads', [pytest.param(False, marks=pytest.mark.slow), True], ids=['channels', 'heads'])
+@pytest.mark.slow
+@pytest.mark.parametrize('heads', [False, True], ids=['channels', 'heads'])
 def test_operators(heads):
     x = torch.randn(1, 1, 3, 16, *([16] if heads else []), dtype=torch.float16)
     dt, b, c = torch.rand(1, 2, 3, 16), *torch.randn(2, 1, 2, 3, 16, dtype=torch.float16)
