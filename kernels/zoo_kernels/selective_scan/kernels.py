@@ -15,7 +15,7 @@ import triton.language as tl
 
 from ..launch import CompileSpec
 from . import products
-from .products import head_scan, head_scan_backward  # noqa: F401  (kernels are looked up here)
+from .products import head_scan  # noqa: F401  (kernels are looked up here)
 
 LOG2E = tl.constexpr(1.4426950408889634)
 PLACES, STATES, CHANNELS = 16, 16, 16  # of a block: 4,096 states, 16 in each thread of the backward kernel

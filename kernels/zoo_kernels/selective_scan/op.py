@@ -6,6 +6,7 @@ from torch import Tensor
 
 from ..dispatch import without_autocast
 from ..launch import launch
+from . import heads
 from .call import Call
 from .orders import tokens_of
 from .reference import finish, step_sizes
@@ -52,9 +53,9 @@ def _launch(
     strides += [n for t in (B, C) for n in (t.stride(0), _step(t, 1), t.stride(2))] + [_step(A, 0)]
     blocks, groups = -(-length // PLACES), _groups(x)
     if x.dim() == 5:
-        heads, dim = x.shape[3:]
-        constants, options = products.config(name, states)
-        sizes, count = [scans, length, heads, dim, states, blocks, groups], batch * scans * heads * groups
+        count, dim = x.shape[3:]
+        constants, options = products.config(states)
+        sizes, count = [scans, length, count, dim, states, blocks, groups], batch * scans * count * groups
     else:
         channels = x.shape[3]
         constants, options = kernels.config(name)
@@ -68,7 +69,7 @@ def _launch(
 def scan(
         x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, tokens: Tensor,
         by_place: bool) -> tuple[Tensor, Tensor]:
-    """Return y of every scan ``[B, K, L, ...]`` and the states before the blocks of places, both float32.
+    """Return y of every scan ``[B, K, L, ...]``, and without heads the states before the blocks of places; float32.
 
     Args:
         x: ``[B, 1 or K, L, C]``, or ``[B, 1 or K, L, H, D]``.
@@ -80,7 +81,8 @@ def scan(
         by_place: Whether dt, B and C belong to places.
     """
     y, states = _empty(x, dt, A, B, C, tokens, by_place)
-    _launch('head_scan' if x.dim() == 5 else 'channel_scan', x, _flat(dt), A, B, C, tokens, by_place, [y, states])
+    name, out = ('head_scan', [y]) if x.dim() == 5 else ('channel_scan', [y, states])
+    _launch(name, x, _flat(dt), A, B, C, tokens, by_place, out)
     return y, states
 
 
@@ -90,9 +92,9 @@ def _empty(
         by_place: bool) -> tuple[Tensor, Tensor]:
     batch, scans, length, states = x.shape[0], tokens.shape[0], x.shape[2], B.shape[3]
     blocks = (length + PLACES - 1) // PLACES
-    kept = (x.shape[3], blocks, states, x.shape[4]) if x.dim() == 5 else (blocks, states, x.shape[3])
+    kept = (0,) if x.dim() == 5 else (batch, scans, blocks, states, x.shape[3])
     y = torch.empty(batch, scans, *x.shape[2:], dtype=torch.float32, device=x.device)
-    return y, torch.empty(batch, scans, *kept, dtype=torch.float32, device=x.device)
+    return y, torch.empty(kept, dtype=torch.float32, device=x.device)
 
 
 @torch.library.custom_op('zoo_kernels::selective_scan_backward', mutates_args=())
@@ -101,21 +103,40 @@ def scan_backward(
         by_place: bool) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of x, dt, A, B and C, in their shapes and dtypes."""
     batch, scans, length, count = x.shape[0], len(tokens), x.shape[2], B.shape[3]
-    by_heads, groups = x.dim() == 5, _groups(x)
-    parts = x.shape[3] * groups if by_heads else groups
+    if x.dim() == 5:
+        return _by_products(dout, x, dt, A, B, C, tokens, by_place)
 
     def empty(*shape: int) -> Tensor:
         return torch.empty(*shape, dtype=torch.float32, device=x.device)
 
-    dx = empty(batch, scans, *x.shape[2:])
-    ddt = empty(groups if by_heads else 1, batch, scans, *dt.shape[2:])
-    da = empty(batch, scans, x.shape[3], groups) if by_heads else empty(batch, scans, count, x.shape[3])
-    db, dc = empty(parts, batch, scans, length, count), empty(parts, batch, scans, length, count)
-    _launch('head_scan_backward' if by_heads else 'channel_scan_backward', x, _flat(dt), A, B, C, tokens, by_place,
+    dx, ddt, da = empty(batch, scans, *x.shape[2:]), empty(batch, scans, *x.shape[2:]), empty(
+        batch, scans, count, x.shape[3])
+    db, dc = (empty(_groups(x), batch, scans, length, count) for _ in range(2))
+    _launch('channel_scan_backward', x, _flat(dt), A, B, C, tokens, by_place,
             [states, dout.contiguous(), dx, ddt, da, db, dc])
-    da = da.sum((0, 3)) if by_heads else da.sum(0).transpose(1, 2)
-    grads = [_shared(grad, like, 1) for grad, like in ((dx, x), (ddt.sum(0), dt), (db.sum(0), B), (dc.sum(0), C))]
-    return grads[0], grads[1], _shared(da, A, 0), grads[2], grads[3]
+    found = (dx, x), (ddt, dt), (da.sum(0).transpose(1, 2), A), (db.sum(0), B), (dc.sum(0), C)
+    dx, ddt, da, db, dc = (_shared(grad, like, int(like is not A)) for grad, like in found)
+    return dx, ddt, da, db, dc
+
+
+def _by_products(
+        dout: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, tokens: Tensor,
+        by_place: bool) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of the form with heads."""
+    order, back = tokens.long(), tokens.argsort(1)
+
+    def permuted(t: Tensor, index: Tensor) -> Tensor:
+        return torch.stack([t[:, min(k, t.shape[1] - 1)].index_select(1, row) for k, row in enumerate(index)], 1)
+
+    given = [permuted(dout, order), dt, permuted(x.float(), order), A, B.float(), C.float()]
+    for i in (1, 4, 5):
+        given[i] = given[i].expand(-1, len(tokens), -1, -1) if by_place else permuted(given[i], order)
+    ddt, dx, da, db, dc = heads.gradients(*given)
+    if not by_place:
+        ddt, db, dc = (permuted(t, back) for t in (ddt, db, dc))
+    found = (permuted(dx, back), x), (ddt, dt), (da, A), (db, B), (dc, C)
+    dx, ddt, da, db, dc = (_shared(grad, like, int(like is not A)) for grad, like in found)
+    return dx, ddt, da, db, dc
 
 
 def _shared(grad: Tensor, like: Tensor, axis: int) -> Tensor:

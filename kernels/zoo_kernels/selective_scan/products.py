@@ -1,9 +1,9 @@
 """Triton kernels of selective scans with one decay per head: chunks of places as matrix products.
 
 A program owns a few channels of a head of a scan and walks the chunks of its order; the state ``[S, BD]`` is handed on
-in registers, and kept for the backward kernel, which walks the chunks from the last one. Tokens are read through
-``tokens``, see :mod:`.kernels`. Products have operands in TensorFloat-32, whose range is that of float32, and float32
-sums.
+in registers. Tokens are read through ``tokens``, see :mod:`.kernels`. Products have operands in TensorFloat-32, whose
+range is that of float32, and float32 sums. Gradients are matrix products of torch, see :func:`.heads.gradients`: a
+kernel for them would need more registers than there are.
 """
 from collections.abc import Iterator
 
@@ -13,22 +13,19 @@ import triton.language as tl
 from ..launch import CompileSpec, pow2
 
 PLACES, CHANNELS = 16, 32  # of a chunk, of a program
-WARPS = {'head_scan': 4, 'head_scan_backward': 8}
 
 
-def config(kernel: str, states: int) -> tuple[dict[str, int], dict[str, int]]:
+def config(states: int) -> tuple[dict[str, int], dict[str, int]]:
     """Return constants and launch options for a number of states."""
-    return {'BT': PLACES, 'BS': pow2(states), 'BD': CHANNELS}, {'num_warps': WARPS[kernel], 'num_stages': 1}
+    return {'BT': PLACES, 'BS': pow2(states), 'BD': CHANNELS}, {'num_warps': 4, 'num_stages': 1, 'maxnreg': 255}
 
 
 def shipped() -> Iterator[CompileSpec]:
     """Yield every configuration."""
-    floats = ('dt_ptr', 'a_ptr', 'out_ptr', 'states_ptr', 'dout_ptr', 'dx_ptr', 'ddt_ptr', 'da_ptr', 'db_ptr', 'dc_ptr')
-    types = dict.fromkeys(floats, '*fp32') | {'tokens_ptr': '*i32'}
-    for kernel in (head_scan, head_scan_backward):
-        for states, dtype, by_place in ((64, 'bf16', False), (32, 'fp16', True), (16, 'fp16', False)):
-            constants, options = config(kernel.fn.__name__, states)
-            yield CompileSpec(kernel, {'BY_PLACE': by_place} | constants, dtype, types, **options)
+    types = dict.fromkeys(('dt_ptr', 'a_ptr', 'out_ptr'), '*fp32') | {'tokens_ptr': '*i32'}
+    for states, dtype, by_place in ((64, 'bf16', False), (32, 'fp16', True), (16, 'fp16', False)):
+        constants, options = config(states)
+        yield CompileSpec(head_scan, {'BY_PLACE': by_place} | constants, dtype, types, **options)
 
 
 @triton.jit
@@ -70,30 +67,25 @@ def _weights(total, BT: tl.constexpr):
 
 @triton.jit
 def head_scan(
-        x_ptr, dt_ptr, a_ptr, b_ptr, c_ptr, tokens_ptr, out_ptr, states_ptr, stride_xb, stride_xk, stride_xn, stride_xh,
+        x_ptr, dt_ptr, a_ptr, b_ptr, c_ptr, tokens_ptr, out_ptr, stride_xb, stride_xk, stride_xn, stride_xh,
         stride_tb, stride_tk, stride_tn, stride_th, stride_bb, stride_bk, stride_bn, stride_cb, stride_ck, stride_cn,
         stride_ak, scans, length, heads, dim, states, blocks, groups, BY_PLACE: tl.constexpr, BT: tl.constexpr,
         BS: tl.constexpr, BD: tl.constexpr):
-    """y ``[B, K, L, H, D]`` and the states before every chunk ``[B, K, H, chunks, S, D]``. Grid: B * K * H * groups."""
+    """y ``[B, K, L, H, D]``. Grid: B * K * H * groups."""
     lane, group = tl.program_id(0) // groups, tl.program_id(0) % groups
     scan, head = lane // heads, lane % heads
     sample, k = (scan // scans).to(tl.int64), scan % scans
     s, d = tl.arange(0, BS), group * BD + tl.arange(0, BD)
-    known = (s < states)[:, None] & (d < dim)[None, :]
-    at_states = s[:, None] * dim + d[None, :]
     rate = tl.load(a_ptr + k * stride_ak + head)
     x_ptr += sample * stride_xb + k * stride_xk + head * stride_xh
     dt_ptr += sample * stride_tb + k * stride_tk + head * stride_th
     b_ptr += sample * stride_bb + k * stride_bk
     c_ptr += sample * stride_cb + k * stride_ck
     out_ptr += (scan.to(tl.int64) * length * heads + head) * dim
-    states_ptr += lane.to(tl.int64) * blocks * states * dim
     state = tl.zeros([BS, BD], tl.float32)
     for block in range(blocks):
         token, at, inside, dt, total = _places(
             tokens_ptr, dt_ptr, k, block * BT, stride_tn, length, rate, BY_PLACE, BT)
-        tl.store(states_ptr + at_states, state, mask=known)
-        states_ptr += states * dim
         b = _load(b_ptr, at, stride_bn, s, inside, states)
         c = _load(c_ptr, at, stride_cn, s, inside, states)
         x = _load(x_ptr, token, stride_xn, d, inside, dim) * dt[:, None]
@@ -102,74 +94,3 @@ def head_scan(
         _store(out_ptr, y, token, heads * dim, d, inside, dim)
         end = tl.sum(dt * rate, 0)
         state = state * tl.exp(end) + _dot(tl.trans(b * tl.exp(end - total)[:, None]), x)
-
-
-@triton.jit
-def head_scan_backward(
-        x_ptr, dt_ptr, a_ptr, b_ptr, c_ptr, tokens_ptr, states_ptr, dout_ptr, dx_ptr, ddt_ptr, da_ptr, db_ptr, dc_ptr,
-        stride_xb, stride_xk, stride_xn, stride_xh, stride_tb, stride_tk, stride_tn, stride_th, stride_bb, stride_bk,
-        stride_bn, stride_cb, stride_ck, stride_cn, stride_ak, scans, length, heads, dim, states, blocks,
-        groups, BY_PLACE: tl.constexpr, BT: tl.constexpr, BS: tl.constexpr, BD: tl.constexpr):
-    """Gradients of x ``[B, K, L, H, D]``, and parts of those of dt ``[groups, B, K, L, H]``, A ``[B, K, H, groups]``, B
-    and C ``[H * groups, B, K, L, S]``. Grid: B * K * H * groups.
-    """
-    lane, group = tl.program_id(0) // groups, tl.program_id(0) % groups
-    scan, head = lane // heads, lane % heads
-    sample, k = (scan // scans).to(tl.int64), scan % scans
-    s, d = tl.arange(0, BS), group * BD + tl.arange(0, BD)
-    known = (s < states)[:, None] & (d < dim)[None, :]
-    at_states = s[:, None] * dim + d[None, :]
-    rate = tl.load(a_ptr + k * stride_ak + head)
-    x_ptr += sample * stride_xb + k * stride_xk + head * stride_xh
-    dt_ptr += sample * stride_tb + k * stride_tk + head * stride_th
-    b_ptr += sample * stride_bb + k * stride_bk
-    c_ptr += sample * stride_cb + k * stride_ck
-    slab = scan.to(tl.int64) * length * heads + head
-    dout_ptr += slab * dim
-    dx_ptr += slab * dim
-    count = tl.num_programs(0) // (groups * heads)  # of scans of all samples
-    ddt_ptr += slab + group.to(tl.int64) * count * length * heads
-    part = ((head * groups + group).to(tl.int64) * count + scan) * length * states
-    db_ptr += part
-    dc_ptr += part
-    states_ptr += (lane.to(tl.int64) + 1) * blocks * states * dim
-    dstate = tl.zeros([BS, BD], tl.float32)  # gradient of the state after the chunk
-    da = 0.
-    for back in range(blocks):
-        token, at, inside, dt, total = _places(
-            tokens_ptr, dt_ptr, k, (blocks - 1 - back) * BT, stride_tn, length, rate, BY_PLACE, BT)
-        states_ptr -= states * dim
-        end = tl.sum(dt * rate, 0)
-        grown, left = tl.exp(total)[:, None], tl.exp(end - total)[:, None]
-        weights = _weights(total, BT)
-        b = _load(b_ptr, at, stride_bn, s, inside, states)
-        c = _load(c_ptr, at, stride_cn, s, inside, states)
-        scores = _dot(c, tl.trans(b)) * weights
-        dy = _load(dout_ptr, token, heads * dim, d, inside, dim)
-        x = _load(x_ptr, token, stride_xn, d, inside, dim)
-        # through the products within the chunk
-        dscores = _dot(dy, tl.trans(x * dt[:, None]))
-        both = dscores * scores
-        dlog = tl.sum(both, 1) - tl.sum(both, 0)
-        dscores *= weights
-        dc, db = _dot(dscores, b), _dot(tl.trans(dscores), c)
-        dx = _dot(tl.trans(scores), dy)
-        # through the state after the chunk
-        own = _dot(x * dt[:, None], tl.trans(dstate)) * left
-        db += own
-        kept = tl.sum(own * b, 1)
-        dx += _dot(b * left, dstate)
-        _store(db_ptr, db, at, states, s, inside, states)
-        # through the state before it
-        state = tl.load(states_ptr + at_states, mask=known, other=0.)
-        own = _dot(dy, tl.trans(state)) * grown
-        _store(dc_ptr, dc + own, at, states, s, inside, states)
-        dlog += tl.sum(own * c, 1) - kept
-        after = tl.sum(kept, 0) + tl.exp(end) * tl.sum(tl.sum(state * dstate, 1), 0)
-        dlog = tl.cumsum(dlog, 0, reverse=True) + after  # of the logarithm of each place's decay
-        da += tl.sum(dlog * dt, 0)
-        ddt = dlog * rate + tl.sum(dx * x, 1)
-        tl.store(ddt_ptr + at.to(tl.int64) * heads, ddt, mask=inside)
-        _store(dx_ptr, dx * dt[:, None], token, heads * dim, d, inside, dim)
-        dstate = dstate * tl.exp(end) + _dot(tl.trans(c * grown), dy)
-    tl.store(da_ptr + tl.program_id(0), da)
