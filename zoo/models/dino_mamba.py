@@ -15,8 +15,8 @@ classifiers on the normed outputs (without the residual stream) of the last four
 
 Departures of the released code from the paper: position tables are resampled by a factor that is a little larger than
 the ratio of the sizes, ``(n + 0.1) / 14``, as in DINO; those of ``dino_mambar_*`` have 7 x 7 entries, for 112 pixels,
-and are resampled to 14 x 14 for the usual size. The residual stream is kept in float32; here it has the dtype of the model.
-Images whose sides are not multiples of 16 are zero-padded right and bottom; the reference drops the rest.
+and are resampled to 14 x 14 for the usual size. The residual stream is kept in float32; here it has the dtype of the
+model. Images whose sides are not multiples of 16 are zero-padded right and bottom; the reference drops the rest.
 """
 import math
 from collections.abc import Sequence
