@@ -96,8 +96,9 @@ def of_call(model: nn.Module, function: Callable[..., Any], op: Any, tokens: int
     mixer = getattr(function, '__self__', None)
     if getattr(mixer, 'scans_in_order', False):  # class tokens may be among the others
         for block in model.modules():
-            if getattr(block, 'mixer', None) is mixer and hasattr(block, 'places'):
-                places = block.places(tokens, matrix.device)
+            find: Any = getattr(block, 'places', None)
+            if getattr(block, 'mixer', None) is mixer and find is not None:
+                places = find(tokens, matrix.device)
                 return matrix[:, places][:, :, places]
     return matrix
 

@@ -259,13 +259,15 @@ class DinoMamba(Backbone):
 
     def init_layers(self, linear_init: str, conv_init: str) -> None:
         super().init_layers(linear_init, conv_init)
-        lecun_normal_(self.stem.proj.weight)
-        nn.init.zeros_(self.stem.proj.bias)
-        for name, module in self.stages.named_modules():
-            if name.endswith('mixer.out_proj'):
-                nn.init.kaiming_uniform_(module.weight, a=math.sqrt(5))
+        for name, p in self.named_parameters():
+            if name == 'stem.proj.weight':
+                lecun_normal_(p)
+            elif name == 'stem.proj.bias':
+                nn.init.zeros_(p)
+            elif name.endswith('mixer.out_proj.weight'):
+                nn.init.kaiming_uniform_(p, a=math.sqrt(5))
                 with torch.no_grad():
-                    module.weight.div_(math.sqrt(len(self.stages)))
+                    p.div_(math.sqrt(len(self.stages)))
 
     @staticmethod
     def _grid(img_size: tuple[int, int]) -> tuple[int, int]:

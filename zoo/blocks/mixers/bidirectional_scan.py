@@ -101,7 +101,7 @@ class BidirectionalScan(TokenMixer):
     def forward_tokens(self, x: Tensor, grid: tuple[int, int], num_prefix_tokens: int = 0) -> Tensor:
         inner = self.out_proj.in_features
         z, x, dt = linear(self.in_proj, x).split([inner, inner + 2 * self.states, self.num_heads], -1)
-        forward, backward = self.directions
+        forward, backward = (cast(ScanDirection, direction) for direction in self.directions)
         x = torch.stack([forward(x), backward(x.flip(1)).flip(1)], 1)
         x, b, c = x.split([inner, self.states, self.states], -1)
         a, d, bias = (torch.stack([getattr(part, name) for part in self.directions]) for name in (
