@@ -12,6 +12,7 @@ from .linear import linear
 from .linear_attention import linear_attention
 from .neighborhood_attention import neighborhood_attention, neighborhood_sum
 from .routed_attention import route, routed_attention
+from .selective_scan import selective_scan
 
 __all__ = [
     'Choice',
@@ -28,6 +29,7 @@ __all__ = [
     'record',
     'route',
     'routed_attention',
+    'selective_scan',
     'set_gemm',
     'set_mode',
 ]

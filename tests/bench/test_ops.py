@@ -73,7 +73,7 @@ def test_bytes_to_the_last_one():
 def test_every_op_of_the_kernels_is_measured():
     assert {operator.function.__name__ for operator in OPERATORS.values()} == {
         'agent_attention', 'depthwise_conv', 'focal_modulation', 'gated_linear_attention', 'linear_attention',
-        'neighborhood_attention', 'neighborhood_sum', 'routed_attention'}
+        'neighborhood_attention', 'neighborhood_sum', 'routed_attention', 'selective_scan'}
     assert all(hasattr(zoo_kernels, operator.function.__name__) for operator in OPERATORS.values())
 
 

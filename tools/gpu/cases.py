@@ -1,8 +1,8 @@
 """The ops as the models call them: widths, heads, options and strides of every call, at the maps of three stages.
 
 FLatten-PVT-T and FLatten-Swin-T (focus), RAVLT-T (rala, dw5 gated), MAViT-T (mala), BiFormer-T (routed, dw5 residual),
-VAN-B1 (dw3 gelu, dw7), FocalNet-T (focal), NAT-M (neighborhood), OverLoCK (sum), ViG-H-T (gla); identity is the
-plainest call.
+VAN-B1 (dw3 gelu, dw7), FocalNet-T (focal), NAT-M (neighborhood), OverLoCK (sum), ViG-H-T (gla),
+PlainMamba-L1 (scan), DinoVim-T (scan heads); identity is the plainest call.
 """
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -20,7 +20,7 @@ REGIONS = (7, 7)
 IMAGES = {'224': (224, 224, 128), '800x1333': (800, 1333, 2), '1024': (1024, 1024, 1)}  # height, width, batch
 TINY = (56, 40, 2)  # of a dry run: a map of 14 x 10
 INTERPRETED = ('identity',)  # ops whose kernels run in a dry run; the others' launches are replaced by plain torch
-SHARED = {'rope', 'focus_scale', 'weight', 'bias', 'first', 'second'}  # inputs without a batch
+SHARED = {'rope', 'focus_scale', 'weight', 'bias', 'first', 'second', 'A', 'D'}  # inputs without a batch
 CONSTANT = {'rope'}  # inputs that get no gradient
 
 Make = Callable[..., Tensor]  # make(*shape): normally distributed, in the dtype of the activations
@@ -109,6 +109,10 @@ def at(shape: Shape, ops: Sequence[str] | None = None) -> list[Case]:
              softmax=True),
         Case('sum', shape, zoo_kernels.neighborhood_sum, partial(_summed, shape, narrow), dict(kernel_size=7)),
         Case('gla', shape, zoo_kernels.gated_linear_attention, partial(_decaying, shape, wide), {}),
+        Case('scan', shape, zoo_kernels.selective_scan, partial(_scan, shape, 2 * narrow),
+             dict(delta_softplus=True, orders=SNAKES, grid=(shape.height, shape.width), by_place=True)),
+        Case('scan heads', shape, zoo_kernels.selective_scan, partial(_scan_heads, shape, 2 * narrow),
+             dict(delta_softplus=True, orders=('forward', 'reverse'), sum_orders=False)),
         Case('dw5 gated', shape, conv, partial(_gated, shape, narrow), {}, conv=True),
         Case('dw3 gelu', shape, conv, partial(_conv, shape, hidden, 3), dict(activation='gelu'), conv=True),
         Case('focal', shape, focal, partial(_focal, shape, wide), {}),
@@ -121,8 +125,8 @@ def at(shape: Shape, ops: Sequence[str] | None = None) -> list[Case]:
     return [case for case in cases if ops is None or case.op in ops]
 
 
-KERNELS = ('focus', 'focus swin', 'rala', 'mala', 'routed', 'neighborhood', 'sum', 'gla', 'dw5 gated', 'dw3 gelu',
-           'focal', 'identity', 'dw5 residual')  # ops that have a kernel
+KERNELS = ('focus', 'focus swin', 'rala', 'mala', 'routed', 'neighborhood', 'sum', 'gla', 'scan', 'scan heads',
+           'dw5 gated', 'dw3 gelu', 'focal', 'identity', 'dw5 residual')  # ops that have a kernel
 
 
 def make_inputs(case: Case, dtype: torch.dtype, device: torch.device, seed: int = 0) -> dict[str, Tensor]:
@@ -144,6 +148,25 @@ def focal(ctx: Tensor, gates: Tensor, first: Tensor, second: Tensor) -> Tensor:
 
 register_chooser(focal, lambda ctx, gates, first, second: zoo_kernels.explain(
     zoo_kernels.focal_modulation, ctx, gates, [first, second]))
+
+
+SNAKES = 'snake_rows', 'snake_rows_reverse', 'snake_columns', 'snake_columns_reverse'
+
+
+def _scan(shape: Shape, dim: int, make: Make) -> dict[str, Tensor]:
+    """Four orders that share all but what is added to B for the direction of a step."""
+    b, c = make(shape.batch, shape.tokens, 32).chunk(2, -1)
+    return dict(
+        x=make(shape.batch, shape.tokens, dim), delta=make(shape.batch, shape.tokens, dim),
+        A=-make(dim, 16).float().abs(), B=b.unsqueeze(1) + make(4, shape.tokens, 16), C=c, D=make(dim).float())
+
+
+def _scan_heads(shape: Shape, dim: int, make: Make) -> dict[str, Tensor]:
+    """Two directions with tensors of their own, views of what their convolutions give."""
+    width = max(min(dim, 64), 16)
+    x, b, c = make(shape.batch, 2, shape.tokens, dim + 128).split([dim, 64, 64], -1)
+    delta = make(shape.batch, 1, shape.tokens, dim // width).expand(-1, 2, -1, -1)
+    return dict(x=x.unflatten(-1, (-1, width)), delta=delta, A=-make(2, dim // width).float().abs(), B=b, C=c)
 
 
 def _pick(shape: Shape, widths: tuple[int, int, int]) -> int:

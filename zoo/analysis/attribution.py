@@ -27,9 +27,10 @@ import zoo_kernels
 
 from ..blocks.layout import prefix_tokens
 from ..utils.errors import ZooError
+from . import token_matrix
 
 MIXERS = ('mixer', 'attn', 'token_mixer', 'attention')  # what blocks of the zoo and of timm call theirs
-OPS = ('linear_attention', 'agent_attention', 'routed_attention')  # of zoo_kernels, all linear in their third argument
+OPS = 'routed_attention', *token_matrix.OPS  # of zoo_kernels, linear in their values
 Progress = Callable[[Sequence[Tensor]], Iterable[Tensor]]
 
 
@@ -188,8 +189,13 @@ def attention_weights(
     y, x = token(tokens.grid, query)
     with _listening(call.function) as heard:
         call.function(*call.args, **call.kwargs)
-    found = [_weights(op, y, x, tokens, len(images)) for op in heard]
-    found = [weights for weights in found if weights is not None]
+    count, first, found = tokens.height * tokens.width, tokens.num_prefix_tokens, []
+    for op in heard:
+        if op.function.__name__ in token_matrix.RECURRENT:
+            matrix = token_matrix.of_call(model, call.function, op, count)
+            found.append(matrix[:, first + y * tokens.width + x, first:].unflatten(1, tokens.grid))
+        elif (weights := _weights(op, y, x, tokens, len(images))) is not None:
+            found.append(weights)
     if not found:
         owner = type(getattr(call.function, '__self__', call.function)).__name__
         raise ZooError(
@@ -197,6 +203,25 @@ def attention_weights(
             f'{f" ({len(heard)} over parts of it)" if heard else ""}; influence() takes every mixer (`what` influence)')
     finest = max(weights.shape[1:] for weights in found)
     return torch.cat([weights for weights in found if weights.shape[1:] == finest])
+
+
+def token_matrices(model: nn.Module, images: Tensor, stage: int = -1, block: int = -1) -> list[Tensor]:
+    """The matrices that linear attention and scans of a block stand for, see :mod:`.token_matrix`.
+
+    Args:
+        model: As in :func:`receptive_field`.
+        images: ``[B, C, H, W]``.
+        stage: As in :func:`receptive_field`.
+        block: Index of the block in the stage.
+
+    Returns:
+        ``[maps, tokens, tokens]`` for each call of an op, class tokens first; none for other mixers.
+    """
+    call, tokens = mixer_call(model, images, stage, block)
+    with _listening(call.function) as heard:
+        call.function(*call.args, **call.kwargs)
+    return [token_matrix.of_call(model, call.function, op, tokens.height * tokens.width) for op in heard
+            if op.function.__name__ in token_matrix.OPS]
 
 
 def _weights(op: Call, y: int, x: int, tokens: TokenLayout, batch: int) -> Tensor | None:

@@ -13,6 +13,7 @@ from .shapes import WIDTH, Shape
 AGENTS = 49  # 7 x 7, as in the models' later stages
 REGIONS = (7, 7)
 WINDOW = 7  # of NAT and DiNAT
+STATES = 16  # of Mamba and PlainMamba, per channel
 Make = Callable[..., Tensor]  # make(*shape): normally distributed
 
 
@@ -96,6 +97,13 @@ def _decaying(shape: Shape, make: Make) -> dict[str, Tensor]:
     return dict(q=q, k=k, v=v, forward_gate=gates[:, :, 0], backward_gate=gates[:, :, 1])
 
 
+def _scanned(shape: Shape, make: Make) -> dict[str, Tensor]:
+    """Step sizes and inputs as views of a packed projection, those of the states of another."""
+    x, delta = make(shape.batch, shape.tokens, 2 * shape.dim).chunk(2, -1)
+    b, c = make(shape.batch, shape.tokens, 2 * STATES).chunk(2, -1)
+    return dict(x=x, delta=delta, A=-make(shape.dim, STATES).abs(), B=b, C=c)
+
+
 def _map(shape: Shape, make: Make) -> Tensor:
     return make(shape.batch, shape.height, shape.width, shape.dim)
 
@@ -136,6 +144,9 @@ OPERATORS = {operator.name: operator for operator in (
     Operator('neighborhood_attention', zoo_kernels.neighborhood_attention, _windows, dict(kernel_size=WINDOW)),
     Operator(
         'neighborhood_sum', zoo_kernels.neighborhood_sum, _weighted, dict(kernel_size=WINDOW), softmax=False),
+    Operator(
+        'selective_scan', zoo_kernels.selective_scan, _scanned,
+        dict(delta_softplus=True, orders=('forward', 'reverse')), softmax=False),
     Operator('depthwise_conv_3', _CONV, _depthwise(3), softmax=False),
     Operator('depthwise_conv_3_gelu', _CONV, _depthwise(3), dict(activation='gelu'), softmax=False),
     Operator('depthwise_conv_5', _CONV, _depthwise(5), softmax=False),

@@ -12,7 +12,7 @@ import torch
 from timm.data import create_transform
 from torch import Tensor, nn
 
-from ..analysis import attribution, cam
+from ..analysis import attribution, cam, token_matrix
 from ..analysis.attribution_figure import draw, draw_cams
 from ..evaluate import loading
 from ..evaluate.infer import find_pictures, labels_of, open_picture
@@ -108,6 +108,10 @@ def _attribution(
     if not found.isfinite().all() or not found.any():
         raise ZooError('the map is zero or not finite: the token does not depend on the image with these weights')
     lines = _describe(given, found, grid, query, images)
+    if given.what == 'weights':
+        for matrix in attribution.token_matrices(model, images, given.stage, block):
+            lines.append('token matrix of {} x {}: rank {:.0f}, effective rank {:.1f}, entropy of a row {:.2f}'.format(
+                *matrix.shape[1:], *token_matrix.spectrum(matrix)))
     picture = None if given.noise else _picture(images[0], config)
     size = tuple(images.shape[2:])
     return draw(found, grid, query, '\n'.join(lines), size, picture, given.what != 'weights'), found, lines

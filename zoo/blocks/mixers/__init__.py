@@ -12,6 +12,7 @@ from pkgutil import iter_modules
 
 from .additive_recurrence import AdditiveRecurrence
 from .agent import AgentAttention
+from .bidirectional_scan import BidirectionalScan
 from .block_context import BlockContext, MixerFactory
 from .clamped import ClampedLinearAttention
 from .context_mixing import ContextMixing
@@ -35,6 +36,7 @@ from .registry import list_mixers, mixer_class, register_mixer
 from .rotary import GatedMixer, RotaryAttention
 from .routing import EnhancedAttention, RoutedAttention
 from .scale_aware import ScaleAwareModulation
+from .selective_scan import SelectiveScan
 from .sequence import QKVMixer
 from .softmax import SoftmaxAttention
 from .stripes import StripeAttention
@@ -43,14 +45,15 @@ from .token_mixer import TokenMixer
 from .window import WindowAttention
 
 __all__ = [
-    'AdditiveRecurrence', 'AgentAttention', 'AveragePooling', 'BlockContext', 'ClampedLinearAttention', 'ContextMixing',
-    'EfficientModulation', 'EnhancedAttention', 'FocusedLinearAttention', 'GatedLinearAttention', 'GatedMixer',
-    'HiLoAttention', 'InLineAttention', 'LargeKernelAttention', 'LargeKernelConvolutionalAttention', 'LinearAttention',
-    'MagnitudeAwareLinearAttention', 'MixerFactory', 'MixerTable', 'Mixers', 'MovingAverageGatedAttention',
-    'NeighborhoodAttention', 'NormAwareLinearAttention', 'PartialChannelAttention', 'PartialSelfAttention', 'QKVMixer',
-    'RankAugmentedLinearAttention', 'RotaryAttention', 'RoutedAttention', 'ScaleAwareModulation', 'SoftmaxAttention',
-    'SpatialReductionAttention', 'StripeAttention', 'TokenMixer', 'WindowAttention', 'list_mixers', 'mixer_class',
-    'mixer_factory', 'register_mixer',
+    'AdditiveRecurrence', 'AgentAttention', 'AveragePooling', 'BidirectionalScan', 'BlockContext',
+    'ClampedLinearAttention', 'ContextMixing', 'EfficientModulation', 'EnhancedAttention', 'FocusedLinearAttention',
+    'GatedLinearAttention', 'GatedMixer', 'HiLoAttention', 'InLineAttention', 'LargeKernelAttention',
+    'LargeKernelConvolutionalAttention', 'LinearAttention', 'MagnitudeAwareLinearAttention', 'MixerFactory',
+    'MixerTable', 'Mixers', 'MovingAverageGatedAttention', 'NeighborhoodAttention', 'NormAwareLinearAttention',
+    'PartialChannelAttention', 'PartialSelfAttention', 'QKVMixer', 'RankAugmentedLinearAttention', 'RotaryAttention',
+    'RoutedAttention', 'ScaleAwareModulation', 'SelectiveScan', 'SoftmaxAttention', 'SpatialReductionAttention',
+    'StripeAttention', 'TokenMixer', 'WindowAttention', 'list_mixers', 'mixer_class', 'mixer_factory',
+    'register_mixer',
 ]
 
 for _module in iter_modules(__path__):  # so that all mixers are registered
