@@ -236,8 +236,10 @@ def test_parity_comes_from_golden_checks(results, tmp_path, capsys):
         logits=1., grad=1., agrees=False)}))
     bad.write_text('{"b@224": {"error": "no"}}')
     assert main(['--parity', str(good)]) == 0
-    assert result_files.parity()['rows'] == {'a@224': dict(logits=1., grad=1., agrees=False), 'b@224': dict(
-        logits=1e-12, grad=2e-12, agrees=True)}
+    versions = dict(torch=torch.__version__, timm=timm.__version__)
+    assert result_files.parity()['rows'] == {
+        'a@224': dict(logits=1., grad=1., agrees=False, versions=versions),
+        'b@224': dict(logits=1e-12, grad=2e-12, agrees=True, versions=versions)}
     good.write_text(json.dumps({'c@224': dict(logits=0., grad=0., agrees=True)}))
     assert main(['--parity', str(good)]) == 0 and list(result_files.parity()['rows']) == ['a@224', 'b@224', 'c@224']
     assert main(['--parity', str(bad)]) == 2

@@ -151,14 +151,17 @@ def write_counts(path: Path, names: Sequence[str]) -> None:
 def write_parity(path: Path, files: Sequence[Path]) -> None:
     """Put the figures of golden checks, ``logits``, ``grad`` and ``agrees`` by golden, into a file, which keeps others.
 
+    Each row has the versions of torch and timm that it was measured with.
+
     Raises:
         ZooError: A file is not a result of the golden check.
     """
     rows = json.loads(path.read_text(encoding='utf-8'))['rows'] if path.is_file() else {}
+    present = {name: version for name, version in versions().items() if name in ('torch', 'timm')}
     for file in files:
         try:
             checked = json.loads(file.read_text(encoding='utf-8'))
-            rows.update({golden: {key: row[key] for key in ('logits', 'grad', 'agrees')}
+            rows.update({golden: dict({key: row[key] for key in ('logits', 'grad', 'agrees')}, versions=present)
                          for golden, row in checked.items()})
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ZooError(f'{file} is not a result of the golden check ({error!r})') from error

@@ -232,10 +232,11 @@ def _parity(models: Sequence[str]) -> str:
     columns = {
         'model @ pixels': lambda r: f'`{r["golden"]}`', 'logits': lambda r: f'{r["logits"]:.1e}',
         'input gradient': lambda r: f'{r["grad"]:.1e}', 'agrees': lambda r: 'yes' if r['agrees'] else 'no'}
+    measured = dict.fromkeys(_named(row['versions']) for row in rows)
     text = (
         "Largest difference from the authors' own code with the same weights, in float64, relative to the largest "
         'value; weights go through the conversion that official checkpoints go through. Measured with '
-        f'{_named(content["versions"])}.')
+        f'{"; ".join(measured)}.')
     return '\n'.join([text, '', *table(columns, rows)])
 
 
