@@ -1,4 +1,5 @@
 """Selective scans: state-space models whose decays, inputs and outputs depend on the token, over orders of a map."""
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -96,9 +97,9 @@ def _limit(call: Call) -> str:
     if call.heads and x.shape[4] > MAX_DIM:
         return f'heads are wider than {MAX_DIM}'
     spans = [sum(step * (size - 1) for size, step in zip(t.shape[2:], t.stride()[2:])) for t in (x, call.B, call.C)]
-    if max(spans) >= 2 ** 31 or x[0, 0].numel() >= 2 ** 31:
+    if max(spans) >= 2 ** 31 or math.prod(x.shape[2:]) >= 2 ** 31:
         return 'a sample spans more than 2 ** 31 elements'
-    return program_limit(x.shape[0] * len(call.orders) * x[0, 0, 0].numel())  # more than one for each channel never
+    return program_limit(x.shape[0] * len(call.orders) * math.prod(x.shape[3:]))  # at most one for each channel
 
 
 register_chooser(selective_scan, _choose)
