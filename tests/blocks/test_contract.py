@@ -136,7 +136,7 @@ def test_register_mixer():
             register_mixer('linear')(nn.Linear)
     finally:
         registry._MIXERS.pop('of_a_test', None)
-    with pytest.raises(ZooError, match="mixer 'of_a_test': use one of agent, "):
+    with pytest.raises(ZooError, match="mixer 'of_a_test': use one of additive_recurrence, agent, "):
         mixer_class('of_a_test')
 
 

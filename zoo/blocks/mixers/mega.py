@@ -250,7 +250,7 @@ class MovingAverageGatedAttention(TokenMixer):
         z, r = F.silu(zr).split([self.zdim, self.hdim], -1)
         q, k = (z * self.gamma[i] + self.beta[i] for i in (0, 1))
         h = F.silu(hx + linear(self.proj, self._attend(q, k, v) * r))
-        return u.sigmoid() * (h - given)
+        return u.sigmoid() * (h - given.to(h.dtype))
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attention of ``[B, N, C]``, within chunks."""
