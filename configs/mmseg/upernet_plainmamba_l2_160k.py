@@ -2,9 +2,9 @@
 
 Source: ChenhongyiYang/PlainMamba @ 0975a1d, downstream/mmsegmentation/plain_mamba_seg_configs/l2_upernet.py.
 
-Recipe: AdamW with learning rate 6e-05 and weight decay 0.01 (none for norm, pos_embed, A_log, D, directions),
+Recipe: AdamW with learning rate 6e-05 and weight decay 0.01 (none for .D, A_log, directions, norm, pos_embed),
 stochastic depth 0.2, 8 x 2 images, 160000 iterations, polynomial decay of power 1 to 0, warm-up from 1e-06 of the rate
-in 1500 iterations.
+in 1500 iterations, float32.
 
 torchrun --nproc_per_node=8 -m zoo train-seg upernet_plainmamba_l2_160k data/ade/ADEChallengeData2016
 """
