@@ -213,6 +213,20 @@ def test_constants_are_folded(name):
     torch.testing.assert_close(folded.module()(x), model(x), rtol=1e-4, atol=1e-5)
 
 
+def test_constants_that_are_written_to_are_kept():
+    class Layer(torch.nn.Module):
+        def forward(self, x):
+            both = torch.zeros(2, 3) + 1
+            both[0].copy_(x)
+            return both * 2, torch.ones(3).cumsum(0) + x
+
+    x = torch.randn(3)
+    folded = fold_constants(torch.export.export(Layer(), (x,)))
+    for y, expected in zip(folded.module()(x), Layer()(x)):
+        torch.testing.assert_close(y, expected)
+    assert not any('cumsum' in name for name in operators(folded.graph))
+
+
 def test_facts_are_texts():
     facts = Facts('m', (3, 8, 8), (0.5,) * 3, (1.,) * 3, 'bicubic', 0.9, 'center', ['ä', '"b"'])
     assert facts.texts() == dict(

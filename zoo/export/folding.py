@@ -38,9 +38,26 @@ def fold_constants(program: ExportedProgram) -> ExportedProgram:
             if isinstance(value, Tensor) and value.numel() > max(MOST_GROWTH * sources, SMALL):
                 continue
             values[node] = value
-    _replace(module, values)
+    _replace(module, _never_written(module.graph, values))
     args, kwargs = program.example_inputs
     return _without_aliases(torch.export.export(module, args, kwargs))
+
+
+def _never_written(graph: fx.Graph, values: dict[fx.Node, Any]) -> dict[fx.Node, Any]:
+    """Without what shares memory with the target of an in-place call, and what depends on it."""
+    written = {
+        _memory(values[x]) for node in graph.nodes if isinstance(node.target, torch._ops.OpOverload)
+        and node.target._schema.is_mutable for x in node.all_input_nodes if isinstance(values.get(x), Tensor)}
+    kept: dict[fx.Node, Any] = {}
+    for node, value in values.items():
+        fresh = not (isinstance(value, Tensor) and _memory(value) in written)
+        if fresh and all(x in kept for x in node.all_input_nodes):
+            kept[node] = value
+    return kept
+
+
+def _memory(x: Tensor) -> int:
+    return x.untyped_storage().data_ptr()
 
 
 def _without_aliases(program: ExportedProgram) -> ExportedProgram:

@@ -153,8 +153,8 @@ def _biased(logits: Tensor, bias: Tensor) -> Tensor:
 
 
 def _working_size(height: int, width: int, least: int) -> tuple[int, int] | None:
-    """Return a size with a shorter side of ``least`` for a smaller map; None for others (a graph serves both)."""
-    if not exporting():
+    """Return a size with a shorter side of ``least`` for a smaller map; None for others (dynamic graphs serve both)."""
+    if not exporting() or isinstance(height, int) and isinstance(width, int):
         short = min(height, width)
         if short >= least:
             return None
