@@ -89,24 +89,28 @@ def _locate(heads, samples, tiles_y, tiles_x, dilation_y, dilation_x, TY: tl.con
 
 
 @triton.jit
+def _queries(top, first_x, length_y, length_x, TX: tl.constexpr):
+    """Rows ``[BANDS, 2 * TX]`` and columns ``[2 * TX]`` of the queries, within the map, and which of them there are."""
+    own = tl.arange(0, 2 * TX)
+    y, x = top[:, None] + (own // TX)[None, :], first_x + own % TX
+    is_query = (y < length_y) & (x < length_x)[None, :]
+    return tl.minimum(y, length_y - 1), tl.minimum(x, length_x - 1), is_query
+
+
+@triton.jit
 def forward_bands(
         q_ptr, k_ptr, v_ptr, bias_ptr, out_ptr, lse_ptr, stride_qb, stride_qy, stride_qx, stride_qh,
         stride_kb, stride_ky, stride_kx, stride_kh, stride_vb, stride_vh, scale, batch, samples, heads, height, width,
         tiles_y, tiles_x, kernel_y, kernel_x, dilation_y, dilation_x, step_y, step_x, DIM: tl.constexpr,
         BANDS: tl.constexpr, TX: tl.constexpr, KEYS: tl.constexpr, COLUMNS: tl.constexpr, BIAS: tl.constexpr):
-    """Output and statistics of a tile of queries, for one head of ``samples`` samples.
-
-    k and v have equal strides of rows and columns.
-    """
+    """Output and statistics of a tile of one head's queries; k and v have equal strides of rows and columns."""
     head, first_sample, class_y, class_x, first_y, first_x = _locate(
         heads, samples, tiles_y, tiles_x, dilation_y, dilation_x, 2 * BANDS, TX)
     length_y = (height - class_y + dilation_y - 1) // dilation_y
     length_x = (width - class_x + dilation_x - 1) // dilation_x
     if (first_y < length_y) & (first_x < length_x):
-        top, own = first_y + 2 * tl.arange(0, BANDS), tl.arange(0, 2 * TX)
-        y, x = top[:, None] + (own // TX)[None, :], first_x + own % TX
-        is_query = (y < length_y) & (x < length_x)[None, :]
-        y, x = tl.minimum(y, length_y - 1), tl.minimum(x, length_x - 1)
+        top = first_y + 2 * tl.arange(0, BANDS)
+        y, x, is_query = _queries(top, first_x, length_y, length_x, TX)
         start_y, start_x = window_start(y, length_y, kernel_y, step_y), window_start(x, length_x, kernel_x, step_x)
         from_y = window_start(tl.minimum(top, length_y - 1), length_y, kernel_y, step_y)
         from_x = window_start(first_x, length_x, kernel_x, step_x)
@@ -143,13 +147,12 @@ def forward_bands(
                     shrink = tl.exp2(high - higher)[:, :, None]
                     total *= shrink
                     out *= shrink
-                # sums by the tensor cores, which have time left
                 ones = tl.full([BANDS, weight.shape[2], 8], 1., v.dtype)
-                total = tl.dot(weight, ones, total)
+                total = tl.dot(weight, ones, total)  # by the tensor cores, which have time left
                 out = tl.dot(weight, v, out)
                 high = higher
             sums = tl.max(total, 2)
             out = (out * (1 / sums)[:, :, None]).to(out_ptr.dtype.element_ty)
-            tl.store(out_ptr + at * (height * width) * (heads * DIM) + head * DIM + place_out, out,
-                     mask=is_query[:, :, None])
+            to = out_ptr + at * (height * width) * (heads * DIM) + head * DIM + place_out
+            tl.store(to, out, mask=is_query[:, :, None])
             tl.store(lse_ptr + (at * heads + head) * (height * width) + place_lse, high + tl.log2(sums), mask=is_query)
