@@ -71,15 +71,17 @@ class Conv2dNorm(nn.Module):
         activation: Whether to apply GELU.
         kernel_size: Kernel size of the convolution: odd, or equal to the stride for non-overlapping patches.
         bias: Whether the convolution has a bias.
+        groups: Number of groups of channels that the convolution treats separately.
     """
 
     def __init__(
             self, in_dim: int, dim: int, stride: int, activation: bool = False, kernel_size: int = 3,
-            bias: bool = True, device=None, dtype=None):
+            bias: bool = True, groups: int = 1, device=None, dtype=None):
         super().__init__()
         dd = FactoryKwargs(device=device, dtype=dtype)
         padding = 0 if kernel_size == stride else kernel_size // 2
-        self.conv = nn.Conv2d(in_dim, dim, kernel_size, stride=stride, padding=padding, bias=bias, **dd)
+        self.conv = nn.Conv2d(
+            in_dim, dim, kernel_size, stride=stride, padding=padding, groups=groups, bias=bias, **dd)
         self.norm = nn.BatchNorm2d(dim, **dd)
         self.act = nn.GELU() if activation else nn.Identity()
 
@@ -96,7 +98,8 @@ class Conv2dNorm(nn.Module):
         scale, bias = scale_and_shift(norm)
         if conv.bias is not None:
             bias = torch.addcmul(bias, conv.bias, scale)
-        return F.conv2d(x, conv.weight * scale[:, None, None, None], bias, conv.stride, conv.padding)
+        weight = conv.weight * scale[:, None, None, None]
+        return F.conv2d(x, weight, bias, conv.stride, conv.padding, groups=conv.groups)
 
 
 class ConvStem(nn.Sequential):

@@ -1,9 +1,11 @@
-"""The pre-norm transformer block shared by all attention hosts, and the same with layer scales."""
+"""The pre-norm transformer block shared by all attention hosts, the same after a convolution, and with layer scales."""
 from typing import Any
 
 import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
+
+from .conv import conv_epilogue, depthwise_conv2d
 
 
 class TransformerBlock(nn.Module):
@@ -39,6 +41,28 @@ class TransformerBlock(nn.Module):
         if getattr(self.mixer, 'needs_block_input', False):
             given['block_input'] = x
         return self.mixer(y, **given)
+
+
+class PositionedBlock(TransformerBlock):
+    """Pre-norm block after a depthwise convolution with shortcut: ``x = x + pos(x)``, which encodes positions.
+
+    Args:
+        dim: Number of channels C.
+        mixer: Token mixer, shape-preserving.
+        mlp: Feed-forward layer, shape-preserving.
+        drop_path: Stochastic depth rate.
+        eps: Epsilon of both LayerNorms.
+        kernel_size: Side of the convolution's kernel, odd.
+    """
+
+    def __init__(
+            self, dim: int, mixer: nn.Module, mlp: nn.Module, drop_path: float = 0., eps: float = 1e-5,
+            kernel_size: int = 3, device=None, dtype=None):
+        super().__init__(dim, mixer, mlp, drop_path, eps, device=device, dtype=dtype)
+        self.pos = depthwise_conv2d(dim, kernel_size, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(conv_epilogue(self.pos, x, residual=x))
 
 
 class ScaledBlock(TransformerBlock):

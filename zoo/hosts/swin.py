@@ -10,7 +10,7 @@ from ..backbone import Backbone, to_pair
 from ..blocks.mixers import BlockContext, MixerFactory, WindowAttention
 from ..blocks.mlp import Mlp
 from ..blocks.patch import PatchConv, PatchMerging
-from ..blocks.transformer import TransformerBlock
+from ..blocks.transformer import PositionedBlock, TransformerBlock
 from ..utils.types import FactoryKwargs
 from .stages import build_stages
 
@@ -53,6 +53,7 @@ class Swin(Backbone):
         window_size: Side of the windows in tokens, or a function that returns it for an image size (height, width).
         mlp_ratio: Ratio of hidden to input channels in feed-forward layers.
         qkv_bias: Whether the mixers' projections have biases.
+        position_kernel: Side of the kernel of a depthwise convolution with shortcut before every block; 0 for none.
         feature_norms: Build for dense prediction: add a norm for every stage's map, applied when it is returned.
         drop_path_rate: Stochastic depth rate of the last block; rates rise linearly from 0.
         **backbone: Arguments of :class:`~zoo.backbone.Backbone`: num_classes, global_pool, drop_rate.
@@ -64,15 +65,15 @@ class Swin(Backbone):
             self, mixer: MixerFactory = WindowAttention.from_context, img_size: int | Sequence[int] = 224,
             embed_dim: int = 96, depths: Sequence[int] = (2, 2, 6, 2), num_heads: Sequence[int] = (3, 6, 12, 24),
             window_size: int | WindowRule = published_window, mlp_ratio: float = 4., qkv_bias: bool = True,
-            feature_norms: bool = False, drop_path_rate: float = 0., in_chans: int = 3, device=None, dtype=None,
-            **backbone: Any):
+            position_kernel: int = 0, feature_norms: bool = False, drop_path_rate: float = 0., in_chans: int = 3,
+            device=None, dtype=None, **backbone: Any):
         dd = FactoryKwargs(device=device, dtype=dtype)
         dims = [embed_dim * 2 ** s for s in range(len(depths))]
 
         def block(ctx: BlockContext, drop_path: float) -> nn.Module:
             ctx = dataclasses.replace(ctx, shift=ctx.index % 2 == 1)
-            return TransformerBlock(
-                ctx.dim, mixer(ctx, **dd), Mlp(ctx.dim, int(ctx.dim * mlp_ratio), **dd), drop_path, **dd)
+            kind = partial(PositionedBlock, kernel_size=position_kernel) if position_kernel else TransformerBlock
+            return kind(ctx.dim, mixer(ctx, **dd), Mlp(ctx.dim, int(ctx.dim * mlp_ratio), **dd), drop_path, **dd)
 
         stages = build_stages(
             block, dims, depths, self.grids(to_pair(img_size)), drop_path_rate,

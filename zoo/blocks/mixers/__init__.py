@@ -42,6 +42,7 @@ from .softmax import SoftmaxAttention
 from .stripes import StripeAttention
 from .table import Mixers, MixerTable, mixer_factory
 from .token_mixer import TokenMixer
+from .varied_window import QuadrangleAttention, VariedWindowAttention
 from .window import WindowAttention
 
 __all__ = [
@@ -50,10 +51,10 @@ __all__ = [
     'GatedLinearAttention', 'GatedMixer', 'HiLoAttention', 'InLineAttention', 'LargeKernelAttention',
     'LargeKernelConvolutionalAttention', 'LinearAttention', 'MagnitudeAwareLinearAttention', 'MixerFactory',
     'MixerTable', 'Mixers', 'MovingAverageGatedAttention', 'NeighborhoodAttention', 'NormAwareLinearAttention',
-    'PartialChannelAttention', 'PartialSelfAttention', 'QKVMixer', 'RankAugmentedLinearAttention', 'RotaryAttention',
-    'RoutedAttention', 'ScaleAwareModulation', 'SelectiveScan', 'SoftmaxAttention', 'SpatialReductionAttention',
-    'StripeAttention', 'TokenMixer', 'WindowAttention', 'list_mixers', 'mixer_class', 'mixer_factory',
-    'register_mixer',
+    'PartialChannelAttention', 'PartialSelfAttention', 'QKVMixer', 'QuadrangleAttention',
+    'RankAugmentedLinearAttention', 'RotaryAttention', 'RoutedAttention', 'ScaleAwareModulation', 'SelectiveScan',
+    'SoftmaxAttention', 'SpatialReductionAttention', 'StripeAttention', 'TokenMixer', 'VariedWindowAttention',
+    'WindowAttention', 'list_mixers', 'mixer_class', 'mixer_factory', 'register_mixer',
 ]
 
 for _module in iter_modules(__path__):  # so that all mixers are registered
