@@ -61,14 +61,15 @@ def check_kept(model, whole, new):
 
 @torch.no_grad()
 def test_other_classes_channels_and_size(case):
-    """The classifier is new, the first convolution summed over its channels; all else is the checkpoint's."""
+    """The classifier is new, the first convolutions summed over their channels; all else is the checkpoint's."""
     sized = dict(img_size=SIZE) if case.takes('img_size') else {}
     model = case.load(num_classes=10, in_chans=1, **sized)
-    first = f'{model.pretrained_cfg["first_conv"]}.weight'
-    torch.testing.assert_close(
-        model.get_parameter(first), case.whole.get_parameter(first).sum(1, keepdim=True))
+    convs = model.pretrained_cfg['first_conv']
+    first = {f'{name}.weight' for name in ([convs] if isinstance(convs, str) else convs)}
+    for key in first:
+        torch.testing.assert_close(model.get_parameter(key), case.whole.get_parameter(key).sum(1, keepdim=True))
     classifiers = {f'{name}.{kind}' for name in classifier_names(model) for kind in ('weight', 'bias')}
-    check_kept(model, case.whole, {first, *classifiers})
+    check_kept(model, case.whole, {*first, *classifiers})
     assert all(model.get_parameter(name).shape[0] == 10 for name in classifiers)
     x = torch.randn(1, 1, *SIZE)
     want = case.whole.forward_features(x.expand(-1, 3, -1, -1))  # which resamples its tables on the fly

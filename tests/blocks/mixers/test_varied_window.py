@@ -151,11 +151,12 @@ def test_strength_comes_from_the_host():
     assert VariedWindowAttention.from_context(BlockContext(0, 0, 8, 2, (8, 8))).window == 7
 
 
-def test_windows_of_one_token_are_refused():
-    with pytest.raises(ZooError, match='window=1: windows that are moved and scaled have at least 2 x 2 tokens'):
+def test_windows_have_two_by_two_tokens_or_more():
+    with pytest.raises(ZooError, match='window=1: a window that is moved and scaled has at least 2 x 2 tokens'):
         VariedWindowAttention(8, 2, 1)
-    mixer = VariedWindowAttention(8, 2, 4)
-    with pytest.raises(ZooError, match='window=1'):
-        mixer.set_window_size(1)
-    mixer.set_window_size(5)
-    assert mixer.rel_pos.table.shape == (81, 2) and mixer(torch.randn(1, 6, 6, 8)).shape == (1, 6, 6, 8)
+    mixer = VariedWindowAttention.from_context(BlockContext(0, 0, 8, 2, (8, 8), window=1))
+    assert mixer.window == 2
+    for size, window in ((5, 5), (1, 2)):
+        mixer.set_window_size(size)
+        assert mixer.window == window and mixer.rel_pos.table.shape == ((2 * window - 1) ** 2, 2)
+        assert mixer(torch.randn(1, 6, 6, 8)).shape == (1, 6, 6, 8)

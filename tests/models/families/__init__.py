@@ -15,6 +15,7 @@
 ``no_weight_decay``: pattern of all parameters that the published training does not decay; '' for none.
 ``learning_rates``: pattern -> factor of the parameters that learn at a rate of their own.
 ``eps``: pattern of modules' names -> eps of the norms among them; or such rules by glob of models.
+``drop_path``: how the authors' code hands out stochastic depth, where it does not rise linearly over all blocks.
 ``untrained``: models that have no recipe in configs/train, each with the reason.
 ``no_dense_config``: why there is none in configs/mmdet and configs/mmseg, in families without.
 ``kernels``: by model, calls of our custom ops in a forward pass on a GPU, at 224 pixels in 16 bits.
@@ -33,7 +34,7 @@ from zoo.registry import FAMILIES, modules
 FOLDER = Path(__file__).parent
 NAMES = sorted(path.stem for path in FOLDER.glob('*.yaml'))
 FIELDS = {'reference', 'checkpoint', 'parameters', 'mixers', 'modules', 'initial', 'no_weight_decay', 'learning_rates',
-          'eps', 'untrained', 'no_dense_config', 'kernels'}
+          'eps', 'drop_path', 'untrained', 'no_dense_config', 'kernels'}
 
 
 @functools.cache

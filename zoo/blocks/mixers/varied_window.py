@@ -18,6 +18,7 @@ from .registry import register_mixer
 from .token_mixer import TokenMixer
 
 WINDOW = 7  # in hosts without windows
+SMALLEST = 2  # tokens: the grid of a window of one has no extent
 INSIDE = 1.001  # coordinates up to this one are those of the map, from -1 to 1
 TINY = 1e-6  # in place of a perspective divisor of 0
 
@@ -64,13 +65,13 @@ class TransformedWindowAttention(TokenMixer):
     Args:
         dim: Number of channels C.
         num_heads: Number of attention heads; must divide C.
-        window: Side w of a window in tokens, at least 2.
+        window: Side w of a window in tokens, at least 2; hosts with smaller ones get that.
         qkv_bias: Whether the q, k, v projection has a bias.
         coords_lambda: Strength of :class:`RectifyCoordinates` in training; 0 for plain gradients.
         out_dim: Number of output channels, C by default; logits are divided by sqrt(C / heads) nevertheless.
 
     Raises:
-        ZooError: ``window`` is 1.
+        ZooError: ``window`` is below 2.
     """
 
     _numbers: int  # that a window predicts per head
@@ -79,9 +80,11 @@ class TransformedWindowAttention(TokenMixer):
             self, dim: int, num_heads: int, window: int = WINDOW, qkv_bias: bool = True, coords_lambda: float = 0.,
             out_dim: int | None = None, device=None, dtype=None):
         super().__init__()
+        if window < SMALLEST:
+            raise ZooError(f'window={window}: a window that is moved and scaled has at least 2 x 2 tokens')
         dd = FactoryKwargs(device=device, dtype=dtype)
         self.num_heads = num_heads
-        self.window = _checked(window)
+        self.window = window
         self.coords_lambda = coords_lambda
         self.scale = (dim // num_heads) ** -0.5
         self.out_dim = out_dim or dim
@@ -95,8 +98,8 @@ class TransformedWindowAttention(TokenMixer):
             cls, ctx: BlockContext, coords_lambda: float = 0., device=None,
             dtype=None) -> 'TransformedWindowAttention':
         """Build the mixer for a block of a host."""
-        return cls(
-            ctx.dim, ctx.num_heads, ctx.window or WINDOW, ctx.qkv_bias, coords_lambda, device=device, dtype=dtype)
+        window = max(ctx.window or WINDOW, SMALLEST)
+        return cls(ctx.dim, ctx.num_heads, window, ctx.qkv_bias, coords_lambda, device=device, dtype=dtype)
 
     def extra_repr(self) -> str:
         return f'window={self.window}, coords_lambda={self.coords_lambda}'
@@ -111,7 +114,7 @@ class TransformedWindowAttention(TokenMixer):
 
     def set_window_size(self, window_size: int | None) -> None:
         """Set another side of the windows in tokens; the bias table is resampled."""
-        self.window = _checked(window_size or self.window)
+        self.window = max(window_size or self.window, SMALLEST)
         self.rel_pos.set_window_size(self.window)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -239,12 +242,6 @@ class QuadrangleAttention(TransformedWindowAttention):
         least = torch.sym_min if exporting() else min
         several = as_int(least(counts[0] * counts[1] - 1, 1))
         return t * several if exporting() or not several else t
-
-
-def _checked(window: int) -> int:
-    if window < 2:
-        raise ZooError(f'window={window}: windows that are moved and scaled have at least 2 x 2 tokens')
-    return window
 
 
 def _units(counts: tuple[int, int], window: int) -> tuple[float, float]:
