@@ -184,7 +184,7 @@ class TransformedWindowAttention(TokenMixer):
             bias = bias.repeat(folds, 1, 1)
             q, k, v = (t.reshape(-1, folds * self.num_heads, *t.shape[2:]) for t in (q, k, v))
         y = scaled_dot_product_attention(q, k, v, attn_mask=bias[None].to(q.dtype), scale=self.scale)
-        return y.reshape(-1, self.num_heads, *y.shape[2:]).transpose(1, 2).reshape(shape)
+        return y.unflatten(1, (folds, self.num_heads)).transpose(2, 3).reshape(shape)
 
 
 @register_mixer('varied_window')
