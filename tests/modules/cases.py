@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 import zoo
 from tests.modules.module_calls import tensors
 from tests.zoo_models import every_smallest_model, narrow, small
-from zoo.blocks.mixers import list_mixers
+from zoo.blocks.mixers import QuadrangleAttention, list_mixers
 
 HYBRIDS = [
     *(('pvt_v2_b0', mixer) for mixer in list_mixers()),
@@ -55,11 +55,14 @@ def alive(model: nn.Module) -> nn.Module:
     """A float64 model in eval mode of which every layer has its say in the output.
 
     Parameters get noise, since some start at zero, which hides what comes before them; batch norms the statistics of a
-    batch, without which a narrow ReLU may let nothing through. The mean of the tokens is classified, since what the
-    last block makes of other tokens does not reach a class token.
+    batch, without which a narrow ReLU may let nothing through. Windows that cover the map are moved, too. The mean of
+    the tokens is classified, since what the last block makes of other tokens does not reach a class token.
     """
     if model.global_pool == 'token':
         model.reset_classifier(model.num_classes, 'avg')
+    for module in model.modules():
+        if isinstance(module, QuadrangleAttention):
+            module.moves_alone = True
     for p in model.parameters():
         p += 0.02 * torch.randn_like(p)
     norms = {module: module.momentum for module in model.modules() if isinstance(module, _BatchNorm)}

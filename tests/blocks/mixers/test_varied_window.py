@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from tests.models.weights import scatter
 from zoo.blocks.mixers import BlockContext, QuadrangleAttention, VariedWindowAttention, mixer_class
-from zoo.blocks.mixers.varied_window import RectifyCoordinates
+from zoo.blocks.mixers.varied_window import RectifyCoordinates, sample_maps
 from zoo.utils.errors import ZooError
 
 KINDS = VariedWindowAttention, QuadrangleAttention, mixer_class('whole_varied_window')
@@ -112,6 +112,19 @@ def test_width_may_change():
     x = torch.randn(1, 4, 6, 12, dtype=torch.float64)
     torch.testing.assert_close(mixer(x), formula(mixer, x), rtol=1e-10, atol=1e-10)
     assert mixer(x).shape == (1, 4, 6, 8) and mixer.scale == 6 ** -0.5
+
+
+def test_sampling_under_transforms_is_torchs_own():
+    """With its gradients; at points of the grid, between them and outside."""
+    maps = torch.randn(2, 3, 4, 5, dtype=torch.float64)
+    points = torch.randn(2, 6, 3, 2, dtype=torch.float64)
+    points[0, 0] = torch.tensor([[-1., -1.], [1., 1.], [0., -1 / 3]])
+    torch.testing.assert_close(torch.vmap(sample_maps)(maps[:, None], points[:, None])[:, 0], sample_maps(maps, points))
+    probe = torch.randn(2, 3, 6, 3, dtype=torch.float64)
+    found = torch.func.grad(lambda *given: (sample_maps(*given) * probe).sum(), argnums=(0, 1))(maps, points)
+    given = maps.requires_grad_(), points.requires_grad_()
+    want = torch.autograd.grad((sample_maps(*given) * probe).sum(), given)
+    torch.testing.assert_close(found, want)
 
 
 def test_gradient_pushes_points_back():

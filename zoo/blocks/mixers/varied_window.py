@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo_kernels.dispatch import HALF
+from zoo_kernels.dispatch import HALF, transforming
 from zoo_kernels.sdpa import scaled_dot_product_attention
 
 from ...utils.errors import ZooError
@@ -170,7 +170,7 @@ class TransformedWindowAttention(TokenMixer):
         kv = kv.flatten(1, 2).unflatten(-1, (2, self.num_heads, -1)).permute(0, 3, 2, 4, 1)
         kv = kv.reshape(-1, 2 * kv.shape[3], rows, columns)
         dtype = kv.dtype
-        found = F.grid_sample(kv.to(points.dtype), points, padding_mode='zeros', align_corners=True)
+        found = sample_maps(kv.to(points.dtype), points)
         found = found.to(dtype).unflatten(0, (-1, self.num_heads)).permute(0, 3, 1, 4, 2)
         k, v = found.reshape(-1, self.num_heads, self.window ** 2, kv.shape[1]).chunk(2, -1)
         return k, v
@@ -218,11 +218,13 @@ class QuadrangleAttention(TransformedWindowAttention):
 
     A window predicts an offset o, scales s, shears h, the projective numbers e and an angle a. A point g of its grid
     becomes ``p = centre + (R(a) [[1, h_x], [h_y, 1]] diag(1 + s) g + o / (number of windows)) / (e g + 1)``. A window
-    that covers the map is not moved. Arguments and sampling are those of :class:`TransformedWindowAttention`.
+    that covers the map is not moved, unless ``moves_alone`` is set. Arguments and sampling are those of
+    :class:`TransformedWindowAttention`.
 
     Source: Zhang et al., arXiv 2303.15105; ViTAE-Transformer/QFormer @ 8aabe08, models/swin/qformer.py.
     """
 
+    moves_alone = False
     _numbers = 9
 
     def _move(
@@ -239,9 +241,38 @@ class QuadrangleAttention(TransformedWindowAttention):
 
     def _unless_alone(self, t: Tensor, counts: tuple[int, int]) -> Tensor:
         """Multiply by 0 if one window covers the map: ``transform`` then has a gradient, of zeros."""
+        if self.moves_alone:
+            return t
         least = torch.sym_min if exporting() else min
         several = as_int(least(counts[0] * counts[1] - 1, 1))
         return t * several if exporting() or not several else t
+
+
+def sample_maps(maps: Tensor, points: Tensor) -> Tensor:
+    """Interpolate maps bilinearly: ``F.grid_sample`` with zeros outside and ``align_corners``.
+
+    Under transforms of ``torch.func``, it is computed by gathers: torch's operator has no forward-mode derivative.
+
+    Args:
+        maps: ``[N, C, H, W]``.
+        points: ``[N, P, Q, 2]`` of the same dtype, x before y, from -1 to 1 over the centres of the tokens.
+
+    Returns:
+        ``[N, C, P, Q]``.
+    """
+    if not transforming():
+        return F.grid_sample(maps, points, padding_mode='zeros', align_corners=True)
+    rows, columns = maps.shape[2:]
+    x, y = ((points[..., i] + 1) * ((side - 1) / 2) for i, side in enumerate((columns, rows)))
+    left, top = x.detach().floor(), y.detach().floor()
+    total = torch.zeros_like(points[..., 0])[:, None]
+    for column, across in ((left, 1 + left - x), (left + 1, x - left)):
+        for row, down in ((top, 1 + top - y), (top + 1, y - top)):
+            inside = (column >= 0) & (column < columns) & (row >= 0) & (row < rows)
+            place = (row.clamp(0, rows - 1) * columns + column.clamp(0, columns - 1)).long().flatten(1)
+            found = maps.flatten(2).gather(2, place[:, None].expand(-1, maps.shape[1], -1))
+            total = total + found.unflatten(2, points.shape[1:3]) * (across * down * inside)[:, None]
+    return total
 
 
 def _units(counts: tuple[int, int], window: int) -> tuple[float, float]:
