@@ -37,8 +37,8 @@ class HeadGates(nn.Module):
         super().__init__()
         others = num_heads - shared
         if shared < 0 or not (0 < routed <= others or routed == others == 0):
-            raise ZooError(f'{shared} shared and {routed} routed of {num_heads} heads: where not all are shared, give at '
-                           f'least one routed head, and no more than there are others')
+            raise ZooError(f'{shared} shared and {routed} routed of {num_heads} heads: where not all are shared, give '
+                           f'at least one routed head, and no more than there are others')
         dd = FactoryKwargs(device=device, dtype=dtype)
         self.counts = shared, routed
         self.routed = nn.Linear(dim, others, bias=False, **dd) if routed else None
