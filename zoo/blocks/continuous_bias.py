@@ -66,10 +66,12 @@ def _distances(
     """Log-spaced pairs of distances ``[n, 2]``: all that occur along the rows times all along the columns."""
     axes = []
     for size, count, base in ((height, rows, base_height), (width, columns, base_width)):
-        d = _steps(size, count, device) / 2 / max(base - 1, 1) * RANGE
+        number, step, least = _spacing(size, count)
+        halves = torch.arange(number, device=device, dtype=torch.float32) * step - least
+        d = halves / 2 / max(base - 1, 1) * RANGE
         axes.append(d.sign() * torch.log2(d.abs() + 1) / torch.log2(torch.tensor(RANGE, device=device)))
     down, across = axes
-    pairs = torch.stack([down[:, None].expand(-1, len(across)), across[None, :].expand(len(down), -1)], -1)
+    pairs = torch.stack([down[:, None].expand(-1, across.shape[0]), across[None, :].expand(down.shape[0], -1)], -1)
     return pairs.flatten(0, 1).to(dtype)
 
 
@@ -80,31 +82,21 @@ def _places(
     """Row of :func:`_distances` of every pair of a cell and a token, ``[rows * columns * height * pitch]`` int64."""
     down, across = (_nearest(size, count, device) for size, count in ((height, rows), (width, columns)))
     across = F.pad(across, (0, pitch - width))
-    steps = len(_steps(width, columns, device))
-    return (down[:, None, :, None] * steps + across[None, :, None, :]).flatten()
+    return (down[:, None, :, None] * _spacing(width, columns)[0] + across[None, :, None, :]).flatten()
 
 
-def _steps(size: int, count: int, device: torch.device) -> Tensor:
-    """Distances that occur between ``size`` tokens and ``count`` cells of an axis, in halves, ascending; float32."""
-    if not sizes_known(size, count):  # any multiple of a half, so that their number is known
-        return torch.arange(4 * size - 3, device=device, dtype=torch.float32) - (2 * size - 2)
-    return torch.tensor(_occurring(size, count), device=device, dtype=torch.float32)
+def _spacing(size: int, count: int) -> tuple[int, int, int]:
+    """Number of distances between tokens and cells of an axis, their spacing and minus the least, both in halves."""
+    if sizes_known(size, count) and size % count == 0:  # all are whole, or all are halves of odd numbers
+        cell = size // count
+        return 2 * size - cell, 2, 2 * size - cell - 1
+    return 4 * size - 3, 1, 2 * size - 2
 
 
 def _nearest(size: int, count: int, device: torch.device) -> Tensor:
-    """Index in :func:`_steps` of the distance between every cell and token, ``[count, size]`` int64."""
-    if not sizes_known(size, count):
-        cell, token = torch.arange(count, device=device)[:, None], torch.arange(size, device=device)
-        return 2 * token - cell * size // count - ((cell + 1) * size + count - 1) // count + 1 + (2 * size - 2)
-    steps = {step: i for i, step in enumerate(_occurring(size, count))}
-    return torch.tensor([[steps[2 * token - middle] for token in range(size)] for middle in _middles(size, count)],
-                        device=device)
-
-
-def _middles(size: int, count: int) -> list[int]:
-    """Twice the mean position of the tokens of each cell of adaptive average pooling."""
-    return [cell * size // count + ((cell + 1) * size + count - 1) // count - 1 for cell in range(count)]
-
-
-def _occurring(size: int, count: int) -> list[int]:
-    return sorted({2 * token - middle for middle in _middles(size, count) for token in range(size)})
+    """Number of the distance between every cell and token of an axis, ``[count, size]`` int64."""
+    _, step, least = _spacing(size, count)
+    cell, token = torch.arange(count, device=device)[:, None], torch.arange(size, device=device)
+    # adaptive average pooling takes the tokens from the first number on, to before the second
+    twice_middle = cell * size // count + ((cell + 1) * size + count - 1) // count - 1
+    return (2 * token - twice_middle + least) // step

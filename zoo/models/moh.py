@@ -76,8 +76,9 @@ RULES = (
 
 
 def moh_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Key map; tables, which are computed here, are dropped."""
-    return rename(state, RULES, drop=r'(^relative_(pos_index|coords_table)\d|\.(seq_length_scale|padding_mask))$')
+    """Key map: 1 x 1 convolutions are linear layers here, and tables, which are computed, are dropped."""
+    state = rename(state, RULES, drop=r'(^relative_(pos_index|coords_table)\d|\.(seq_length_scale|padding_mask))$')
+    return {key: value.flatten(1) if key.endswith('.mixer.sr.weight') else value for key, value in state.items()}
 
 
 register_family(__name__, PVTv2, MIXERS, VARIANTS, moh_keys, CFG)

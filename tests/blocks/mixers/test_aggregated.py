@@ -66,7 +66,7 @@ def aggregated_formula(mixer, x):
     counts = [max(side // mixer.sr_ratio, 1) if mixer.cells is None else min(side, mixer.cells)
               for side in (height, width)]
     rows, columns = (cells_of(side, count) for side, count in zip((height, width), counts))
-    reduced = F.gelu(x @ mixer.sr.weight[:, :, 0, 0].T + mixer.sr.bias)
+    reduced = F.gelu(x @ mixer.sr.weight.T + mixer.sr.bias)
     pooled = torch.stack([reduced[:, r.start:r.stop, c.start:c.stop].mean((1, 2)) for r in rows for c in columns], 1)
     pooled = F.layer_norm(pooled, (dim,), mixer.norm.weight, mixer.norm.bias)
     places = [((r.start + r.stop - 1) / 2, (c.start + c.stop - 1) / 2) for r in rows for c in columns]

@@ -14,8 +14,8 @@ from zoo_kernels.sdpa import scaled_dot_product_attention
 from ...utils.types import FactoryKwargs
 from ..continuous_bias import ContinuousBias
 from ..head_gates import HeadGates, head_counts
-from ..layout import contiguous_for_export, exporting, map_size, sym_max, to_nchw, to_nhwc
-from ..linear import linear
+from ..layout import contiguous_for_export, exporting, map_size, sym_max
+from ..linear import linear, linear_gelu
 from ..resize import pool_map
 from ..tables import cached_table
 from .block_context import BlockContext
@@ -99,7 +99,7 @@ class AggregatedAttention(CosineMixer):
         self.cells = cells
         self.q = nn.Linear(dim, dim, bias=qkv_bias, **dd)
         self.kv = nn.Linear(dim, 2 * dim, bias=qkv_bias, **dd)
-        self.sr = nn.Conv2d(dim, dim, 1, **dd)
+        self.sr = nn.Linear(dim, dim, **dd)
         self.norm = nn.LayerNorm(dim, **dd)
         self.window_bias = nn.Parameter(torch.empty(num_heads, WINDOW, **dd))
         self.learnable_tokens = nn.Parameter(torch.empty(num_heads, dim // num_heads, WINDOW, **dd))
@@ -125,6 +125,7 @@ class AggregatedAttention(CosineMixer):
 
     def init_weights(self) -> None:
         super().init_weights()
+        nn.init.normal_(self.sr.weight, std=math.sqrt(2 / self.sr.out_features))  # a 1 x 1 convolution there
         trunc_normal_(self.window_bias, std=0.0004)
         trunc_normal_(self.learnable_tokens, std=0.02)
 
@@ -135,7 +136,7 @@ class AggregatedAttention(CosineMixer):
         """``[B, H, W, C]`` -> ``[B, H, W, C]``."""
         height, width = size = map_size(x)
         cells = tuple(self._cells(side) for side in size)
-        pooled = self.norm(pool_map(F.gelu(to_nhwc(self.sr(to_nchw(x)))), cells))
+        pooled = self.norm(_pool(linear_gelu(self.sr, x), cells))
         q = linear(self.q, x)
         kv = linear(self.kv, torch.cat([x.flatten(1, 2), pooled.flatten(1, 2)], 1))  # one call, as hooks expect
         near, far = kv.split([height * width, cells[0] * cells[1]], 1)
@@ -301,6 +302,14 @@ class Layout:
 
     def _pad(self, x: Tensor, num_heads: int, pads: tuple[int, ...]) -> Tensor:
         return contiguous_for_export(F.pad(x.unflatten(-1, (num_heads, -1)).permute(0, 3, 4, 1, 2), pads))
+
+
+def _pool(x: Tensor, cells: tuple[int, int]) -> Tensor:
+    """:func:`~..resize.pool_map`, faster on a CPU where all cells have the same size."""
+    (height, width), (rows, columns) = map_size(x), cells
+    if exporting() or height % rows or width % columns:
+        return pool_map(x, cells)
+    return x.unflatten(2, (columns, -1)).unflatten(1, (rows, -1)).mean((2, 4))
 
 
 def unit(x: Tensor, dim: int) -> Tensor:
