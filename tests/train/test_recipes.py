@@ -76,9 +76,9 @@ def test_every_recipe_parses_and_names_a_model(name):
     args = load(name)
     assert timm.is_model(args.model) is (name not in LACKING)
     assert args.model == OURS[name] if name in OURS else name.startswith(args.model)
-    size = name.rpartition('_')[2]
+    size = re.search(r'_(\d{3})$', name)
     if name not in OURS:
-        assert args.img_size == (int(size) if size.isdigit() else 224)
+        assert args.img_size == (int(size[1]) if size else 224)
         assert args.model_kwargs.get('img_size') in (None, args.img_size)
 
 

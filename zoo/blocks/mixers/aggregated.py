@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
-from zoo_kernels.dispatch import can_overwrite_inputs
+from zoo_kernels.dispatch import can_overwrite_inputs, unspecialized
 from zoo_kernels.sdpa import scaled_dot_product_attention
 
 from ...utils.types import FactoryKwargs
@@ -146,9 +146,8 @@ class AggregatedAttention(CosineMixer):
         return self.gate_and_project(layout.tokens(y), x)
 
     def _cells(self, side: int) -> int:
-        if self.cells is None:
-            return sym_max(side // self.sr_ratio, 1)
-        return -sym_max(-side, -self.cells)
+        count = sym_max(side // self.sr_ratio, 1) if self.cells is None else -sym_max(-side, -self.cells)
+        return unspecialized(count)
 
     def _attend(
             self, layout: 'Layout', cells: tuple[int, int], q: Tensor, near: Sequence[Tensor],
