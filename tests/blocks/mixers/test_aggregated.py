@@ -44,7 +44,7 @@ def gate_formula(gates, x):
             rows.append(own)
             continue
         weights = (gates.routed.weight @ token).softmax(0)
-        best = sorted(range(len(weights)), key=lambda i: -float(weights[i]))[:routed]
+        best = sorted(range(len(weights)), key=lambda i: -float(weights[i].detach()))[:routed]
         others = torch.zeros_like(weights)
         for i in best:
             others[i] = routed * weights[i] / sum(weights[j] for j in best)
