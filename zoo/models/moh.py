@@ -20,9 +20,9 @@ Departures of the released code from the paper: all heads are computed, and the 
 is multiplied by 0, so nothing is saved. Here too. At 224 pixels every head has tokens that take it, so that none can be
 skipped as a whole. In ``moh_transnext_small_80`` (batch size 4, one thread of a CPU) 11 % of the time is spent per head
 in the blocks of stage 3, and tokens leave out a quarter of it, 2.8 %; gathering the keys and values of the others
-already takes 1.8 %, and their products are no longer those of matrices. Small models route heads in stages 3 and 4 only.
-Image sizes must be multiples of 32 in the released code; here the pooled map has as many cells along a side as there are
-tokens, divided by 8, 4 or 2 and rounded down, but at least one.
+already takes 1.8 %, and their products are no longer those of matrices. Small models route heads in stages 3 and 4
+only. Image sizes must be multiples of 32 in the released code; here the pooled map has as many cells along a side as
+there are tokens, divided by 8, 4 or 2 and rounded down, but at least one.
 """
 from torch import Tensor, nn
 
