@@ -75,7 +75,12 @@ class HeadGates(nn.Module):
 
 
 def head_counts(num_heads: int, shared: int | None, routed: int | None) -> tuple[int, int]:
-    """Numbers of shared and routed heads: those given, else a quarter and a half of all heads, as in MoH-ViT-B-75."""
+    """Numbers of shared and routed heads: those given, else a quarter and a half of all heads, as in MoH-ViT-B-75.
+
+    Fewer than four heads are all shared then: a single routed head would have the weight 1, whatever the router says.
+    """
+    if shared is routed is None and num_heads < 4:
+        return num_heads, 0
     shared = max(num_heads // 4, 1) if shared is None else shared
     return shared, min(num_heads // 2, num_heads - shared) if routed is None else routed
 

@@ -10,8 +10,7 @@ out. The first three stages have aggregated attention: each token attends to the
 of a pooled map, with one softmax of cosine similarities, and adds learned weights of the 3 x 3 tokens. The last stage
 attends to the whole map. Relative positions are the input of a small network, so any image size works; the distances
 are in units of the size that the weights were trained for, as the reference says for other sizes (``pretrain_size``).
-Layers and
-stages are those of PVTv2, with gated feed-forward layers.
+Layers and stages are those of PVTv2, with gated feed-forward layers.
 
 The loss that balances the routed heads is ``load_balance``, the mean over all blocks with routed heads; recipes give it
 a weight of 0.01 by ``extra_loss_weights``.

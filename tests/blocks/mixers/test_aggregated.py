@@ -156,7 +156,8 @@ def test_gates_are_the_formula_and_give_the_loss(heads):
 
 
 def test_numbers_of_heads():
-    assert [head_counts(n, None, None) for n in (1, 2, 3, 8, 16)] == [(1, 0), (1, 1), (1, 1), (2, 4), (4, 8)]
+    assert [head_counts(n, None, None) for n in (1, 2, 3, 4, 8, 16)] == [
+        (1, 0), (2, 0), (3, 0), (1, 2), (2, 4), (4, 8)]
     ctx = BlockContext(1, 0, 32, 8, (8, 8), sr_ratio=4)
     for kind in (MixtureOfHeads, LengthScaledMixtureOfHeads):
         assert kind.from_context(ctx).gates.counts == (2, 4)
