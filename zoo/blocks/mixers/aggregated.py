@@ -135,7 +135,7 @@ class AggregatedAttention(CosineMixer):
     def forward(self, x: Tensor) -> Tensor:
         """``[B, H, W, C]`` -> ``[B, H, W, C]``."""
         height, width = size = map_size(x)
-        cells = tuple(self._cells(side) for side in size)
+        cells = self._cells(height), self._cells(width)
         pooled = self.norm(_pool(linear_gelu(self.sr, x), cells))
         q = linear(self.q, x)
         kv = linear(self.kv, torch.cat([x.flatten(1, 2), pooled.flatten(1, 2)], 1))  # one call, as hooks expect
