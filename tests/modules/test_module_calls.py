@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from tests.modules.cases import alive, create, every_case, images
 from tests.modules.module_calls import faults_of, is_layer, modules_with_parameters, recorded
+from zoo.blocks.continuous_bias import ContinuousBias
 from zoo.blocks.gates import ELA
 from zoo.models.care import TwoHeads
 from zoo.models.overlock.family import OverLoCK
@@ -46,6 +47,7 @@ EXEMPT = (
     Exempt(BasicBlock, 'bn1|bn2|se', "timm's ReLU and addition of the shortcut are in place", fault='overwritten'),
     Exempt(Bottleneck, 'bn1|bn2|bn3|se', "timm's ReLU and addition of the shortcut are in place", fault='overwritten'),
     Exempt(ResNestBottleneck, 'bn1|bn3', "timm's ReLU and addition of the shortcut are in place", fault='overwritten'),
+    Exempt(ContinuousBias, 'fc1|fc2', 'distances between tokens are those of every image', fault='batch'),
     Exempt(SplitAttn, 'bn0|bn1', "timm's ReLU is in place", fault='overwritten'),
 )
 

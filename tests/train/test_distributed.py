@@ -12,20 +12,21 @@ from timm.layers import BatchNormAct2d
 from zoo.evaluate import validate
 from zoo.train import distributed, options
 from zoo.train.build import DeviceContext
+from zoo.train.data import sampling
 from zoo.train.option_schema import TRAIN
 from zoo.utils.errors import ZooError
 
 from .processes import launch
-from .test_resume import EVERYTHING, TINY, kill_and_resume, read
+from .test_resume import BALANCED, EVERYTHING, TINY, kill_and_resume, read
 
 ROOT = Path(__file__).parents[2]
 FIVE = dict(epochs=1, log_interval=1, opt='sgd', lr='5e-2', workers=0)  # updates of 14 of the 72 pictures
 
 
-def finish(small, tmp_path, name, processes, **flags):
+def finish(small, tmp_path, name, processes, prepare=None, **flags):
     """A run of 14 images per global batch to its end: losses of its updates, and its last checkpoint."""
-    words = small(experiment=name, batch_size=14 // processes, **{**FIVE, **flags})
-    run = launch(['train', *words], tmp_path / 'log', processes)
+    words = small(experiment=name, **{'batch_size': 14 // processes, **FIVE, **flags})
+    run = launch(['train', *words], tmp_path / 'log', processes, prepare=prepare)
     assert run.codes == [0] * processes, run.text
     last = read(tmp_path / 'out' / name / 'last.pth.tar')
     return [point[1] for point in last['points']], last
@@ -47,6 +48,32 @@ def test_two_processes_are_one_process(small, tmp_path):
     assert_close(one, two, 1e-6)
 
 
+def take_turns():
+    """Let one process see the batches of two, one after the other."""
+    def batches(self):
+        order = torch.randperm(
+            self.count, generator=torch.Generator().manual_seed(sampling.seed_of(self.seed, self.epoch))).tolist()
+        for number in range(self.first, self.batches):
+            first = number // 2 * 2 * self.batch_size + number % 2
+            places = list(range(first, first + 2 * self.batch_size, 2))
+            yield sampling.Batch(self.epoch, number, places, [order[place] for place in places])
+
+    sampling.ResumableBatchSampler.__iter__ = batches
+
+
+def test_losses_of_layers_are_those_of_each_process(small, tmp_path):
+    """Which are not linear in the images: two processes are one that adds up the gradients of their batches."""
+    flags = dict(BALANCED, opt='adamw', lr='1e-3')
+    two = finish(small, tmp_path, 'two', 2, **flags)
+    one = finish(small, tmp_path, 'one', 1, take_turns, batch_size=7, grad_accum_steps=2, **flags)
+    without = finish(small, tmp_path, 'without', 2, **{**flags, 'extra_loss_weights': None})
+    assert one[1]['updates'] == two[1]['updates'] == 5
+    assert_close(one, two, 1e-5)
+    assert abs(two[0][0] - without[0][0]) > 0.1  # 0.5 times about 1
+    router = 'stages.2.blocks.0.mixer.gates.routed.weight'
+    assert not torch.allclose(two[1]['state_dict'][router], without[1]['state_dict'][router], atol=1e-4)
+
+
 def test_synchronised_batch_norm_is_that_of_one_process(small, tmp_path):
     flags = dict(model='test_resnet', sync_bn=True, lr='1e-2')
     one, two, apart = (finish(small, tmp_path, name, processes, **{**flags, **more}) for name, processes, more in (
@@ -59,8 +86,10 @@ SHARDED = dict(TINY, model_ema=True, model_ema_decay=0.5, clip_grad=0.5, grad_ac
 
 
 @pytest.mark.slow
-def test_sharded_training_is_ddp(small, tmp_path):
-    ddp, fsdp = (finish(small, tmp_path, name, 2, fsdp=name == 'fsdp', **SHARDED) for name in ('ddp', 'fsdp'))
+@pytest.mark.parametrize('more', [{}, BALANCED, dict(BALANCED, grad_checkpointing=True)])
+def test_sharded_training_is_ddp(small, tmp_path, more):
+    flags = {**SHARDED, **more}
+    ddp, fsdp = (finish(small, tmp_path, name, 2, fsdp=name == 'fsdp', **flags) for name in ('ddp', 'fsdp'))
     assert_close(ddp, fsdp, 2e-6, averages=True)
     assert ddp[1].keys() == fsdp[1].keys() and fsdp[1]['args'] == {**ddp[1]['args'], 'fsdp': True, 'experiment': 'fsdp'}
     moments = [last['optimizer']['state'][0] for _, last in (ddp, fsdp)]

@@ -3,6 +3,7 @@
 A header gives the published figures, which the authors' scripts and configurations have: the global batch and what it
 makes of the learning rates, epochs, weight decay, the accuracy. The options below it are how the trainer gets there.
 """
+import argparse
 import copy
 import functools
 import math
@@ -75,9 +76,9 @@ def test_every_recipe_parses_and_names_a_model(name):
     args = load(name)
     assert timm.is_model(args.model) is (name not in LACKING)
     assert args.model == OURS[name] if name in OURS else name.startswith(args.model)
-    size = name.rpartition('_')[2]
+    size = re.search(r'_(\d{3})$', name)
     if name not in OURS:
-        assert args.img_size == (int(size) if size.isdigit() else 224)
+        assert args.img_size == (int(size[1]) if size else 224)
         assert args.model_kwargs.get('img_size') in (None, args.img_size)
 
 
@@ -232,7 +233,14 @@ def small_teacher(tmp_path_factory):
 
 
 def published_loss(args, output, target, opinion):
-    """The loss of a recipe, written out: on labels, on those of an auxiliary head too, from a teacher's outputs."""
+    """The loss of a recipe, written out: on labels, on those of an auxiliary head too, from a teacher's outputs.
+
+    And the loss that balances the heads of MoH, which comes beside the logits.
+    """
+    if args.model.startswith('moh_'):
+        output, losses = output
+        return published_loss(argparse.Namespace(**{**vars(args), 'model': ''}), output, target, opinion) + (
+            0.01 * losses['load_balance'])
     logits = [x.detach().double().log_softmax(1) for x in (output if isinstance(output, tuple) else (output,))]
     if target.ndim == 1:  # smoothed here, where mixing does it otherwise
         target = torch.nn.functional.one_hot(target, 1000) * (1 - args.smoothing) + args.smoothing / 1000

@@ -53,6 +53,32 @@ class ResidualConvMlp(ConvMlp):
         return linear(self.fc2, conv_epilogue(self.dwconv, x, residual=x))
 
 
+class ConvGLU(nn.Module):
+    """Gated feed-forward layer of TransNeXt: ``fc2(gelu(dwconv(a)) * b)``, ``a, b = fc1(x)``; on ``[B, H, W, C]`` maps.
+
+    Args:
+        dim: Number of channels C.
+        hidden: Number of channels of each of a and b.
+
+    Source: Shi, TransNeXt, arXiv 2311.17132.
+    """
+
+    def __init__(self, dim: int, hidden: int, device=None, dtype=None):
+        super().__init__()
+        dd = FactoryKwargs(device=device, dtype=dtype)
+        self.hidden = hidden
+        self.fc1 = nn.Linear(dim, 2 * hidden, **dd)
+        self.dwconv = depthwise_conv2d(hidden, 3, **dd)
+        self.fc2 = nn.Linear(hidden, dim, **dd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return in_chunks(self, self._maps, x, 2 * self.hidden * x.shape[1] * x.shape[2])
+
+    def _maps(self, x: Tensor) -> Tensor:
+        x, gate = linear(self.fc1, x).chunk(2, -1)
+        return linear(self.fc2, conv_epilogue(self.dwconv, x, activation='gelu', gate=gate))
+
+
 class SwiGLU(nn.Module):
     """Gated feed-forward layer without biases: ``fc2(silu(a) * b)``, ``a, b = fc1(x)``; on ``[..., C]``."""
 

@@ -8,7 +8,7 @@ from torch import nn
 from ..backbone import Backbone, to_pair
 from ..blocks.layout import ceil_div
 from ..blocks.mixers import BlockContext, MixerFactory, SpatialReductionAttention
-from ..blocks.mlp import ConvMlp
+from ..blocks.mlp import ConvGLU, ConvMlp
 from ..blocks.patch import PatchConv
 from ..blocks.transformer import TransformerBlock
 from ..utils.types import FactoryKwargs
@@ -37,11 +37,12 @@ class PVTv2(Backbone):
         sr_ratios: Spatial reduction ratio in each stage, for mixers that use one.
         qkv_bias: Whether the mixers' projections have biases.
         stem_stride: Stride of the first convolution in pixels; 2 suits small images (quickstart recipe).
+        gated_mlp: Whether feed-forward layers are gated, with two thirds of the hidden channels (TransNeXt).
         drop_path_rate: Stochastic depth rate of the last block; rates rise linearly from 0.
         **backbone: Arguments of :class:`~zoo.backbone.Backbone`: num_classes, global_pool, drop_rate.
 
     Source: Wang et al., arXiv 2106.13797; as used in LeapLabTHU/FLatten-Transformer @ abdb115,
-    models/flatten_pvt_v2.py.
+    models/flatten_pvt_v2.py. With ``gated_mlp``: Shi, TransNeXt, arXiv 2311.17132; SkyworkAI/MoH @ 2cefd57.
     """
 
     def __init__(
@@ -49,14 +50,16 @@ class PVTv2(Backbone):
             embed_dims: Sequence[int] = (64, 128, 320, 512), depths: Sequence[int] = (2, 2, 2, 2),
             num_heads: Sequence[int] = (1, 2, 5, 8), mlp_ratios: Sequence[float] = (8, 8, 4, 4),
             sr_ratios: Sequence[int] = (8, 4, 2, 1), qkv_bias: bool = True, stem_stride: int = 4,
-            drop_path_rate: float = 0., in_chans: int = 3, device=None, dtype=None, **backbone: Any):
+            gated_mlp: bool = False, drop_path_rate: float = 0., in_chans: int = 3, device=None, dtype=None,
+            **backbone: Any):
         dd = FactoryKwargs(device=device, dtype=dtype)
         self.strides = [stem_stride * 2 ** s for s in range(len(depths))]
 
         def block(ctx: BlockContext, drop_path: float) -> nn.Module:
             hidden = int(ctx.dim * mlp_ratios[ctx.stage])
-            return TransformerBlock(
-                ctx.dim, mixer(ctx, **dd), ConvMlp(ctx.dim, hidden, **dd), drop_path, eps=1e-6, **dd)
+            own = mixer(ctx, **dd)
+            mlp = ConvGLU(ctx.dim, 2 * hidden // 3, **dd) if gated_mlp else ConvMlp(ctx.dim, hidden, **dd)
+            return TransformerBlock(ctx.dim, own, mlp, drop_path, eps=1e-6, **dd)
 
         stages = build_stages(
             block, embed_dims, depths, self.grids(to_pair(img_size)), drop_path_rate,

@@ -12,6 +12,7 @@ from pkgutil import iter_modules
 
 from .additive_recurrence import AdditiveRecurrence
 from .agent import AgentAttention
+from .aggregated import AggregatedAttention, LengthScaledAttention, LengthScaledMixtureOfHeads, MixtureOfHeads
 from .bidirectional_scan import BidirectionalScan
 from .block_context import BlockContext, MixerFactory
 from .clamped import ClampedLinearAttention
@@ -46,11 +47,12 @@ from .varied_window import QuadrangleAttention, VariedWindowAttention
 from .window import WindowAttention
 
 __all__ = [
-    'AdditiveRecurrence', 'AgentAttention', 'AveragePooling', 'BidirectionalScan', 'BlockContext',
-    'ClampedLinearAttention', 'ContextMixing', 'EfficientModulation', 'EnhancedAttention', 'FocusedLinearAttention',
-    'GatedLinearAttention', 'GatedMixer', 'HiLoAttention', 'InLineAttention', 'LargeKernelAttention',
-    'LargeKernelConvolutionalAttention', 'LinearAttention', 'MagnitudeAwareLinearAttention', 'MixerFactory',
-    'MixerTable', 'Mixers', 'MovingAverageGatedAttention', 'NeighborhoodAttention', 'NormAwareLinearAttention',
+    'AdditiveRecurrence', 'AgentAttention', 'AggregatedAttention', 'AveragePooling', 'BidirectionalScan',
+    'BlockContext', 'ClampedLinearAttention', 'ContextMixing', 'EfficientModulation', 'EnhancedAttention',
+    'FocusedLinearAttention', 'GatedLinearAttention', 'GatedMixer', 'HiLoAttention', 'InLineAttention',
+    'LargeKernelAttention', 'LargeKernelConvolutionalAttention', 'LengthScaledAttention',
+    'LengthScaledMixtureOfHeads', 'LinearAttention', 'MagnitudeAwareLinearAttention', 'MixerFactory', 'MixerTable',
+    'Mixers', 'MixtureOfHeads', 'MovingAverageGatedAttention', 'NeighborhoodAttention', 'NormAwareLinearAttention',
     'PartialChannelAttention', 'PartialSelfAttention', 'QKVMixer', 'QuadrangleAttention',
     'RankAugmentedLinearAttention', 'RotaryAttention', 'RoutedAttention', 'ScaleAwareModulation', 'SelectiveScan',
     'SoftmaxAttention', 'SpatialReductionAttention', 'StripeAttention', 'TokenMixer', 'VariedWindowAttention',
