@@ -10,6 +10,7 @@ import timm
 import torch
 from torch import nn
 
+from zoo.blocks.extra_loss import ExtraLoss
 from zoo.train import build, options, task
 from zoo.train.option_schema import TRAIN
 from zoo.utils.errors import ZooError
@@ -175,6 +176,41 @@ def test_an_auxiliary_classifier_adds_its_weighted_loss():
     assert all(p.grad is not None for p in model.parameters())
 
 
+class Balance(nn.Module):
+    """Hands on what it sees; its loss is the mean square of that, times a weight of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor(3.))
+        self.loss = ExtraLoss('balance')
+
+    def forward(self, x):
+        if self.loss.wanted:
+            self.loss(self.factor * x.square().mean())
+        return x
+
+
+@pytest.mark.parametrize('kind', [None, 'logit', 'feature', 'token'])
+def test_losses_of_layers_are_added_to_those_of_any_task(taught, kind):
+    torch.manual_seed(0)
+    model = student('care_s0' if kind == 'token' else 'test_convnext').train()
+    values = dict(kd_distill_type=kind) if kind else dict(kd_model_name=None, kd_teacher_checkpoint='')
+    plain = make(taught[1], copy.deepcopy(model), **values)
+    model.stem = nn.Sequential(Balance(), model.stem)
+    made = make(taught[1], model, extra_loss_weights=dict(balance=0.01), **values)
+    if kind == 'feature':
+        made.trainable_module.projection.load_state_dict(plain.trainable_module.projection.state_dict())
+    images, _, target = pictures()
+    result, expected = made(images, target), plain(images, target)
+    balance = images.square().mean().item()
+    assert result['balance_loss'].item() == pytest.approx(3 * balance, rel=1e-6)
+    assert result['loss'].item() == pytest.approx(expected['loss'].item() + 0.03 * balance, rel=1e-6)
+    assert torch.equal(result['output'], expected['output']) and {*expected, 'balance_loss'} == {*result}
+    result['loss'].backward()
+    assert model.stem[0].factor.grad.item() == pytest.approx(0.01 * balance, rel=1e-6)
+    assert model.eval()(images).shape == (4, 5)  # one output again
+
+
 def test_a_checkpoint_of_ours_brings_the_teachers_own_preprocessing_and_arguments(zoo, small, tmp_path):
     assert zoo('train', *small(epochs=1, mean='0.3 0.3 0.3', std='0.2 0.2 0.2', model_kwargs='drop_path_rate=0.1',
                                )).code == 0
@@ -198,6 +234,10 @@ def test_a_checkpoint_of_ours_brings_the_teachers_own_preprocessing_and_argument
     (dict(kd_model_name='test_vit', kd_teacher_checkpoint=''), 'may be given with --kd-teacher-checkpoint'),
     (dict(kd_model_name=None, kd_teacher_checkpoint='', model='test_convnext', aux_loss_weight=0.4),
      'test_convnext has no auxiliary classifier'),
+    (dict(extra_loss_weights=dict(balance=-1)), '--extra-loss-weights balance: must be a number of at least 0, got -1'),
+    (dict(extra_loss_weights=dict(balance=True)), 'must be a number of at least 0, got True'),
+    (dict(extra_loss_weights=dict(balance=1)), '--extra-loss-weights balance: care_s0 has no such loss of its own; '
+                                               'leave the option out'),
 ])
 def test_mistakes_are_told(taught, values, message):
     values = dict(model='care_s0') | values

@@ -36,7 +36,7 @@ _NOT_OF_PROBES = (
     'drop_block', 'sync_bn', 'fsdp', 'layer_decay', 'lr_base', 'lr_base_size', 'lr_base_scale', 'lr_mult',
     'lr_scale_ends', 'progressive_sizes', 'size_milestones', 'kd_model_name', 'kd_teacher_checkpoint',
     'kd_model_kwargs', 'kd_distill_type', 'kd_token_distill_type', 'kd_temperature', 'distill_loss_weight',
-    'task_loss_weight', 'aux_loss_weight')
+    'task_loss_weight', 'aux_loss_weight', 'extra_loss_weights')
 _OF_PROBES = dict(  # defaults: the recipe of billpsomas/efficient-probing
     batch_size=1024, opt='lars', weight_decay=0., sched_on_updates=True, epochs=90, warmup_epochs=None, warmup_lr=0.,
     color_jitter=[0.], smoothing=0., train_interpolation='bicubic', output='output/probe')

@@ -207,7 +207,7 @@ TRAIN = COMMON + group(
     row('size_milestones', 'ints', None, 'not in timm: epochs at which these sizes end; the last gives way to img_size',
         low=1, rising=True),
 ) + group(
-    'teacher and auxiliary classifier',
+    'teacher, auxiliary classifier, losses of layers',
     row('kd_model_name', str, None, 'teacher to learn from: name of a model, with its published weights'),
     row('kd_teacher_checkpoint', str, '', "not in timm: the teacher's weights are in this file"),
     row('kd_model_kwargs', 'kwargs', {}, 'not in timm: more arguments of the teacher'),
@@ -219,6 +219,7 @@ TRAIN = COMMON + group(
     row('distill_loss_weight', float, None, "weight of the teacher's loss; default: 1 - task_loss_weight, or 1", low=0),
     row('task_loss_weight', float, None, "weight of the labels' loss; default: 1", low=0),
     row('aux_loss_weight', float, 0., 'not in timm: weight of the loss of an auxiliary classifier', low=0),
+    row('extra_loss_weights', 'kwargs', {}, "not in timm: weights of losses of the model's own layers, by name"),
 ) + group(
     'averaged weights',
     row('model_ema', bool, False, 'keep an exponential average of the weights and judge by it'),

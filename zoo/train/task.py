@@ -1,20 +1,29 @@
-"""Training tasks: classification, with an auxiliary classifier, or with a teacher.
+"""Training tasks: classification, with an auxiliary classifier, with a teacher, and with losses of the model's layers.
 
 A teacher is a trained model that sees the same images (Hinton et al., "Distilling the Knowledge in a Neural Network",
 arXiv 1503.02531; Touvron et al., "Training data-efficient image transformers & distillation through attention",
 arXiv 2012.12877). The losses are those of ``timm.task``; the teacher is built here, as every model is.
 """
 import argparse
+import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from timm.task import ClassificationTask, FeatureDistillationTask, LogitDistillationTask, TokenDistillationTask
+from timm.task import (
+    ClassificationTask,
+    FeatureDistillationTask,
+    LogitDistillationTask,
+    TokenDistillationTask,
+    TrainingTask,
+)
 from torch import Tensor, nn
 
-from ..utils.errors import ZooError, format_error
+from ..blocks.extra_loss import loss_names, return_losses
+from ..utils.errors import ZooError, did_you_mean, format_error
 from . import build, checkpoint
 
+T = TypeVar('T')
 TASKS = dict(logit=LogitDistillationTask, feature=FeatureDistillationTask, token=TokenDistillationTask)
 PREPROCESSING = ('input_size', 'img_size', 'mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')
 
@@ -39,6 +48,43 @@ class AuxiliaryTask(ClassificationTask):
         return dict(parts, loss=parts['task_loss'] + self.weight * parts['aux_loss'], output=output)
 
 
+class ExtraLosses(TrainingTask):
+    """Part of a task: adds the weighted losses of the model's own layers, ``sum(weight * loss)``, to what it minimises.
+
+    It comes before the task's own class among the bases. Call :meth:`take_losses` before the model is compiled or
+    wrapped.
+    """
+
+    trainable_module: nn.Module
+    extra_weights: Mapping[str, float] = {}
+
+    def take_losses(self, weights: Mapping[str, float]) -> None:
+        """Set the weights of the losses, by name; others are not computed.
+
+        Raises:
+            ZooError: The model has no such loss.
+        """
+        return_losses(self.trainable_module, weights)
+        self.extra_weights = weights
+
+    def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """What the task returns, with the weighted losses in its loss and each of them as ``NAME_loss``."""
+        losses = {}
+
+        def split(module: nn.Module, args: Any, output: Any) -> Any:
+            output, given = output
+            losses.update(given)
+            return output
+
+        handle = self.trainable_module.register_forward_hook(split)  # of what is outermost by now: compiled, wrapped
+        try:
+            result = super().forward(input, target)
+        finally:
+            handle.remove()
+        total = result['loss'] + sum(weight * losses[name] for name, weight in self.extra_weights.items())
+        return dict(result, loss=total, **{f'{name}_loss': value for name, value in losses.items()})
+
+
 def make_task(
         args: argparse.Namespace, model: nn.Module, loss: nn.Module, ctx: build.DeviceContext,
         config: Mapping[str, Any]) -> ClassificationTask:
@@ -54,23 +100,49 @@ def make_task(
     Raises:
         ZooError: The model or the teacher does not support the task.
     """
-    shared = dict(criterion=loss, device=ctx.device, verbose=False)
+    weights = _extra_weights(args, model)
+    task = _plain_task(args, model, ctx, config, dict(criterion=loss, device=ctx.device, verbose=False), bool(weights))
+    if isinstance(task, ExtraLosses):
+        task.take_losses(weights)
+    return task
+
+
+def _extra_weights(args: argparse.Namespace, model: nn.Module) -> dict[str, float]:
+    """Weights other than 0 of the losses of the model's own layers."""
+    known = loss_names(model) if args.extra_loss_weights else []
+    for name in args.extra_loss_weights:
+        if name not in known:
+            raise ZooError(f'--extra-loss-weights {name}: {args.model} has no such loss of its own; ' + (
+                f'it has {", ".join(known)}{did_you_mean(name, known)}' if known else 'leave the option out'))
+    return {name: float(weight) for name, weight in args.extra_loss_weights.items() if weight}
+
+
+def _kind(kind: type[T], extra: bool) -> type[T]:
+    return type(kind.__name__, (ExtraLosses, kind), {}) if extra else kind
+
+
+def _plain_task(
+        args: argparse.Namespace, model: nn.Module, ctx: build.DeviceContext, config: Mapping[str, Any],
+        shared: dict[str, Any], extra: bool) -> ClassificationTask:
     if args.kd_model_name:
-        return _distillation(args, model, ctx, config, shared)
+        return _distillation(args, model, ctx, config, shared, extra)
     if args.aux_loss_weight:
         if not hasattr(model, 'set_auxiliary_training'):
             raise ZooError(f'{args.model} has no auxiliary classifier; leave --aux-loss-weight out')
         model.set_auxiliary_training(True)
-        return AuxiliaryTask(model, args.aux_loss_weight, **shared)
-    return ClassificationTask(model, **shared)
+        return _kind(AuxiliaryTask, extra)(model, args.aux_loss_weight, **shared)
+    return _kind(ClassificationTask, extra)(model, **shared)
 
 
 def check(args: argparse.Namespace) -> None:
-    """Check the options of the teacher before anything is built.
+    """Check the options of the teacher and of the model's own losses before anything is built.
 
     Raises:
-        ZooError: The teacher is unknown, or a file or an option does not go with it.
+        ZooError: The teacher is unknown, or a file or an option does not go with it, or a weight is not a number.
     """
+    for name, weight in args.extra_loss_weights.items():
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < math.inf:
+            raise ZooError(f'--extra-loss-weights {name}: must be a number of at least 0, got {weight!r}')
     if not args.kd_model_name:
         if args.kd_teacher_checkpoint:
             raise ZooError('--kd-teacher-checkpoint needs the name of its model: give --kd-model-name')
@@ -149,7 +221,7 @@ def _teacher_content(source: str, name: str) -> tuple[dict[str, Any], bool]:
 
 def _distillation(
         args: argparse.Namespace, model: nn.Module, ctx: build.DeviceContext, config: Mapping[str, Any],
-        shared: dict[str, Any]) -> ClassificationTask:
+        shared: dict[str, Any], extra: bool) -> ClassificationTask:
     kind = args.kd_distill_type
     if kind == 'token' and not hasattr(model, 'set_distilled_training'):
         raise ZooError(f'{args.model} has no second classifier to learn from a teacher; give --kd-distill-type logit '
@@ -158,7 +230,7 @@ def _distillation(
     options = {} if kind == 'feature' else dict(temperature=args.kd_temperature)
     if kind == 'token':
         options['distill_type'] = args.kd_token_distill_type
-    task = TASKS[kind](
+    task = _kind(TASKS[kind], extra)(
         model, teacher, distill_loss_weight=args.distill_loss_weight, task_loss_weight=args.task_loss_weight,
         dtype=build.dtype_of(args), **options, **shared)
     _set_statistics(task, config, expected)
