@@ -10,6 +10,16 @@ of the keys for which A~ is largest; the class token attends to all. ``sparsifin
 tokens to which the class token attends least: 70, 49 and 34.3 % of the map are left after the fourth, seventh and tenth
 block.
 
+Training starts from the weights of DeiT, which load here too: the predictor then keeps its initial values. In the first
+stage the predictor alone learns, to approximate the dense weights; in the second the rest learns from the labels, and
+from logits and all tokens of a dense teacher. The trainer has the losses of both::
+
+    --model-kwargs trained=predictor --extra-loss-weights reconstruction=0.01
+    --model-kwargs trained=rest --kd-model-name deit_small_patch16_224 --kd-distill-type sequence --kd-temperature 1
+        --distill-loss-weight 0.5
+
+Neither weights nor accuracies by model were released, so no accuracy is claimed for that.
+
 Departures of the released code from the paper: the predictor divides by the square root of the number of heads, not of
 channels, and takes absolute values of the basis, zero below 0.02, and eight coefficients. The number of basis vectors
 is a sixth of the tokens there; here it is that at 224 pixels, 32, at every size, and the tables are resampled
@@ -20,10 +30,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..blocks.mixers import KeptTokens, MixerTable, PredictedMaskAttention
+from ..blocks.mixers import KeptTokens, MixerFactory, MixerTable, PredictedMaskAttention
 from ..hosts import ViT, vit
 from ..hosts.vit import TokenBlock
 from ..registry import Variant, register_family
+from ..utils.errors import ZooError
 from ..weights import leaplab
 from ..weights.convert import rename
 
@@ -52,12 +63,32 @@ class Sparsifiner(ViT):
     """ViT whose mixers may drop tokens, with a class token; other mixers run as in ViT.
 
     Dropped tokens are zero in the maps of later blocks and in ``forward_features``, which a final norm does not change.
-    Arguments are those of :class:`~zoo.hosts.ViT`.
+
+    Args:
+        mixer: Factory of the token mixers, which must support sequences.
+        trained: What requires gradients: 'all', the mixers' 'predictor' (the paper's first stage), or the 'rest' (its
+            second).
+        **vit: Arguments of :class:`~zoo.hosts.ViT`.
+
+    Raises:
+        ZooError: Another value of ``trained``, or no mixer has a predictor.
 
     Source: lim142857/Sparsifiner @ 9a11e26, src/models/sparsifiner.py and src/main.py.
     """
 
     block_class = SparsifinerBlock
+
+    def __init__(
+            self, mixer: MixerFactory = PredictedMaskAttention.from_context, trained: str = 'all', **vit: Any):
+        super().__init__(mixer, **vit)
+        if trained not in ('all', 'predictor', 'rest'):
+            raise ZooError(f"trained={trained!r}: use 'all', 'predictor' or 'rest'")
+        if trained != 'all':
+            inside = {name: '.predictor.' in name for name, _ in self.named_parameters()}
+            if not any(inside.values()):
+                raise ZooError(f'trained={trained!r}: no mixer has a predictor')
+            for name, parameter in self.named_parameters():
+                parameter.requires_grad_(inside[name] is (trained == 'predictor'))
 
     def _beside(self, images: Tensor) -> tuple[Any, ...]:
         """Rows and columns of the map of tokens, and what this forward pass has kept of them."""

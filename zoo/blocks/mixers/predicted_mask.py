@@ -11,6 +11,7 @@ from zoo_kernels.sdpa import scaled_dot_product_attention
 
 from ...utils.errors import ZooError
 from ...utils.types import FactoryKwargs
+from ..extra_loss import ExtraLoss
 from ..layout import ceil_div, contiguous_for_export
 from ..linear import linear
 from ..position import PositionMap
@@ -127,9 +128,11 @@ class PredictedMaskAttention(QKVMixer):
     """Softmax attention of each query to the keys that a low-rank predictor rates highest, a quarter of all tokens.
 
     The choice is per image, head and query and has no gradient: :class:`MaskPredictor` learns from the dense attention
-    weights instead (:meth:`zoo.models.sparsifiner.Sparsifiner.reconstruction_loss`). Tokens before those of the map, as
-    a class token, attend to all. The products are computed densely and masked. In a host that supports it, the mixer
-    also drops the tokens of the map to which the class token attends least.
+    weights instead, by the loss ``reconstruction`` (:mod:`zoo.blocks.extra_loss`), the sum of their squared differences
+    in a batch. While that is computed, attention is dense and no token is dropped, as in the paper's first stage of
+    training. Tokens before those of the map, as a class token, attend to all. The products are computed densely and
+    masked. In a host that supports it, the mixer also drops the tokens of the map to which the class token attends
+    least.
 
     Args:
         dim: Number of channels C.
@@ -166,6 +169,7 @@ class PredictedMaskAttention(QKVMixer):
         self.index = index
         self.predictor = MaskPredictor(
             dim // num_heads, num_heads, grid, rank, num_prefix_tokens, device=device, dtype=dtype)
+        self.loss = ExtraLoss('reconstruction')
 
     @classmethod
     def from_context(
@@ -192,22 +196,44 @@ class PredictedMaskAttention(QKVMixer):
             kept: KeptTokens | None = None) -> Tensor:
         qkv = linear(self.qkv, x).chunk(3, dim=-1)
         q, k, v = (t.unflatten(-1, (self.num_heads, -1)) for t in qkv)
+        if self.loss.wanted:
+            y = self._reconstruct(q, k, v, grid, num_prefix_tokens).flatten(2)
+        else:
+            y = self._attend(q, k, v, grid, num_prefix_tokens, kept).flatten(2)
+            if torch.is_grad_enabled() and not exporting():  # parameters without a gradient would stall DDP
+                y = y + sum((p * 0).sum() for p in self.predictor.parameters()).to(y.dtype)
+        if self.lepe is not None:
+            y = add_local(y, qkv[2], self.lepe, grid, num_prefix_tokens)
+        return linear(self.proj, y)
+
+    def _attend(
+            self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int], num_prefix_tokens: int,
+            kept: KeptTokens | None) -> Tensor:
+        """``[B, N, H, D]`` each to the same: sparse attention of the map's tokens, dense of those before them."""
         live = None if kept is None else kept.before(self.index)
         mask = self.mask(q, k, grid, live)
         first, rest = q[:, :num_prefix_tokens], q[:, num_prefix_tokens:]
         y = scaled_dot_product_attention(*(t.transpose(1, 2) for t in (rest, k, v)), attn_mask=mask).transpose(1, 2)
         y = contiguous_for_export(y)
-        if num_prefix_tokens:
-            weights = self._prefix_weights(first, k, num_prefix_tokens + grid[0] * grid[1])
-            y = torch.cat([(weights.to(v.dtype) @ v.transpose(1, 2)).transpose(1, 2), y], 1)
-            if self.token_keep < 1:
-                self._drop(weights, grid, num_prefix_tokens, kept, live)
-        y = y.flatten(2)
-        if self.lepe is not None:
-            y = add_local(y, qkv[2], self.lepe, grid, num_prefix_tokens)
-        if torch.is_grad_enabled() and not exporting():  # parameters without a gradient would stall DDP
-            y = y + sum((p * 0).sum() for p in self.predictor.parameters()).to(y.dtype)
-        return linear(self.proj, y)
+        if not num_prefix_tokens:
+            return y
+        weights = self._prefix_weights(first, k, num_prefix_tokens + grid[0] * grid[1])
+        if self.token_keep < 1:
+            self._drop(weights, grid, num_prefix_tokens, kept, live)
+        return torch.cat([(weights.to(v.dtype) @ v.transpose(1, 2)).transpose(1, 2), y], 1)
+
+    def _reconstruct(
+            self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int], num_prefix_tokens: int) -> Tensor:
+        """Dense attention, ``[B, N, H, D]`` each to the same; hands out the loss, of which the predictor alone learns.
+
+        As the rest does not learn then, its dense weights are those of the paper's teacher, which it was copied from.
+        """
+        logits = q.transpose(1, 2) @ k.permute(0, 2, 3, 1) * q.shape[-1] ** -0.5
+        weights = logits.softmax(-1, dtype=torch.promote_types(q.dtype, torch.float32))
+        scores = self.predictor(q.detach(), k.detach(), grid, sparse=False)
+        wanted = weights[:, :, num_prefix_tokens:].detach()
+        self.loss(F.mse_loss(scores, wanted.to(scores.dtype), reduction='sum'))
+        return contiguous_for_export((weights.to(v.dtype) @ v.transpose(1, 2)).transpose(1, 2))
 
     @torch.no_grad()
     def mask(self, q: Tensor, k: Tensor, grid: tuple[int, int], live: Tensor | None = None) -> Tensor:
