@@ -34,7 +34,7 @@ def student(trained):
 def update(model, **values):
     """A step of plain gradient descent by the trainer's task, whose result it returns."""
     args = options.merge(TRAIN, dict(
-        model=NAME, opt='sgd', momentum=0., weight_decay=0., **values))
+        model=NAME, opt='momentum', momentum=0., weight_decay=0., **values))
     task.check(args)
     made = task.make_task(args, model, nn.CrossEntropyLoss(), CPU, CONFIG)
     made.train()
