@@ -217,7 +217,8 @@ class PredictedMaskAttention(QKVMixer):
         y = contiguous_for_export(y)
         if not num_prefix_tokens:
             return y
-        weights = self._prefix_weights(first, k, num_prefix_tokens + grid[0] * grid[1])
+        tokens = num_prefix_tokens + grid[0] * grid[1]
+        weights = self._prefix_weights(first, k, None if live is None else tokens - live.shape[1])
         if self.token_keep < 1:
             self._drop(weights, grid, num_prefix_tokens, kept, live)
         return torch.cat([(weights.to(v.dtype) @ v.transpose(1, 2)).transpose(1, 2), y], 1)
@@ -253,14 +254,17 @@ class PredictedMaskAttention(QKVMixer):
         keys = scores.topk(count, sorted=False).indices
         return torch.zeros_like(scores, dtype=torch.bool).scatter(-1, keys, True)
 
-    def _prefix_weights(self, q: Tensor, k: Tensor, tokens: int) -> Tensor:
-        """Attention of the prefix tokens to all, ``[B, H, num_prefix_tokens, N]``: dropped ones count as keys of zero.
+    def _prefix_weights(self, q: Tensor, k: Tensor, dropped: int | None) -> Tensor:
+        """Attention of the prefix tokens to all, ``[B, H, num_prefix_tokens, N]``; ``dropped`` tokens are keys of zero.
 
-        As in the reference, whose class token attends to dropped tokens, which have values of zero, too.
+        As in the reference, whose class token attends to dropped tokens, too; their values are zero.
         """
         logits = q.transpose(1, 2) @ k.permute(0, 2, 3, 1) * q.shape[-1] ** -0.5
-        logits = F.pad(logits, (0, tokens - k.shape[1])) if tokens - k.shape[1] else logits
-        return logits.softmax(-1, dtype=torch.promote_types(q.dtype, torch.float32))[..., :k.shape[1]]
+        logits = logits.to(torch.promote_types(q.dtype, torch.float32))
+        if dropped is None:
+            return logits.softmax(-1)
+        others = torch.full_like(logits[..., :1], dropped).log()
+        return torch.cat([logits, others], -1).softmax(-1)[..., :-1]
 
     @torch.no_grad()
     def _drop(
