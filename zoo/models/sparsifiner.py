@@ -20,6 +20,10 @@ from logits and all tokens of a dense teacher. The trainer has the losses of bot
 
 Neither weights nor accuracies by model were released, so no accuracy is claimed for that.
 
+The products are computed densely and masked, as in the reference, so the mask saves multiplications on paper only: on
+one thread of a CPU, four images take 2.0 times as long as in the dense ViT, and 1.3 times when tokens are dropped.
+Gathering the chosen keys instead takes ten times as long as masking.
+
 Departures of the released code from the paper: the predictor divides by the square root of the number of heads, not of
 channels, and takes absolute values of the basis, zero below 0.02, and eight coefficients. The number of basis vectors
 is a sixth of the tokens there; here it is that at 224 pixels, 32, at every size, and the tables are resampled
@@ -54,9 +58,11 @@ class SparsifinerBlock(TokenBlock):
         x = x + self.drop_path1(self.mix(self.norm1(x), x, grid=grid, num_prefix_tokens=1, kept=kept))
         x = x + self.drop_path2(self.mlp(self.norm2(x)))
         after = kept.before(self.mixer.index + 1)
-        if after is before:
-            return x if before is None else _put(x, before, tokens)
-        return _put(_take(x if before is None else _put(x, before, tokens), after), after, tokens)
+        if after is None:
+            return x
+        if before is not None:
+            x = _put(x, before, tokens)
+        return x if after is before else _put(_take(x, after), after, tokens)
 
 
 class Sparsifiner(ViT):

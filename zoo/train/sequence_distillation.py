@@ -1,5 +1,5 @@
 """Distillation by logits and by all tokens of the last layer, as of Sparsifiner."""
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -15,8 +15,9 @@ class SequenceModule(FeatureDistillationTrainableModule):
     """A model that returns logits and the sequence of its last layer, normed: ``[B, classes]``, ``[B, 1 + N, C]``."""
 
     def forward(self, input: Tensor) -> tuple[Tensor, Tensor]:
-        x = self.student.forward_features(input)
-        return self.student.forward_head(x), x
+        student = cast(Any, self.student)
+        x = student.forward_features(input)
+        return student.forward_head(x), x
 
 
 class SequenceDistillationTask(FeatureDistillationTask):
@@ -45,15 +46,15 @@ class SequenceDistillationTask(FeatureDistillationTask):
                            'another --kd-model-name, or --kd-distill-type logit or feature')
         self.trainable_module = SequenceModule(model)
         self.temperature = temperature
-        self.prefixes = prefix_tokens(model), prefix_tokens(self.teacher.model)
+        self.prefixes = prefix_tokens(model), prefix_tokens(teacher)
 
     def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Images ``[B, C, H, W]`` and targets to loss, logits (output) and the parts of the loss."""
         logits, features = self.trainable_module(input)
         with torch.no_grad():
-            images = self.teacher.normalize_input(input, self.student_mean, self.student_std)
-            wanted = self.teacher.model.forward_features(images)
-            opinion = self.teacher.model.forward_head(wanted)
+            teacher = cast(Any, self.teacher)
+            wanted = teacher.model.forward_features(teacher.normalize_input(input, self.student_mean, self.student_std))
+            opinion = teacher.model.forward_head(wanted)
         p, q = (F.log_softmax(x / self.temperature, dim=-1) for x in (opinion, logits))
         parts = dict(
             task_loss=self.criterion(logits, target),

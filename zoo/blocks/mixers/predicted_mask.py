@@ -201,7 +201,7 @@ class PredictedMaskAttention(QKVMixer):
         else:
             y = self._attend(q, k, v, grid, num_prefix_tokens, kept).flatten(2)
             if torch.is_grad_enabled() and not exporting():  # parameters without a gradient would stall DDP
-                y = y + sum((p * 0).sum() for p in self.predictor.parameters()).to(y.dtype)
+                y = y + torch.stack([(p * 0).sum() for p in self.predictor.parameters()]).sum().to(y.dtype)
         if self.lepe is not None:
             y = add_local(y, qkv[2], self.lepe, grid, num_prefix_tokens)
         return linear(self.proj, y)
@@ -252,7 +252,8 @@ class PredictedMaskAttention(QKVMixer):
         scores = self.predictor(q, k, grid, live)
         count = _share(self.keep_rate, self.predictor.num_prefix_tokens + grid[0] * grid[1])
         keys = scores.topk(count, sorted=False).indices
-        return torch.zeros_like(scores, dtype=torch.bool).scatter(-1, keys, True)
+        chosen = torch.ones_like(keys, dtype=torch.bool)  # a number instead is more than torch.jit.trace understands
+        return torch.zeros_like(scores, dtype=torch.bool).scatter(-1, keys, chosen)
 
     def _prefix_weights(self, q: Tensor, k: Tensor, dropped: int | None) -> Tensor:
         """Attention of the prefix tokens to all, ``[B, H, num_prefix_tokens, N]``; ``dropped`` tokens are keys of zero.
