@@ -18,6 +18,7 @@ HYBRIDS = [
 ]
 ONE = 'pvt_v2_b0', 'agent'  # attention with a table of biases, convolutions, batch norms: small
 TRAINING_ONLY = 'aux_head.'  # parameters that have no part in eval mode
+CHOOSING = '.predictor.'  # parameters whose part is a choice, which has no gradient (Sparsifiner)
 
 
 def every_case(few: bool = False) -> list:
@@ -45,9 +46,17 @@ def create(case: str | tuple[str, str], seed: int = 0, **kwargs: Any) -> nn.Modu
     """In eval mode with 10 classes and a block or two per stage: a model by name, or a hybrid by host and mixer."""
     torch.manual_seed(seed)
     if isinstance(case, str):
-        return timm.create_model(case, num_classes=10, **small(case), **kwargs).eval()
+        return decided(timm.create_model(case, num_classes=10, **small(case), **kwargs).eval())
     host, mixer = case
-    return zoo.create_hybrid(host, mixer, num_classes=10, **narrow(host), **kwargs).eval()
+    return decided(zoo.create_hybrid(host, mixer, num_classes=10, **narrow(host), **kwargs).eval())
+
+
+def decided(model: nn.Module) -> nn.Module:
+    """With clear choices: an untrained predictor's are toss-ups, which another order of summation turns."""
+    for name, p in model.named_parameters():
+        if CHOOSING in name and p.ndim > 1:
+            nn.init.normal_(p, std=0.03 if '.basis.' in name else 0.3)
+    return model
 
 
 @torch.no_grad()
@@ -92,12 +101,14 @@ def without_gradient(model: nn.Module, x: Tensor, pattern: str = '') -> set[str]
     """Names with ``pattern`` of parameters that a backward pass does not reach; gradients are cleared first.
 
     An auxiliary classifier is reached in training alone, and its gradients are 0 as long as its loss is not asked for.
+    So are those of what chooses.
     """
     model.zero_grad()
     sum(y.square().sum() for y in tensors(model(x))).backward()
     return {
         name for name, p in model.named_parameters() if pattern in name and (p.grad is None or not p.grad.any())
-        and not (TRAINING_ONLY in name and (p.grad is not None or not model.training))}
+        and not (TRAINING_ONLY in name and (p.grad is not None or not model.training))
+        and not (CHOOSING in name and p.grad is not None)}
 
 
 def images(count: int, size: int = 64) -> Tensor:

@@ -122,6 +122,8 @@ class ViT(Backbone):
     LeapLabTHU/Agent-Attention @ 207ce3e, models/agent_deit.py.
     """
 
+    block_class: type[TokenBlock] = TokenBlock
+
     def __init__(
             self, mixer: MixerFactory = SoftmaxAttention.from_context, img_size: int | Sequence[int] = 224,
             embed_dim: int = 192, depth: int = 12, num_heads: int = 3, mlp_ratio: float = 4., qkv_bias: bool = True,
@@ -131,7 +133,7 @@ class ViT(Backbone):
         grid = self._grid(to_pair(img_size))
 
         def block(ctx: BlockContext, drop_path: float) -> nn.Module:
-            return TokenBlock(
+            return self.block_class(
                 ctx.dim, mixer(ctx, **dd), Mlp(ctx.dim, int(ctx.dim * mlp_ratio), **dd), drop_path, eps=1e-6, **dd)
 
         contexts = [BlockContext(0, i, embed_dim, num_heads, grid, qkv_bias, num_prefix_tokens=1) for i in range(depth)]
@@ -157,7 +159,7 @@ class ViT(Backbone):
             return PooledHead(*args, num_prefix_tokens=1, device=device, dtype=dtype)
         return TokenHead(*args, device=device, dtype=dtype)
 
-    def _beside(self, images: Tensor) -> tuple[tuple[int, int]]:
+    def _beside(self, images: Tensor) -> tuple[Any, ...]:
         """Rows and columns of the map of tokens."""
         return self._grid((images.shape[2], images.shape[3])),
 
@@ -165,5 +167,5 @@ class ViT(Backbone):
         """The sequence, or the map in a named format."""
         if output_fmt is None:
             return x
-        y = x[:, 1:].unflatten(1, *beside)
+        y = x[:, 1:].unflatten(1, beside[0])
         return to_nchw(y) if output_fmt == 'NCHW' else y

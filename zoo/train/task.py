@@ -22,9 +22,12 @@ from torch import Tensor, nn
 from ..blocks.extra_loss import loss_names, return_losses
 from ..utils.errors import ZooError, did_you_mean, format_error
 from . import build, checkpoint
+from .sequence_distillation import SequenceDistillationTask
 
 T = TypeVar('T')
-TASKS = dict(logit=LogitDistillationTask, feature=FeatureDistillationTask, token=TokenDistillationTask)
+TASKS = dict(
+    logit=LogitDistillationTask, feature=FeatureDistillationTask, token=TokenDistillationTask,
+    sequence=SequenceDistillationTask)
 PREPROCESSING = ('input_size', 'img_size', 'mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')
 
 

@@ -26,7 +26,7 @@ def linear_attention(
     the rotation of position n, the ``output`` is
 
     ========= ======================================================== ==============================
-    plain     ``scale * R_n(phi(q_n)) S``
+    plain     ``scale * R_n(phi(q_n)) S``                               Flowformer
     ratio     ``scale * R_n(phi(q_n)) S / (z_n + eps)``                 FLatten, RALA, NaLaFormer, CARE
     clamp     ``scale * R_n(phi(q_n)) S / max(z_n, eps)``               L2ViT
     magnitude ``scale * (1 + 1 / (t + eps)) * R_n(phi(q_n)) S - t u``   MALA; ``t = scale * z_n``
@@ -60,7 +60,7 @@ def linear_attention(
             another shape.
 
     Sources: FLatten arXiv 2308.00442, RALA 2411.07635, MALA 2507.00698, InLine 2412.06590, NaLaFormer 2506.21137,
-    L2ViT 2501.16182, CARE 2411.16170.
+    L2ViT 2501.16182, CARE 2411.16170, Flowformer 2202.06258.
     """
     options: dict[str, Any] = dict(
         feature=feature, output=output, scale=scale, eps=eps, rope=rope, key_weight=key_weight,

@@ -285,6 +285,7 @@ FAMILIES = {
     'inline': ('identity', 'identity', 'inline', 1, False, 0),
     'nalaformer': ('norm_aware_query', 'norm_aware_key', 'ratio', 2, True, 0),
     'l2vit': ('relu', 'relu', 'clamp', 1, False, 0),
+    'flowformer': ('identity', 'identity', 'plain', 1, False, 1),
 }
 
 FLOATS = (

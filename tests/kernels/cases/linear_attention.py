@@ -57,6 +57,7 @@ CASES = [Case(name, linear_attention, *build, plain=plain) for name, build in [
     ('nalaformer', packed(66, 2, 32, feature='norm_aware', rope=True)),
     ('l2vit', packed(49, 2, 16, feature='relu', output='clamp', eps=0.5)),
     ('plain', packed(31, 1, 16, feature='relu', output='plain', scale=2.)),
+    ('flowformer', packed(45, 3, 8, output='plain', key_weight=True)),
     ('care', apart(64, 37, 2, 16, 40, feature='elu')),
     ('one-token', packed(1, 2, 16, feature='elu')),
     ('wide', packed(40, 1, 96, feature='elu', rope=True)),

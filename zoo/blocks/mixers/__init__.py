@@ -17,6 +17,7 @@ from .bidirectional_scan import BidirectionalScan
 from .block_context import BlockContext, MixerFactory
 from .clamped import ClampedLinearAttention
 from .context_mixing import ContextMixing
+from .flow import FlowAttention
 from .focused import FocusedLinearAttention
 from .gated_linear import GatedLinearAttention
 from .hilo import HiLoAttention
@@ -31,6 +32,7 @@ from .neighborhood import NeighborhoodAttention
 from .norm_aware import NormAwareLinearAttention
 from .partial import PartialChannelAttention, PartialSelfAttention
 from .pooling import AveragePooling
+from .predicted_mask import KeptTokens, PredictedMaskAttention
 from .rala import RankAugmentedLinearAttention
 from .reduction import SpatialReductionAttention
 from .registry import list_mixers, mixer_class, register_mixer
@@ -49,14 +51,15 @@ from .window import WindowAttention
 __all__ = [
     'AdditiveRecurrence', 'AgentAttention', 'AggregatedAttention', 'AveragePooling', 'BidirectionalScan',
     'BlockContext', 'ClampedLinearAttention', 'ContextMixing', 'EfficientModulation', 'EnhancedAttention',
-    'FocusedLinearAttention', 'GatedLinearAttention', 'GatedMixer', 'HiLoAttention', 'InLineAttention',
-    'LargeKernelAttention', 'LargeKernelConvolutionalAttention', 'LengthScaledAttention',
-    'LengthScaledMixtureOfHeads', 'LinearAttention', 'MagnitudeAwareLinearAttention', 'MixerFactory', 'MixerTable',
-    'Mixers', 'MixtureOfHeads', 'MovingAverageGatedAttention', 'NeighborhoodAttention', 'NormAwareLinearAttention',
-    'PartialChannelAttention', 'PartialSelfAttention', 'QKVMixer', 'QuadrangleAttention',
-    'RankAugmentedLinearAttention', 'RotaryAttention', 'RoutedAttention', 'ScaleAwareModulation', 'SelectiveScan',
-    'SoftmaxAttention', 'SpatialReductionAttention', 'StripeAttention', 'TokenMixer', 'VariedWindowAttention',
-    'WindowAttention', 'list_mixers', 'mixer_class', 'mixer_factory', 'register_mixer',
+    'FlowAttention', 'FocusedLinearAttention', 'GatedLinearAttention', 'GatedMixer', 'HiLoAttention',
+    'InLineAttention', 'KeptTokens', 'LargeKernelAttention', 'LargeKernelConvolutionalAttention',
+    'LengthScaledAttention', 'LengthScaledMixtureOfHeads', 'LinearAttention', 'MagnitudeAwareLinearAttention',
+    'MixerFactory', 'MixerTable', 'Mixers', 'MixtureOfHeads', 'MovingAverageGatedAttention',
+    'NeighborhoodAttention', 'NormAwareLinearAttention', 'PartialChannelAttention', 'PartialSelfAttention',
+    'PredictedMaskAttention', 'QKVMixer', 'QuadrangleAttention', 'RankAugmentedLinearAttention', 'RotaryAttention',
+    'RoutedAttention', 'ScaleAwareModulation', 'SelectiveScan', 'SoftmaxAttention', 'SpatialReductionAttention',
+    'StripeAttention', 'TokenMixer', 'VariedWindowAttention', 'WindowAttention', 'list_mixers', 'mixer_class',
+    'mixer_factory', 'register_mixer',
 ]
 
 for _module in iter_modules(__path__):  # so that all mixers are registered
