@@ -101,6 +101,14 @@ def test_derivatives(heads, way, small):
     assert torch.autograd.gradgradcheck(lambda *x: selective_scan(*x, delta_softplus=True), small)
 
 
+def test_derivatives_of_tensors_computed_from_each_other():
+    A, delta = -torch.rand(3, 2, dtype=torch.float64), torch.rand(1, 1, 20, 3, dtype=torch.float64, requires_grad=True)
+    loss = selective_scan(2 * delta, delta, A, delta[..., :2], delta[..., 1:]).square().sum()
+    first, again = (
+        torch.autograd.grad(loss, delta, create_graph=graph, retain_graph=True)[0] for graph in (False, True))
+    torch.testing.assert_close(again, first)
+
+
 @pytest.mark.parametrize('heads', [False, True], ids=['channels', 'heads'])
 @pytest.mark.parametrize('empty', ['tokens', 'samples'])
 def test_nothing_to_scan(empty, heads, way):
