@@ -9,6 +9,9 @@ second one backwards, so that successive tokens are neighbours; there are four, 
 vector for its direction to the input vector of the states. Position tables are resampled to other image sizes, and
 images whose sides are not multiples of 16 are zero-padded right and bottom, after the first convolutions of the stem.
 
+The published detectors, Mask R-CNN and RetinaNet, work on the maps of a ViT-Adapter around the backbone, which is not
+included, so there are configurations for segmentation alone, which work on the maps of the backbone itself.
+
 Departures of the released code from the paper: only the input is permuted to the four orders, step sizes and the
 vectors B and C stay in raster order; the bias of the step sizes is added twice; PlainMamba-L1 has a depthwise
 convolution with batch norm and GELU after its first block, without a shortcut. Initial weights are those of the
