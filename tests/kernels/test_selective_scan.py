@@ -6,7 +6,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tests.kernels.scans import SNAKES, inputs, naive, path
 from tests.memory import Peak
-from zoo_kernels import dispatch, explain, selective_scan, set_mode
+from zoo_kernels import explain, selective_scan, set_mode
 from zoo_kernels.selective_scan import diagonal, reference, traced
 from zoo_kernels.selective_scan import heads as products
 from zoo_kernels.selective_scan.orders import ORDERS, places_of, tokens_of
@@ -270,12 +270,6 @@ def test_errors():
         selective_scan(x.unsqueeze(1).expand(-1, 3, -1, -1), delta.unsqueeze(1), A, B, C, orders=('forward', 'reverse'))
     with pytest.raises(ValueError, match=r'z is \[2, 35, 5\]; got \[2, 35, 4\]'):
         selective_scan(x, delta, A, B, C, z=z[..., :4])
-
-
-@pytest.fixture
-def able(monkeypatch):
-    """As if this process had a GPU and triton."""
-    monkeypatch.setattr(dispatch, 'unavailable', lambda index: '')
 
 
 def test_explains_itself(able):

@@ -65,10 +65,9 @@ def selective_scan(
     Source: Gu and Dao, Mamba, arXiv 2312.00752; Dao and Gu, Mamba-2, arXiv 2405.21060; Yang et al., PlainMamba, arXiv
     2403.17695; Zhu et al., Vision Mamba, arXiv 2401.09417.
     """
-    given: dict[str, Any] = dict(
-        D=D, z=z, delta_bias=delta_bias, delta_softplus=delta_softplus, orders=orders, grid=grid, by_place=by_place,
+    call = Call.of(
+        x, delta, A, B, C, D, z, delta_bias, delta_softplus, orders=orders, grid=grid, by_place=by_place,
         sum_orders=sum_orders)
-    call = Call.of(x, delta, A, B, C, **given)
     if _decide(call).backend == 'triton':
         from .op import apply
         return apply(call)
