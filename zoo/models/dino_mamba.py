@@ -75,7 +75,8 @@ def resample(table: Tensor, grid: tuple[int, int]) -> Tensor:
         return table
     wide = table.float() if table.dtype in (torch.float16, torch.bfloat16) else table
     rows, columns = (_bicubic(size, stored, wide) for size, stored in zip(grid, map_size(table)))
-    return torch.einsum('nh,mw,bhwc->bnmc', rows, columns, wide).to(table.dtype)
+    stretched = (rows @ wide[0].flatten(1)).unflatten(1, wide.shape[2:])  # an einsum would tie a graph to the size
+    return (columns @ stretched).unsqueeze(0).to(table.dtype)
 
 
 def _bicubic(size: int, stored: int, like: Tensor) -> Tensor:
