@@ -47,6 +47,26 @@ def test_a_package_that_makes_another_error_of_ctrl_c(reaction):
     assert_quiet(done.returncode, done.stderr, reaction)
 
 
+BROKEN = '''
+import signal, sys, zoo_cli
+class Iterator:
+    def __init__(self):
+        signal.raise_signal(signal.SIGINT)
+        self.workers = []
+    def __del__(self):
+        self.workers.clear()
+zoo_cli._module, sys.argv = lambda name: type('module', (), dict(main=lambda argv: Iterator())), ['zoo', 'train']
+sys.exit(zoo_cli.main())
+'''
+
+
+def test_destructors_of_what_ctrl_c_left_half_made():
+    done = subprocess.run(
+        [sys.executable, '-c', BROKEN], capture_output=True, text=True, check=False,
+        env=dict(os.environ, PYTHONPATH=str(Path(zoo_cli.__file__).parent)))
+    assert_quiet(done.returncode, done.stderr, 'destructor')
+
+
 def test_loading_processes_leave_ctrl_c_to_the_one_that_they_load_for(capfd):
     with GracefulInterrupt() as ctrl_c:
         ctrl_c.process += 1  # as in a process that was forked

@@ -1,6 +1,7 @@
 """Fixtures of several files."""
 import pytest
 
+from zoo_kernels import dispatch
 from zoo_kernels.neighborhood_attention import dense, reference
 
 
@@ -11,3 +12,9 @@ def path(request, monkeypatch):
     monkeypatch.setattr(reference, 'FEW_QUERIES', 0)
     monkeypatch.setattr(reference, 'FEW_WEIGHTS', 0)
     monkeypatch.setattr(reference, '_recorded', lambda x: request.param == 'at once')
+
+
+@pytest.fixture
+def able(monkeypatch):
+    """As if this process had a GPU and triton."""
+    monkeypatch.setattr(dispatch, 'unavailable', lambda index: '')

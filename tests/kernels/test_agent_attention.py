@@ -5,6 +5,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import zoo_kernels
+from tests.kernels.graphs import check_onnx
 from zoo_kernels import agent_attention
 
 RTOL = dict(rtol=1e-10, atol=1e-10)
@@ -151,14 +152,7 @@ def test_export_takes_any_number_of_tokens():
 
 
 def test_onnx(tmp_path):
-    onnxruntime = pytest.importorskip('onnxruntime')
-    pytest.importorskip('onnxscript')
-    path = tmp_path / 'layer.onnx'
-    torch.onnx.export(exported(), dynamo=True, verbose=False).save(str(path))
-    session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
-    args = inputs(tokens=50, keys=50, dtype=torch.float32)
-    out, = session.run(None, {x.name: value.numpy() for x, value in zip(session.get_inputs(), args)})
-    torch.testing.assert_close(torch.from_numpy(out), agent_attention(*args), rtol=1e-4, atol=1e-5)
+    check_onnx(exported(), agent_attention, [inputs(tokens=50, keys=50, dtype=torch.float32)], tmp_path)
 
 
 @pytest.mark.parametrize('mode', ['off', 'auto', 'force'])

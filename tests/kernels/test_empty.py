@@ -11,6 +11,7 @@ from zoo_kernels import (
     neighborhood_attention,
     neighborhood_sum,
     routed_attention,
+    selective_scan,
     set_mode,
 )
 
@@ -27,6 +28,13 @@ def linear(batch=2, tokens=5, keys=5, heads=2, dim=8, value_dim=8, **options):
 def gated(batch=2, tokens=5, heads=2, dim=8, value_dim=8):
     shapes = dict.fromkeys(('q', 'k', 'forward_gate', 'backward_gate'), (batch, tokens, heads, dim))
     return gated_linear_attention, dict(shapes, v=(batch, tokens, heads, value_dim))
+
+
+def scanned(*shape, dim=None):
+    last, sequence = () if dim is None else (dim,), (*shape[:2], 4)
+    rates = shape[2:] if last else (*shape[2:], 4)
+    return lambda **x: selective_scan(**x, orders=('forward', 'reverse')), dict(
+        x=(*shape, *last), delta=shape, A=rates, B=sequence, C=sequence, D=shape[2:], z=(*shape, *last))
 
 
 def routed(batch=0, side=4, heads=2, dim=8):
@@ -65,6 +73,11 @@ CASES = {
     'gated, no samples': gated(batch=0),
     'gated, no tokens': gated(tokens=0),
     'gated, no value channels': gated(value_dim=0),
+    'scan, no samples': scanned(0, 5, 3),
+    'scan, no tokens': scanned(2, 0, 3),
+    'scan, no channels': scanned(2, 5, 0),
+    'scan, heads, no tokens': scanned(2, 0, 3, dim=4),
+    'scan, heads of no channels': scanned(2, 5, 3, dim=0),
     'routed, no samples': routed(),
     'neighborhood, no samples': neighborhood(),
     'neighborhood sum, no samples': summed(),

@@ -4,7 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from zoo_kernels import dispatch, explain, gated_linear_attention, set_mode
+from tests.kernels.graphs import check_compiled, check_onnx
+from zoo_kernels import explain, gated_linear_attention, set_mode
 from zoo_kernels.gated_linear_attention import chunks, inference, naive
 
 LENGTHS = 1, 2, 31, 32, 33, 64, 130, 513, 600  # chunks of 32 and 64, groups of 512
@@ -227,12 +228,6 @@ def on_fake_cuda(tokens=784, dim=32, value_dim=64, dtype=torch.bfloat16):
     return q, k, torch.empty(4, tokens, 3, value_dim, device='cuda', dtype=dtype), f, b
 
 
-@pytest.fixture
-def able(monkeypatch):
-    """As if this process had a GPU and triton."""
-    monkeypatch.setattr(dispatch, 'unavailable', lambda index: '')
-
-
 def test_explains_itself(able):
     with pytest.raises(RuntimeError, match='gated_linear_attention: ZOO_KERNELS=force, but'), set_mode('force'):
         gated_linear_attention(*inputs())
@@ -289,27 +284,12 @@ def test_the_graph_does_not_grow_with_the_tokens(exported):
 
 @pytest.mark.slow
 def test_onnx_at_other_sizes(exported, tmp_path):
-    onnxruntime = pytest.importorskip('onnxruntime')
-    pytest.importorskip('onnxscript')
-    path = tmp_path / 'mixer.onnx'
-    torch.onnx.export(exported, dynamo=True, verbose=False).save(str(path))
-    session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
-    for size in SIZES:
-        args = make(*size)
-        y, = session.run(None, {given.name: x.numpy() for given, x in zip(session.get_inputs(), args)})
-        torch.testing.assert_close(torch.from_numpy(y), Mixer()(*args), rtol=1e-4, atol=1e-5)
+    check_onnx(exported, Mixer(), (make(*size) for size in SIZES), tmp_path)
 
 
 @pytest.mark.slow
 def test_compiles_without_graph_breaks():
-    torch._dynamo.reset()
-    compiled = torch.compile(Mixer(), fullgraph=True, backend='aot_eager')
-    for size in SIZES:
-        qkv, gates = make(*size)
-        qkv.requires_grad_()
-        out, expected = compiled(qkv, gates), Mixer()(qkv, gates)
-        torch.testing.assert_close(out, expected)
-        torch.testing.assert_close(*(torch.autograd.grad(y.square().sum(), qkv)[0] for y in (out, expected)))
+    check_compiled(Mixer(), (make(*size) for size in SIZES))
 
 
 def test_transforms():

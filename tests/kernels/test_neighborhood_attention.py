@@ -6,9 +6,10 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tests.kernels.cases.neighborhood_attention import naive
+from tests.kernels.graphs import check_onnx
 from tests.kernels.neighborhoods import SHAPES
 from tests.memory import Peak
-from zoo_kernels import dispatch, explain, neighborhood_attention, set_mode
+from zoo_kernels import explain, neighborhood_attention, set_mode
 from zoo_kernels.neighborhood_attention import dense, reference, tiled, traced
 
 
@@ -246,12 +247,6 @@ def on_fake_cuda(dim=32, value_dim=32, size=(56, 56), dtype=torch.float16):
     return q, k, v, torch.empty(2, 13, 13, device='cuda')
 
 
-@pytest.fixture
-def able(monkeypatch):
-    """As if this process had a GPU and triton."""
-    monkeypatch.setattr(dispatch, 'unavailable', lambda index: '')
-
-
 def test_explains_itself(able):
     with pytest.raises(RuntimeError, match='neighborhood_attention: ZOO_KERNELS=force, but .* not one of'):
         with set_mode('force'):
@@ -330,15 +325,8 @@ def test_export_has_no_more_dimensions_than_core_ml(exported):
 
 
 def test_onnx_at_other_sizes(exported, tmp_path):
-    onnxruntime = pytest.importorskip('onnxruntime')
-    pytest.importorskip('onnxscript')
-    path = tmp_path / 'mixer.onnx'
-    torch.onnx.export(exported[1], dynamo=True, verbose=False).save(str(path))
-    session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
-    for shape in SIZES:
-        x = torch.randn(shape)
-        y, = session.run(None, {session.get_inputs()[0].name: x.numpy()})
-        torch.testing.assert_close(torch.from_numpy(y), exported[0](x).detach(), rtol=1e-5, atol=1e-5)
+    module, program = exported
+    check_onnx(program, module, ((torch.randn(shape),) for shape in SIZES), tmp_path, rtol=1e-5)
 
 
 def test_static_export():

@@ -6,7 +6,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tests.kernels.cases.routed_attention import as_released, routes_of
-from zoo_kernels import dispatch, explain, route, routed_attention, set_mode
+from tests.kernels.graphs import check_compiled, check_onnx
+from zoo_kernels import explain, route, routed_attention, set_mode
 
 GRIDS = {  # regions, tokens of a region
     'square': ((3, 3), (2, 2)), 'odd': ((2, 3), (7, 3)), 'a region': ((1, 1), (4, 5)), 'a token': ((4, 2), (1, 1)),
@@ -172,12 +173,6 @@ def on_fake_cuda(dim=32, value_dim=32, size=(56, 56), dtype=torch.float16, regio
     return q, k, v, torch.zeros(4, regions[0] * regions[1], topk, dtype=torch.int64, device='cuda'), regions
 
 
-@pytest.fixture
-def able(monkeypatch):
-    """As if this process had a GPU and triton."""
-    monkeypatch.setattr(dispatch, 'unavailable', lambda index: '')
-
-
 def test_explains_itself(able):
     with pytest.raises(RuntimeError, match='routed_attention: ZOO_KERNELS=force, but .* not one of'), set_mode('force'):
         routed_attention(*inputs('odd', 2))
@@ -236,22 +231,8 @@ def test_export_at_other_sizes(exported, shape):
 
 
 def test_onnx_at_other_sizes(exported, tmp_path):
-    onnxruntime = pytest.importorskip('onnxruntime')
-    pytest.importorskip('onnxscript')
-    path = tmp_path / 'mixer.onnx'
-    torch.onnx.export(exported, dynamo=True, verbose=False).save(str(path))
-    session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
-    for shape in SHAPES:
-        x = torch.randn(shape)
-        y, = session.run(None, {session.get_inputs()[0].name: x.numpy()})
-        torch.testing.assert_close(torch.from_numpy(y), Mixer()(x), rtol=1e-5, atol=1e-6)
+    check_onnx(exported, Mixer(), ((torch.randn(shape),) for shape in SHAPES), tmp_path, rtol=1e-5, atol=1e-6)
 
 
 def test_compiles_without_graph_breaks():
-    torch._dynamo.reset()
-    compiled = torch.compile(Mixer(), fullgraph=True, backend='aot_eager')
-    for shape in SHAPES:
-        x = torch.randn(shape, requires_grad=True)
-        out, expected = compiled(x), Mixer()(x)
-        torch.testing.assert_close(out, expected)
-        torch.testing.assert_close(*(torch.autograd.grad(y.square().sum(), x)[0] for y in (out, expected)))
+    check_compiled(Mixer(), ((torch.randn(shape),) for shape in SHAPES))

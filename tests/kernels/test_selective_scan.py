@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tests.kernels.scans import SNAKES, inputs, naive, path
 from tests.memory import Peak
-from zoo_kernels import dispatch, explain, selective_scan, set_mode
+from zoo_kernels import explain, selective_scan, set_mode
 from zoo_kernels.selective_scan import diagonal, reference, traced
 from zoo_kernels.selective_scan import heads as products
 from zoo_kernels.selective_scan.orders import ORDERS, places_of, tokens_of
@@ -98,6 +99,14 @@ def test_derivatives(heads, way, small):
     assert torch.autograd.gradcheck(scan, leaves)
     small = [t.requires_grad_() for t in inputs((1, 5), heads=heads, channels=2, states=1, dim=1, batch=1)]
     assert torch.autograd.gradgradcheck(lambda *x: selective_scan(*x, delta_softplus=True), small)
+
+
+def test_derivatives_of_tensors_computed_from_each_other():
+    A, delta = -torch.rand(3, 2, dtype=torch.float64), torch.rand(1, 1, 20, 3, dtype=torch.float64, requires_grad=True)
+    loss = selective_scan(2 * delta, delta, A, delta[..., :2], delta[..., 1:]).square().sum()
+    first, again = (
+        torch.autograd.grad(loss, delta, create_graph=graph, retain_graph=True)[0] for graph in (False, True))
+    torch.testing.assert_close(again, first)
 
 
 @pytest.mark.parametrize('heads', [False, True], ids=['channels', 'heads'])
@@ -263,15 +272,41 @@ def test_errors():
         selective_scan(x, delta, A, B, C, z=z[..., :4])
 
 
-@pytest.fixture
-def able(monkeypatch):
-    """As if this process had a GPU and triton."""
-    monkeypatch.setattr(dispatch, 'unavailable', lambda index: '')
-
-
 def test_explains_itself(able):
     args = inputs(dtype=torch.float16)
     assert explain(selective_scan, *args).reason == 'the input is on cpu; the kernels need CUDA'
     assert 'float64 is not one of' in explain(selective_scan, *inputs()).reason
     with set_mode('off'):
         assert explain(selective_scan, *args) == ('torch', 'ZOO_KERNELS=off')
+
+
+def on_fake_cuda(tokens=784, channels=32, states=16, heads=None, dtype=torch.bfloat16):
+    def make(*shape):
+        return torch.empty(shape, device='cuda', dtype=dtype)
+
+    last = () if heads is None else (heads,)
+    return [make(4, tokens, channels, *last), make(4, tokens, channels), make(channels, *(() if last else (states,))),
+            make(4, tokens, states), make(4, tokens, states)]
+
+
+def test_explains_what_the_kernels_take(able):
+    with FakeTensorMode():
+        assert explain(selective_scan, *on_fake_cuda()) == ('triton', 'a kernel takes it')
+        assert explain(selective_scan, *on_fake_cuda(heads=64)) == ('triton', 'a kernel takes it')
+        assert explain(selective_scan, *on_fake_cuda(states=17)).reason == 'more than 16 states'
+        assert explain(selective_scan, *on_fake_cuda(states=65, heads=64)).reason == 'more than 64 states'
+        assert explain(selective_scan, *on_fake_cuda(heads=129)).reason == 'heads are wider than 128'
+        assert explain(selective_scan, *on_fake_cuda(49)).reason == 'fewer than 1024 tokens in the batch'
+
+
+@pytest.mark.parametrize('place', [0, 1, 3, 4], ids=['x', 'delta', 'B', 'C'])
+def test_sequences_too_far_apart_for_the_kernels(able, place):
+    """Three of them in each sample: the last one begins beyond 32 bits."""
+    with FakeTensorMode():
+        args = on_fake_cuda()
+        args[:2] = (t.unsqueeze(1).expand(-1, 3, -1, -1) for t in args[:2])
+        length, width = args[place].shape[-2:]
+        args[place] = torch.empty_strided(
+            (4, 3, length, width), (2 ** 33, 2 ** 30, width, 1), device='cuda', dtype=torch.bfloat16)
+        orders = 'forward', 'reverse', 'forward'
+        assert explain(selective_scan, *args, orders=orders).reason == 'a sample spans more than 2 ** 31 elements'

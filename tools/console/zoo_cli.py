@@ -60,8 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is not None:
         return _run(list(argv))
     os.register_at_fork(after_in_child=_become_loader)
-    sys.unraisablehook = _retry_interrupt
     ctrl_c = _CtrlC()
+    sys.unraisablehook = ctrl_c.unraisable
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as in the background of a shell
         signal.signal(signal.SIGINT, ctrl_c)
     try:
@@ -88,18 +88,21 @@ class _CtrlC:
         self.pressed = True
         raise KeyboardInterrupt
 
+    def unraisable(self, lost) -> None:
+        """Python drops exceptions in destructors and while it forks: a Ctrl-C that is lost there is sent once more.
 
-def _retry_interrupt(lost) -> None:
-    """Python drops exceptions in destructors and while it forks: a Ctrl-C that is lost there is sent once more."""
-    if not issubclass(lost.exc_type, KeyboardInterrupt):
-        sys.__unraisablehook__(lost)
-        return
-    import threading
+        Afterwards destructors meet objects that it has interrupted half made.
+        """
+        if not issubclass(lost.exc_type, KeyboardInterrupt):
+            if not self.pressed:
+                sys.__unraisablehook__(lost)
+            return
+        import threading
 
-    # to the main thread, whose waiting it ends
-    timer = threading.Timer(0.1, signal.pthread_kill, [threading.main_thread().ident, signal.SIGINT])
-    timer.daemon = True
-    timer.start()
+        # to the main thread, whose waiting it ends
+        timer = threading.Timer(0.1, signal.pthread_kill, [threading.main_thread().ident, signal.SIGINT])
+        timer.daemon = True
+        timer.start()
 
 
 def _become_loader() -> None:

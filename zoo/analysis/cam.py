@@ -156,4 +156,7 @@ def _is_nhwc(model: nn.Module) -> bool:
 def _last_norm(stage: nn.Module) -> nn.Module:
     """The first norm of the last block of a stage; the stage itself where blocks are built another way."""
     blocks = [module for module in stage.modules() if isinstance(getattr(module, 'norm1', None), nn.Module)]
-    return blocks[-1].norm1 if blocks else stage
+    if blocks:
+        return blocks[-1].norm1
+    only = getattr(stage, 'blocks', [stage])[-1]  # blocks with a single norm
+    return getattr(only, 'norm', stage)

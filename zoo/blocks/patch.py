@@ -13,7 +13,7 @@ from .norm import batch_norm, scale_and_shift
 
 
 class PatchConv(nn.Module):
-    """Strided convolution followed by LayerNorm: the patch embedding of PVT, PVTv2, Swin and CSwin.
+    """Strided convolution followed by LayerNorm: the patch embedding of PVT, PVTv2, Swin, CSwin, NAT and ViG.
 
     Args:
         in_dim: Number of input channels.
@@ -23,15 +23,16 @@ class PatchConv(nn.Module):
         padding: Zero padding of the convolution on all sides; 0 for non-overlapping patches.
         pad_to_stride: Zero-pad right and bottom so that the last rows and columns are not dropped (Swin).
         eps: Epsilon of the LayerNorm; None for no norm (ViT).
+        bias: Whether the convolution has a bias.
     """
 
     def __init__(
             self, in_dim: int, dim: int, kernel_size: int, stride: int, padding: int = 0,
-            pad_to_stride: bool = False, eps: float | None = 1e-5, device=None, dtype=None):
+            pad_to_stride: bool = False, eps: float | None = 1e-5, bias: bool = True, device=None, dtype=None):
         super().__init__()
         dd = FactoryKwargs(device=device, dtype=dtype)
         self.pad_to = stride if pad_to_stride else 1
-        self.proj = nn.Conv2d(in_dim, dim, kernel_size, stride=stride, padding=padding, **dd)
+        self.proj = nn.Conv2d(in_dim, dim, kernel_size, stride=stride, padding=padding, bias=bias, **dd)
         self.norm = nn.Identity() if eps is None else nn.LayerNorm(dim, eps=eps, **dd)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -6,20 +6,17 @@ import torch
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
-from ..backbone import Backbone, Stage, to_pair
-from ..blocks.layout import to_nchw
-from ..blocks.linear import linear
-from ..blocks.mixers import BlockContext, MixerFactory, SoftmaxAttention, list_mixers
+from ..backbone import Stage, to_pair
+from ..blocks.mixers import BlockContext, MixerFactory, SoftmaxAttention
+from ..blocks.mixers.registry import refuse_maps_only
 from ..blocks.mlp import Mlp
 from ..blocks.patch import PatchConv
-from ..blocks.pooling import POOLS, PooledHead
 from ..blocks.position import PositionMap
 from ..blocks.transformer import TransformerBlock
-from ..utils.errors import ZooError
 from ..utils.types import FactoryKwargs
+from .plain import PATCH, PlainWithTokens
 from .stages import drop_path_rates
 
-PATCH = 16  # pixels
 SIZES = dict(
     tiny=dict(embed_dim=192, num_heads=3),
     small=dict(embed_dim=384, num_heads=6),
@@ -54,10 +51,7 @@ class TokenBlock(TransformerBlock):
     """
 
     def __init__(self, dim: int, mixer: nn.Module, *args: Any, **options: Any):
-        if not getattr(mixer, 'takes_sequences', lambda: False)():
-            raise ZooError(
-                f'{type(mixer).__name__} mixes maps only, but this host has a class token; use one of '
-                f'{", ".join(list_mixers(class_token=True))}, or another host')
+        refuse_maps_only(mixer)
         super().__init__(dim, mixer, *args, **options)
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -65,38 +59,7 @@ class TokenBlock(TransformerBlock):
         return x + self.drop_path2(self.mlp(self.norm2(x)))
 
 
-class TokenHead(nn.Module):
-    """Linear classifier of the class token ('token'), of the mean of the other tokens ('avg'), or of each token ('').
-
-    Args:
-        dim: Number of channels.
-        num_classes: Number of classes; 0 for no classifier.
-        global_pool: 'token', 'avg' or ''.
-        drop_rate: Dropout rate before the classifier.
-
-    Raises:
-        ZooError: An unknown ``global_pool``.
-    """
-
-    def __init__(
-            self, dim: int, num_classes: int, global_pool: str = 'token', drop_rate: float = 0., device=None,
-            dtype=None):
-        super().__init__()
-        if global_pool not in ('token', 'avg', ''):
-            raise ZooError(f"global_pool {global_pool!r}: use 'token', 'avg', 'ggem', 'ep' or ''")
-        self.global_pool = global_pool
-        self.drop = nn.Dropout(drop_rate)
-        self.fc = nn.Linear(dim, num_classes, device=device, dtype=dtype) if num_classes else nn.Identity()
-
-    def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """``[B, 1 + N, C]`` -> ``[B, num_classes]``."""
-        if self.global_pool:
-            x = x[:, 0] if self.global_pool == 'token' else x[:, 1:].mean(1)
-        x = self.drop(x)
-        return x if pre_logits else linear(self.fc, x)
-
-
-class ViT(Backbone):
+class ViT(PlainWithTokens):
     """ViT as trained by DeiT: patches of 16 pixels, a class token, one position table, pre-norm blocks, a final norm.
 
     >>> zoo.hosts.ViT(img_size=32, depth=2, num_classes=10)(torch.randn(1, 3, 32, 32)).shape
@@ -144,28 +107,3 @@ class ViT(Backbone):
             in_chans=in_chans, global_pool=global_pool,
             norm=nn.LayerNorm(embed_dim, eps=1e-6, **dd), no_decay=('cls_token', 'cls_pos', 'pos_embed.weight'), **dd,
             **backbone)
-
-    @staticmethod
-    def _grid(img_size: tuple[int, int]) -> tuple[int, int]:
-        rows, columns = ((side + -side % PATCH - PATCH) // PATCH + 1 for side in img_size)  # as a recorder writes it
-        return rows, columns
-
-    def grids(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
-        return [self._grid(img_size)] * len(self.stages)
-
-    def make_head(self, num_classes: int, global_pool: str, device=None, dtype=None) -> nn.Module:
-        args = self.num_features, num_classes, global_pool, self.drop_rate
-        if global_pool in POOLS:
-            return PooledHead(*args, num_prefix_tokens=1, device=device, dtype=dtype)
-        return TokenHead(*args, device=device, dtype=dtype)
-
-    def _beside(self, images: Tensor) -> tuple[Any, ...]:
-        """Rows and columns of the map of tokens."""
-        return self._grid((images.shape[2], images.shape[3])),
-
-    def _format_output(self, x: Tensor, beside: tuple[Any, ...], output_fmt: str | None = None) -> Tensor:
-        """The sequence, or the map in a named format."""
-        if output_fmt is None:
-            return x
-        y = x[:, 1:].unflatten(1, beside[0])
-        return to_nchw(y) if output_fmt == 'NCHW' else y

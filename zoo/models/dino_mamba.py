@@ -26,23 +26,21 @@ import torch
 from timm.layers import DropPath, lecun_normal_, trunc_normal_
 from torch import Tensor, nn
 
-from ..backbone import Backbone, Stage, to_pair
-from ..blocks.layout import ceil_div, map_size, sizes_known, to_nchw
-from ..blocks.linear import linear
-from ..blocks.mixers import BidirectionalScan, BlockContext, MixerFactory, list_mixers
+from ..backbone import Stage, to_pair
+from ..blocks.layout import map_size, sizes_known
+from ..blocks.mixers import BidirectionalScan, BlockContext, MixerFactory
+from ..blocks.mixers.registry import refuse_maps_only
 from ..blocks.patch import PatchConv
-from ..blocks.pooling import POOLS, PooledHead
 from ..blocks.position import PositionMap, resize_table
+from ..hosts.plain import PATCH, PlainWithTokens
 from ..hosts.stages import drop_path_rates
 from ..registry import Variant, register_family
-from ..utils.errors import ZooError
 from ..utils.types import FactoryKwargs
 from ..weights.convert import rename
 
 __all__ = []  # the entrypoints: filled by the registration
 
 MIXERS = 'bidirectional_scan',
-PATCH = 16  # pixels
 HEAD = 64  # channels
 MARGIN = 0.1  # tokens that DINO adds to the size of a position table
 
@@ -77,7 +75,8 @@ def resample(table: Tensor, grid: tuple[int, int]) -> Tensor:
         return table
     wide = table.float() if table.dtype in (torch.float16, torch.bfloat16) else table
     rows, columns = (_bicubic(size, stored, wide) for size, stored in zip(grid, map_size(table)))
-    return torch.einsum('nh,mw,bhwc->bnmc', rows, columns, wide).to(table.dtype)
+    stretched = (rows @ wide[0].flatten(1)).unflatten(1, wide.shape[2:])  # an einsum would tie a graph to the size
+    return (columns @ stretched).unsqueeze(0).to(table.dtype)
 
 
 def _bicubic(size: int, stored: int, like: Tensor) -> Tensor:
@@ -162,10 +161,7 @@ class DinoMambaBlock(nn.Module):
     def __init__(
             self, dim: int, mixer: nn.Module, places: TokenPlaces, drop_path: float = 0., device=None, dtype=None):
         super().__init__()
-        if not getattr(mixer, 'takes_sequences', lambda: False)():
-            raise ZooError(
-                f'{type(mixer).__name__} mixes maps only, but this host has class tokens; use one of '
-                f'{", ".join(list_mixers(class_token=True))}, or another host')
+        refuse_maps_only(mixer)
         self.norm = nn.RMSNorm(dim, eps=1e-5, device=device, dtype=dtype)
         self.mixer = mixer
         self.places = places
@@ -181,40 +177,7 @@ class DinoMambaBlock(nn.Module):
         return x + self.drop_path(y.index_select(1, places))
 
 
-class ReadHead(nn.Module):
-    """Linear classifier of the mean of the first tokens ('token'), of the patches ('avg'), or of each token ('').
-
-    Args:
-        dim: Number of channels.
-        num_classes: Number of classes; 0 for no classifier.
-        global_pool: 'token', 'avg' or ''.
-        drop_rate: Dropout rate before the classifier.
-        read: Number of tokens whose mean is read.
-        num_prefix_tokens: Number of tokens before the patches.
-
-    Raises:
-        ZooError: An unknown ``global_pool``.
-    """
-
-    def __init__(
-            self, dim: int, num_classes: int, global_pool: str, drop_rate: float, read: int, num_prefix_tokens: int,
-            device=None, dtype=None):
-        super().__init__()
-        if global_pool not in ('token', 'avg', ''):
-            raise ZooError(f"global_pool {global_pool!r}: use 'token', 'avg', 'ggem', 'ep' or ''")
-        self.global_pool, self.read, self.num_prefix_tokens = global_pool, read, num_prefix_tokens
-        self.drop = nn.Dropout(drop_rate)
-        self.fc = nn.Linear(dim, num_classes, device=device, dtype=dtype) if num_classes else nn.Identity()
-
-    def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """``[B, num_prefix_tokens + N, C]`` -> ``[B, num_classes]``."""
-        if self.global_pool:
-            x = (x[:, :self.read] if self.global_pool == 'token' else x[:, self.num_prefix_tokens:]).mean(1)
-        x = self.drop(x)
-        return x if pre_logits else linear(self.fc, x)
-
-
-class DinoMamba(Backbone):
+class DinoMamba(PlainWithTokens):
     """Vision Mamba (a class token in the middle) or Mamba-Reg (registers among the patches) with Mamba-2.
 
     Every block is a stage, so every block has a feature map, all of stride 16. Blocks map sequences ``[B, P + N, C]``,
@@ -239,23 +202,19 @@ class DinoMamba(Backbone):
             drop_path_rate: float = 0., in_chans: int = 3, device=None, dtype=None, **backbone: Any):
         dd = FactoryKwargs(device=device, dtype=dtype)
         grid = self._grid(to_pair(img_size))
-        self.places = TokenPlaces(registers or 2, bool(registers))
+        places = TokenPlaces(registers or 2, bool(registers))
+        self.num_prefix_tokens, self.read_tokens = places.count, registers or 1
         rates, = drop_path_rates(drop_path_rate, [depth])
         contexts = [BlockContext(
-            0, i, embed_dim, 2 * embed_dim // HEAD, grid, num_prefix_tokens=self.places.count) for i in range(depth)]
+            0, i, embed_dim, 2 * embed_dim // HEAD, grid, num_prefix_tokens=places.count) for i in range(depth)]
         stages = [
-            Stage([DinoMambaBlock(embed_dim, mixer(ctx, **dd), self.places, rate, **dd)])
+            Stage([DinoMambaBlock(embed_dim, mixer(ctx, **dd), places, rate, **dd)])
             for ctx, rate in zip(contexts, rates)]
         super().__init__(
             DinoMambaStem(in_chans, embed_dim, grid, registers, **dd), stages, dims=[embed_dim] * depth,
             strides=[PATCH] * depth, in_chans=in_chans, global_pool=global_pool,
             norm=nn.RMSNorm(embed_dim, eps=1e-5, **dd), linear_init='default',
             no_decay=('cls_token', 'cls_pos', 'pos_embed.weight'), **dd, **backbone)
-
-    @property
-    def num_prefix_tokens(self) -> int:
-        """Number of class tokens before the patches of a sequence."""
-        return self.places.count
 
     def init_layers(self, linear_init: str, conv_init: str) -> None:
         super().init_layers(linear_init, conv_init)
@@ -268,32 +227,6 @@ class DinoMamba(Backbone):
                 nn.init.kaiming_uniform_(p, a=math.sqrt(5))
                 with torch.no_grad():
                     p.div_(math.sqrt(len(self.stages)))
-
-    @staticmethod
-    def _grid(img_size: tuple[int, int]) -> tuple[int, int]:
-        rows, columns = (ceil_div(side, PATCH) for side in img_size)
-        return rows, columns
-
-    def grids(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
-        return [self._grid(img_size)] * len(self.stages)
-
-    def make_head(self, num_classes: int, global_pool: str, device=None, dtype=None) -> nn.Module:
-        args = self.num_features, num_classes, global_pool, self.drop_rate
-        if global_pool in POOLS:
-            return PooledHead(*args, num_prefix_tokens=self.places.count, device=device, dtype=dtype)
-        read = self.places.count if self.places.registers else 1
-        return ReadHead(*args, read, self.places.count, device=device, dtype=dtype)
-
-    def _beside(self, images: Tensor) -> tuple[tuple[int, int]]:
-        """Rows and columns of the map of tokens."""
-        return self._grid((images.shape[2], images.shape[3])),
-
-    def _format_output(self, x: Tensor, beside: tuple[Any, ...], output_fmt: str | None = None) -> Tensor:
-        """The sequence, or the map in a named format."""
-        if output_fmt is None:
-            return x
-        y = x[:, self.places.count:].unflatten(1, *beside)
-        return to_nchw(y) if output_fmt == 'NCHW' else y
 
 
 # --- variants: smallest first

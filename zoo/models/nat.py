@@ -40,12 +40,13 @@ import torch
 from torch import Tensor, nn
 
 from ..backbone import Backbone, Stage, to_pair
-from ..blocks.layout import ceil_div, to_nchw, to_nhwc
+from ..blocks.layout import to_nchw, to_nhwc
 from ..blocks.mixers import BlockContext, MixerFactory, MixerTable, NeighborhoodAttention
 from ..blocks.mlp import Mlp
 from ..blocks.patch import PatchConv
 from ..blocks.transformer import ScaledBlock, TransformerBlock
 from ..hosts import Swin, swin
+from ..hosts.plain import PATCH, Plain
 from ..hosts.stages import build_stages, drop_path_rates
 from ..registry import Variant, register_family
 from ..utils.types import FactoryKwargs
@@ -77,18 +78,6 @@ class NATStem(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(to_nhwc(self.proj(to_nchw(x))))
-
-
-class Downsample(nn.Module):
-    """3x3 convolution of stride 2 without bias, then LayerNorm, on ``[B, H, W, C]``."""
-
-    def __init__(self, in_dim: int, dim: int, device=None, dtype=None):
-        super().__init__()
-        self.reduction = nn.Conv2d(in_dim, dim, 3, stride=2, padding=1, bias=False, device=device, dtype=dtype)
-        self.norm = nn.LayerNorm(dim, device=device, dtype=dtype)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.norm(to_nhwc(self.reduction(to_nchw(x))))
 
 
 class NAT(Backbone):
@@ -125,13 +114,14 @@ class NAT(Backbone):
 
         stages = build_stages(
             block, dims, depths, self.grids(to_pair(img_size)), drop_path_rate,
-            downsample=partial(Downsample, **dd), num_heads=num_heads, window=kernel_size)
+            downsample=partial(PatchConv, kernel_size=3, stride=2, padding=1, bias=False, **dd), num_heads=num_heads,
+            window=kernel_size)
         super().__init__(
             NATStem(in_chans, embed_dim, **dd), stages, dims, in_chans=in_chans, norm=nn.LayerNorm(dims[-1], **dd),
             feature_norms=[nn.LayerNorm(dim, **dd) for dim in dims] if feature_norms else None, **dd, **backbone)
 
 
-class IsotropicNAT(Backbone):
+class IsotropicNAT(Plain):
     """Patches of 16 pixels with LayerNorm, blocks on one map, a final norm, mean pooling; no absolute positions.
 
     Every block is a stage, so every block has a feature map, all of stride 16. Images whose sides are not multiples of
@@ -151,8 +141,6 @@ class IsotropicNAT(Backbone):
     Source: SHI-Labs/Neighborhood-Attention-Transformer @ d334f5b, classification/isotropic.py.
     """
 
-    patch = 16  # pixels
-
     def __init__(
             self, mixer: MixerFactory = NeighborhoodAttention.from_context, img_size: int | Sequence[int] = 224,
             embed_dim: int = 384, depth: int = 12, num_heads: int = 12, mlp_ratio: float = 4., kernel_size: int = 7,
@@ -169,15 +157,9 @@ class IsotropicNAT(Backbone):
             Stage([block(BlockContext(0, i, embed_dim, num_heads, grid, window=kernel_size), rate)])
             for i, rate in enumerate(rates)]
         super().__init__(
-            PatchConv(in_chans, embed_dim, self.patch, self.patch, pad_to_stride=True, **dd), stages,
-            dims=[embed_dim] * depth, strides=[self.patch] * depth, in_chans=in_chans,
+            PatchConv(in_chans, embed_dim, PATCH, PATCH, pad_to_stride=True, **dd), stages,
+            dims=[embed_dim] * depth, strides=[PATCH] * depth, in_chans=in_chans,
             norm=nn.LayerNorm(embed_dim, **dd), **dd, **backbone)
-
-    def _grid(self, img_size: tuple[int, int]) -> tuple[int, int]:
-        return ceil_div(img_size[0], self.patch), ceil_div(img_size[1], self.patch)
-
-    def grids(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
-        return [self._grid(img_size)] * len(self.stages)
 
 
 # --- variants: smallest first
@@ -253,6 +235,8 @@ RULES = (
 def nat_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """Key map; of the format of transformers, it joins queries, keys and values, and separates the layer scales."""
     state = rename(state, RULES)
+    for key in [key for key in state if '.downsample.reduction.' in key and state[key].ndim == 4]:  # not Swin's
+        state[key.replace('.reduction.', '.proj.')] = state.pop(key)
     for key in [key for key in state if '.mixer.query.' in key]:
         parts = [state.pop(key.replace('.query.', f'.{name}.')) for name in ('query', 'key', 'value')]
         state[key.replace('.query.', '.qkv.')] = torch.cat(parts)

@@ -9,6 +9,9 @@ second one backwards, so that successive tokens are neighbours; there are four, 
 vector for its direction to the input vector of the states. Position tables are resampled to other image sizes, and
 images whose sides are not multiples of 16 are zero-padded right and bottom, after the first convolutions of the stem.
 
+The published detectors, Mask R-CNN and RetinaNet, work on the maps of a ViT-Adapter around the backbone, which is not
+included, so there are configurations for segmentation alone, which work on the maps of the backbone itself.
+
 Departures of the released code from the paper: only the input is permuted to the four orders, step sizes and the
 vectors B and C stay in raster order; the bias of the step sizes is added twice; PlainMamba-L1 has a depthwise
 convolution with batch norm and GELU after its first block, without a shortcut. Initial weights are those of the
@@ -21,13 +24,14 @@ import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from ..backbone import Backbone, Stage, to_pair
+from ..backbone import Stage, to_pair
 from ..blocks.conv import conv_epilogue, depthwise_conv2d
-from ..blocks.layout import ceil_div, pad_map, to_nchw, to_nhwc
+from ..blocks.layout import pad_map, to_nchw, to_nhwc
 from ..blocks.mixers import BlockContext, MixerFactory, SelectiveScan
 from ..blocks.norm import batch_norm
 from ..blocks.patch import Conv2dNorm
 from ..blocks.position import PositionMap
+from ..hosts.plain import PATCH, Plain
 from ..hosts.stages import drop_path_rates
 from ..registry import Variant, register_family
 from ..utils.types import FactoryKwargs
@@ -36,7 +40,6 @@ from ..weights.convert import rename
 __all__ = []  # the entrypoints: filled by the registration
 
 MIXERS = 'selective_scan',
-PATCH = 16  # pixels
 STEM = 64  # channels of the first convolutions
 
 
@@ -104,7 +107,7 @@ class PlainMambaBlock(nn.Module):
         return self.local(x + self.drop_path(self.mixer(self.norm(x), **given)))
 
 
-class PlainMamba(Backbone):
+class PlainMamba(Plain):
     """A convolutional stem, blocks without feed-forward layers on one map, a final norm, mean pooling.
 
     Every block is a stage, so every block has a feature map, all of stride 16.
@@ -140,14 +143,6 @@ class PlainMamba(Backbone):
             PlainMambaStem(in_chans, embed_dim, stem_convs, grid, **dd), stages, dims=[embed_dim] * depth,
             strides=[PATCH] * depth, in_chans=in_chans, norm=nn.LayerNorm(embed_dim, eps=1e-6, **dd),
             feature_norms=norms, no_decay=('pos_embed.weight',), **dd, **backbone)
-
-    @staticmethod
-    def _grid(img_size: tuple[int, int]) -> tuple[int, int]:
-        rows, columns = (ceil_div(side, PATCH) for side in img_size)
-        return rows, columns
-
-    def grids(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
-        return [self._grid(img_size)] * len(self.stages)
 
 
 # --- variants: smallest first

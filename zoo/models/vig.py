@@ -34,6 +34,7 @@ from ..blocks.norm import RMSNorm
 from ..blocks.patch import PatchConv
 from ..blocks.position import PositionMap
 from ..blocks.transformer import TransformerBlock
+from ..hosts.plain import Plain
 from ..hosts.stages import build_stages, drop_path_rates
 from ..registry import Variant, register_family
 from ..utils.types import FactoryKwargs
@@ -72,7 +73,7 @@ class ViGStem(nn.Module):
         return x + self.pos_embed(x.shape[1], x.shape[2])
 
 
-class ViG(Backbone):
+class ViG(Plain):
     """Patches with absolute positions, blocks with RMS norms on one map of stride 16, a final norm, mean pooling.
 
     Every block is a stage, so every block has a feature map.
@@ -108,11 +109,9 @@ class ViG(Backbone):
 
     @staticmethod
     def _grid(img_size: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of the map behind the stem's convolutions."""
         height, width = (((side - 7) // 8 + 2) // 2 for side in img_size)
         return height, width
-
-    def grids(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
-        return [self._grid(img_size)] * len(self.stages)
 
 
 class HierarchicalViG(Backbone):

@@ -118,8 +118,9 @@ def _carry(written: Tensor, lost: Tensor) -> tuple[Tensor, Tensor]:
     """
     step = torch.arange(lost.shape[1], device=lost.device)
     later = step[:, None] > step
+    nothing = lost.new_zeros(1)  # Core ML takes no number
     # what step s loses of that which step t has written, summed over s
-    decay = torch.where(later[:, :, None], lost[:, :, None], 0.).cumsum(1)
-    kept = torch.where((later | (step[:, None] == step))[:, :, None], decay.exp(), 0.)
+    decay = torch.where(later[:, :, None], lost[:, :, None], nothing).cumsum(1)
+    kept = torch.where((later | (step[:, None] == step))[:, :, None], decay.exp(), nothing)
     states = kept.permute(0, 3, 1, 2) @ written.transpose(1, 2)
     return states.transpose(1, 2), lost.cumsum(1)

@@ -125,6 +125,14 @@ def _place(heads, chunks):
 
 
 @triton.jit
+def _of_head(
+        k_ptr, v_ptr, gate_ptr, batch, head, stride_kb, stride_kh, stride_vb, stride_vh, stride_gb, stride_gh):
+    """Keys, values and gates of a head of a sample."""
+    return (k_ptr + batch * stride_kb + head * stride_kh, v_ptr + batch * stride_vb + head * stride_vh,
+            gate_ptr + batch * stride_gb + head * stride_gh)
+
+
+@triton.jit
 def _tiles(chunk, count, TILES: tl.constexpr):
     """Number of tiles of a chunk that have tokens."""
     return tl.minimum(TILES, (count + TILE - 1) // TILE - chunk * TILES)
@@ -146,9 +154,8 @@ def summarize(
     ``[lanes, chunks, D]``. Grid: lanes * chunks."""
     lane, head, batch, chunk = _place(heads, chunks)
     tiles = _tiles(chunk, count, TILES)
-    k_ptr += batch * stride_kb + head * stride_kh
-    v_ptr += batch * stride_vb + head * stride_vh
-    gate_ptr += batch * stride_gb + head * stride_gh
+    k_ptr, v_ptr, gate_ptr = _of_head(
+        k_ptr, v_ptr, gate_ptr, batch, head, stride_kb, stride_kh, stride_vb, stride_vh, stride_gb, stride_gh)
     state, left = tl.zeros([BD, BE], tl.float32), tl.zeros([BD], tl.float32)
     for step in range(tiles):
         rows = _rows(chunk, step, tiles, TILES, REVERSE)
@@ -193,9 +200,8 @@ def read(
     lane, head, batch, chunk = _place(heads, chunks)
     tiles = _tiles(chunk, count, TILES)
     q_ptr += batch * stride_qb + head * stride_qh
-    k_ptr += batch * stride_kb + head * stride_kh
-    v_ptr += batch * stride_vb + head * stride_vh
-    gate_ptr += batch * stride_gb + head * stride_gh
+    k_ptr, v_ptr, gate_ptr = _of_head(
+        k_ptr, v_ptr, gate_ptr, batch, head, stride_kb, stride_kh, stride_vb, stride_vh, stride_gb, stride_gh)
     sample = (batch * count * heads + head) * E
     state = load_matrix(state_ptr + tl.program_id(0).to(tl.int64) * (D * E), D, E, BD, BE)
     for step in range(tiles):
@@ -233,9 +239,8 @@ def project(
     lane, head, batch, chunk = _place(heads, chunks)
     tiles = _tiles(chunk, count, TILES)
     c_ptr += batch * stride_cb + head * stride_ch
-    k_ptr += batch * stride_kb + head * stride_kh
-    v_ptr += batch * stride_vb + head * stride_vh
-    gate_ptr += batch * stride_gb + head * stride_gh
+    k_ptr, v_ptr, gate_ptr = _of_head(
+        k_ptr, v_ptr, gate_ptr, batch, head, stride_kb, stride_kh, stride_vb, stride_vh, stride_gb, stride_gh)
     state = load_matrix(state_ptr + tl.program_id(0).to(tl.int64) * (D * E), D, E, BD, BE)
     for step in range(tiles):
         rows = _rows(chunk, step, tiles, TILES, REVERSE)

@@ -9,9 +9,7 @@ from ..dispatch import Choice, choose, exporting, register_chooser
 from ..launch import program_limit
 from . import reference
 from .call import Call
-
-MAX_STATES, MAX_HEAD_STATES = 16, 64  # per channel: the states of a block have to fit into the registers of a program
-MAX_DIM = 128  # of a head
+from .sizes import DIM, HEAD_STATES, STATES
 
 
 def selective_scan(
@@ -67,10 +65,9 @@ def selective_scan(
     Source: Gu and Dao, Mamba, arXiv 2312.00752; Dao and Gu, Mamba-2, arXiv 2405.21060; Yang et al., PlainMamba, arXiv
     2403.17695; Zhu et al., Vision Mamba, arXiv 2401.09417.
     """
-    given: dict[str, Any] = dict(
-        D=D, z=z, delta_bias=delta_bias, delta_softplus=delta_softplus, orders=orders, grid=grid, by_place=by_place,
+    call = Call.of(
+        x, delta, A, B, C, D, z, delta_bias, delta_softplus, orders=orders, grid=grid, by_place=by_place,
         sum_orders=sum_orders)
-    call = Call.of(x, delta, A, B, C, **given)
     if _decide(call).backend == 'triton':
         from .op import apply
         return apply(call)
@@ -91,12 +88,13 @@ def _decide(call: Call) -> Choice:
 
 def _limit(call: Call) -> str:
     x, states = call.x, call.B.shape[3]
-    most = MAX_HEAD_STATES if call.heads else MAX_STATES
+    most = HEAD_STATES if call.heads else STATES
     if states > most:
         return f'more than {most} states'
-    if call.heads and x.shape[4] > MAX_DIM:
-        return f'heads are wider than {MAX_DIM}'
-    spans = [sum(step * (size - 1) for size, step in zip(t.shape[2:], t.stride()[2:])) for t in (x, call.B, call.C)]
+    if call.heads and x.shape[4] > DIM:
+        return f'heads are wider than {DIM}'
+    read = x, call.delta, call.B, call.C
+    spans = [sum(step * (size - 1) for size, step in zip(t.shape[1:], t.stride()[1:])) for t in read]
     if max(spans) >= 2 ** 31 or math.prod(x.shape[2:]) >= 2 ** 31:
         return 'a sample spans more than 2 ** 31 elements'
     return program_limit(x.shape[0] * len(call.orders) * math.prod(x.shape[3:]))  # at most one for each channel

@@ -184,6 +184,8 @@ class DiagonalScan(torch.autograd.Function):
         with torch.autocast('cpu', enabled=False):
             if not torch.is_grad_enabled():
                 return gradients(dy, kept, *tensors)
-            needed = [t for t, wanted in zip(tensors, ctx.needs_input_grad) if wanted]  # gradients that have gradients
+            # gradients that have gradients: of views, since one of the tensors may have been computed from another
+            tensors = [t.view_as(t) for t in tensors]
+            needed = [t for t, wanted in zip(tensors, ctx.needs_input_grad) if wanted]
             found = iter(torch.autograd.grad(traced.diagonal(*tensors), needed, dy, create_graph=True))
             return tuple(next(found) if wanted else None for wanted in ctx.needs_input_grad)

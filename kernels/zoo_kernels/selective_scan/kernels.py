@@ -15,11 +15,12 @@ import triton.language as tl
 
 from ..launch import CompileSpec
 from . import products
+from .places import load, locate, store
 from .products import head_scan  # noqa: F401  (kernels are looked up here)
+from .sizes import CHANNELS, PLACES, STATES
 
 LOG2E = tl.constexpr(1.4426950408889634)
-PLACES, STATES, CHANNELS = 16, 16, 16  # of a block: 4,096 states, 16 in each thread of the backward kernel
-WARPS = {'channel_scan': 4, 'channel_scan_backward': 8}
+WARPS = {'channel_scan': 4, 'channel_scan_backward': 8}  # 16 of the 4,096 states of a block in a thread of the latter
 
 
 def config(kernel: str) -> tuple[dict[str, int], dict[str, int]]:
@@ -46,28 +47,21 @@ def _compose(decay, h, later_decay, later_h):
 
 
 @triton.jit
-def _locate(tokens_ptr, k, first, length, BY_PLACE: tl.constexpr, BT: tl.constexpr):
-    """Tokens of a block of places, where their step sizes are, and which of them there are."""
-    place = first + tl.arange(0, BT)
-    inside = place < length
-    token = tl.load(tokens_ptr + k * length + place, mask=inside, other=0)
-    at = place
-    if not BY_PLACE:
-        at = token
-    return token, at, inside
+def _lanes(a_ptr, scans, channels, states, groups, stride_ak, BS: tl.constexpr, BC: tl.constexpr):
+    """Scan, group of channels, sample and order of this program, its states and channels, where they are in a matrix
+    ``[S, C]``, which there are, and their rates for powers of two."""
+    scan, group = tl.program_id(0) // groups, tl.program_id(0) % groups
+    sample, k = (scan // scans).to(tl.int64), scan % scans
+    s, c = tl.arange(0, BS), group * BC + tl.arange(0, BC)
+    known = (s < states)[:, None] & (c < channels)[None, :]
+    at_states = s[:, None] * channels + c[None, :]
+    rates = tl.load(a_ptr + k * stride_ak + at_states, mask=known, other=0.) * LOG2E
+    return scan.to(tl.int64), group, sample, k, s, c, at_states, known, rates
 
 
 @triton.jit
-def _load(ptr, rows, stride, columns, inside, count):
-    """Rows ``[BT, columns]`` as float32, zero beyond the places and the columns."""
-    mask = inside[:, None] & (columns < count)[None, :]
-    return tl.load(ptr + rows.to(tl.int64)[:, None] * stride + columns[None, :], mask=mask, other=0.).to(tl.float32)
-
-
-@triton.jit
-def _store(ptr, x, rows, stride, columns, inside, count):
-    mask = inside[:, None] & (columns < count)[None, :]
-    tl.store(ptr + rows.to(tl.int64)[:, None] * stride + columns[None, :], x, mask=mask)
+def _of_scan(ptr, sample, k, stride_b, stride_k):
+    return ptr + sample * stride_b + k * stride_k
 
 
 @triton.jit
@@ -77,33 +71,27 @@ def channel_scan(
         length, channels, states, blocks, groups, BY_PLACE: tl.constexpr, BT: tl.constexpr, BS: tl.constexpr,
         BC: tl.constexpr):
     """y ``[B, K, L, C]`` and the states before every block ``[B, K, blocks, S, C]``. Grid: B * K * groups."""
-    scan, group = tl.program_id(0) // groups, tl.program_id(0) % groups
-    sample, k = (scan // scans).to(tl.int64), scan % scans
-    s, c = tl.arange(0, BS), group * BC + tl.arange(0, BC)
-    known = (s < states)[:, None] & (c < channels)[None, :]
-    at_states = s[:, None] * channels + c[None, :]
-    rates = tl.load(a_ptr + k * stride_ak + at_states, mask=known, other=0.) * LOG2E
-    x_ptr += sample * stride_xb + k * stride_xk
-    dt_ptr += sample * stride_tb + k * stride_tk
-    b_ptr += sample * stride_bb + k * stride_bk
-    c_ptr += sample * stride_cb + k * stride_ck
-    out_ptr += scan.to(tl.int64) * length * channels
-    states_ptr += scan.to(tl.int64) * blocks * states * channels
+    scan, group, sample, k, s, c, at_states, known, rates = _lanes(
+        a_ptr, scans, channels, states, groups, stride_ak, BS, BC)
+    x_ptr, dt_ptr = _of_scan(x_ptr, sample, k, stride_xb, stride_xk), _of_scan(dt_ptr, sample, k, stride_tb, stride_tk)
+    b_ptr, c_ptr = _of_scan(b_ptr, sample, k, stride_bb, stride_bk), _of_scan(c_ptr, sample, k, stride_cb, stride_ck)
+    out_ptr += scan * length * channels
+    states_ptr += scan * blocks * states * channels
     state = tl.zeros([BS, BC], tl.float32)
     last = (tl.arange(0, BT) == BT - 1)[:, None, None]
     for block in range(blocks):
-        token, at, inside = _locate(tokens_ptr, k, block * BT, length, BY_PLACE, BT)
-        x = _load(x_ptr, token, stride_xn, c, inside, channels)
-        dt = _load(dt_ptr, at, stride_tn, c, inside, channels)
-        b = _load(b_ptr, at, stride_bn, s, inside, states)
+        token, at, inside = locate(tokens_ptr, k, block * BT, length, BY_PLACE, BT)
+        x = load(x_ptr, token, stride_xn, c, inside, channels)
+        dt = load(dt_ptr, at, stride_tn, c, inside, channels)
+        b = load(b_ptr, at, stride_bn, s, inside, states)
         tl.store(states_ptr + at_states, state, mask=known)
         states_ptr += states * channels
         decay = tl.exp2(dt[:, None, :] * rates[None, :, :])
         total, h = tl.associative_scan((decay, (dt * x)[:, None, :] * b[:, :, None]), 0, _compose)
         h += total * state[None, :, :]
         state = tl.sum(tl.where(last, h, 0.), 0)
-        y = tl.sum(h * _load(c_ptr, at, stride_cn, s, inside, states)[:, :, None], 1)
-        _store(out_ptr, y, token, channels, c, inside, channels)
+        y = tl.sum(h * load(c_ptr, at, stride_cn, s, inside, states)[:, :, None], 1)
+        store(out_ptr, y, token, channels, c, inside, channels)
 
 
 @triton.jit
@@ -116,53 +104,47 @@ def channel_scan_backward(
 
     Grid: B * K * groups.
     """
-    scan, group = tl.program_id(0) // groups, tl.program_id(0) % groups
-    sample, k = (scan // scans).to(tl.int64), scan % scans
-    s, c = tl.arange(0, BS), group * BC + tl.arange(0, BC)
-    known = (s < states)[:, None] & (c < channels)[None, :]
-    at_states = s[:, None] * channels + c[None, :]
-    rates = tl.load(a_ptr + k * stride_ak + at_states, mask=known, other=0.) * LOG2E
-    x_ptr += sample * stride_xb + k * stride_xk
-    dt_ptr += sample * stride_tb + k * stride_tk
-    b_ptr += sample * stride_bb + k * stride_bk
-    c_ptr += sample * stride_cb + k * stride_ck
-    slab = scan.to(tl.int64) * length
+    scan, group, sample, k, s, c, at_states, known, rates = _lanes(
+        a_ptr, scans, channels, states, groups, stride_ak, BS, BC)
+    x_ptr, dt_ptr = _of_scan(x_ptr, sample, k, stride_xb, stride_xk), _of_scan(dt_ptr, sample, k, stride_tb, stride_tk)
+    b_ptr, c_ptr = _of_scan(b_ptr, sample, k, stride_bb, stride_bk), _of_scan(c_ptr, sample, k, stride_cb, stride_ck)
+    slab = scan * length
     dout_ptr += slab * channels
     dx_ptr += slab * channels
     ddt_ptr += slab * channels
     part = (group.to(tl.int64) * (tl.num_programs(0) // groups) + scan) * length * states
     db_ptr += part
     dc_ptr += part
-    states_ptr += (scan.to(tl.int64) + 1) * blocks * states * channels
+    states_ptr += (scan + 1) * blocks * states * channels
     first = (tl.arange(0, BT) == 0)[:, None, None]
     carried = tl.zeros([BS, BC], tl.float32)  # gradient of the first state of the block behind
     da = tl.zeros([BS, BC], tl.float32)
     for back in range(blocks):
         start = (blocks - 1 - back) * BT
         states_ptr -= states * channels
-        token, at, inside = _locate(tokens_ptr, k, start, length, BY_PLACE, BT)
-        _, next_at, has_next = _locate(tokens_ptr, k, start + 1, length, BY_PLACE, BT)
-        x = _load(x_ptr, token, stride_xn, c, inside, channels)
-        dt = _load(dt_ptr, at, stride_tn, c, inside, channels)
-        b = _load(b_ptr, at, stride_bn, s, inside, states)
+        token, at, inside = locate(tokens_ptr, k, start, length, BY_PLACE, BT)
+        _, next_at, has_next = locate(tokens_ptr, k, start + 1, length, BY_PLACE, BT)
+        x = load(x_ptr, token, stride_xn, c, inside, channels)
+        dt = load(dt_ptr, at, stride_tn, c, inside, channels)
+        b = load(b_ptr, at, stride_bn, s, inside, states)
         state = tl.load(states_ptr + at_states, mask=known, other=0.)
         own = (dt * x)[:, None, :] * b[:, :, None]
         total, h = tl.associative_scan((tl.exp2(dt[:, None, :] * rates[None, :, :]), own), 0, _compose)
         h += total * state[None, :, :]
-        dy = _load(dout_ptr, token, channels, c, inside, channels)
-        _store(dc_ptr, tl.sum(h * dy[:, None, :], 2), at, states, s, inside, states)
+        dy = load(dout_ptr, token, channels, c, inside, channels)
+        store(dc_ptr, tl.sum(h * dy[:, None, :], 2), at, states, s, inside, states)
         h -= own  # decayed states before the places
-        next_dt = _load(dt_ptr, next_at, stride_tn, c, has_next, channels)
-        dh = dy[:, None, :] * _load(c_ptr, at, stride_cn, s, inside, states)[:, :, None]
+        next_dt = load(dt_ptr, next_at, stride_tn, c, has_next, channels)
+        dh = dy[:, None, :] * load(c_ptr, at, stride_cn, s, inside, states)[:, :, None]
         total, g = tl.associative_scan(
             (tl.exp2(next_dt[:, None, :] * rates[None, :, :]), dh), 0, _compose, reverse=True)
         g += total * carried[None, :, :]
         carried = tl.sum(tl.where(first, g, 0.), 0)
-        _store(db_ptr, tl.sum(g * (dt * x)[:, None, :], 2), at, states, s, inside, states)
+        store(db_ptr, tl.sum(g * (dt * x)[:, None, :], 2), at, states, s, inside, states)
         dw = tl.sum(g * b[:, :, None], 1)
-        _store(dx_ptr, dw * dt, token, channels, c, inside, channels)
+        store(dx_ptr, dw * dt, token, channels, c, inside, channels)
         g *= h
         ddt = tl.sum(g * rates[None, :, :], 1) / LOG2E + dw * x
-        _store(ddt_ptr, ddt, at, channels, c, inside, channels)
+        store(ddt_ptr, ddt, at, channels, c, inside, channels)
         da += tl.sum(g * dt[:, None, :], 0)
-    tl.store(da_ptr + scan.to(tl.int64) * states * channels + at_states, da, mask=known)
+    tl.store(da_ptr + scan * states * channels + at_states, da, mask=known)

@@ -10,9 +10,7 @@ from . import heads
 from .call import Call
 from .orders import tokens_of
 from .reference import finish, step_sizes
-
-PLACES = 16  # of a block, as in kernels.py and products.py
-CHANNELS = {4: 16, 5: 32}  # of a program, likewise, by the number of dimensions of x
+from .sizes import CHANNELS, HEAD_CHANNELS, PLACES
 
 
 def apply(call: Call) -> Tensor:
@@ -33,7 +31,7 @@ def _flat(x: Tensor) -> Tensor:
 
 def _groups(x: Tensor) -> int:
     """Number of programs for the channels, of a head or of all."""
-    return -(-x.shape[-1] // CHANNELS[x.dim()])
+    return -(-x.shape[-1] // (HEAD_CHANNELS if x.dim() == 5 else CHANNELS))
 
 
 def _step(x: Tensor, dim: int) -> int:

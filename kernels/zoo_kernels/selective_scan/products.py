@@ -11,13 +11,13 @@ import triton
 import triton.language as tl
 
 from ..launch import CompileSpec, pow2
-
-PLACES, CHANNELS = 16, 32  # of a chunk, of a program
+from .places import load, locate, store
+from .sizes import HEAD_CHANNELS, PLACES
 
 
 def config(states: int) -> tuple[dict[str, int], dict[str, int]]:
     """Return constants and launch options for a number of states."""
-    return {'BT': PLACES, 'BS': pow2(states), 'BD': CHANNELS}, {'num_warps': 4, 'num_stages': 1, 'maxnreg': 255}
+    return {'BT': PLACES, 'BS': pow2(states), 'BD': HEAD_CHANNELS}, {'num_warps': 4, 'num_stages': 1, 'maxnreg': 255}
 
 
 def shipped() -> Iterator[CompileSpec]:
@@ -34,26 +34,9 @@ def _dot(a, b):
 
 
 @triton.jit
-def _load(ptr, rows, stride, columns, inside, count):
-    mask = inside[:, None] & (columns < count)[None, :]
-    return tl.load(ptr + rows.to(tl.int64)[:, None] * stride + columns[None, :], mask=mask, other=0.).to(tl.float32)
-
-
-@triton.jit
-def _store(ptr, x, rows, stride, columns, inside, count):
-    mask = inside[:, None] & (columns < count)[None, :]
-    tl.store(ptr + rows.to(tl.int64)[:, None] * stride + columns[None, :], x, mask=mask)
-
-
-@triton.jit
 def _places(tokens_ptr, dt_ptr, k, start, stride_tn, length, rate, BY_PLACE: tl.constexpr, BT: tl.constexpr):
     """Tokens of a chunk, where their step sizes are, which there are, step sizes and sums of logarithms of decays."""
-    place = start + tl.arange(0, BT)
-    inside = place < length
-    token = tl.load(tokens_ptr + k * length + place, mask=inside, other=0)
-    at = place
-    if not BY_PLACE:
-        at = token
+    token, at, inside = locate(tokens_ptr, k, start, length, BY_PLACE, BT)
     dt = tl.load(dt_ptr + at.to(tl.int64) * stride_tn, mask=inside, other=0.)
     return token, at, inside, dt, tl.cumsum(dt * rate, 0)
 
@@ -86,11 +69,11 @@ def head_scan(
     for block in range(blocks):
         token, at, inside, dt, total = _places(
             tokens_ptr, dt_ptr, k, block * BT, stride_tn, length, rate, BY_PLACE, BT)
-        b = _load(b_ptr, at, stride_bn, s, inside, states)
-        c = _load(c_ptr, at, stride_cn, s, inside, states)
-        x = _load(x_ptr, token, stride_xn, d, inside, dim) * dt[:, None]
+        b = load(b_ptr, at, stride_bn, s, inside, states)
+        c = load(c_ptr, at, stride_cn, s, inside, states)
+        x = load(x_ptr, token, stride_xn, d, inside, dim) * dt[:, None]
         y = _dot(_dot(c, tl.trans(b)) * _weights(total, BT), x)
         y += _dot(c * tl.exp(total)[:, None], state)
-        _store(out_ptr, y, token, heads * dim, d, inside, dim)
+        store(out_ptr, y, token, heads * dim, d, inside, dim)
         end = tl.sum(dt * rate, 0)
         state = state * tl.exp(end) + _dot(tl.trans(b * tl.exp(end - total)[:, None]), x)

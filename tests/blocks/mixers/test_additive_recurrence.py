@@ -1,10 +1,13 @@
 """LightNet's additive recurrence: one pass without causality is what its last token sees, and Efficient Attention."""
+from unittest import mock
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from tests.models.weights import scatter
 from zoo.blocks.mixers import AdditiveRecurrence
+from zoo.blocks.mixers import additive_recurrence as module
 
 
 def recurrence(q, k, v):
@@ -43,3 +46,22 @@ def test_layers_have_no_bias():
     assert not [name for name, _ in mixer.named_parameters() if name.endswith('bias')]
     assert [tuple(layer.weight.shape) for layer in mixer.gate] == [(128, 256), (256, 128)]
     assert mixer.norm.eps == pytest.approx(1e-5) and mixer.norm.weight.shape == (64,)
+
+
+@torch.no_grad()
+def test_a_token_that_takes_all_of_70000():
+    mixer = scatter(AdditiveRecurrence(4, 1))
+    x = torch.zeros(1, 70000, 4)
+    x[:, 7] = -20 * mixer.qkv.weight[4:8].sum(0).sign()
+    x[:, 8] = 20 * mixer.qkv.weight[4:8].sum(0).sign()
+    want = mixer.forward_tokens(x, (70, 1000))
+    out = mixer.half().forward_tokens(x.half(), (70, 1000))
+    assert out.isfinite().all() and (out - want).norm() <= 0.01 * want.norm()
+
+
+def test_all_tensors_of_a_call_have_16_bits_under_autocast():
+    """The kernel takes no others."""
+    mixer, op = AdditiveRecurrence(8, 2), module.linear_attention
+    with mock.patch.object(module, 'linear_attention', side_effect=op) as called, torch.autocast('cpu', torch.bfloat16):
+        mixer(torch.randn(1, 3, 4, 8))
+    assert [t.dtype for t in called.call_args.args] == [torch.bfloat16] * 3

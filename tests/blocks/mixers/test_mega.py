@@ -81,3 +81,15 @@ def test_distant_tokens_share_the_outermost_bias():
 def test_unknown_attention():
     with pytest.raises(ValueError, match="`attention` 'sigmoid': use one of softmax, laplace, relu2"):
         MovingAverageGatedAttention(8, attention='sigmoid')
+
+
+@pytest.mark.parametrize('name', ['zdim', 'hdim', 'max_positions', 'chunk_size', 'truncation'])
+def test_numbers_below_1(name):
+    with pytest.raises(ValueError, match=f'`{name}` 0: must be at least 1'):
+        MovingAverageGatedAttention(8, **{name: 0})
+
+
+def test_rotary_positions_come_in_pairs():
+    with pytest.raises(ValueError, match='`zdim` 3: rotary positions need an even number'):
+        MovingAverageGatedAttention(8, zdim=3)
+    MovingAverageGatedAttention(8, zdim=3, max_positions=4)(torch.randn(1, 2, 2, 8))

@@ -1,4 +1,5 @@
 """Additive recurrence of LightNet: attention in one pass over all tokens."""
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -13,6 +14,7 @@ from .token_mixer import TokenMixer
 
 RANK = 128  # of the gate
 EPS = 1e-5  # of the norm
+RANGE = 64.  # keys are divided by this: one that has all the weight of 100,000 tokens would overflow float16
 
 
 @register_mixer('additive_recurrence')
@@ -51,6 +53,8 @@ class AdditiveRecurrence(TokenMixer):
 
     def forward_tokens(self, x: Tensor, grid: tuple[int, int], num_prefix_tokens: int = 0) -> Tensor:
         q, k, v = (t.unflatten(-1, (self.num_heads, -1)) for t in linear(self.qkv, x).chunk(3, -1))
-        k = k.softmax(1) * x.shape[1]  # the op divides by the number of tokens
-        y = self.norm(linear_attention(F.silu(q), k, v, output='plain')).flatten(2)
+        half = k.dtype in (torch.float16, torch.bfloat16)
+        k = k.softmax(1, dtype=torch.float32 if half else k.dtype)
+        k = (k * x.shape[1] / RANGE).to(v.dtype)  # the op divides by the number of tokens
+        y = self.norm(linear_attention(F.silu(q), k, v, output='plain', scale=RANGE)).flatten(2)
         return linear(self.proj, y * F.silu(self.gate(x)))

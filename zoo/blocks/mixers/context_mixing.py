@@ -120,12 +120,12 @@ class ContextMixing(TokenMixer):
         keys = self.key(pool_map(context, (REGIONS, REGIONS))).flatten(1, 2)
         logits = self._logits(queries, keys * (dim // heads) ** -0.5, height, width)
         parts = []
-        for values, bias in zip(
-                x.unflatten(-1, (2, heads, -1)).permute(3, 0, 4, 1, 2, 5), (self.small_bias, self.large_bias)):
+        for values, bias in zip(x.chunk(2, -1), (self.small_bias, self.large_bias)):
+            values = values.unflatten(-1, (heads, -1)).permute(0, 3, 1, 2, 4)
             # zip would keep the logits, the largest tensors here, alive for as long as the turn lasts
             weights = next(logits).softmax(-1).to(values.dtype).unflatten(2, (height, width))
             parts.append(neighborhood_sum(weights, values, bias.window))
-        return torch.stack(parts, dim=1).permute(0, 3, 4, 1, 2, 5).flatten(3)
+        return torch.cat([part.permute(0, 2, 3, 1, 4).flatten(3) for part in parts], -1)
 
     def _logits(self, queries: Tensor, keys: Tensor, height: int, width: int) -> Iterator[Tensor]:
         """Return the logits of the small and the large kernels of each pixel, ``[B, heads, H * W, k * k]``.

@@ -186,7 +186,7 @@ class MovingAverageGatedAttention(TokenMixer):
 
     Args:
         dim: Number of channels C.
-        zdim: Number of channels of queries and keys, even; C / 4 by default.
+        zdim: Number of channels of queries and keys, even for rotary positions; C / 4 by default.
         hdim: Number of channels of values; 2 C by default.
         ndim: Number of averages per channel.
         attention: 'softmax', 'laplace' or 'relu2'.
@@ -195,7 +195,7 @@ class MovingAverageGatedAttention(TokenMixer):
         truncation: Largest number of tokens per side in the averages; None for all.
 
     Raises:
-        ZooError: An unknown ``attention``.
+        ZooError: An unknown ``attention``, a number below 1, or an odd ``zdim`` with rotary positions.
 
     Source: Ma et al., Mega: Moving Average Equipped Gated Attention, arXiv 2209.10655; facebookresearch/mega @ aeaa4b4,
     fairseq/modules/moving_average_gated_attention.py.
@@ -210,6 +210,12 @@ class MovingAverageGatedAttention(TokenMixer):
         super().__init__()
         if attention not in ATTENTIONS:
             raise ZooError(f'`attention` {attention!r}: use one of {", ".join(ATTENTIONS)}')
+        given = dict(zdim=zdim, hdim=hdim, max_positions=max_positions, chunk_size=chunk_size, truncation=truncation)
+        wrong = [name for name, count in given.items() if count is not None and count < 1]
+        if wrong:
+            raise ZooError(f'`{wrong[0]}` {given[wrong[0]]}: must be at least 1')
+        if zdim is not None and zdim % 2 and max_positions is None:
+            raise ZooError(f'`zdim` {zdim}: rotary positions need an even number')
         dd = FactoryKwargs(device=device, dtype=dtype)
         self.dim, self.zdim, self.hdim = dim, zdim or max(2, dim // 8 * 2), hdim or 2 * dim
         self.attention = attention

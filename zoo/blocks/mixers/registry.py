@@ -5,6 +5,8 @@ from importlib.metadata import entry_points
 from types import ModuleType
 from typing import TypeVar
 
+from torch import nn
+
 from ...utils.errors import ZooError
 from ..contract import class_of
 from .token_mixer import TokenMixer
@@ -65,6 +67,18 @@ def list_mixers(class_token: bool | None = None) -> list[str]:
     _load_plugins()
     return sorted(
         name for name, cls in _MIXERS.items() if class_token is None or cls.takes_sequences() == class_token)
+
+
+def refuse_maps_only(mixer: nn.Module) -> None:
+    """Refuse what a host with a class token cannot use.
+
+    Raises:
+        ZooError: The mixer takes maps only.
+    """
+    if not getattr(mixer, 'takes_sequences', lambda: False)():
+        raise ZooError(
+            f'{type(mixer).__name__} mixes maps only, but this host has a class token; use one of '
+            f'{", ".join(list_mixers(class_token=True))}, or another host')
 
 
 def mixer_class(name: str) -> type[TokenMixer]:

@@ -37,7 +37,11 @@ def _add_operators() -> None:
         x = _get_inputs(context, node)[0]
         context.add(build.less(x=build.abs(x=x), y=np.inf, name=node.name))
 
-    for rule in (alias, addcmul, isfinite):
+    def log_sigmoid(context, node):
+        x = _get_inputs(context, node)[0]
+        context.add(build.mul(x=build.softplus(x=build.mul(x=x, y=-1.)), y=-1., name=node.name))
+
+    for rule in (alias, addcmul, isfinite, log_sigmoid):
         if rule.__name__ not in _TORCH_OPS_REGISTRY:
             register_torch_op(rule)
     # of booleans; it is known by its other names
