@@ -75,7 +75,9 @@ def resample(table: Tensor, grid: tuple[int, int]) -> Tensor:
         return table
     wide = table.float() if table.dtype in (torch.float16, torch.bfloat16) else table
     rows, columns = (_bicubic(size, stored, wide) for size, stored in zip(grid, map_size(table)))
-    return torch.einsum('nh,mw,bhwc->bnmc', rows, columns, wide).to(table.dtype)
+    wide = columns @ wide[0].transpose(0, 1).flatten(1)  # [M, H * C]; einsum would tie a graph to maps of several rows
+    wide = rows @ wide.unflatten(1, (table.shape[1], -1)).transpose(0, 1).flatten(1)
+    return wide.unflatten(1, (grid[1], -1)).unsqueeze(0).to(table.dtype)
 
 
 def _bicubic(size: int, stored: int, like: Tensor) -> Tensor:
@@ -204,8 +206,8 @@ class DinoMamba(PlainWithTokens):
         places = TokenPlaces(registers or 2, bool(registers))
         self.num_prefix_tokens, self.read_tokens = places.count, registers or 1
         rates, = drop_path_rates(drop_path_rate, [depth])
-        contexts = [BlockContext(
-            0, i, embed_dim, 2 * embed_dim // HEAD, grid, num_prefix_tokens=places.count) for i in range(depth)]
+        heads = math.gcd(embed_dim, max(1, 2 * embed_dim // HEAD))
+        contexts = [BlockContext(0, i, embed_dim, heads, grid, num_prefix_tokens=places.count) for i in range(depth)]
         stages = [
             Stage([DinoMambaBlock(embed_dim, mixer(ctx, **dd), places, rate, **dd)])
             for ctx, rate in zip(contexts, rates)]
