@@ -75,9 +75,10 @@ def resample(table: Tensor, grid: tuple[int, int]) -> Tensor:
         return table
     wide = table.float() if table.dtype in (torch.float16, torch.bfloat16) else table
     rows, columns = (_bicubic(size, stored, wide) for size, stored in zip(grid, map_size(table)))
-    wide = columns @ wide[0].transpose(0, 1).flatten(1)  # [M, H * C]; einsum would tie a graph to maps of several rows
-    wide = rows @ wide.unflatten(1, (table.shape[1], -1)).transpose(0, 1).flatten(1)
-    return wide.unflatten(1, (grid[1], -1)).unsqueeze(0).to(table.dtype)
+    # batched products: einsum and matmul would reshape, which ties a graph to sizes
+    wide = torch.bmm(columns.expand(table.shape[1], -1, -1), wide[0])  # [H, M, C]
+    wide = torch.bmm(rows.expand(grid[1], -1, -1), wide.transpose(0, 1))  # [M, N, C]
+    return wide.transpose(0, 1).unsqueeze(0).to(table.dtype)
 
 
 def _bicubic(size: int, stored: int, like: Tensor) -> Tensor:
