@@ -11,6 +11,7 @@ import torch
 
 FOLDER = Path(__file__).parent
 GATE = 1e-9  # relative, float64
+LAYERS = {'dino_': 'stages.{}.blocks.0.mixer', 'plainmamba_': 'stages.{}'}  # what a golden's layers are, by its name
 
 
 def load(name):
@@ -79,6 +80,27 @@ def differences(golden, function):
             (y.detach().numpy().ravel(), golden['logits']), (x.grad.numpy().ravel()[at], golden['grad']['samples']))]
 
 
+def watch(golden, model):
+    """Results of the layers that a golden summarises, by label: a dict that the next forward pass of a model fills."""
+    found = {}
+    pattern = next((pattern for start, pattern in LAYERS.items() if golden['name'].startswith(start)), None)
+    for label in [name for name in golden.get('features', ()) if pattern and name.startswith('layer')]:
+        layer = model.get_submodule(pattern.format(label.removeprefix('layer')))
+        layer.register_forward_hook(lambda module, args, y, label=label: found.update({label: y.detach()}))
+    return found
+
+
+def layer_difference(golden, found):
+    """The largest relative difference from the golden's layers, of their norms and means; 0 without layers."""
+    worst = 0.
+    for label, x in found.items():
+        want = golden['features'][label]
+        assert x.numel() == math.prod(want['shape'])
+        size = want['norm'] / math.sqrt(x.numel())  # of an entry
+        worst = max(worst, abs(x.norm().item() / want['norm'] - 1), abs(x.mean().item() - want['mean']) / size)
+    return worst
+
+
 def gates(golden):
     """The largest relative differences that are allowed of logits and gradient."""
     gate = max(GATE, golden.get('gate', 0))
@@ -86,6 +108,8 @@ def gates(golden):
 
 
 def compare(golden, function):
-    """Assert that ``function`` agrees with the golden."""
+    """Assert that ``function`` agrees with the golden; the layers of a model too, where the golden has them."""
+    layers = watch(golden, function) if isinstance(function, torch.nn.Module) else {}
     for difference, gate in zip(differences(golden, function), gates(golden), strict=True):
         assert difference <= gate
+    assert layer_difference(golden, layers) <= gates(golden)[0]

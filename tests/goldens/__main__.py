@@ -27,11 +27,13 @@ def main(argv=None):
         golden = goldens.load(name)
         with tempfile.TemporaryDirectory() as folder:
             model = goldens.build(golden, Path(folder), golden['name'], **golden.get('create_kwargs', {}))
+        found = goldens.watch(golden, model)
         logits, grad = goldens.differences(golden, model)
-        allowed = goldens.gates(golden)
-        rows[name] = dict(logits=logits, grad=grad, agrees=logits <= allowed[0] and grad <= allowed[1])
+        layers, allowed = goldens.layer_difference(golden, found), goldens.gates(golden)
+        rows[name] = dict(logits=logits, grad=grad, agrees=max(logits, layers) <= allowed[0] and grad <= allowed[1])
         verdict = '' if rows[name]['agrees'] else ': DIFFERS'
-        print(f'{name}: logits {logits:.1e}, gradient {grad:.1e}{verdict}', flush=True)
+        inside = f', {len(found)} layers {layers:.1e}' if found else ''
+        print(f'{name}: logits {logits:.1e}, gradient {grad:.1e}{inside}{verdict}', flush=True)
     args.file.write_text(json.dumps(rows, indent=1) + '\n')
     return not all(row['agrees'] for row in rows.values())
 

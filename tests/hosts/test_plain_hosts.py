@@ -86,3 +86,13 @@ def test_windows_follow_a_new_size():
 def test_sizes_of_other_numbers_of_stages_are_refused(name, sizes, counts):
     with pytest.raises(ValueError, match=f'one entry per stage is needed, got {counts}'):
         timm.create_model(name, **sizes)
+
+
+@pytest.mark.parametrize('name', ['plainmamba_l1', 'dino_vim_tiny_patch16'])
+@pytest.mark.parametrize('dim', [16, 200])
+@torch.no_grad()
+def test_heads_divide_any_width(name, dim):
+    """Hosts that derive the number of heads from the width: one narrower than a head, one that is no multiple."""
+    for mixers in (('softmax',), ('bidirectional_scan',)):
+        model = timm.create_model(name, embed_dim=dim, depth=1, mixers=mixers, num_classes=3).eval()
+        assert model(torch.randn(1, 3, 32, 48)).shape == (1, 3)

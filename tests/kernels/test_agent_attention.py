@@ -5,7 +5,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import zoo_kernels
-from tests.kernels.graphs import check_onnx
+from tests.graphs import check_onnx
 from zoo_kernels import agent_attention
 
 RTOL = dict(rtol=1e-10, atol=1e-10)

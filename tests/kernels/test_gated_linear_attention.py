@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from tests.kernels.graphs import check_compiled, check_onnx
+from tests.graphs import check_compiled, check_onnx
 from zoo_kernels import explain, gated_linear_attention, set_mode
 from zoo_kernels.gated_linear_attention import chunks, inference, naive
 

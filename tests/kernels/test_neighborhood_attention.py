@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from tests.graphs import check_onnx
 from tests.kernels.cases.neighborhood_attention import naive
-from tests.kernels.graphs import check_onnx
 from tests.kernels.neighborhoods import SHAPES
 from tests.memory import Peak
 from zoo_kernels import explain, neighborhood_attention, set_mode

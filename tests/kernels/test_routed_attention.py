@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from tests.graphs import check_compiled, check_onnx
 from tests.kernels.cases.routed_attention import as_released, routes_of
-from tests.kernels.graphs import check_compiled, check_onnx
 from zoo_kernels import explain, route, routed_attention, set_mode
 
 GRIDS = {  # regions, tokens of a region

@@ -4,7 +4,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..backbone import Backbone
-from ..blocks.layout import to_nchw
+from ..blocks.layout import ceil_div, to_nchw
 from ..blocks.linear import linear
 from ..blocks.pooling import POOLS, PooledHead
 from ..utils.errors import ZooError
@@ -18,7 +18,7 @@ class Plain(Backbone):
     @staticmethod
     def _grid(img_size: tuple[int, int]) -> tuple[int, int]:
         """Rows and columns of the map, rounded up."""
-        rows, columns = ((side + -side % PATCH - PATCH) // PATCH + 1 for side in img_size)  # as a recorder writes it
+        rows, columns = (ceil_div(side, PATCH) for side in img_size)
         return rows, columns
 
     def grids(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:

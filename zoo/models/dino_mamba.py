@@ -205,8 +205,8 @@ class DinoMamba(PlainWithTokens):
         places = TokenPlaces(registers or 2, bool(registers))
         self.num_prefix_tokens, self.read_tokens = places.count, registers or 1
         rates, = drop_path_rates(drop_path_rate, [depth])
-        contexts = [BlockContext(
-            0, i, embed_dim, 2 * embed_dim // HEAD, grid, num_prefix_tokens=places.count) for i in range(depth)]
+        heads = math.gcd(embed_dim, max(1, 2 * embed_dim // HEAD))
+        contexts = [BlockContext(0, i, embed_dim, heads, grid, num_prefix_tokens=places.count) for i in range(depth)]
         stages = [
             Stage([DinoMambaBlock(embed_dim, mixer(ctx, **dd), places, rate, **dd)])
             for ctx, rate in zip(contexts, rates)]

@@ -17,6 +17,7 @@ vectors B and C stay in raster order; the bias of the step sizes is added twice;
 convolution with batch norm and GELU after its first block, without a shortcut. Initial weights are those of the
 configurations, which initialise every linear layer alike, that of the step sizes too.
 """
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -134,7 +135,8 @@ class PlainMamba(Plain):
         dd = FactoryKwargs(device=device, dtype=dtype)
         grid = self._grid(to_pair(img_size))
         rates, = drop_path_rates(drop_path_rate, [depth])
-        contexts = [BlockContext(0, i, embed_dim, embed_dim // 64, grid) for i in range(depth)]
+        heads = math.gcd(embed_dim, max(1, embed_dim // 64))
+        contexts = [BlockContext(0, i, embed_dim, heads, grid) for i in range(depth)]
         stages = [
             Stage([PlainMambaBlock(embed_dim, mixer(ctx, **dd), rate, ctx.index in local_blocks, **dd)])
             for ctx, rate in zip(contexts, rates)]

@@ -1,20 +1,15 @@
-"""Checks of graphs that ops are recorded in, at other sizes than those they were recorded with."""
+"""Checks of graphs that ops and models are recorded in, at other sizes than those they were recorded with."""
 import pytest
 import torch
 
 
-def onnx_session(program, folder):
-    """A session of onnxruntime for an exported program."""
+def check_onnx(program, module, calls, folder, rtol=1e-4, atol=1e-5):
+    """That onnxruntime computes what a module does, for every tuple of inputs."""
     onnxruntime = pytest.importorskip('onnxruntime')
     pytest.importorskip('onnxscript')
     path = folder / 'model.onnx'
     torch.onnx.export(program, dynamo=True, verbose=False).save(str(path))
-    return onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
-
-
-def check_onnx(program, module, calls, folder, rtol=1e-4, atol=1e-5):
-    """That onnxruntime computes what a module does, for every tuple of inputs."""
-    session = onnx_session(program, folder)
+    session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
     for args in calls:
         y, = session.run(None, {given.name: x.numpy() for given, x in zip(session.get_inputs(), args)})
         with torch.no_grad():
