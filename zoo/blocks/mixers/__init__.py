@@ -16,8 +16,10 @@ from .bidirectional_scan import BidirectionalScan
 from .block_context import BlockContext, MixerFactory
 from .clamped import ClampedLinearAttention
 from .context_mixing import ContextMixing
+from .dual_attention import DualAttention
 from .focused import FocusedLinearAttention
 from .gated_linear import GatedLinearAttention
+from .grouped_query import GroupedQueryAttention, KeyDrivenGroupedQueryAttention
 from .hilo import HiLoAttention
 from .inline import InLineAttention
 from .large_kernel import LargeKernelAttention
@@ -46,14 +48,14 @@ from .window import WindowAttention
 
 __all__ = [
     'AdditiveRecurrence', 'AgentAttention', 'AveragePooling', 'BidirectionalScan', 'BlockContext',
-    'ClampedLinearAttention', 'ContextMixing', 'EfficientModulation', 'EnhancedAttention', 'FocusedLinearAttention',
-    'GatedLinearAttention', 'GatedMixer', 'HiLoAttention', 'InLineAttention', 'LargeKernelAttention',
-    'LargeKernelConvolutionalAttention', 'LinearAttention', 'MagnitudeAwareLinearAttention', 'MixerFactory',
-    'MixerTable', 'Mixers', 'MovingAverageGatedAttention', 'NeighborhoodAttention', 'NormAwareLinearAttention',
-    'PartialChannelAttention', 'PartialSelfAttention', 'QKVMixer', 'RankAugmentedLinearAttention', 'RotaryAttention',
-    'RoutedAttention', 'ScaleAwareModulation', 'SelectiveScan', 'SoftmaxAttention', 'SpatialReductionAttention',
-    'StripeAttention', 'TokenMixer', 'WindowAttention', 'list_mixers', 'mixer_class', 'mixer_factory',
-    'register_mixer',
+    'ClampedLinearAttention', 'ContextMixing', 'DualAttention', 'EfficientModulation', 'EnhancedAttention',
+    'FocusedLinearAttention', 'GatedLinearAttention', 'GatedMixer', 'GroupedQueryAttention', 'HiLoAttention',
+    'InLineAttention', 'KeyDrivenGroupedQueryAttention', 'LargeKernelAttention', 'LargeKernelConvolutionalAttention',
+    'LinearAttention', 'MagnitudeAwareLinearAttention', 'MixerFactory', 'MixerTable', 'Mixers',
+    'MovingAverageGatedAttention', 'NeighborhoodAttention', 'NormAwareLinearAttention', 'PartialChannelAttention',
+    'PartialSelfAttention', 'QKVMixer', 'RankAugmentedLinearAttention', 'RotaryAttention', 'RoutedAttention',
+    'ScaleAwareModulation', 'SelectiveScan', 'SoftmaxAttention', 'SpatialReductionAttention', 'StripeAttention',
+    'TokenMixer', 'WindowAttention', 'list_mixers', 'mixer_class', 'mixer_factory', 'register_mixer',
 ]
 
 for _module in iter_modules(__path__):  # so that all mixers are registered
