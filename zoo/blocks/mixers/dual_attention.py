@@ -127,11 +127,8 @@ class DualAttention(TokenMixer):
         batch, heads, tokens, dim = q.shape
         if symbols.ndim == 3:
             symbols = _by_offset(symbols, tokens)
-        elif q.device.type != 'cpu':  # torch's fused attention, which keeps no weights
-            keys = k_relation.unsqueeze(1).expand(-1, heads, -1, -1)
-            values = torch.cat([keys, symbols.transpose(1, 2).expand(batch, -1, -1, -1)], -1)
-            y = scaled_dot_product_attention(q, k, values)
-            return self._project(*y.split([heads * dim, dim], -1), q_relation)
+        elif q.device.type != 'cpu':
+            return self._fused(q, k, q_relation, k_relation, symbols.transpose(1, 2))
         else:
             symbols = symbols.transpose(1, 2)
         q = q * dim ** -0.5
@@ -143,6 +140,15 @@ class DualAttention(TokenMixer):
         return torch.cat([
             self._rows(q[:, :, first:first + step], k, q_relation[:, first:first + step], k_relation, symbols, first)
             for first in range(0, tokens, step)], 1)
+
+    def _fused(
+            self, q: Tensor, k: Tensor, q_relation: Tensor, k_relation: Tensor, symbols: Tensor) -> Tensor:
+        """All rows by torch's fused attention, which keeps no weights; symbols ``[B or 1, heads, N, D]``."""
+        batch, heads, _, dim = q.shape
+        keys = k_relation.unsqueeze(1).expand(-1, heads, -1, -1)
+        values = torch.cat([keys, symbols.expand(batch, -1, -1, -1)], -1)
+        y = scaled_dot_product_attention(q, k, values)
+        return self._project(*y.split([heads * dim, dim], -1), q_relation)
 
     def _rows(
             self, q: Tensor, k: Tensor, q_relation: Tensor, k_relation: Tensor, symbols: Tensor, first: int) -> Tensor:
