@@ -213,6 +213,14 @@ class ViDAT(Backbone):
         return PooledNormHead(
             norm, self.num_features, num_classes, global_pool, self.drop_rate, device=device, dtype=dtype)
 
+    def prune_intermediate_layers(
+            self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True) -> list[int]:
+        depth = len(self.stages)
+        taken = super().prune_intermediate_layers(indices, prune_norm, prune_head)
+        if prune_norm or prune_head or len(self.stages) < depth:
+            self.head.norm = nn.Identity()
+        return taken
+
     def _beside(self, images: Tensor) -> tuple[tuple[int, int], Tensor | None]:
         """Rows and columns of the map of tokens, and symbols that are the same for all blocks."""
         grid = token_grid((images.shape[2], images.shape[3]), self.patch_size)

@@ -160,7 +160,8 @@ class DualAttention(TokenMixer):
 
     def _project(self, keys: Tensor, told: Tensor, q_relation: Tensor) -> Tensor:
         """Relations with the keys that the heads attend to, ``[B, heads, N, heads * D]``, beside attended symbols."""
-        relations = (keys * q_relation.unsqueeze(1)).unflatten(-1, (-1, self.head_dim)).sum(-1) * self.head_dim ** -0.5
+        queries = q_relation.unsqueeze(1) * self.head_dim ** -0.5
+        relations = (keys * queries).unflatten(-1, (-1, self.head_dim)).sum(-1)
         y = told + relations @ self.relation_weight.to(relations.dtype).transpose(1, 2)
         return contiguous_for_export(y.transpose(1, 2)).flatten(2)
 

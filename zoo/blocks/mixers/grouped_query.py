@@ -117,7 +117,6 @@ class KeyDrivenGroupedQueryAttention(GroupedQueryAttention):
         return scaled_dot_product_attention(q.transpose(1, 2), k, v).transpose(1, 2).flatten(2)
 
 
-@torch.no_grad()
 def allot_heads(k: Tensor, num_heads: int) -> Tensor:
     """Return how many query heads each key head serves; they follow each other in the order of the key heads.
 
@@ -134,7 +133,7 @@ def allot_heads(k: Tensor, num_heads: int) -> Tensor:
         int64 ``[num_kv_heads]`` with the sum ``num_heads``.
     """
     count = k.shape[1]
-    wide = k.float() if k.dtype in (torch.float16, torch.bfloat16) else k
+    wide = k.detach().float() if k.dtype in (torch.float16, torch.bfloat16) else k.detach()
     norms = torch.linalg.vector_norm(wide, dim=(2, 3)).sum(0)
     spread = norms - norms.min()
     spread = spread / spread.max()
