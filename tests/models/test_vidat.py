@@ -3,7 +3,7 @@ import pytest
 import timm
 import torch
 
-SMALL = dict(depth=2, embed_dim=48, num_classes=5)
+SMALL = dict(depth=2, embed_dim=96, num_classes=5)
 
 
 def create(name, **kwargs):
@@ -30,12 +30,12 @@ def test_symbols_of_inputs_are_retrieved_before_every_block(name, calls):
 def test_mean_of_all_tokens_is_normed_and_a_new_classifier_keeps_the_norm():
     model = create('small_patch16_symattn')
     torch.nn.init.normal_(model.head.norm.weight)
-    norm, x = model.head.norm, torch.randn(2, 5, 48)
+    norm, x = model.head.norm, torch.randn(2, 5, 96)
     torch.testing.assert_close(model.forward_head(x), model.head.fc(norm(x.mean(1))))
     model.reset_classifier(3, 'token')
     assert model.head.norm is norm
     torch.testing.assert_close(model.forward_head(x), model.head.fc(norm(x[:, 0])))
-    assert model.forward_head(x, pre_logits=True).shape == (2, 48)
+    assert model.forward_head(x, pre_logits=True).shape == (2, 96)
     model.reset_classifier(3, 'ep')
     assert model(torch.randn(1, 3, 64, 64)).shape == (1, 3)
 
@@ -45,7 +45,7 @@ def test_position_symbols_follow_the_input_size():
     model, x = create('cifar_possym'), torch.randn(1, 3, 48, 40)
     y = model(x)
     model.set_input_size((48, 40))
-    assert model.symbols.places.weight.shape == model.stem.pos_embed.weight.shape == (1, 12, 10, 48)
+    assert model.symbols.places.weight.shape == model.stem.pos_embed.weight.shape == (1, 12, 10, 96)
     torch.testing.assert_close(model(x), y, rtol=1e-4, atol=1e-5)
     assert [size.shape[2:] for size in create('cifar_possym').forward_intermediates(x, intermediates_only=True)] == [
         (12, 10)] * 2
