@@ -3,6 +3,8 @@ import pytest
 import timm
 import torch
 
+import zoo  # noqa: F401  # registers the models
+
 SMALL = dict(depth=2, embed_dim=96, num_classes=5)
 
 

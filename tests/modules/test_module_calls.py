@@ -23,7 +23,6 @@ from zoo.blocks.gates import ELA
 from zoo.blocks.symbols import SymbolicAttention
 from zoo.models.care import TwoHeads
 from zoo.models.overlock.family import OverLoCK
-from zoo.models.vidat import ViDAT
 from zoo.registry import smallest_models
 
 BATCH = 5  # divides no number of windows, rows, heads or channels that folds into the batch
@@ -43,7 +42,6 @@ class Exempt(NamedTuple):
 EXEMPT = (
     Exempt(ELA, 'conv|norm', 'rows and columns share them', calls=2),
     Exempt(SymbolicAttention, '(query)?', 'the blocks of ViDAT share it', calls=4),
-    Exempt(ViDAT, r'.*\.symbol_value', 'symbols of relative positions are those of all images', fault='batch'),
     Exempt(OverLoCK, r'aux_head(\..*)?', 'only training has an auxiliary loss', calls=0, eval_only=True),
     Exempt(TwoHeads, '', 'gives the logits of two classifiers', fault='output'),
     Exempt(ResNet, r'bn1|conv1\.\d+', "timm's ReLU behind the stem's norms is in place", fault='overwritten'),

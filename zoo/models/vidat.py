@@ -14,11 +14,12 @@ Any image size works. Tables of absolute positions are resampled bicubically; th
 Relative positions are offsets in the sequence of tokens, the class token first, and those beyond the table share its
 outermost entries, as in the reference.
 
-Departures of the released code from the paper: GELU is approximated by a tanh. The mean that is classified includes the
-class token, and the norm comes after it. Positions are learned beside all kinds of symbols. The package dual_attention
-of the same authors (Awni00/dual-attention @ a6ef87c) has no norm before the classifier; the weights of that one do not
-load. Images whose sides are not multiples of the patch are zero-padded right and bottom; the reference takes none. Of
-a checkpoint for other input channels, the affine part of the norm of patches is moved into the projection after it.
+Departures of the released code from a plain ViT: patches are normed before and after their projection, and GELU is
+approximated by a tanh. The mean that is classified includes the class token, and the norm comes after it. The package
+dual_attention of the same authors (Awni00/dual-attention @ a6ef87c) has no norm before the classifier; weights of that
+one do not load. Images whose sides are not multiples of the patch are zero-padded right and bottom; the reference takes
+none. Where a checkpoint is loaded for other input channels, the affine part of the norm of patches is moved into the
+projection after it.
 """
 from collections.abc import Sequence
 from typing import Any
@@ -28,7 +29,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..backbone import Backbone, Stage, to_pair
-from ..blocks.layout import map_size, pad_map, to_nchw, to_nhwc
+from ..blocks.fusion import can_fuse
+from ..blocks.layout import exporting, map_size, pad_map, sizes_known, to_nchw, to_nhwc
 from ..blocks.linear import linear
 from ..blocks.mixers import BlockContext, DualAttention, MixerFactory
 from ..blocks.mlp import Mlp
@@ -48,30 +50,6 @@ __all__ = []  # the entrypoints: filled by the registration
 SYMBOLS = 'attention', 'position', 'relative'
 
 
-class PatchNorm(nn.Module):
-    """LayerNorm over the pixels and channels of each square patch of an image.
-
-    Args:
-        patch: Side of the patches in pixels.
-        channels: Number of image channels.
-        eps: Added to the variance.
-    """
-
-    def __init__(self, patch: int, channels: int, eps: float = 1e-5, device=None, dtype=None):
-        super().__init__()
-        self.patch, self.eps = patch, eps
-        self.weight = nn.Parameter(torch.ones(patch * patch * channels, device=device, dtype=dtype))
-        self.bias = nn.Parameter(torch.zeros(patch * patch * channels, device=device, dtype=dtype))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[B, H, W, C]`` -> ``[B, H, W, C]``; the patch must divide H and W."""
-        size = x.shape
-        x = x.reshape(-1, self.patch, size[2] // self.patch, self.patch * size[3]).transpose(1, 2)
-        shape = x.shape
-        x = F.layer_norm(x.flatten(2), self.weight.shape, self.weight, self.bias, self.eps)
-        return x.view(shape).transpose(1, 2).reshape(size)
-
-
 class ViDATStem(PatchConv):
     """Patches, normed before and after their projection, with positions, behind a class token with its own position.
 
@@ -86,7 +64,8 @@ class ViDATStem(PatchConv):
             self, in_chans: int, dim: int, patch: int, grid: tuple[int, int], device=None, dtype=None):
         dd = FactoryKwargs(device=device, dtype=dtype)
         super().__init__(in_chans, dim, patch, patch, pad_to_stride=True, **dd)
-        self.patch_norm = PatchNorm(patch, in_chans, **dd)
+        self.patch = patch
+        self.patch_norm = nn.LayerNorm(patch * patch * in_chans, **dd)
         self.pos_embed = PositionMap(grid, dim, **dd)
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim, **dd))
         self.cls_pos = nn.Parameter(torch.empty(1, 1, dim, **dd))
@@ -95,10 +74,29 @@ class ViDATStem(PatchConv):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, H, W, in_chans]`` -> tokens ``[B, 1 + N, C]``, the class token first."""
-        x = pad_map(x, 0, -x.shape[1] % self.pad_to, 0, -x.shape[2] % self.pad_to)
-        x = self.norm(to_nhwc(self.proj(to_nchw(self.patch_norm(x)))))
+        x = pad_map(x, 0, -x.shape[1] % self.patch, 0, -x.shape[2] % self.patch)
+        x = self.norm(self._project(self.patch_norm(self._split(x))))
         x = (x + self.pos_embed(*map_size(x))).flatten(1, 2)
         return torch.cat([(self.cls_token + self.cls_pos).to(x.dtype).expand(x.shape[0], -1, -1), x], 1)
+
+    def _split(self, x: Tensor) -> Tensor:
+        """``[B, H, W, in_chans]`` -> patches ``[B, rows, columns, patch * patch * in_chans]``, channels last."""
+        batch, height, width, channels = x.shape
+        patch = self.patch
+        if sizes_known(height, width):
+            x = x.reshape(-1, patch, width // patch, patch * channels).transpose(1, 2)
+            return x.reshape(batch, height // patch, width // patch, -1)
+        # sizes as a convolution gives them, which a graph of any size can compare
+        values = patch * patch * channels
+        kernel = torch.eye(values, dtype=x.dtype, device=x.device).view(values, patch, patch, channels)
+        return to_nhwc(F.conv2d(to_nchw(x), kernel.permute(0, 3, 1, 2), stride=patch))
+
+    def _project(self, x: Tensor) -> Tensor:
+        """The convolution on normed patches, ``[B, rows, columns, C]``; as a matrix product if it may be fused."""
+        if can_fuse(self.proj) and not exporting():
+            return F.linear(x, self.proj.weight.permute(0, 2, 3, 1).flatten(1), self.proj.bias)
+        images = x.flatten(0, 2).unflatten(1, (self.patch, self.patch, -1)).permute(0, 3, 1, 2)
+        return self.proj(images).flatten(1).unflatten(0, x.shape[:3])
 
 
 class SymbolBlock(TokenBlock):
@@ -305,13 +303,14 @@ def _convolve_patches(state: dict[str, Tensor], model: nn.Module) -> dict[str, T
     channel; they become part of the projection then.
     """
     norm, weight = state['stem.patch_norm.weight'], state['stem.proj.weight']
-    patch = model.get_submodule('stem.patch_norm')
-    if norm.shape != patch.weight.shape:
+    own = model.get_parameter('stem.patch_norm.weight')
+    if norm.shape != own.shape:
         state['stem.proj.bias'] = state['stem.proj.bias'] + weight @ state['stem.patch_norm.bias']
         weight = weight * norm
-        state['stem.patch_norm.weight'] = torch.ones_like(patch.weight)
-        state['stem.patch_norm.bias'] = torch.zeros_like(patch.weight)
-    state['stem.proj.weight'] = weight.unflatten(1, (patch.patch, patch.patch, -1)).permute(0, 3, 1, 2)
+        state['stem.patch_norm.weight'] = torch.ones_like(own)
+        state['stem.patch_norm.bias'] = torch.zeros_like(own)
+    patch = model.get_parameter('stem.proj.weight').shape[2]
+    state['stem.proj.weight'] = weight.unflatten(1, (patch, patch, -1)).permute(0, 3, 1, 2)
     return state
 
 

@@ -99,15 +99,15 @@ class DualAttention(TokenMixer):
         """
         if self.symbols is not None:
             symbols = self.symbols(x if block_input is None else block_input)
-        elif symbols is None:
+        if symbols is None:
             raise ZooError('this mixer was built for the symbols of its host; give them as `symbols`, or build it '
                            'with `num_symbols`')
         sensory, relational = self.widths
         parts = linear(self.qkv, x).split([sensory] * 3 + [relational] * 4, -1)
-        q, k, v, q_weight, k_weight = (t.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for t in parts[:5])
+        q, k, v, q_own, k_own = (t.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for t in parts[:5])
         sensed = contiguous_for_export(scaled_dot_product_attention(q, k, v).transpose(1, 2)).flatten(2)
         values = linear(self.symbol_value, symbols).unflatten(-1, (-1, self.head_dim))
-        related = self._relate(q_weight, k_weight, *parts[5:], values)
+        related = self._relate(q_own, k_own, parts[5], parts[6], values)
         return torch.cat([linear(self.proj, sensed), linear(self.relational_proj, related)], -1)
 
     def _relate(
@@ -148,7 +148,8 @@ class DualAttention(TokenMixer):
         keys = k_relation.unsqueeze(1).expand(-1, heads, -1, -1)
         values = torch.cat([keys, symbols.expand(batch, -1, -1, -1)], -1)
         y = scaled_dot_product_attention(q, k, values)
-        return self._project(*y.split([heads * dim, dim], -1), q_relation)
+        attended, told = y.split([heads * dim, dim], -1)
+        return self._project(attended, told, q_relation)
 
     def _rows(
             self, q: Tensor, k: Tensor, q_relation: Tensor, k_relation: Tensor, symbols: Tensor, first: int) -> Tensor:
