@@ -85,7 +85,7 @@ class ViDATStem(PatchConv):
         patch = self.patch
         if sizes_known(height, width):
             x = x.reshape(-1, patch, width // patch, patch * channels).transpose(1, 2)
-            return x.reshape(batch, height // patch, width // patch, -1)
+            return x.reshape(batch, height // patch, width // patch, patch * patch * channels)
         # sizes as a convolution gives them, which a graph of any size can compare
         values = patch * patch * channels
         kernel = torch.eye(values, dtype=x.dtype, device=x.device).view(values, patch, patch, channels)
