@@ -20,10 +20,10 @@ heads::
         'gqa_vit_small_patch16', pretrained=True, num_kv_heads=2,
         pretrained_cfg_overlay=dict(state_dict=vit.state_dict()))
 
-Departures of the released code from the paper: none known. Of a plain ViT's checkpoint, it leaves out the final norm and
-the classifier; here they are loaded too. The weakest head of keys starts with no query heads at all, whatever its norm;
-norms that are all equal, which the reference cannot scale, give equal groups here. The authors' other schemes are not
-included: DGQA keeps moving averages of the norms between batches, PGQA adds random numbers to the attention.
+Departures of the released code from the paper: none known. Of a plain ViT's checkpoint, it leaves out the final norm
+and the classifier; here they are loaded too. The weakest head of keys starts with no query heads at all, whatever its
+norm; norms that are all equal, which the reference cannot scale, give equal groups here. The authors' other schemes
+are not included: DGQA keeps moving averages of the norms between batches, PGQA adds random numbers to the attention.
 """
 from typing import Any
 
