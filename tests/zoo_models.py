@@ -76,6 +76,11 @@ def _parameters_of(name):
     return {key: parameter.default for key, parameter in found.items()}
 
 
+def batch_dependent(model):
+    """Whether what becomes of an image depends on the others of its batch, by a mixer that says so."""
+    return any(getattr(module, 'batch_dependent', False) for module in model.modules())
+
+
 def narrow(host):
     """Arguments that make a host of hybrids shallow and narrow."""
     cls, _ = HOSTS[host]

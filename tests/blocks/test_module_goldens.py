@@ -8,6 +8,7 @@ import torch
 from tests import goldens
 from tests.blocks import mega_layers
 from zoo.blocks import gates, pooling
+from zoo.blocks.mixers import GroupedQueryAttention, KeyDrivenGroupedQueryAttention
 from zoo.blocks.mixers.mega import MovingAverage
 
 
@@ -32,6 +33,8 @@ MODULES = {
     'gaussian_block_mixed@2x49x64': lambda: gaussian_block((2, 7), (3, 4), (-1, 1)),
     'ggem_blocked_d384_g16@2x196x384': lambda: pooling.GGeM(384, 16),
     'ggem_interleaved_d384_g16@2x197x384': lambda: pooling.GGeM(384, 16, interleaved=True, num_prefix_tokens=1),
+    'gqa_d64_h8_kv2@2x49x64': lambda: GroupedQueryAttention(64, 8, 2),
+    'kdgqa_d64_h8_kv4@2x49x64': lambda: KeyDrivenGroupedQueryAttention(64, 8, 4),
     'mega_ema_d32_n16_bidir@2x64x32': lambda: MovingAverage(32, 16),
     'mega_ema_d32_n2_causal@2x50x32': lambda: MovingAverage(32, 2, bidirectional=False),
     'mega_layer_d32_laplace_bn@2x64x32': mega_layers.Layer,
@@ -83,6 +86,9 @@ def state(golden):
             renamed[joined] = torch.stack(values)
         else:
             renamed[joined] = values[0] if values[0].ndim == 0 or len(values) == 1 else torch.cat(values)
+    if 'q.weight' in renamed:
+        for kind in ('weight', 'bias'):
+            renamed[f'qkv.{kind}'] = torch.cat([renamed.pop(f'{part}.{kind}') for part in 'qkv'])
     if 'queries' in renamed:
         renamed['queries'] = renamed['queries'][0]
     return renamed

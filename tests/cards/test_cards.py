@@ -65,7 +65,8 @@ def test_front_matter_is_the_hubs(family):
     data = ModelCard(text).data
     assert (data.library_name, data.pipeline_tag, data.tags) == (
         'timm', 'image-classification', ['image-classification', 'timm'])
-    assert set(data.datasets) <= {'imagenet-1k', 'imagenet-22k', 'cifar100'} and 'imagenet-1k' in data.datasets
+    assert set(data.datasets) <= {'imagenet-1k', 'imagenet-22k', 'cifar10', 'cifar100'}
+    assert 'imagenet-1k' in data.datasets
     assert data.license in ('mit', 'apache-2.0', 'other')
     assert (data.license == 'other') == bool(data.license_name) == bool(data.license_link)
     assert data.eval_results is None  # published accuracies are no results of ours

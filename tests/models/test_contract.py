@@ -9,7 +9,7 @@ from timm.layers import DropPath
 import zoo
 from tests.models import families
 from tests.models.checks import check_channels_last, check_grad_checkpointing
-from tests.zoo_models import every_backbone, every_structure, small
+from tests.zoo_models import batch_dependent, every_backbone, every_structure, small
 from zoo.blocks.layout import prefix_tokens
 from zoo.blocks.mixers import routing
 from zoo.registry import family_of
@@ -57,6 +57,8 @@ def test_wrong_channels(model):
 @torch.no_grad()
 def test_batch_and_single_agree(model):
     x = torch.randn(3, 3, 96, 64)
+    if batch_dependent(model):  # as published: a batch of copies has the norms of one image
+        x = x[:1].expand(3, -1, -1, -1)
     torch.testing.assert_close(model(x)[1:2], model(x[1:2]), rtol=1e-4, atol=1e-5)
 
 
@@ -137,7 +139,7 @@ def test_drop_path_rises_linearly(name):
 def test_feature_maps(name):
     model = create(name, features_only=True)
     strides = [224 // rows for rows, _ in model.model.grids((224, 224))]
-    assert strides in ([4, 8, 16, 32], [16] * 4)
+    assert strides in ([4, 8, 16, 32], [16] * 4, [4] * 4)
     assert model.feature_info.reduction() == strides
     for size in ((224, 160), (97, 131)):
         maps = model(torch.randn(1, 3, *size))

@@ -9,7 +9,7 @@ from timm.utils import freeze
 from torch import nn
 
 from tests.models.weights import scatter
-from tests.zoo_models import every_smallest_model
+from tests.zoo_models import batch_dependent, every_smallest_model
 from zoo.blocks.gates import BAM, FCA
 from zoo.blocks.mixers import PartialChannelAttention
 from zoo.blocks.norm import batch_norm
@@ -125,7 +125,11 @@ def test_a_spoilt_image_spoils_no_other(name):
         for value in (NAN, INF):
             x[1, :, 3, 5] = value
             y = model(x)
-            assert torch.equal(y[::2], want[::2]) and not torch.equal(y[1], want[1])
+            if batch_dependent(model):  # as published: it may move query heads to other keys
+                assert y[::2].isfinite().all()
+            else:
+                assert torch.equal(y[::2], want[::2])
+            assert not torch.equal(y[1], want[1])
             assert y[1].isnan().any() or value == INF
     y = model.train()(x)
     y.square().sum().backward()

@@ -21,6 +21,7 @@ from tests.modules.cases import CHOOSING, alive, create, every_case, images
 from tests.modules.module_calls import faults_of, is_layer, modules_with_parameters, recorded
 from zoo.blocks.continuous_bias import ContinuousBias
 from zoo.blocks.gates import ELA
+from zoo.blocks.symbols import SymbolicAttention
 from zoo.models.care import TwoHeads
 from zoo.models.overlock.family import OverLoCK
 from zoo.registry import smallest_models
@@ -41,6 +42,7 @@ class Exempt(NamedTuple):
 
 EXEMPT = (
     Exempt(ELA, 'conv|norm', 'rows and columns share them', calls=2),
+    Exempt(SymbolicAttention, '(query)?', 'the blocks of ViDAT share it', calls=4),
     Exempt(OverLoCK, r'aux_head(\..*)?', 'only training has an auxiliary loss', calls=0, eval_only=True),
     Exempt(TwoHeads, '', 'gives the logits of two classifiers', fault='output'),
     Exempt(ResNet, r'bn1|conv1\.\d+', "timm's ReLU behind the stem's norms is in place", fault='overwritten'),

@@ -23,7 +23,15 @@ def linear(layer: nn.Module, x: Tensor) -> Tensor:
     return zoo_kernels.linear(x, layer.weight, layer.bias)
 
 
-def linear_gelu(layer: nn.Module, x: Tensor) -> Tensor:
-    """Compute ``gelu(layer(x))``; in plain inference in place, if the layer may be fused."""
+def linear_gelu(layer: nn.Module, x: Tensor, approximate: str = 'none') -> Tensor:
+    """Compute ``gelu(layer(x))``; in plain inference in place, if the layer may be fused.
+
+    Args:
+        layer: An ``nn.Linear`` or its replacement.
+        x: ``[..., in_features]``.
+        approximate: 'none', or 'tanh' for the approximation of GELU by a tanh.
+    """
     y = linear(layer, x)
-    return torch.ops.aten.gelu_(y) if can_overwrite_inputs() and can_fuse(layer) else F.gelu(y)
+    if can_overwrite_inputs() and can_fuse(layer):
+        return torch.ops.aten.gelu_(y, approximate=approximate)
+    return F.gelu(y, approximate=approximate)

@@ -9,12 +9,18 @@ from .linear import linear, linear_gelu
 
 
 class Mlp(nn.Module):
-    """Feed-forward layer: expand, GELU, project; on ``[..., C]``."""
+    """Feed-forward layer: expand, GELU, project; on ``[..., C]``.
 
-    def __init__(self, dim: int, hidden: int, device=None, dtype=None):
+    Args:
+        dim: Number of channels C.
+        hidden: Number of hidden channels.
+        approximate: 'none', or 'tanh' for the approximation of GELU by a tanh.
+    """
+
+    def __init__(self, dim: int, hidden: int, approximate: str = 'none', device=None, dtype=None):
         super().__init__()
         dd = FactoryKwargs(device=device, dtype=dtype)
-        self.dim, self.hidden = dim, hidden
+        self.dim, self.hidden, self.approximate = dim, hidden, approximate
         self.fc1 = nn.Linear(dim, hidden, **dd)
         self.fc2 = nn.Linear(hidden, dim, **dd)
 
@@ -24,7 +30,7 @@ class Mlp(nn.Module):
         return rows.view(x.shape)
 
     def _rows(self, x: Tensor) -> Tensor:
-        return linear(self.fc2, linear_gelu(self.fc1, x))
+        return linear(self.fc2, linear_gelu(self.fc1, x, self.approximate))
 
 
 class ConvMlp(nn.Module):

@@ -23,7 +23,8 @@ from .family_doc import NO_DEPARTURES, bibtex, family_doc
 UNKNOWN = 'unknown'
 OURS = ('quickstart', 'arena')  # recipes that are nobody's but ours begin so
 TOP1 = re.compile(r'^# .*Top-1[^:]*: ((?:about )?[\d.]+ %)', re.MULTILINE)  # in the header of a recipe
-DATASETS = {'in1k': 'imagenet-1k', 'in22k': 'imagenet-22k', 'cifar100': 'cifar100'}  # by the parts of a tag
+DATASETS = {  # by the parts of a tag
+    'in1k': 'imagenet-1k', 'in22k': 'imagenet-22k', 'cifar10': 'cifar10', 'cifar100': 'cifar100'}
 LICENSES = {'MIT': 'mit', 'Apache-2.0': 'apache-2.0'}  # the hub's names of SPDX's
 
 

@@ -77,6 +77,7 @@ class ViT(PlainWithTokens):
         num_heads: Number of attention heads.
         mlp_ratio: Ratio of hidden to input channels in feed-forward layers.
         qkv_bias: Whether the mixers' projections have biases.
+        num_kv_heads: Number of heads of keys and values that mixers of grouped queries are offered.
         global_pool: 'token', 'avg', learned ('ggem', 'ep'), or ''.
         drop_path_rate: Stochastic depth rate of the last block; rates rise linearly from 0.
         **backbone: Arguments of :class:`~zoo.backbone.Backbone`: num_classes, drop_rate.
@@ -90,8 +91,8 @@ class ViT(PlainWithTokens):
     def __init__(
             self, mixer: MixerFactory = SoftmaxAttention.from_context, img_size: int | Sequence[int] = 224,
             embed_dim: int = 192, depth: int = 12, num_heads: int = 3, mlp_ratio: float = 4., qkv_bias: bool = True,
-            global_pool: str = 'token', drop_path_rate: float = 0., in_chans: int = 3, device=None, dtype=None,
-            **backbone: Any):
+            num_kv_heads: int | None = None, global_pool: str = 'token', drop_path_rate: float = 0., in_chans: int = 3,
+            device=None, dtype=None, **backbone: Any):
         dd = FactoryKwargs(device=device, dtype=dtype)
         grid = self._grid(to_pair(img_size))
 
@@ -99,7 +100,9 @@ class ViT(PlainWithTokens):
             return self.block_class(
                 ctx.dim, mixer(ctx, **dd), Mlp(ctx.dim, int(ctx.dim * mlp_ratio), **dd), drop_path, eps=1e-6, **dd)
 
-        contexts = [BlockContext(0, i, embed_dim, num_heads, grid, qkv_bias, num_prefix_tokens=1) for i in range(depth)]
+        contexts = [
+            BlockContext(0, i, embed_dim, num_heads, grid, qkv_bias, num_prefix_tokens=1, num_kv_heads=num_kv_heads)
+            for i in range(depth)]
         rates, = drop_path_rates(drop_path_rate, [depth])
         stages = [Stage([block(ctx, rate)]) for ctx, rate in zip(contexts, rates)]
         super().__init__(

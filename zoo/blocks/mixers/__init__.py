@@ -17,9 +17,11 @@ from .bidirectional_scan import BidirectionalScan
 from .block_context import BlockContext, MixerFactory
 from .clamped import ClampedLinearAttention
 from .context_mixing import ContextMixing
+from .dual_attention import DualAttention
 from .flow import FlowAttention
 from .focused import FocusedLinearAttention
 from .gated_linear import GatedLinearAttention
+from .grouped_query import GroupedQueryAttention, KeyDrivenGroupedQueryAttention
 from .hilo import HiLoAttention
 from .inline import InLineAttention
 from .large_kernel import LargeKernelAttention
@@ -50,16 +52,16 @@ from .window import WindowAttention
 
 __all__ = [
     'AdditiveRecurrence', 'AgentAttention', 'AggregatedAttention', 'AveragePooling', 'BidirectionalScan',
-    'BlockContext', 'ClampedLinearAttention', 'ContextMixing', 'EfficientModulation', 'EnhancedAttention',
-    'FlowAttention', 'FocusedLinearAttention', 'GatedLinearAttention', 'GatedMixer', 'HiLoAttention',
-    'InLineAttention', 'KeptTokens', 'LargeKernelAttention', 'LargeKernelConvolutionalAttention',
-    'LengthScaledAttention', 'LengthScaledMixtureOfHeads', 'LinearAttention', 'MagnitudeAwareLinearAttention',
-    'MixerFactory', 'MixerTable', 'Mixers', 'MixtureOfHeads', 'MovingAverageGatedAttention',
-    'NeighborhoodAttention', 'NormAwareLinearAttention', 'PartialChannelAttention', 'PartialSelfAttention',
-    'PredictedMaskAttention', 'QKVMixer', 'QuadrangleAttention', 'RankAugmentedLinearAttention', 'RotaryAttention',
-    'RoutedAttention', 'ScaleAwareModulation', 'SelectiveScan', 'SoftmaxAttention', 'SpatialReductionAttention',
-    'StripeAttention', 'TokenMixer', 'VariedWindowAttention', 'WindowAttention', 'list_mixers', 'mixer_class',
-    'mixer_factory', 'register_mixer',
+    'BlockContext', 'ClampedLinearAttention', 'ContextMixing', 'DualAttention', 'EfficientModulation',
+    'EnhancedAttention', 'FlowAttention', 'FocusedLinearAttention', 'GatedLinearAttention', 'GatedMixer',
+    'GroupedQueryAttention', 'HiLoAttention', 'InLineAttention', 'KeptTokens', 'KeyDrivenGroupedQueryAttention',
+    'LargeKernelAttention', 'LargeKernelConvolutionalAttention', 'LengthScaledAttention',
+    'LengthScaledMixtureOfHeads', 'LinearAttention', 'MagnitudeAwareLinearAttention', 'MixerFactory', 'MixerTable',
+    'Mixers', 'MixtureOfHeads', 'MovingAverageGatedAttention', 'NeighborhoodAttention', 'NormAwareLinearAttention',
+    'PartialChannelAttention', 'PartialSelfAttention', 'PredictedMaskAttention', 'QKVMixer', 'QuadrangleAttention',
+    'RankAugmentedLinearAttention', 'RotaryAttention', 'RoutedAttention', 'ScaleAwareModulation', 'SelectiveScan',
+    'SoftmaxAttention', 'SpatialReductionAttention', 'StripeAttention', 'TokenMixer', 'VariedWindowAttention',
+    'WindowAttention', 'list_mixers', 'mixer_class', 'mixer_factory', 'register_mixer',
 ]
 
 for _module in iter_modules(__path__):  # so that all mixers are registered

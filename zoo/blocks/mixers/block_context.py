@@ -25,6 +25,9 @@ class BlockContext:
         num_prefix_tokens: Number of tokens before those of the map: 1 in hosts with a class token (ViT).
         gate_norm: Whether gated mixers apply a LayerNorm before the gate and SiLU to the gate (NaLaFormer).
         context: Number of context channels that follow those of the map in the guide (OverLoCK); 0 for none.
+        num_kv_heads: Number of heads of keys and values that the host suggests, a divisor of ``num_heads`` (ViT); None
+            for the mixer's choice.
+        symbols: Whether the host hands symbols of its tokens to mixers with ``needs_symbols`` (ViDAT).
     """
 
     stage: int
@@ -40,6 +43,8 @@ class BlockContext:
     num_prefix_tokens: int = 0
     gate_norm: bool = False
     context: int = 0
+    num_kv_heads: int | None = None
+    symbols: bool = False
 
     def of_stage(self, value: Any) -> Any:
         """Return this stage's value of an argument that is one value for all stages, or a sequence of one per stage."""

@@ -34,6 +34,8 @@ class TokenMixer(Extensible):
 
     needs_block_input = False  # whether to receive the block's input, before its norm, as ``block_input``
     needs_guide = False  # whether to receive map and context as ``guide``, in hosts that have one (OverLoCK)
+    needs_symbols = False  # whether to receive the tokens' symbols as ``symbols``, in hosts that have them (ViDAT)
+    batch_dependent = False  # whether what becomes of an image depends on the other images of its batch
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
@@ -59,7 +61,7 @@ class TokenMixer(Extensible):
 
     def forward(
             self, x: Tensor, block_input: Tensor | None = None, *, grid: tuple[int, int] | None = None,
-            num_prefix_tokens: int = 0) -> Tensor:
+            num_prefix_tokens: int = 0, symbols: Tensor | None = None) -> Tensor:
         """Mix a map, or a sequence.
 
         Args:
@@ -67,11 +69,14 @@ class TokenMixer(Extensible):
             block_input: The block's input, same shape as x, for mixers with ``needs_block_input``.
             grid: (H, W) of the map, if x is a sequence.
             num_prefix_tokens: Tokens of a sequence before those of the map: a class token.
+            symbols: Symbols of the tokens, for mixers with ``needs_symbols``.
 
         Returns:
             A tensor of the same shape as x.
         """
         given = {} if block_input is None else dict(block_input=block_input.flatten(1, -2))
+        if symbols is not None:
+            given['symbols'] = symbols
         grid = map_size(x) if grid is None else grid
         return self.forward_tokens(x.flatten(1, -2), grid, num_prefix_tokens, **given).view(x.shape)
 
