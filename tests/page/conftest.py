@@ -8,7 +8,7 @@ from zoo.analysis import result_files
 from zoo.page import content as page_content
 from zoo.weights.sources import IMAGES
 
-HOSTILE = '</script><script>alert(1)</script><!--<b>&amp;"\'`{{ 7*7 }}\u2028'  # a name that is no name
+HOSTILE = '</script><script>alert(1)</script><!--<b>&amp;"\'`{{ 7*7 }}\u2028x'  # a name that is no name
 MEASURED = {'ravlt_t.in1k': 82.61, 'van_b0.in1k': 75.38}
 
 

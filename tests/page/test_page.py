@@ -82,7 +82,8 @@ def test_equal_data_make_equal_pages(page, content):
 def test_loads_nothing(outline):
     for tag, attrs in outline.tags:
         loaded = [attrs[key] for key in ('src', 'srcset', 'data', 'poster') if key in attrs and tag != 'a']
-        loaded += [attrs['href']] * (tag == 'link')
+        if tag == 'link':
+            loaded.append(attrs['href'])
         assert all(address.startswith('data:') for address in loaded), (tag, attrs)
         assert tag not in ('iframe', 'object', 'embed', 'base') and not [key for key in attrs if key.startswith('on')]
     [(_, _, style)] = [entry for entry in outline.inside if entry[0] == 'style']
@@ -145,7 +146,8 @@ def test_addresses_of_cards(base, want):
     assert write.card_address(base).replace('{family}', 'ravlt') == want
 
 
-@pytest.mark.parametrize('base', ['javascript:alert(1)//{family}', 'data:text/html,{family}', 'JavaScript:x', ' file:///x'])
+@pytest.mark.parametrize('base', [
+    'javascript:alert(1)//{family}', 'data:text/html,{family}', 'JavaScript:x', ' file:///x'])
 def test_other_addresses_are_refused(base, capsys, tmp_path):
     assert zoo_cli.main(['page', '--output', str(tmp_path / 'site'), '--base-url', base]) == 2
     assert 'give an http or https address, or a relative one' in capsys.readouterr().err
@@ -201,11 +203,20 @@ def test_chart_has_a_mark_for_every_point(content):
     import vl_convert
 
     spec = json.loads(render._text('accuracy.vg.json'))
+    spec['marks'] = [mark for mark in spec['marks'] if mark.get('name') != 'labels']  # which ask a browser for widths
     for cost, axis in content['costs'].items():
         points = [dict(point, rank=point['cost'] if axis['less'] else -point['cost'], shown=True, colour='#0f8b8d',
                        family='x', tip={}) for point in axis['points']]
         spec['data'][0]['values'] = points
-        text = json.dumps(vl_convert.vega_to_scenegraph(spec))
-        assert len(re.findall(r'"description": "[^"]*, (?:published|measured) top-1 ', text)) == len(points), cost
-        lines = [json.loads(line) for line in re.findall(r'"front-line".*?"items": (\[.*?\])', text)]
-        assert sorted(map(len, lines)) == sorted(len(names) for names in axis['front'].values() if names), cost
+        drawn = list(groups(vl_convert.vega_to_scenegraph(spec)['scenegraph']))
+        assert [len(items) for name, items in drawn if name == 'marks'] == [len(points)], cost
+        lines = [len(items) for name, items in drawn if name == 'front-line']
+        assert sorted(lines) == sorted(len(names) for names in axis['front'].values() if names), cost
+
+
+def groups(item):
+    """Name and items of every mark of a scene."""
+    if 'marktype' in item:
+        yield item.get('name'), item['items']
+    for inner in item.get('items', ()):
+        yield from groups(inner)

@@ -107,6 +107,7 @@ def _models(files: Mapping[str, Any], costs: Mapping[str, Row], tools: Row) -> l
     for row in catalog.rows():
         model, _, tag = row['name'].partition('.')
         family = family_of(model)
+        kin = [v.name for v in listed[family]] if family else []
         relative = next((name for name in (model, smallest_like(model)) if name in tools.get('rows', {})), None)
         rows.append({
             **_of_weights(sources.get(row['name'])), **row, 'model': model, 'tag': tag, 'family': family,
@@ -115,7 +116,7 @@ def _models(files: Mapping[str, Any], costs: Mapping[str, Row], tools: Row) -> l
             'mixers': list(dict.fromkeys(_names(mixers_of(model)))), 'tried': relative,
             'front': [cost for cost, axis in costs.items() if any(row['name'] in names for names in axis[
                 'front'].values())],
-            'parity': _parity(model, row.get('size')), 'relatives': _compared([v.name for v in listed.get(family, ())]),
+            'parity': _parity(model, row.get('size')), 'relatives': _compared(kin),
             'classifies': bool(row.get('downloadable') and row.get('num_classes') == 1000 and row.get('top1')),
             **_recipes(model, row.get('size'))})
     return rows
@@ -124,8 +125,8 @@ def _models(files: Mapping[str, Any], costs: Mapping[str, Row], tools: Row) -> l
 def _of_weights(source: Source | None) -> Row:
     """Entries that every row has, with what the table of weights alone knows."""
     empty = dict.fromkeys((
-        'size', 'crop', 'top1', 'top1_source', 'measured_top1', 'host', 'address', 'downloadable', 'license',
-        'num_classes', 'note'))
+        'size', 'crop', 'crop_mode', 'top1', 'top1_source', 'measured_top1', 'host', 'address', 'downloadable',
+        'license', 'num_classes', 'note'))
     return {**empty, 'sha256': source and source.sha256, 'bytes': source and source.bytes}
 
 

@@ -69,4 +69,4 @@ def _columns(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _text(name: str) -> str:
-    return resources.files('zoo.page').joinpath('templates', name).read_text(encoding='utf-8')
+    return (resources.files('zoo.page') / 'templates' / name).read_text(encoding='utf-8')

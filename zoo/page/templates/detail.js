@@ -55,7 +55,7 @@ function commands(row) {
     (command) => !(first && command.title === 'build it')).map((command) => {
     const text = commandText(command, row);
     return make('div', {class: 'command'}, make('span', {text: command.title}),
-      make('pre', {tabindex: '0', 'aria-label': command.title}, make('code', {text})),
+      make('pre', {}, make('code', {text})),
       make('button', {type: 'button', text: 'copy', 'aria-label': `copy: ${command.title}`,
         onclick: (event) => copy(text, event.currentTarget)}));
   }));

@@ -21,9 +21,13 @@ function wire() {
   let accepts = filter();
   $.fn.dataTable.ext.search.push((settings, _cells, index) => (
     settings.nTable.id !== 'table' || accepts(data.models[index])));
-  form.addEventListener('input', () => { accepts = filter(); refresh(); });
+  const apply = () => { accepts = filter(); refresh(); };
+  form.addEventListener('input', apply);
+  form.addEventListener('change', ({target}) => { // not every browser tells of a choice by an input event
+    if (target.tagName === 'SELECT') apply();
+  });
   form.addEventListener('submit', (event) => event.preventDefault());
-  form.addEventListener('reset', () => setTimeout(() => { accepts = filter(); refresh(); }));
+  form.addEventListener('reset', () => setTimeout(apply));
   for (const event of ['pointerover', 'focusin', 'pointerout', 'focusout']) { // a look at a family, before it is chosen
     one('#families').addEventListener(event, ({target}) => {
       const input = target.closest('label')?.querySelector('input'), seen = ['pointerover', 'focusin'].includes(event);

@@ -69,10 +69,10 @@ function makeTable() {
     'known-pre': (value) => value, 'known-asc': knownFirst(1), 'known-desc': knownFirst(-1)});
   const value = (column, row) => (column.of ? column.of(row) : row[column.key] ?? null);
   table = $('#table').DataTable({
-    data: data.models, pageLength: 25, lengthMenu: [10, 25, 50, 100, {label: 'all', value: -1}], autoWidth: false,
+    data: data.models, pageLength: 25, lengthMenu: [10, 25, 50, 100, -1], autoWidth: false,
     order: [], deferRender: true, caption: null,
     layout: {topStart: null, topEnd: null, bottomStart: ['info', 'pageLength'], bottomEnd: 'paging'},
-    language: {info: '_START_ to _END_ of _TOTAL_', infoEmpty: 'none', infoFiltered: '', lengthMenu: '_MENU_ per page',
+    language: {info: '_START_ to _END_ of _TOTAL_', infoEmpty: 'none', infoFiltered: '', lengthMenu: '_MENU_ per page', lengthLabels: {'-1': 'all'},
       zeroRecords: 'No model fits these filters.', emptyTable: 'No models.'},
     columns: COLUMNS.map((column) => ({
       title: column.title, type: column.number ? 'known' : 'string', className: column.number ? 'number' : '',
