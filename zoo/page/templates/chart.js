@@ -28,7 +28,8 @@ const colours = () => ({ink: css('--text'), muted: css('--muted'), faint: css('-
 async function drawCharts() {
   accuracyView?.finalize();
   arenaViews.forEach((view) => view.finalize());
-  accuracyView = await embed(one('#accuracy'), 'accuracy', chartPoints(), {...colours(), title: data.costs[cost()].title});
+  accuracyView = await embed(one('#accuracy'), 'accuracy', chartPoints(), {
+    ...colours(), title: data.costs[cost()].title, less: data.costs[cost()].less});
   accuracyView.addEventListener('click', (_, item) => {
     if (item?.datum?.name) openDetail(item.datum.name);
   });
@@ -51,7 +52,8 @@ function chartPoints() {
 
 async function updateChart() {
   if (!accuracyView) return;
-  await accuracyView.data('points', chartPoints()).signal('title', data.costs[cost()].title).runAsync();
+  const {title, less} = data.costs[cost()];
+  await accuracyView.data('points', chartPoints()).signal('title', title).signal('less', less).runAsync();
   tellChart();
 }
 
