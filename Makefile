@@ -1,6 +1,7 @@
 # Needs python3 (3.10 or newer), make and pip; the rest is installed into .venv. Every target is safe to repeat.
 #   make quickstart [DATA_DIR=folder] [ARGS='--epochs 1']     make test [ARGS='-k flatten']     make test-all
 #   make test-mm: backbones inside of mmdet and mmsegmentation, in an environment of its own
+#   make test-page: what `zoo page` writes, in a browser (chromium with chromedriver, by apt or another package manager)
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
@@ -21,7 +22,7 @@ QUICK := -m 'not slow and not full'
 PYTEST := -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 PIP := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help quickstart test test-mm test-all lint wheel clean
+.PHONY: help quickstart test test-mm test-page test-all lint wheel clean
 .DEFAULT_GOAL := help
 
 help:
@@ -37,9 +38,12 @@ test: lint
 test-mm: $(MM_VENV)/.mm
 	$(MM_VENV)/bin/python $(PYTEST) $(QUICK) $(ARGS) tests/dense
 
+test-page: $(VENV)/.page
+	$(VENV)/bin/python -m pytest $(ARGS) tests/page
+
 # Every model and every slow test on the newest torch and timm and in mmdet and mmsegmentation, then the quick tests on
 # the oldest.
-test-all: lint $(VENV)/.runtimes $(OLDEST_VENV)/.dev $(MM_VENV)/.mm
+test-all: lint $(VENV)/.runtimes $(VENV)/.page $(OLDEST_VENV)/.dev $(MM_VENV)/.mm
 	@echo '== every test, newest versions' && time $(VENV)/bin/python $(PYTEST) $(ARGS)
 	@echo '== mmdet and mmsegmentation' && time $(MM_VENV)/bin/python $(PYTEST) $(ARGS) tests/dense
 	@echo '== quick tests, oldest versions' && time $(OLDEST_VENV)/bin/python $(PYTEST) $(QUICK) $(ARGS)
@@ -75,6 +79,11 @@ $(VENV)/.dev: $(INSTALLED) | $(VENV)/.made
 $(VENV)/.runtimes: $(VENV)/.dev
 	@echo 'installing the runtimes that models are exported to into $(VENV)'
 	@$(VENV)/bin/python $(PIP) --editable '.[dev,runtimes]'
+	@touch '$@'
+
+$(VENV)/.page: $(VENV)/.dev
+	@echo 'installing what drives a browser into $(VENV)'
+	@$(VENV)/bin/python $(PIP) --editable '.[dev,page-test]'
 	@touch '$@'
 
 $(OLDEST_VENV)/.dev: $(INSTALLED) | $(OLDEST_VENV)/.made

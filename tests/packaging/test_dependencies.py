@@ -13,7 +13,8 @@ tomllib = pytest.importorskip('tomllib', reason='Python 3.11 reads pyproject.tom
 ROOT = Path(__file__).resolve().parents[2]
 OURS = ('zoo', 'zoo_cli', 'zoo_kernels')
 OPTIONAL = ('triton',)  # comes with torch where there is CUDA; nothing needs it
-INSTEAD = {'mmcv': 'mmcv-lite', 'sklearn': 'scikit-learn', 'mmseg': 'mmsegmentation'}  # where they are not installed
+INSTEAD = {  # where they are not installed
+    'mmcv': 'mmcv-lite', 'sklearn': 'scikit-learn', 'mmseg': 'mmsegmentation', 'vl_convert': 'vl-convert-python'}
 PROJECT = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
 
 

@@ -26,7 +26,7 @@ assert zoo_kernels.linear_attention(q, q, q).shape == q.shape
 assert zoo_kernels.dispatch.unavailable() == 'triton is not installed'
 '''
 TOOLS = {  # what the commands need, and a model does not
-    'arena', 'bench', 'cards', 'cli', 'compatibility', 'dense', 'evaluate', 'export', 'hub', 'train'}
+    'arena', 'bench', 'cards', 'cli', 'compatibility', 'dense', 'evaluate', 'export', 'hub', 'page', 'train'}
 
 
 def imported(code: str) -> set[str]:

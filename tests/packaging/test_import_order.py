@@ -12,7 +12,7 @@ from zoo_cli import COMMANDS
 ROOT = Path(__file__).resolve().parents[2]
 # From the top to the ground; those that share a line may use one another one way
 ORDER = (
-    ('cli',), ('hub',), ('cards',), ('arena', 'compatibility'), ('export',), ('bench', 'dense', 'analysis'),
+    ('cli',), ('hub', 'page'), ('cards',), ('arena', 'compatibility'), ('export',), ('bench', 'dense', 'analysis'),
     ('evaluate',), ('train',), ('models',), ('accelerate', 'registry', 'hosts'), ('weights', 'backbone'), ('blocks',),
     ('utils',))
 RANKS = {name: rank for rank, names in enumerate(ORDER) for name in names}

@@ -32,8 +32,10 @@ def test_wheel_holds_both_packages_and_nothing_else(wheel):
     want = {f'zoo/{name}' for name in files(ROOT / 'zoo')}
     want |= {f'zoo_kernels/{name}' for name in files(ROOT / 'kernels' / 'zoo_kernels')}
     want |= {f'zoo/configs/{name}' for name in files(ROOT / 'configs')}
-    want |= {'zoo/results/models.json', 'zoo/results/parity.json', 'zoo/results/compatibility.json', 'zoo_cli.py'}
+    results = 'arena-cpu', 'compatibility', 'growth-cpu', 'models', 'parity'
+    want |= {*(f'zoo/results/{name}.json' for name in results), 'zoo_cli.py'}
     assert got == want
+    assert {f'zoo/page/templates/{name}' for name in ('page.html', 'page.css', 'main.js', 'accuracy.vg.json')} <= got
     assert {'zoo/py.typed', 'zoo_kernels/py.typed', 'zoo/configs/train/quickstart.yaml'} <= got
 
 
@@ -58,7 +60,8 @@ def test_metadata(wheel):
         'torchvision'}
     assert set(meta.get_all('Provides-Extra')) == {
         'train', 'tensorboard', 'wandb', 'hfds', 'wds', 'gdrive', 'completion', 'export', 'bench', 'mm', 'test',
-        'compat', 'dev', 'explain', 'openvino', 'executorch', 'coreml', 'runtimes'}
+        'compat', 'dev', 'explain', 'openvino', 'executorch', 'coreml', 'runtimes', 'page',
+        'page-test'}
     assert not [r for r in required if r.name == 'triton']
 
 

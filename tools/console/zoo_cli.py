@@ -44,6 +44,7 @@ GROUPS = {  # subcommands by what they are for, each with a line on what it does
         'convert': 'make safetensors with our names, config and card of a checkpoint on disk',
         'publish': 'push weights, config and card to a repository of the hub',
         'cards': 'write the model cards, or check that they are up to date',
+        'page': 'write a page to choose a model from: table, chart, what runs with what',
     },
 }
 COMMANDS = {name: about for group in GROUPS.values() for name, about in group.items()}

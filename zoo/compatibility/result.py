@@ -47,14 +47,20 @@ def markdown(content: dict[str, Any]) -> str:
     size = content['size']
     lines = [*heading(content, 'Will it run'), '', f'Random weights, one image of {size} x {size}. {MEANING} The '
              'reasons are below the table.', '', *lines_of(content['rows']), '']
-    reasons: dict[tuple[str, str], list[str]] = {}
-    for model, row in content['rows'].items():
+    lines += [f'* {TARGETS[key].title}, {", ".join(f"`{model}`" for model in models)}: {text}'
+              for (key, text), models in reasons(content['rows']).items()]
+    return '\n'.join(lines).rstrip() + '\n'
+
+
+def reasons(rows: dict[str, dict[str, Any]]) -> dict[tuple[str, str], list[str]]:
+    """The models that a target refuses, or gives other logits, by target and reason, in which they are called MODEL."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for model, row in rows.items():
         for key, cell in row.items():
             if cell['result'] in ('fails', 'differs'):
                 text = cell.get('reason') or f'logits differ by {cell["deviation"]:.1e}'
-                reasons.setdefault((TARGETS[key].title, text.replace(model, 'MODEL')), []).append(f'`{model}`')
-    lines += [f'* {title}, {", ".join(models)}: {text}' for (title, text), models in reasons.items()]
-    return '\n'.join(lines).rstrip() + '\n'
+                found.setdefault((key, text.replace(model, 'MODEL')), []).append(model)
+    return found
 
 
 def lines_of(rows: dict[str, dict[str, Any]]) -> list[str]:
