@@ -33,6 +33,8 @@ add_module_names = False
 html_theme = 'furo'
 html_title = f'{project} {release}'
 html_show_sphinx = False
+html_static_path = ['static']
+html_css_files = ['site.css']
 html_theme_options = {'navigation_with_keys': True}
 if repository.address():
     html_theme_options['source_repository'] = repository.address()
@@ -42,6 +44,7 @@ if repository.address():
 PAGES = {  # files of the root that are pages of the site
     'CHANGELOG.md': 'changelog', 'CONTRIBUTING.md': 'contributing', 'CODE_OF_CONDUCT.md': 'conduct',
     'SECURITY.md': 'security'}
+RESULTS = sorted((ROOT / 'results').glob('*.md')) + sorted((ROOT / 'results').glob('*/README.md'))
 LINK = re.compile(r'(?P<image>!?)\[(?P<text>[^\]]*)\]\((?P<path>(?:\.\./)+[^)#\s]*)(?P<anchor>#[^)\s]*)?\)')
 
 
@@ -50,11 +53,17 @@ def write_pages(app) -> None:
     cards = sorted((ROOT / 'model_cards').glob('*.md'))
     for card in cards:
         _write(f'families/{card.name}', _without_front_matter(card.read_text(encoding='utf-8')))
-    names = '\n'.join(card.stem for card in cards)
-    _write('families/index.md', '\n'.join([
-        '# Families', '', 'One page per family: what it is, its models and their figures, weights, parity with the '
-        "authors' code, recipes and licences. [Choose a model](../choose.md) has tables over all of them.", '',
-        '```{toctree}', ':maxdepth: 1', '', names, '```', '']))
+    _write_contents(
+        'families', 'Families', 'One page per family: what it is, its models and their figures, weights, parity with '
+        "the authors' code, recipes and licences. [Choose a model](../choose.md) has tables over all of them.",
+        [card.stem for card in cards])
+    for path in RESULTS:
+        folder = path.parent.relative_to(ROOT).as_posix()
+        text = path.read_text(encoding='utf-8')
+        _write(f'results/{_result(path)}.md', re.sub(r'\]\((?!\w+:|#|\.\./)', f'](../../{folder}/', text))
+    _write_contents(
+        'results', 'Measured results', 'Tables as the commands have written them, with device, versions and commit.',
+        [_result(path) for path in RESULTS])
     for file, page in PAGES.items():
         text = (ROOT / file).read_text(encoding='utf-8')
         _write(f'project/{page}.md', re.sub(r'\]\((?!\w+:|#)', '](../../', text))
@@ -71,12 +80,14 @@ def lead_links(app, docname: str, source: list[str]) -> None:
     def led(match: re.Match) -> str:
         path = os.path.normpath(os.path.join('docs', os.path.dirname(docname), match['path']))
         anchor = match['anchor'] or ''
-        if match['image'] or not path or path.startswith('docs'):
+        if match['image'] or path.startswith('docs'):
             return match[0]
         if path in PAGES:
             target = f'project/{PAGES[path]}.md{anchor}'
         elif path.partition('/')[0] == 'model_cards':
             target = f'families/{Path(path).name if path.endswith(".md") else "index.md"}{anchor}'
+        elif ROOT / path in RESULTS or ROOT / path / 'README.md' in RESULTS:
+            target = f'results/{Path(path).stem}.md{anchor}'
         elif repository.address():
             return f'[{match["text"]}]({repository.address()}/blob/main/{path}{anchor})'
         else:
@@ -89,6 +100,17 @@ def lead_links(app, docname: str, source: list[str]) -> None:
 def setup(app) -> None:
     app.connect('builder-inited', write_pages)
     app.connect('source-read', lead_links)
+
+
+def _result(path: Path) -> str:
+    """The name of a page of results: that of the file, or of its folder."""
+    return path.parent.name if path.stem == 'README' else path.stem
+
+
+def _write_contents(folder: str, title: str, about: str, names: list[str]) -> None:
+    """Write the page that leads to the pages of a folder."""
+    _write(f'{folder}/index.md', '\n'.join(
+        [f'# {title}', '', about, '', '```{toctree}', ':maxdepth: 1', '', *names, '```', '']))
 
 
 def _write(name: str, text: str) -> None:

@@ -3,9 +3,9 @@
     python tools/family_cost.py                 # the working tree against the merge base with main
     python tools/family_cost.py main my-branch  # a branch against its merge base with another one
 
-Told apart are files that a command writes: cards, the tables of models in README and docs, results, records of launches, and goldens,
-which the paper's own code writes. Recipes, one per variant, do not count. The exit code is 1 if more other files are
-touched by hand than ``--most``.
+Told apart are files that a command writes: cards, the tables of models in README and docs, results, records of
+launches, and goldens, which the paper's own code writes. Recipes, one per variant, do not count. The exit code is 1 if
+more other files are touched by hand than ``--most``.
 """
 import argparse
 import re

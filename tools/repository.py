@@ -1,7 +1,7 @@
 """Where the repository is published, and how a link into it becomes an address; of the standard library alone.
 
 ``hatch_build.py`` (the package's metadata) and ``docs/conf.py`` (the site) use it. No address is written down: it is
-that of the environment variable ``ZOO_REPOSITORY``, or, in a workflow of GitHub, that of the repository that it runs in.
+that of the environment variable ``ZOO_REPOSITORY``, or, in a workflow of GitHub, that of the workflow's repository.
 """
 import os
 import re

@@ -80,7 +80,8 @@ def test_lines_of_the_summary(family, count, figures, linear):
 
 
 def test_the_summary_has_every_family_once():
-    assert [row[0].partition('(model_cards/')[2].partition('.md)')[0] for row in rows(tables.summary())] == list(modules())
+    cards = [row[0].partition('(model_cards/')[2].partition('.md)')[0] for row in rows(tables.summary())]
+    assert cards == list(modules())
 
 
 def test_mixers_are_named_by_stage():
@@ -110,7 +111,8 @@ def test_a_new_family_is_a_new_line(monkeypatch):
         monkeypatch.setattr(user, 'FAMILIES', [*FAMILIES, family])
     monkeypatch.setattr(tables, 'modules', lambda: {**modules(), 'novel': family.variants})
     assert rows(tables.summary('../cards'))[-1] == [
-        '[Novel](../cards/novel.md) [2601.00001](https://arxiv.org/abs/2601.00001)', 'what no paper has', '1', '-', 'yes']
+        '[Novel](../cards/novel.md) [2601.00001](https://arxiv.org/abs/2601.00001)', 'what no paper has', '1', '-',
+        'yes']
     assert rows(tables.families())[-1] == [
         '[Novel](model_cards/novel.md) [2601.00001](https://arxiv.org/abs/2601.00001)', '`novel_t`', '-',
         'what no paper has: `softmax`, -', 'yes']

@@ -1,4 +1,4 @@
-"""``python -m zoo cards``: write the model cards and the tables of README and docs, or check that they are up to date."""
+"""``python -m zoo cards``: write the model cards and the tables of README and docs, or check that they are current."""
 from collections.abc import Sequence
 from pathlib import Path
 
