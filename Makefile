@@ -59,7 +59,7 @@ lint: $(VENV)/.dev
 	$(VENV)/bin/python tools/check_types.py
 
 docs: $(DOCS_VENV)/.docs
-	$(DOCS_VENV)/bin/python -m sphinx --builder html --fail-on-warning --keep-going --quiet docs build/docs/html
+	$(DOCS_VENV)/bin/python -m sphinx --builder html --fresh-env --fail-on-warning --keep-going --quiet docs build/docs/html
 	@echo 'open build/docs/html/index.html'
 
 # What GitHub Pages show: the docs, and the page to choose a model from at models/

@@ -39,6 +39,8 @@ def test_slow_blocks_run(tmp_path):
 @pytest.mark.parametrize('block', fated('parse', 'run', 'slow'))
 def test_commands_exist_and_take_their_words(block):
     if block.language == 'sh':
+        done = subprocess.run(['bash', '-n'], input=block.code, text=True, capture_output=True)
+        assert (done.returncode, done.stderr) == (0, '')
         for words in blocks.commands(block.code):
             blocks.check_command(words)
 
