@@ -14,6 +14,8 @@ import repository  # noqa: E402  # of tools/
 import zoo_cli  # noqa: E402
 from zoo.utils.version import __version__  # noqa: E402
 
+os.environ['COLUMNS'] = '110'  # of the help of commands
+
 project = 'backbone-zoo'
 author = 'The backbone-zoo contributors'
 project_copyright = author
