@@ -2,11 +2,13 @@
 #   make quickstart [DATA_DIR=folder] [ARGS='--epochs 1']     make test [ARGS='-k flatten']     make test-all
 #   make test-mm: backbones inside of mmdet and mmsegmentation, in an environment of its own
 #   make test-page: what `zoo page` writes, in a browser (chromium with chromedriver, by apt or another package manager)
+#   make docs: the site, into build/docs/html     make coverage: the quick tests, with the share of lines that they run
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
 OLDEST_VENV ?= .venv-oldest
 MM_VENV ?= .venv-mm
+DOCS_VENV ?= .venv-docs
 ARGS ?=
 # The lower bounds of pyproject.toml, and what fits to them: its torchvision, a numpy that triton 3.6 interprets with,
 # and data sets as that timm opens them.
@@ -22,18 +24,22 @@ QUICK := -m 'not slow and not full'
 PYTEST := -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 PIP := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help quickstart test test-mm test-page test-all lint wheel clean
+.PHONY: help quickstart test test-oldest test-mm test-page test-all coverage lint docs site wheel dist check-release \
+  clean
 .DEFAULT_GOAL := help
 
 help:
 	@sed -n 's/^#   //p' Makefile
-	@echo "make lint     make wheel     make clean"
+	@echo "make lint     make test-oldest     make site     make dist     make wheel     make clean"
 
 quickstart: $(VENV)/.train
 	$(VENV)/bin/python -m zoo train --config quickstart $(if $(DATA_DIR),--data-dir '$(DATA_DIR)') $(ARGS)
 
 test: lint
 	$(VENV)/bin/python $(PYTEST) $(QUICK) $(ARGS)
+
+test-oldest: $(OLDEST_VENV)/.dev
+	$(OLDEST_VENV)/bin/python $(PYTEST) $(QUICK) $(ARGS)
 
 test-mm: $(MM_VENV)/.mm
 	$(MM_VENV)/bin/python $(PYTEST) $(QUICK) $(ARGS) tests/dense
@@ -48,15 +54,37 @@ test-all: lint $(VENV)/.runtimes $(VENV)/.page $(OLDEST_VENV)/.dev $(MM_VENV)/.m
 	@echo '== mmdet and mmsegmentation' && time $(MM_VENV)/bin/python $(PYTEST) $(ARGS) tests/dense
 	@echo '== quick tests, oldest versions' && time $(OLDEST_VENV)/bin/python $(PYTEST) $(QUICK) $(ARGS)
 
+# The share of lines that the quick tests run; most of zoo/dense needs test-mm, tests marked slow or full are left out.
+coverage: $(VENV)/.dev
+	$(VENV)/bin/python $(PYTEST) $(QUICK) $(ARGS) --cov=zoo --cov=zoo_kernels --cov-report=term:skip-covered \
+	  --cov-report=xml:build/coverage.xml
+
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/python tools/check_types.py
 
+docs: $(DOCS_VENV)/.docs
+	$(DOCS_VENV)/bin/python -m sphinx --builder html --fresh-env --fail-on-warning --keep-going --quiet docs build/docs/html
+	@echo 'open build/docs/html/index.html'
+
+# What GitHub Pages show: the docs, and the page to choose a model from at models/
+site: docs $(VENV)/.dev
+	rm -rf build/site
+	cp -R build/docs/html build/site
+	$(VENV)/bin/python -m zoo page --output build/site/models
+
 wheel: $(VENV)/.dev
 	$(VENV)/bin/python -m build --wheel --no-isolation --outdir dist .
 
+dist: $(VENV)/.dev
+	$(VENV)/bin/python -m build --no-isolation --outdir dist .
+
+# TAG=v0.1.0: whether version, citation and changelog fit to it
+check-release:
+	$(PYTHON) tools/check_release.py '$(TAG)'
+
 clean:
-	rm -rf '$(VENV)' '$(OLDEST_VENV)' '$(MM_VENV)' .cache build dist .pytest_cache .ruff_cache
+	rm -rf '$(VENV)' '$(OLDEST_VENV)' '$(MM_VENV)' '$(DOCS_VENV)' .cache build dist .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # An environment is marked as made by a file in it that only the last step writes: after an interruption it is redone.
@@ -94,4 +122,9 @@ $(OLDEST_VENV)/.dev: $(INSTALLED) | $(OLDEST_VENV)/.made
 $(MM_VENV)/.mm: $(INSTALLED) | $(MM_VENV)/.made
 	@echo 'installing mmdet and mmsegmentation into $(MM_VENV)'
 	@$(MM_VENV)/bin/python $(PIP) --editable '.[mm,test]' $(MM_BESIDE)
+	@touch '$@'
+
+$(DOCS_VENV)/.docs: $(INSTALLED) | $(DOCS_VENV)/.made
+	@echo 'installing Sphinx into $(DOCS_VENV)'
+	@$(DOCS_VENV)/bin/python $(PIP) --editable '.[docs]'
 	@touch '$@'

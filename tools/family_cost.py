@@ -3,9 +3,9 @@
     python tools/family_cost.py                 # the working tree against the merge base with main
     python tools/family_cost.py main my-branch  # a branch against its merge base with another one
 
-Told apart are files that a command writes: cards, README's tables of models, results, records of launches, and goldens,
-which the paper's own code writes. Recipes, one per variant, do not count. The exit code is 1 if more other files are
-touched by hand than ``--most``.
+Told apart are files that a command writes: cards, the tables of models in README and docs, results, records of
+launches, and goldens, which the paper's own code writes. Recipes, one per variant, do not count. The exit code is 1 if
+more other files are touched by hand than ``--most``.
 """
 import argparse
 import re
@@ -16,6 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 GENERATED = {  # pattern of paths -> what writes them
     r'^model_cards/': 'zoo cards', r'^README\.md$': 'tables of models', r'^results/': 'measurements',
+    r'^docs/(choose|mixers)\.md$': 'tables of models',
     r'^tests/goldens/.*\.json$': "the paper's code", r'^tests/kernels/launches\.json$': 'record_launches'}
 
 

@@ -95,6 +95,15 @@ def test_names_do_not_hide_each_other():
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
 
 
+def test_the_legend_of_all_families_is_within_the_picture():
+    points, _ = pareto.collect(['*'], 'macs', ['published'], result_files.read([]))
+    figure = pareto.draw({'macs': points})
+    figure.draw_without_rendering()
+    [legend] = figure.legends
+    box = legend.get_window_extent()
+    assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1
+
+
 def test_program(tmp_path, capsys, bench):
     measured = tmp_path / 'measured.json'
     measured.write_text(json.dumps([dict(model=TINY, top1=78.31, count=result_files.IMAGES),

@@ -338,17 +338,13 @@ def test_families_say_their_mixers_in_a_table():
                 assert name in (None, ...) or name in list_mixers()
 
 
-# --- README
+# --- docs/mixers.md
 
-README = (Path(__file__).parents[2] / 'README.md').read_text()
-
-
-def section(title):
-    return README.partition(f'\n### {title}\n')[2].partition('\n## ')[0].partition('\n### ')[0]
+PAGE = (Path(__file__).parents[2] / 'docs/mixers.md').read_text()
 
 
-def test_the_example_of_readme():
-    text = section('A mixer of your own')
+def test_the_example_of_the_docs():
+    text = PAGE.partition('\n## A mixer of your own\n')[2].partition('\n## ')[0]
     [code] = re.findall(r'```python\n(.*?)```', text, re.DOTALL)
     assert 'row_mean = "my_package:RowMean"' in text and f'[project.entry-points."{registry.GROUP}"]' in text
     found = {}

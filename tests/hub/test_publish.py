@@ -112,8 +112,8 @@ def test_from_the_hub_with_and_without_import_zoo(pushed, folder):
     (first, second) = pushed[:2]
     assert first[4] == second[1] == [7, want]
     assert second[0] == 'RuntimeError: Unknown model (flatten_pvt_v2_b0)'
-    readme = (ROOT / 'README.md').read_text()
-    assert 'RuntimeError: Unknown model' in readme and 'import zoo' in readme
+    page = (ROOT / 'docs/weights.md').read_text()
+    assert 'RuntimeError: Unknown model' in page and 'import zoo' in page
 
 
 def refused(capsys, *words):

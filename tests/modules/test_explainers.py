@@ -24,7 +24,7 @@ def inner_stage(model: nn.Module) -> nn.Module:
 
 
 def to_map(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    """What brings the output of a stage to ``[B, C, H, W]``: the one line that README gives."""
+    """What brings the output of a stage to ``[B, C, H, W]``: the one line that docs/explain.md gives."""
     if not isinstance(model, Backbone):
         return lambda y: y
     grid = model.grids((ROWS, COLUMNS))[-2]

@@ -60,8 +60,7 @@ def test_metadata(wheel):
         'torchvision'}
     assert set(meta.get_all('Provides-Extra')) == {
         'train', 'tensorboard', 'wandb', 'hfds', 'wds', 'gdrive', 'completion', 'export', 'bench', 'mm', 'test',
-        'compat', 'dev', 'explain', 'openvino', 'executorch', 'coreml', 'runtimes', 'page',
-        'page-test'}
+        'compat', 'dev', 'docs', 'explain', 'openvino', 'executorch', 'coreml', 'runtimes', 'page', 'page-test'}
     assert not [r for r in required if r.name == 'triton']
 
 

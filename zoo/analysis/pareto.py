@@ -1,5 +1,6 @@
 """``python -m zoo plot``: accuracy against cost, with one Pareto front for published and one for measured accuracy."""
 import itertools
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ KINDS = {  # of an accuracy: what it is, whether its marks are filled, line of i
     'measured': ('measured with this code on all of the validation set', True, '-'),
 }
 MANY = 24  # points of a panel: where there are more, only those on a front have their names
+LEGEND_WIDTH = 30  # letters of a line of what the marks mean
 SIDES = (-1, 1), (-1, 0), (0, 1), (1, -1), (1, 0), (0, -1), (1, 1), (-1, -1)  # of a point on a front, for its name
 REACHES = 1, 2.5, 4.5, 7, 10  # how far from the point, the nearest first
 
@@ -179,9 +181,11 @@ def _legend(figure: Any, axis: Any, colours: Mapping[str, Any], kinds: set[str])
 
     handles = [Line2D([], [], linestyle='', marker='o', color=colour, label=family)
                for family, colour in colours.items()]
-    handles += [Line2D([], [], color='black', linewidth=0.8, linestyle=line, label=f'{text}; line: Pareto front',
-                       **_mark(kind)) for kind, (text, _, line) in KINDS.items() if kind in kinds]
-    figure.legend(handles=handles, loc='outside lower center', ncols=min(len(handles), 6), fontsize=8)
+    handles += [
+        Line2D([], [], color='black', linewidth=0.8, linestyle=line,
+               label=textwrap.fill(f'{text}; line: Pareto front', LEGEND_WIDTH), **_mark(kind))
+        for kind, (text, _, line) in KINDS.items() if kind in kinds]
+    figure.legend(handles=handles, loc='outside lower center', ncols=min(len(handles), 5), fontsize=8)
 
 
 def _label(figure: Any, axis: Any, points: Sequence[Point], less: bool) -> None:

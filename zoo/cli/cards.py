@@ -1,10 +1,10 @@
-"""``python -m zoo cards``: write the model cards and README's tables, or check that they are up to date."""
+"""``python -m zoo cards``: write the model cards and the tables of README and docs, or check that they are current."""
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..analysis import result_files
 from ..bench.models import select
-from ..cards import readme
+from ..cards import tables
 from ..cards.folder import check, write
 from ..registry import modules
 from ..train.options import Parser
@@ -35,24 +35,23 @@ def cards(argv: Sequence[str]) -> None:
         if family not in modules():
             raise ZooError(
                 f'unknown family {family!r}{did_you_mean(family, modules())} (known: {", ".join(modules())})')
-    tables = args.output.parent / 'README.md'
-    tables = None if args.families or not tables.is_file() else tables
+    places = [] if args.families else tables.places(args.output.parent)
     if args.check:
         check(args.output, chosen, whole=not args.families)
-        if tables:
-            readme.check(tables)
+        for path in places:
+            tables.check(path, args.output)
     elif not (args.measure is not None or args.parity):
         write(args.output, chosen)
-        if tables:
-            readme.write(tables)
+        for path in places:
+            tables.write(path, args.output)
 
 
 def parser() -> Parser:
     """The command line's parser."""
     parser = Parser('zoo cards', description=(
-        'Write the model cards of families, and the tables of the README.md beside their folder, from docstrings, the '
-        'table of weights and results/*.json.'))
-    parser.add_argument('families', nargs='*', metavar='FAMILY', help='as ravlt (default: all, and README.md)')
+        'Write the model cards of families, and the tables of README.md and docs/*.md beside their folder, from '
+        'docstrings, the table of weights and results/*.json.'))
+    parser.add_argument('families', nargs='*', metavar='FAMILY', help='as ravlt (default: all, and the tables)')
     parser.add_argument('--check', action='store_true', help='write nothing; fail if a card is out of date')
     parser.add_argument('--output', type=Path, default=Path('model_cards'), metavar='FOLDER',
                         help='where the cards are (default: model_cards)')

@@ -1,4 +1,4 @@
-"""README's tables of models and mixers: that they are current, and what they are made of."""
+"""The tables of models and mixers in README and docs: that they are current, and what they are made of."""
 import shutil
 import sys
 import types
@@ -8,11 +8,12 @@ import pytest
 
 from zoo.backbone import Backbone
 from zoo.blocks.mixers import TokenMixer, list_mixers, register_mixer, registry
-from zoo.cards import family_doc, readme
+from zoo.cards import family_doc, tables
 from zoo.cli.cards import main
 from zoo.registry import FAMILIES, Family, Variant, modules
 
-README = Path(__file__).resolve().parents[2] / 'README.md'
+ROOT = Path(__file__).resolve().parents[2]
+CARDS = ROOT / 'model_cards'
 
 
 def rows(text):
@@ -27,27 +28,33 @@ def expanded(literal):
 
 
 def test_tables_are_up_to_date():
-    readme.check(README)  # its error names the command that writes them
-    assert sorted(name for _, name, _ in readme.PLACE.findall(README.read_text())) == sorted(readme.TABLES)
+    places = tables.places(ROOT)
+    for path in places:
+        tables.check(path, CARDS)  # its error names the command that writes them
+    named = [name for path in places for _, name, _ in tables.PLACE.findall(path.read_text())]
+    assert sorted(named) == sorted(tables.TABLES) and places[0].name == 'README.md'
 
 
 def test_what_is_out_of_date_is_named_and_written(tmp_path, capsys):
-    path = tmp_path / 'README.md'
-    shutil.copytree(README.parent / 'model_cards', tmp_path / 'model_cards')
-    path.write_text(README.read_text().replace('| 82.8, 84.4, 85.5, 85.8 |', '| 99.9 |'))
-    assert main(['--output', str(tmp_path / 'model_cards'), '--check']) == 2
-    error = capsys.readouterr().err
-    assert f'error: out of date in {path}: the table of families; python -m zoo cards writes it' in error
-    assert main(['--output', str(tmp_path / 'model_cards')]) == 0
-    assert path.read_text() == README.read_text()
-    path.write_text(README.read_text().replace('table of mixers', 'table of mixes'))
-    assert main(['--output', str(tmp_path / 'model_cards'), '--check']) == 2
-    assert 'no table is called mixes; use families, gates, mixers' in capsys.readouterr().err
+    page, readme = ROOT / 'docs/choose.md', ROOT / 'README.md'
+    path = tmp_path / 'docs/choose.md'
+    path.parent.mkdir()
+    cards = shutil.copytree(CARDS, tmp_path / 'model_cards')
+    shutil.copy(readme, tmp_path)
+    path.write_text(page.read_text().replace('| 82.8, 84.4, 85.5, 85.8 |', '| 99.9 |'))
+    assert main(['--output', str(cards), '--check']) == 2
+    assert f'error: out of date in {path}: the table of families; python -m zoo cards writes it' in (
+        capsys.readouterr().err)
+    assert main(['--output', str(cards)]) == 0
+    assert path.read_text() == page.read_text() and (tmp_path / 'README.md').read_text() == readme.read_text()
+    path.write_text(page.read_text().replace('table of gates', 'table of gate'))
+    assert main(['--output', str(cards), '--check']) == 2
+    assert 'no table is called gate; use summary, families, gates, mixers' in capsys.readouterr().err
 
 
 def test_every_model_is_named_once_in_its_table():
     cnns = {variant.name for family in FAMILIES if not issubclass(family.host, Backbone) for variant in family.variants}
-    named = {table: [name for row in rows(readme.TABLES[table]()) for name in expanded(row[1])]
+    named = {table: [name for row in rows(tables.TABLES[table]()) for name in expanded(row[1])]
              for table in ('families', 'gates')}
     every = [variant.name for variants in modules().values() for variant in variants]
     assert sorted(named['families'] + named['gates']) == sorted(every) and set(named['gates']) == cnns
@@ -61,12 +68,24 @@ def test_every_model_is_named_once_in_its_table():
     ('`triplet_mobilenet_v2{,_k3}`', 'gates', '72.0, 72.6', None),
 ])
 def test_lines_are_those_of_the_papers(names, table, figures, linear):
-    [row] = [row for row in rows(readme.TABLES[table]()) if row[1] == names]
+    [row] = [row for row in rows(tables.TABLES[table]()) if row[1] == names]
     assert row[2] == figures and row[4:] == ([linear] if linear else [])
 
 
+@pytest.mark.parametrize('family, count, figures, linear', [
+    ('agent', '13', '74.9 to 85.8', 'some'), ('l2vit', '4', '83.1 to 87.0', 'yes'), ('patnet', '13', '-', 'no')])
+def test_lines_of_the_summary(family, count, figures, linear):
+    [row] = [row for row in rows(tables.summary()) if f'(model_cards/{family}.md)' in row[0]]
+    assert row[2:] == [count, figures, linear]
+
+
+def test_the_summary_has_every_family_once():
+    cards = [row[0].partition('(model_cards/')[2].partition('.md)')[0] for row in rows(tables.summary())]
+    assert cards == list(modules())
+
+
 def test_mixers_are_named_by_stage():
-    mixing = {row[1]: row[3] for row in rows(readme.families())}
+    mixing = {row[1]: row[3] for row in rows(tables.families())}
     assert mixing['`flatten_swin_{tiny,small,base}`'] == '`focused`, `focused`, `window`, `window`'
     assert mixing['`smt_{tiny,small,base,large}`'].endswith(
         ': `scale_aware`, `scale_aware`, `scale_aware`/`softmax`, `softmax`')
@@ -77,7 +96,7 @@ def test_mixers_are_ours_alone():
     class Theirs(TokenMixer):
         """Somebody else's."""
     try:
-        found = {row[0].strip('`'): row[2] for row in rows(readme.mixers())}
+        found = {row[0].strip('`'): row[2] for row in rows(tables.mixers())}
     finally:
         registry._MIXERS.pop('theirs')
     assert {name for name, text in found.items() if text == 'yes'} == set(list_mixers(class_token=True)) & set(found)
@@ -88,9 +107,13 @@ def test_a_new_family_is_a_new_line(monkeypatch):
     module = types.ModuleType('zoo.models.novel', 'Novel: what no paper has.\n\nNobody, arXiv 2601.00001.\n\nMore.')
     family = Family(module.__name__, FAMILIES[0].host, ('softmax', None), [Variant('novel_t', {})], None)
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    for user in (readme, family_doc):
+    for user in (tables, family_doc):
         monkeypatch.setattr(user, 'FAMILIES', [*FAMILIES, family])
-    assert rows(readme.families())[-1] == [
+    monkeypatch.setattr(tables, 'modules', lambda: {**modules(), 'novel': family.variants})
+    assert rows(tables.summary('../cards'))[-1] == [
+        '[Novel](../cards/novel.md) [2601.00001](https://arxiv.org/abs/2601.00001)', 'what no paper has', '1', '-',
+        'yes']
+    assert rows(tables.families())[-1] == [
         '[Novel](model_cards/novel.md) [2601.00001](https://arxiv.org/abs/2601.00001)', '`novel_t`', '-',
         'what no paper has: `softmax`, -', 'yes']
 
