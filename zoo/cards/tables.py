@@ -78,8 +78,7 @@ def summary(cards: str = 'model_cards') -> str:
         'what it is': lambda name: _about(members[name][0]),
         'models': lambda name: str(len(variants[name])),
         'top-1 (published)': lambda name: _range(variants[name]),
-        'linear': lambda name: {(True,): 'yes', (False,): 'no'}.get(
-            tuple({v.linear for v in variants[name]}), 'some')}, list(members)))
+        'linear': lambda name: _share([v.linear for v in variants[name]])}, list(members)))
 
 
 def families(cards: str = 'model_cards') -> str:
@@ -165,6 +164,10 @@ def _range(variants: Sequence[Variant]) -> str:
     """The lowest and the highest accuracy of all weights; "-" if none is published."""
     figures = [row.top1 for variant in variants for row in tags(variant.name).values() if row.top1]
     return ' to '.join(dict.fromkeys(f'{figure:.1f}' for figure in (min(figures), max(figures)))) if figures else '-'
+
+
+def _share(answers: list[bool]) -> str:
+    return 'yes' if all(answers) else 'some' if any(answers) else 'no'
 
 
 def _by_stage(family: Family) -> str:

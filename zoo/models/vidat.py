@@ -38,8 +38,9 @@ from ..blocks.patch import PatchConv
 from ..blocks.pooling import POOLS, PooledHead
 from ..blocks.position import PositionMap
 from ..blocks.symbols import PositionSymbols, RelativeSymbols, SymbolicAttention
+from ..hosts.plain import TokenHead
 from ..hosts.stages import drop_path_rates
-from ..hosts.vit import TokenBlock, TokenHead
+from ..hosts.vit import TokenBlock
 from ..registry import Variant, register_family
 from ..utils.errors import ZooError
 from ..utils.types import FactoryKwargs
