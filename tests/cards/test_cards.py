@@ -196,6 +196,7 @@ def test_card_of_one_model():
 def test_usage_names_weights_that_can_be_had():
     assert "timm.create_model('van_b0', pretrained=True)" in card('van')
     assert "timm.create_model('emca_resnet18')" in card('emca') and 'released no weights' in card('emca')
+    assert 'released no weights' not in card('moh') and 'hf.co/Chat-UniVi/MoH-ViT-S-80; the name' in card('moh')
     assert "timm.create_model('l2vit_base.in22k', pretrained=True)" in card('l2vit_base.in22k')
 
 

@@ -142,7 +142,10 @@ def _weights(rows: Sequence[Source], repo: str | None) -> str:
         'sha256': lambda row: f'`{row.sha256[:16]}`…' if row.sha256 else '-',
         'note': lambda row: row.note}
     if not any(row.location for row in rows):
-        return 'The authors have released no weights.'
+        if all(row.note.startswith('not ') for row in rows):
+            return 'The authors have released no weights.'
+        columns = {name: columns[name] for name in ('weights', 'licence', 'note')}
+        return '\n'.join(['No file can be fetched by `pretrained=True`:', '', *table(columns, rows)])
     text = "The authors' own: "
     text += ('those from the place below with the key names of backbone-zoo, converted, not trained again.'
              if repo else '`pretrained=True` fetches them from the places below, checks and converts them.')
