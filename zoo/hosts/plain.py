@@ -4,7 +4,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..backbone import Backbone
-from ..blocks.layout import ceil_div, to_nchw
+from ..blocks.layout import to_nchw
 from ..blocks.linear import linear
 from ..blocks.pooling import POOLS, PooledHead
 from ..utils.errors import ZooError
@@ -13,12 +13,14 @@ PATCH = 16  # pixels
 
 
 class Plain(Backbone):
-    """Backbone with one map of stride 16: every block is a stage, so every block has a feature map."""
+    """Backbone with one map, of stride 16 by default: every block is a stage, so every block has a feature map."""
 
-    @staticmethod
-    def _grid(img_size: tuple[int, int]) -> tuple[int, int]:
+    patch_size = PATCH  # a host with another one sets it before it calls the constructor
+
+    def _grid(self, img_size: tuple[int, int]) -> tuple[int, int]:
         """Rows and columns of the map, rounded up."""
-        rows, columns = (ceil_div(side, PATCH) for side in img_size)
+        patch = self.patch_size
+        rows, columns = ((side + -side % patch - patch) // patch + 1 for side in img_size)  # as a recorder writes it
         return rows, columns
 
     def grids(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:

@@ -110,8 +110,3 @@ class ViT(PlainWithTokens):
             in_chans=in_chans, global_pool=global_pool,
             norm=nn.LayerNorm(embed_dim, eps=1e-6, **dd), no_decay=('cls_token', 'cls_pos', 'pos_embed.weight'), **dd,
             **backbone)
-
-    @staticmethod
-    def _grid(img_size: tuple[int, int]) -> tuple[int, int]:
-        rows, columns = ((side + -side % PATCH - PATCH) // PATCH + 1 for side in img_size)  # as a recorder writes it
-        return rows, columns

@@ -28,17 +28,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..backbone import Backbone, Stage, to_pair
+from ..backbone import Stage, to_pair
 from ..blocks.fusion import can_fuse
 from ..blocks.layout import exporting, map_size, pad_map, sizes_known, to_nchw, to_nhwc
 from ..blocks.linear import linear
 from ..blocks.mixers import BlockContext, DualAttention, MixerFactory
 from ..blocks.mlp import Mlp
 from ..blocks.patch import PatchConv
-from ..blocks.pooling import POOLS, PooledHead
+from ..blocks.pooling import POOLS
 from ..blocks.position import PositionMap
 from ..blocks.symbols import PositionSymbols, RelativeSymbols, SymbolicAttention
-from ..hosts.plain import TokenHead
+from ..hosts.plain import PlainWithTokens, TokenHead
 from ..hosts.stages import drop_path_rates
 from ..hosts.vit import TokenBlock
 from ..registry import Variant, register_family
@@ -132,7 +132,7 @@ class PooledNormHead(TokenHead):
         return x if pre_logits else linear(self.fc, x)
 
 
-class ViDAT(Backbone):
+class ViDAT(PlainWithTokens):
     """ViT with normed patches, tanh-approximated GELU, symbols for its mixers, and a norm after the pooling.
 
     Every block is a stage, so every block has a feature map, all of one stride. Blocks map sequences ``[B, 1 + N, C]``,
@@ -167,7 +167,8 @@ class ViDAT(Backbone):
         if symbols not in SYMBOLS:
             raise ZooError(f'symbols {symbols!r}: use one of {", ".join(SYMBOLS)}')
         dd = FactoryKwargs(device=device, dtype=dtype)
-        grid = token_grid(to_pair(img_size), patch_size)
+        self.patch_size = patch_size
+        grid = self._grid(to_pair(img_size))
 
         def block(ctx: BlockContext, drop_path: float) -> nn.Module:
             mlp = Mlp(ctx.dim, int(ctx.dim * mlp_ratio), approximate='tanh', **dd)
@@ -181,7 +182,6 @@ class ViDAT(Backbone):
         super().__init__(
             ViDATStem(in_chans, embed_dim, patch_size, grid, **dd), stages, dims=[embed_dim] * depth,
             strides=[patch_size] * depth, in_chans=in_chans, global_pool=global_pool, **dd, **backbone)
-        self.patch_size = patch_size
         self.symbols = {
             'attention': lambda: SymbolicAttention(embed_dim, num_symbols, **dd),
             'position': lambda: PositionSymbols(grid, embed_dim, **dd),
@@ -190,22 +190,17 @@ class ViDAT(Backbone):
     def init_layers(self, linear_init: str, conv_init: str) -> None:
         """Layers start as torch's do."""
 
-    def grids(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
-        return [token_grid(img_size, self.patch_size)] * len(self.stages)
-
     def store_tables(self, img_size: int | tuple[int, int]) -> None:
         super().store_tables(img_size)
         if isinstance(self.symbols, PositionSymbols):
-            self.symbols.places.set_grid_size(token_grid(to_pair(img_size), self.patch_size))
+            self.symbols.places.set_grid_size(self._grid(to_pair(img_size)))
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         return dict(super().group_matcher(coarse), stem=r'^(?:stem|symbols)')
 
     def make_head(self, num_classes: int, global_pool: str, device=None, dtype=None) -> nn.Module:
         if global_pool in POOLS:
-            return PooledHead(
-                self.num_features, num_classes, global_pool, self.drop_rate, num_prefix_tokens=1, device=device,
-                dtype=dtype)
+            return super().make_head(num_classes, global_pool, device, dtype)
         norm = getattr(getattr(self, 'head', None), 'norm', None)  # a new classifier keeps it
         if norm is None:
             norm = nn.LayerNorm(self.num_features, device=device, dtype=dtype)
@@ -222,7 +217,7 @@ class ViDAT(Backbone):
 
     def _beside(self, images: Tensor) -> tuple[tuple[int, int], Tensor | None]:
         """Rows and columns of the map of tokens, and symbols that are the same for all blocks."""
-        grid = token_grid((images.shape[2], images.shape[3]), self.patch_size)
+        grid, = super()._beside(images)
         if isinstance(self.symbols, SymbolicAttention):
             return grid, None
         return grid, self.symbols(*grid) if isinstance(self.symbols, PositionSymbols) else self.symbols()
@@ -230,19 +225,6 @@ class ViDAT(Backbone):
     def _forward_stage(self, x: Tensor, stage: int, beside: tuple[Any, ...]) -> Tensor:
         grid, symbols = beside
         return self.stages[stage](x, grid, self.symbols(x) if symbols is None else symbols)
-
-    def _format_output(self, x: Tensor, beside: tuple[Any, ...], output_fmt: str | None = None) -> Tensor:
-        """The sequence, or the map in a named format."""
-        if output_fmt is None:
-            return x
-        y = x[:, 1:].unflatten(1, beside[0])
-        return to_nchw(y) if output_fmt == 'NCHW' else y
-
-
-def token_grid(img_size: tuple[int, int], patch: int) -> tuple[int, int]:
-    """Height and width of the map of tokens."""
-    rows, columns = ((side + -side % patch - patch) // patch + 1 for side in img_size)  # as a recorder writes it
-    return rows, columns
 
 
 # --- variants: smallest first

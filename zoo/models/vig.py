@@ -107,8 +107,7 @@ class ViG(Plain):
             ViGStem(in_chans, embed_dim, grid, **dd), stages, dims=[embed_dim] * depth, strides=[16] * depth,
             in_chans=in_chans, norm=RMSNorm(embed_dim, **dd), **dd, **backbone)
 
-    @staticmethod
-    def _grid(img_size: tuple[int, int]) -> tuple[int, int]:
+    def _grid(self, img_size: tuple[int, int]) -> tuple[int, int]:
         """Rows and columns of the map behind the stem's convolutions."""
         height, width = (((side - 7) // 8 + 2) // 2 for side in img_size)
         return height, width
