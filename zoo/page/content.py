@@ -14,7 +14,7 @@ from .outcomes import arena, matrix
 Row = dict[str, Any]
 TRAINING = {  # by the part of a tag: what weights of such a tag have learned from
     'in22k_ft_in1k': 'ImageNet-22k, then 1k', 'in22k': 'ImageNet-22k', 'dino_in1k': 'ImageNet-1k, without labels',
-    'in1k': 'ImageNet-1k', 'cifar100': 'CIFAR-100'}
+    'in1k': 'ImageNet-1k', 'cifar100': 'CIFAR-100', 'cifar10': 'CIFAR-10'}
 
 
 class Command(NamedTuple):

@@ -211,8 +211,8 @@ TRAIN = COMMON + group(
     row('kd_model_name', str, None, 'teacher to learn from: name of a model, with its published weights'),
     row('kd_teacher_checkpoint', str, '', "not in timm: the teacher's weights are in this file"),
     row('kd_model_kwargs', 'kwargs', {}, 'not in timm: more arguments of the teacher'),
-    row('kd_distill_type', str, 'logit', "what learns from the teacher's: logits, features, a second classifier; "
-        'not in timm: logits and all tokens', choices=('logit', 'feature', 'token', 'sequence')),
+    row('kd_distill_type', str, 'logit', 'by logits, features or a second classifier; not in timm: logits and tokens',
+        choices=('logit', 'feature', 'token', 'sequence')),
     row('kd_token_distill_type', str, 'soft', "token: divergence from the teacher's logits, or its labels",
         choices=('soft', 'hard')),
     row('kd_temperature', float, 4., 'softens both logits', above=0),

@@ -133,7 +133,7 @@ class DualAttention(TokenMixer):
             symbols = symbols.transpose(1, 2)
         q = q * dim ** -0.5
         step = tokens
-        if not (exporting() or torch.compiler.is_compiling() or torch.is_grad_enabled()):
+        if not (exporting() or torch.compiler.is_compiling() or torch.is_grad_enabled() or q.is_meta):
             step = max(1, WEIGHT_BYTES // max(1, batch * heads * tokens * q.element_size()))
         if step >= tokens:
             return self._rows(q, k, q_relation, k_relation, symbols, 0)
