@@ -6,6 +6,7 @@ from ..analysis import result_files
 from ..page.write import write
 from ..train.options import Parser
 from ..utils.errors import cli_main
+from .plot import add_result_options
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,10 +30,7 @@ def parser() -> Parser:
         allow_abbrev=False)
     parser.add_argument('--output', type=Path, default=Path('output/page'), metavar='FOLDER',
                         help='where it is written (default: output/page)')
-    parser.add_argument('--results', nargs='+', default=[], metavar='FILE', help='more results of "benchmark models" '
-                        'and "validate --results-format json"; those of the zoo are read anyway')
-    parser.add_argument('--setting', default='', metavar='TEXT', help='for throughput: part of the device, data type, '
-                        'batch or versions (default: where most models were measured)')
+    add_result_options(parser)
     parser.add_argument('--base-url', default='', metavar='URL', help='link to the cards in URL/model_cards, or, with '
                         '{family} in it, to such pages, and write none')
     parser.add_argument('--debug', action='store_true', help='show tracebacks')

@@ -63,11 +63,16 @@ def parser() -> Parser:
     parser.add_argument('--against', nargs='+', choices=COSTS, default=['macs', 'parameters'], metavar='COST',
                         help=f'{", ".join(COSTS)} (default: macs parameters)')
     parser.add_argument('--accuracy', choices=(*KINDS, 'both'), default='both', help='whose (default: both)')
-    parser.add_argument('--results', nargs='+', default=[], metavar='FILE', help='more results of "benchmark models" '
-                        'and "validate --results-format json"; those of the zoo are read anyway')
-    parser.add_argument('--setting', default='', metavar='TEXT', help='for throughput: part of the device, data type, '
-                        'batch or versions (default: where most models were measured)')
+    add_result_options(parser)
     parser.add_argument('--output', default='output/plot/accuracy', metavar='FILE', help='a png, svg or pdf file; '
                         'without a suffix png and svg (default: output/plot/accuracy)')
     parser.add_argument('--debug', action='store_true', help='show tracebacks')
     return parser
+
+
+def add_result_options(parser: Parser) -> None:
+    """Add ``--results`` and ``--setting``: where measured accuracies and throughput come from."""
+    parser.add_argument('--results', nargs='+', default=[], metavar='FILE', help='more results of "benchmark models" '
+                        'and "validate --results-format json"; those of the zoo are read anyway')
+    parser.add_argument('--setting', default='', metavar='TEXT', help='for throughput: part of the device, data type, '
+                        'batch or versions (default: where most models were measured)')
