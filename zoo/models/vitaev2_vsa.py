@@ -36,7 +36,7 @@ from torch import Tensor, nn
 
 from ..backbone import Backbone, Stage, to_pair
 from ..blocks.conv import conv_epilogue, depthwise_conv2d
-from ..blocks.layout import pad_map, sym_max, to_nchw, to_nhwc
+from ..blocks.layout import exporting, pad_map, sym_max, to_nchw, to_nhwc
 from ..blocks.mixers import BlockContext, MixerFactory, VariedWindowAttention, register_mixer
 from ..blocks.mlp import Mlp
 from ..blocks.patch import Conv2dNorm
@@ -131,7 +131,9 @@ class ReductionCell(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``[B, H, W, in_dim]`` -> ``[B, ceil(H / stride), ceil(W / stride), dim]``."""
         x = pad_map(x, 0, -x.shape[1] % self.stride, 0, -x.shape[2] % self.stride)
-        y = torch.cat([F.gelu(to_nhwc(conv(to_nchw(x)))) for conv in self.dilated], -1)
+        unread = self.stride - 2 if exporting() else 0  # zeros, for a size that is written like that of `convs`
+        padded = to_nchw(pad_map(x, 0, unread, 0, unread))
+        y = torch.cat([F.gelu(to_nhwc(conv(padded))) for conv in self.dilated], -1)
         y = self.mixer(self.norm1(conv_epilogue(self.pos, y, residual=y))) + self.convs(x)
         return y + self.mlp(self.norm2(y))
 
