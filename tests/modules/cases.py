@@ -59,6 +59,11 @@ def decided(model: nn.Module) -> nn.Module:
     return model
 
 
+def moved(t: Tensor, counts: tuple[int, int]) -> Tensor:
+    """In place of what leaves a window alone that covers the map."""
+    return t
+
+
 @torch.no_grad()
 def alive(model: nn.Module) -> nn.Module:
     """A float64 model in eval mode of which every layer has its say in the output.
@@ -71,7 +76,7 @@ def alive(model: nn.Module) -> nn.Module:
         model.reset_classifier(model.num_classes, 'avg')
     for module in model.modules():
         if isinstance(module, QuadrangleAttention):
-            module.moves_alone = True
+            module._unless_alone = moved
     for p in model.parameters():
         p += 0.02 * torch.randn_like(p)
     norms = {module: module.momentum for module in model.modules() if isinstance(module, _BatchNorm)}

@@ -218,13 +218,11 @@ class QuadrangleAttention(TransformedWindowAttention):
 
     A window predicts an offset o, scales s, shears h, the projective numbers e and an angle a. A point g of its grid
     becomes ``p = centre + (R(a) [[1, h_x], [h_y, 1]] diag(1 + s) g + o / (number of windows)) / (e g + 1)``. A window
-    that covers the map is not moved, unless ``moves_alone`` is set. Arguments and sampling are those of
-    :class:`TransformedWindowAttention`.
+    that covers the map is not moved. Arguments and sampling are those of :class:`TransformedWindowAttention`.
 
     Source: Zhang et al., arXiv 2303.15105; ViTAE-Transformer/QFormer @ 8aabe08, models/swin/qformer.py.
     """
 
-    moves_alone = False
     _numbers = 9
 
     def _move(
@@ -241,8 +239,6 @@ class QuadrangleAttention(TransformedWindowAttention):
 
     def _unless_alone(self, t: Tensor, counts: tuple[int, int]) -> Tensor:
         """Multiply by 0 if one window covers the map: ``transform`` then has a gradient, of zeros."""
-        if self.moves_alone:
-            return t
         least = torch.sym_min if exporting() else min
         several = as_int(least(counts[0] * counts[1] - 1, 1))
         return t * several if exporting() or not several else t
