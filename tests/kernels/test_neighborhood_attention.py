@@ -324,6 +324,7 @@ def test_export_has_no_more_dimensions_than_core_ml(exported):
         assert not isinstance(value, torch.Tensor) or value.dim() <= 5, node
 
 
+@pytest.mark.slow
 def test_onnx_at_other_sizes(exported, tmp_path):
     module, program = exported
     check_onnx(program, module, ((torch.randn(shape),) for shape in SIZES), tmp_path, rtol=1e-5)

@@ -230,6 +230,7 @@ def test_export_at_other_sizes(exported, shape):
     torch.testing.assert_close(exported.module()(x), Mixer()(x))
 
 
+@pytest.mark.slow
 def test_onnx_at_other_sizes(exported, tmp_path):
     check_onnx(exported, Mixer(), ((torch.randn(shape),) for shape in SHAPES), tmp_path, rtol=1e-5, atol=1e-6)
 
