@@ -20,7 +20,7 @@ MODELS = {  # what is swapped in each, at a size that it takes
     'davit_tiny': ({'depthwise_conv': 24}, 64),
     'efficientvit_b0': ({'depthwise_conv': 11, 'linear_attention': 4}, 64),
     'focalnet_tiny_srf': ({'focal_modulation': 12}, 64),
-    'focalnet_base_lrf': ({'focal_modulation': 24}, 32),  # three levels, one of 7 x 7
+    'focalnet_tiny_lrf': ({'focal_modulation': 12}, 32),  # three levels, one of 7 x 7
     'mobilenetv3_small_050': ({'depthwise_conv': 7}, 64),
 }
 

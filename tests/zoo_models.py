@@ -2,11 +2,14 @@
 
 And the arguments that make models small.
 """
+import functools
 import inspect
 import re
 from collections.abc import Sequence
 
 import pytest
+import timm
+from torch import nn
 
 from zoo.backbone import Backbone
 from zoo.models.hybrid import HOSTS
@@ -79,6 +82,16 @@ def _parameters_of(name):
 def batch_dependent(model):
     """Whether what becomes of an image depends on the others of its batch, by a mixer that says so."""
     return any(getattr(module, 'batch_dependent', False) for module in model.modules())
+
+
+@functools.cache
+def skeleton(name, **kwargs):
+    """A model without weights, which tests share; not initialised: on no device that is slower than on any."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr('zoo.backbone.init_layer', lambda *args: None)
+        for layer in nn.Linear, nn.Conv2d:
+            patch.setattr(layer, 'reset_parameters', lambda self: None)
+        return timm.create_model(name, device='meta', **kwargs)
 
 
 def narrow(host):

@@ -9,7 +9,7 @@ from timm.layers import DropPath
 import zoo
 from tests.models import families
 from tests.models.checks import check_channels_last, check_grad_checkpointing
-from tests.zoo_models import batch_dependent, every_backbone, every_structure, small
+from tests.zoo_models import batch_dependent, every_backbone, every_structure, skeleton, small
 from zoo.blocks.layout import prefix_tokens
 from zoo.blocks.mixers import routing
 from zoo.registry import family_of
@@ -127,7 +127,7 @@ def test_creation_arguments(name):
 @pytest.mark.parametrize('name', [
     case for case in every_backbone() if 'drop_path' not in families.load(family_of(case.values[0]))])
 def test_drop_path_rises_linearly(name):
-    model = timm.create_model(name, drop_path_rate=0.3, device='meta')
+    model = skeleton(name, drop_path_rate=0.3)
     rates = [
         {layer.drop_prob for layer in block.modules() if isinstance(layer, DropPath)}
         for stage in model.stages for block in stage.blocks]
@@ -172,7 +172,7 @@ def test_img_size_builds_for_a_size(name):
 def test_groups_run_from_stem_to_head(name):
     from timm.models._manipulate import group_parameters
 
-    model = timm.create_model(name, device='meta', num_classes=10)
+    model = skeleton(name, num_classes=10)
     groups = group_parameters(model, model.group_matcher(), reverse=True)
     stem = max(layer for key, layer in groups.items() if key.startswith('stem.'))
     head = min(layer for key, layer in groups.items() if key.startswith('head.'))

@@ -14,7 +14,8 @@ SIZES = [(1, 64, 64), (3, 97, 131), (2, 65, 200)]
 STRUCTURES = [
     ('swin_tiny', 'agent'), ('swin_tiny', 'routing'), ('cswin_tiny', 'focused'), ('pvt_tiny', 'inline'),
     ('pvt_v2_b0', 'hilo'), ('vit_tiny', 'clamped'), ('pyramid_t', 'scale_aware'), ('pyramid_t', 'large_kernel')]
-DYNAMIC = [('pyramid_t', 'scale_aware')]  # tried at any size in `make test`, the others at one
+DYNAMIC = [('pyramid_t', 'scale_aware')]  # tried at any size in `make test`
+STATIC = [('swin_tiny', 'routing'), ('cswin_tiny', 'focused'), ('vit_tiny', 'clamped')]  # at one
 TWO_STAGES = dict(depths=(1, 1), embed_dims=(16, 32))
 SMALL = dict(  # a graph's size is the depth's, and so is the time
     swin=dict(depths=(1, 2), embed_dim=32, num_heads=(2, 4)), cswin=dict(depths=(1, 1), embed_dim=32), pvt=TWO_STAGES,
@@ -91,7 +92,7 @@ def check_static(model, folder):
 
 
 @pytest.mark.parametrize('host, mixer', [
-    pytest.param(*pair, marks=pytest.mark.slow if pair in DYNAMIC else []) for pair in STRUCTURES])
+    pytest.param(*pair, marks=[] if pair in STATIC else pytest.mark.slow) for pair in STRUCTURES])
 def test_static_export(host, mixer, tmp_path):
     check_static(hybrid(host, mixer), tmp_path)
 
@@ -121,14 +122,14 @@ def compiled(model):
     return torch.compile(model, fullgraph=True, backend='aot_eager')
 
 
-@pytest.mark.parametrize('case', structures(STRUCTURES[::2], MODELS[::2]))
+@pytest.mark.parametrize('case', structures(STRUCTURES[::4], MODELS[::2]))
 @torch.no_grad()
 def test_compiles_without_graph_breaks(case):
     model, x = create_structure(case), torch.randn(2, 3, 96, 64)
     torch.testing.assert_close(compiled(model)(x), model(x), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize('case', structures(STRUCTURES[1::2], MODELS[1::2]))
+@pytest.mark.parametrize('case', structures(STRUCTURES[1::4], MODELS[1::2]))
 def test_training_compiles_without_graph_breaks(case):
     model = create_structure(case).train()
     y = compiled(model)(torch.randn(2, 3, 96, 64))

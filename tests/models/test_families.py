@@ -2,7 +2,6 @@
 
 Sizes, mixers and other arguments of every variant, initial weights, weight decay and learning rates, eps of norms.
 """
-import functools
 import math
 import re
 import sys
@@ -16,7 +15,7 @@ from torch import nn
 
 from tests import goldens
 from tests.models import families
-from tests.zoo_models import shallow
+from tests.zoo_models import shallow, skeleton
 from zoo.blocks.mixers import TokenMixer, mixer_class
 from zoo.registry import modules, variant
 from zoo.train import build, options
@@ -27,17 +26,6 @@ from zoo.weights.sources import source, tags
 
 SMALLEST = [pytest.param(family, name, id=name) for family in families.NAMES for name in families.smallest(family)]
 FROM_FAN_OUT = 'fan_out', 'kaiming'
-
-
-@functools.cache
-def skeleton(name):
-    """A model without weights."""
-    with pytest.MonkeyPatch.context() as patch:
-        # on no device, slower than on any
-        patch.setattr('zoo.backbone.init_layer', lambda *args: None)
-        for layer in nn.Linear, nn.Conv2d:
-            patch.setattr(layer, 'reset_parameters', lambda self: None)
-        return timm.create_model(name, device='meta')
 
 
 def facts(family, field):

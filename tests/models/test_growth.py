@@ -27,7 +27,8 @@ def flops(model, size):
 @pytest.mark.parametrize('name', every_backbone())
 def test_linear_models_are_linear(name):
     args = shallow(name)
-    args.pop('depth', None)  # agent_deit_base has softmax attention from the fifth block on
+    if 'depth' in args:
+        args['depth'] = 6  # agent_deit_base has softmax attention from the fifth block on
     model = timm.create_model(name, **args, device='meta').eval()
     exponent = math.log(flops(model, 3584) / flops(model, 896)) / math.log(16)
     assert (exponent <= 1.05) == variant(name).linear, exponent

@@ -21,16 +21,16 @@ TRAINING_ONLY = 'aux_head.'  # parameters that have no part in eval mode
 CHOOSING = '.predictor.'  # parameters whose part is a choice, which has no gradient (Sparsifiner)
 
 
-def every_case(few: bool = False) -> list:
+def every_case(turn: int | None = None) -> list:
     """pytest parameters for :func:`create`.
 
     Args:
-        few: Have only the hybrids of one host in `make test`, and all else under the mark ``slow``.
+        turn: 0 or 1: `make test` has every second hybrid of one host, from this one on; all else is marked ``slow``.
     """
     cases = [*every_smallest_model(), *(pytest.param(pair, id='-'.join(pair)) for pair in HYBRIDS)]
-    if not few:
+    if turn is None:
         return cases
-    quick = [pair for pair in HYBRIDS if pair[0] == HYBRIDS[0][0]]
+    quick = [pair for pair in HYBRIDS if pair[0] == HYBRIDS[0][0]][turn::2]
     return [
         case if case.values[0] in quick else pytest.param(*case.values, id=case.id, marks=pytest.mark.slow)
         for case in cases]

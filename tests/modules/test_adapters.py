@@ -14,7 +14,7 @@ from tests.modules.module_calls import tensors
 EXACT = dict(rtol=1e-8, atol=1e-10)
 
 
-@pytest.fixture(scope='module', params=every_case(few=True))
+@pytest.fixture(scope='module', params=every_case(turn=0))
 def original(request):
     """Each model once, in eval mode and float64; tests work on copies."""
     return exact(request.param)

@@ -13,7 +13,7 @@ from tests.zoo_models import batch_dependent
 EXACT = dict(rtol=1e-8, atol=1e-11)
 
 
-@pytest.fixture(scope='module', params=every_case(few=True))
+@pytest.fixture(scope='module', params=every_case(turn=1))
 def model(request):
     """Each model once."""
     return exact(request.param)

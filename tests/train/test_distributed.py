@@ -16,8 +16,9 @@ from zoo.train.data import sampling
 from zoo.train.option_schema import TRAIN
 from zoo.utils.errors import ZooError
 
+from .own_losses import BALANCED, RUNS, flags_of
 from .processes import launch
-from .test_resume import BALANCED, EVERYTHING, TINY, kill_and_resume, read
+from .test_resume import EVERYTHING, TINY, kill_and_resume, read
 
 ROOT = Path(__file__).parents[2]
 FIVE = dict(epochs=1, log_interval=1, opt='sgd', lr='5e-2', workers=0)  # updates of 14 of the 72 pictures
@@ -74,6 +75,15 @@ def test_losses_of_layers_are_those_of_each_process(small, tmp_path):
     assert not torch.allclose(two[1]['state_dict'][router], without[1]['state_dict'][router], atol=1e-4)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize('name', [name for name in RUNS if name != 'balanced'])
+def test_other_losses_of_a_models_own_are_those_of_each_process(small, tmp_path, name):
+    flags = dict(flags_of(name, tmp_path), opt='adamw', lr='1e-3')
+    two = finish(small, tmp_path, 'two', 2, **flags)
+    one = finish(small, tmp_path, 'one', 1, take_turns, batch_size=7, grad_accum_steps=2, **flags)
+    assert_close(one, two, 1e-5)
+
+
 def test_synchronised_batch_norm_is_that_of_one_process(small, tmp_path):
     flags = dict(model='test_resnet', sync_bn=True, lr='1e-2')
     one, two, apart = (finish(small, tmp_path, name, processes, **{**flags, **more}) for name, processes, more in (
@@ -86,9 +96,10 @@ SHARDED = dict(TINY, model_ema=True, model_ema_decay=0.5, clip_grad=0.5, grad_ac
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('more', [{}, BALANCED, dict(BALANCED, grad_checkpointing=True)])
-def test_sharded_training_is_ddp(small, tmp_path, more):
-    flags = {**SHARDED, **more}
+@pytest.mark.parametrize('name, more', [
+    (None, {}), *((name, {}) for name in RUNS), ('balanced', dict(grad_checkpointing=True))])
+def test_sharded_training_is_ddp(small, tmp_path, name, more):
+    flags = {**SHARDED, **(flags_of(name, tmp_path) if name else {}), **more}
     ddp, fsdp = (finish(small, tmp_path, name, 2, fsdp=name == 'fsdp', **flags) for name in ('ddp', 'fsdp'))
     assert_close(ddp, fsdp, 2e-6, averages=True)
     assert ddp[1].keys() == fsdp[1].keys() and fsdp[1]['args'] == {**ddp[1]['args'], 'fsdp': True, 'experiment': 'fsdp'}

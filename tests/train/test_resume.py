@@ -10,13 +10,10 @@ import torch
 from zoo.train import checkpoint, engine
 from zoo.train.data import sampling
 
+from .own_losses import RUNS, flags_of
 from .processes import launch
 
 TINY = dict(model='flatten_pvt_tiny', model_kwargs='embed_dims=(8,16,16,16) depths=(1,1,1,1) num_heads=(1,1,1,1)')
-BALANCED = dict(  # heads of blocks are routed, and a loss of theirs is added
-    model='moh_transnext_small_75', extra_loss_weights='load_balance=0.5',
-    model_kwargs="embed_dims=(8,16,16,16) depths=(1,1,2,1) num_heads=(1,2,4,4) "
-                 "mixer_kwargs={'shared_heads':(1,1,1,2),'routed_heads':(0,1,2,1)}")
 EVERYTHING = dict(
     mixup=0.8, cutmix=1.0, reprob=0.5, aa='rand-m5-mstd0.5', drop_path=0.3, model_ema=True, model_ema_decay=0.7,
     grad_accum_steps=2, clip_grad=1.0, recovery_interval=1, color_jitter=0.2)
@@ -79,10 +76,12 @@ def test_killed_two_processes_go_on_exactly(small, tmp_path, kills):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('processes, more', [(1, {}), (1, dict(grad_checkpointing=True)), (2, {})])
-def test_killed_with_losses_of_layers_a_run_goes_on_exactly(small, tmp_path, processes, more):
+@pytest.mark.parametrize('name, processes, more', [
+    *((name, 1, {}) for name in RUNS), ('balanced', 1, dict(grad_checkpointing=True)), ('balanced', 2, {})])
+def test_killed_with_losses_of_its_own_a_run_goes_on_exactly(small, tmp_path, name, processes, more):
     kill_and_resume(
-        small, tmp_path, (3, 6), processes, batch_size=8 // processes, workers=0, **BALANCED, **EVERYTHING, **more)
+        small, tmp_path, (3, 6), processes, batch_size=8 // processes, workers=0, **flags_of(name, tmp_path),
+        **EVERYTHING, **more)
 
 
 @pytest.mark.slow
