@@ -1,4 +1,5 @@
 """Settings that every test shares; made before anything imports timm, huggingface_hub or matplotlib."""
+import gc
 import os
 
 import pytest
@@ -12,6 +13,14 @@ import torch
 
 # A first backward pass behind fake tensors starts threads, and forked processes could not go backward then.
 torch.ones(1, requires_grad=True).backward()
+
+
+gc.set_threshold(50_000, 20, 20)  # graphs are many small objects: looking for garbage took a tenth of the time
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()  # what was imported and collected stays
 
 
 @pytest.fixture(autouse=True)

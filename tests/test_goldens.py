@@ -1,5 +1,6 @@
 """Every model is numerically the paper's own: logits and input gradients in float64, by the path a user loads by."""
 import json
+import re
 
 import pytest
 
@@ -7,7 +8,7 @@ import zoo
 from tests import goldens
 from tests.goldens.__main__ import main
 from tests.models import families
-from zoo.registry import FAMILIES
+from zoo.registry import FAMILIES, mixers_of
 
 
 def smallest(family):
@@ -17,8 +18,14 @@ def smallest(family):
 
 
 def cases():
-    """One golden for each family and host in a quick run, all in a full one."""
-    quick = {smallest(family) for family in FAMILIES}
+    """One golden for each family, host and mixer in a quick run, all in a full one."""
+    quick, seen = set(), set()
+    for family in FAMILIES:
+        first = family.variants[0]
+        kinds = {family.module, family.host, *re.findall(r'\w+', str(mixers_of(first.name) or first.args))}
+        if not kinds <= seen:
+            quick.add(smallest(family))
+            seen |= kinds
     files = sorted(path.stem for path in goldens.FOLDER.glob('*@*.json'))
     return [pytest.param(stem, marks=[] if stem in quick else pytest.mark.full) for stem in files]
 

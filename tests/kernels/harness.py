@@ -1,5 +1,5 @@
 """How every kernel is proven: outputs and all gradients against float64, and never worse than 2x plain torch."""
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import torch
@@ -40,9 +40,9 @@ def expand(cases: list[Case]) -> list[tuple[Case, torch.dtype]]:
     return [(case, dtype) for case in cases for dtype in case.dtypes]
 
 
-def each_in_a_dtype(cases: list[Case]) -> list:
-    """pytest parameters: `make test` tries each case in one of its dtypes."""
-    return by_turns((case, case.dtypes) for case in cases)
+def each_in_a_dtype(cases: list[Case], slow: Collection[str] = ()) -> list:
+    """pytest parameters: `make test` tries each case in one of its dtypes, but for those named in ``slow``."""
+    return by_turns(((case, case.dtypes) for case in cases), slow)
 
 
 def names(cases: list[Case]) -> list[str]:

@@ -35,8 +35,8 @@ def case(
 
 CASES = [
     case('scan', (1, 17), 16, 16),
-    case('scan snakes', (3, 6), 16, 16, SNAKES[1:3], by_place=True),
-    case('scan own', (2, 4), 20, 8, BOTH, own=True),
+    case('scan snakes', (2, 3), 16, 16, SNAKES[1:3], by_place=True),
+    case('scan own', (1, 3), 20, 8, BOTH, own=True),
     case('scan a token', (1, 1), 16, 16, gated=False, softplus=False),
     case('heads', (5, 14), 2, 64, dim=64),
     case('heads both', (3, 11), 2, 16, BOTH, dim=32, own=True, gated=False),

@@ -8,7 +8,8 @@ from zoo_kernels import depthwise_conv, set_mode
 from zoo_kernels.depthwise_conv import op
 
 
-@pytest.mark.parametrize('case, dtype', each_in_a_dtype(CASES))
+@pytest.mark.parametrize('case, dtype', each_in_a_dtype(
+    CASES, slow=['level-5-first', 'depthwise-5-gelu', 'depthwise-3-large']))
 def test_outputs_and_gradients(case, dtype):
     check(case, dtype)
 
@@ -28,6 +29,7 @@ def test_registration(name):
     torch.library.opcheck(op.backward_weight, [flat[0], grad, given['weight'].shape[-1]])
 
 
+@pytest.mark.slow
 def test_registration_of_a_level():
     x, total = torch.randn(2, 1, 2, 3, 16, requires_grad=True).unbind(0)
     weight, gate = torch.randn(16, 1, 3, 3, requires_grad=True), torch.randn(1, 2, 3, 1, requires_grad=True)

@@ -7,7 +7,7 @@ from tests.kernels.harness import check, each_in_a_dtype, make_leaves, run
 from zoo_kernels.gated_linear_attention import op
 
 
-@pytest.mark.parametrize('case, dtype', each_in_a_dtype(CASES))
+@pytest.mark.parametrize('case, dtype', each_in_a_dtype(CASES, slow=['weak gates']))
 def test_outputs_and_gradients(case, dtype):
     check(case, dtype)
 
@@ -28,6 +28,7 @@ def test_operators():
     torch.library.opcheck(op.backward, [torch.ones_like(out), states, *args])
 
 
+@pytest.mark.slow
 def test_compiles_without_graph_breaks():
     case = next(case for case in CASES if case.name == 'a chunk')
     leaves = make_leaves(case, torch.float16)

@@ -7,7 +7,7 @@ from tests.kernels.harness import check, each_in_a_dtype, make_leaves
 from zoo_kernels.linear_attention import op
 
 
-@pytest.mark.parametrize('case, dtype', each_in_a_dtype(CASES))
+@pytest.mark.parametrize('case, dtype', each_in_a_dtype(CASES, slow=['flatten-large']))
 def test_outputs_and_gradients(case, dtype):
     check(case, dtype)
 

@@ -24,6 +24,7 @@ def test_operators(heads):
     torch.library.opcheck(op.scan_backward, [y, states, *tensors, tokens, False])
 
 
+@pytest.mark.slow
 def test_compiles_without_graph_breaks():
     case = next(case for case in CASES if case.name == 'scan a token')
     leaves = make_leaves(case, torch.float16)
