@@ -9,10 +9,12 @@ import timm
 import torch
 from PIL import Image
 
-from tests.zoo_models import every_smallest_model, shallow
+from tests.turns import in_turn
+from tests.zoo_models import shallow
 from zoo.export import export as program
 from zoo.export.folding import fold_constants, without_in_place
 from zoo.export.formats import FORMATS, Facts, Options, onnx
+from zoo.registry import smallest_models
 from zoo_cli import main
 
 SMALL = ['--model-kwargs', 'depths=(1,1)', 'embed_dims=(16,16)', 'num_heads=(1,1)', 'num_classes=1000',
@@ -92,8 +94,7 @@ def test_all_formats_and_options(kind, options, tmp_path, capsys):
 
 @pytest.mark.slow
 @torch.no_grad()
-@pytest.mark.parametrize('kind, name', list(zip(
-    itertools.cycle(['openvino', 'coreml']), [case.values[0] for case in every_smallest_model()])))
+@pytest.mark.parametrize('name, kind', in_turn(smallest_models(each_host=False), ['openvino', 'coreml']))
 def test_every_family_converts(name, kind, tmp_path):
     """To one of two formats, with a block or two per stage; `zoo compatibility` tries all, whole."""
     for package in FORMATS[kind].packages:

@@ -7,6 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
+from tests.turns import in_turn
 from tests.zoo_models import CNNS, shallow
 from zoo.registry import smallest_models
 
@@ -66,8 +67,8 @@ def errors(name, dtype, size, seed):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize('name', [name for name in smallest_models() if name not in CNNS])  # theirs are plain torch
+@pytest.mark.parametrize('name, dtype', in_turn(  # CNNs are plain torch
+    [name for name in smallest_models() if name not in CNNS], [torch.bfloat16, torch.float16]))
 def test_as_exact_as_plain_torch(name, dtype):
     ours, plain = zip(*(errors(name, dtype, 224, seed) for seed in range(SEEDS)))
     worst, allowed = (torch.tensor(values).amax(0) for values in (ours, plain))
@@ -76,8 +77,8 @@ def test_as_exact_as_plain_torch(name, dtype):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize('name', [name for name in smallest_models() if 'resnest' not in name])  # its blocks are timm's
+@pytest.mark.parametrize('name, dtype', in_turn(
+    [name for name in smallest_models() if 'resnest' not in name], [torch.float16, torch.bfloat16]))  # timm's blocks
 def test_finite_at_1024_pixels(name, dtype):
     """Few blocks, all tokens: 65,536 in the first stage."""
     torch.manual_seed(0)

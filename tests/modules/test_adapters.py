@@ -10,6 +10,7 @@ from torch.nn.utils import parametrizations, prune
 
 from tests.modules.cases import ONE, TRAINING_ONLY, every_case, exact, images, without_gradient
 from tests.modules.module_calls import tensors
+from tests.turns import turn
 
 EXACT = dict(rtol=1e-8, atol=1e-10)
 
@@ -53,9 +54,9 @@ def close(y: Tensor, expected: Tensor, tolerance: float) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('kind', ['parametrization', 'pre_hook'])
-def test_weight_norm(original, model, kind):
+def test_weight_norm(original, model, request):
     """Of every layer: the same logits, and gradients of magnitudes and directions, which then count."""
+    kind = ('parametrization', 'pre_hook')[turn(request, 'original') % 2]
     x, layers = images(2), layers_of(model, nn.Linear, nn.Conv2d)
     for layer in layers.values():
         if kind == 'parametrization':
@@ -153,9 +154,9 @@ CHECKS = dict(
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings('ignore::DeprecationWarning')
-@pytest.mark.parametrize('tool', CHECKS)
-def test_tools_of_others(original, tool):
-    CHECKS[tool](original)
+def test_tools_of_others(original, request):
+    """One of them, by turns."""
+    list(CHECKS.values())[turn(request, 'original') % len(CHECKS)](original)
 
 
 @pytest.mark.filterwarnings('ignore::DeprecationWarning')

@@ -146,14 +146,15 @@ PARTS = 8  # that processes of pytest may share
 @pytest.mark.timeout(0)  # each of timm's tests has its own limit
 @pytest.mark.parametrize('part', range(PARTS))
 def test_every_structure(timm_tests, part, tmp_path, capfd):
-    """Whole models, of those that differ in size alone the first; all that ``ZOO_SUITE_MODELS`` names, if it does."""
+    """With few blocks, of those that differ in size alone the first; or whole ones that ``ZOO_SUITE_MODELS`` names."""
     asked = os.environ.get('ZOO_SUITE_MODELS')
     structures = [case.values[0] for case in (*every_structure(), *every_cnn_structure())]
     models = zoo.list_models(asked.split(',')) if asked else structures
     assert models
     if part >= len(models):
         pytest.skip(f'{len(models)} models were asked for')
-    check(timm_tests, models[part::PARTS], tmp_path, capfd)
+    arguments = {} if asked else {name: small(name) for name in models[part::PARTS]}
+    check(timm_tests, models[part::PARTS], tmp_path, capfd, arguments)
 
 
 def test_names_that_timm_takes_for_non_standard_are(timm_tests):
