@@ -335,6 +335,7 @@ def test_static_export():
     torch.testing.assert_close(torch.export.export(model, (x,)).module()(x), model(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', FEW)
 def test_compiles_without_graph_breaks(name):
     torch._dynamo.reset()
