@@ -5,11 +5,14 @@ choice is set by ``ZOO_CPU_GEMM=auto|mkl|onednn|measure`` in the environment, or
 decides by vendor and instruction set, so that all runs on a machine agree; ``measure`` times a product with both
 libraries, once per process.
 """
+import contextlib
 import functools
+import threading
 import time
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +34,7 @@ class Gemm(NamedTuple):
 
 
 _GEMM = Setting('ZOO_CPU_GEMM', GEMMS)
+_MATMUL: Any = getattr(torch.backends.mkldnn, 'matmul', None)
 
 
 def set_gemm(gemm: str) -> AbstractContextManager[None]:
@@ -75,6 +79,80 @@ def _decide(gemm: str) -> Gemm:
     if _vendor() == 'AuthenticAMD' and torch.backends.cpu.get_cpu_capability().startswith('AVX512'):
         return Gemm('onednn', f'{name}: MKL would take AVX2')
     return Gemm('mkl', f'{name}: oneDNN is not known to be faster; ZOO_CPU_GEMM=measure tries')
+
+
+@contextlib.contextmanager
+def fast_products() -> Iterator[None]:
+    """Context in which float32 products of eager code, forward and backward, go through the library of :func:`gemm`.
+
+    For whole training steps and evaluations on a CPU. ``torch.compile`` does not work within it. torch's fused
+    attention, which oneDNN slows down, keeps its own products.
+
+    >>> with zoo_kernels.cpu.fast_products():
+    ...     torch.nn.Linear(64, 64)(torch.randn(8, 64)).sum().backward()
+    """
+    if products_library() == 'mkl':
+        yield
+        return
+    _SWITCH.turn_on()
+    try:
+        yield
+    finally:
+        _SWITCH.turn_off()
+
+
+def products_library() -> str:
+    """Return the library of float32 products within :func:`fast_products`, ``'onednn'`` or ``'mkl'``."""
+    return 'onednn' if prefers_onednn() and _is_exact() else 'mkl'
+
+
+class _Switch:
+    """torch's process-wide setting by which float32 products go to oneDNN, with leave to round them to bfloat16.
+
+    Where that would not be faster, oneDNN computes in float32 all the same: see :func:`_is_exact`.
+    """
+
+    def __init__(self):
+        self.depth, self.lock = 0, threading.Lock()
+        self.before, self.attention = 'none', F.scaled_dot_product_attention
+
+    def turn_on(self) -> None:
+        with self.lock:
+            self.depth += 1
+            if self.depth == 1:
+                self.before = _MATMUL.fp32_precision
+                self.attention = F.scaled_dot_product_attention
+                setattr(F, 'scaled_dot_product_attention', self._attend)  # noqa: B010
+                _MATMUL.fp32_precision = 'bf16'
+
+    def turn_off(self) -> None:
+        with self.lock:
+            self.depth -= 1
+            if not self.depth:
+                _MATMUL.fp32_precision = self.before
+                setattr(F, 'scaled_dot_product_attention', self.attention)  # noqa: B010
+
+    def _attend(self, *args: Any, **options: Any) -> Tensor:
+        _MATMUL.fp32_precision = self.before
+        try:
+            return self.attention(*args, **options)
+        finally:
+            _MATMUL.fp32_precision = 'bf16'
+
+
+_SWITCH = _Switch()
+
+
+@functools.cache
+def _is_exact() -> bool:
+    """Whether products stay in float32 when they are sent to oneDNN; on processors with AMX they may not."""
+    x, one = torch.full((64, 64), 1 + 2. ** -12), torch.eye(64)
+    _SWITCH.turn_on()
+    try:
+        with torch.inference_mode():
+            return torch.equal(F.linear(x, one), x) and torch.equal(x[None] @ one[None], x[None])
+    finally:
+        _SWITCH.turn_off()
 
 
 def has_onednn() -> bool:

@@ -15,6 +15,7 @@ from zoo.train.build import DeviceContext
 from zoo.train.data import sampling
 from zoo.train.option_schema import TRAIN
 from zoo.utils.errors import ZooError
+from zoo_kernels import set_gemm
 
 from .own_losses import BALANCED, RUNS, flags_of
 from .processes import launch
@@ -47,6 +48,14 @@ def test_two_processes_are_one_process(small, tmp_path):
     one, two = (finish(small, tmp_path, f'p{processes}', processes, **TINY) for processes in (1, 2))
     assert one[1]['updates'] == two[1]['updates'] == 5
     assert_close(one, two, 1e-6)
+
+
+@pytest.mark.slow
+def test_two_processes_are_one_process_with_products_of_onednn(small, tmp_path):
+    with set_gemm('onednn'):
+        one, two = (finish(small, tmp_path, f'p{processes}', processes, **TINY) for processes in (1, 2))
+    assert_close(one, two, 1e-6)
+    assert two[1]['products'] == 'onednn'
 
 
 def take_turns():

@@ -9,6 +9,7 @@ import torch
 
 from zoo.train import checkpoint, engine
 from zoo.train.data import sampling
+from zoo_kernels import set_gemm
 
 from .own_losses import RUNS, flags_of
 from .processes import launch
@@ -91,6 +92,39 @@ def test_killed_at_random_steps_a_run_goes_on_exactly(small, tmp_path, processes
     kills = random.sample(range(6), 3)
     print('killed before batches', kills)
     kill_and_resume(small, tmp_path, kills, processes, batch_size=8 // processes, workers=2, **TINY, **EVERYTHING)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('processes', [1, 2])
+def test_killed_with_products_of_onednn_a_run_goes_on_exactly(small, tmp_path, processes):
+    with set_gemm('onednn'):
+        kill_and_resume(small, tmp_path, (4,), processes, batch_size=8 // processes, workers=0, **TINY, **EVERYTHING)
+    assert read(tmp_path / 'out' / 'whole' / 'last.pth.tar')['products'] == 'onednn'
+
+
+def test_another_library_of_products_is_told(zoo, small, tmp_path, monkeypatch):
+    """In steps alone: loading processes and what else the process computes keep torch's own products."""
+    seen = {}
+
+    def noting(owner, name):
+        function = getattr(owner, name)
+
+        def noted(*args):
+            seen.setdefault(name, set()).add(torch.backends.mkldnn.matmul.fp32_precision)
+            return function(*args)
+
+        monkeypatch.setattr(owner, name, noted)
+
+    noting(sampling.BatchedDataset, '__getitem__')
+    noting(engine, '_backward')
+    with set_gemm('onednn'):
+        assert zoo('train', *small(stop_epoch=1)).code == 0
+    assert seen == dict(__getitem__={'none'}, _backward={'bf16'})
+    last = tmp_path / 'out' / 'run' / 'last.pth.tar'
+    assert read(last)['products'] == 'onednn'
+    with set_gemm('mkl'):
+        resumed = zoo('train', '--resume', last)
+    assert 'matrix products are computed by mkl, were by onednn' in resumed.out and 'ZOO_CPU_GEMM=onednn' in resumed.out
 
 
 def test_workers_do_not_change_a_run(small, tmp_path):

@@ -57,13 +57,13 @@ def _measure(args: argparse.Namespace, mixers: list[str], device: torch.device) 
             images = torch.randn(args.batch_size, channels, *size).to(
                 device, build.dtype_of(args), memory_format=layout)
             target = torch.randint(model.num_classes, (args.batch_size,), device=device)
-            autocast = build.autocast_of(args, device)
-            step = partial(_step, model, images, target, autocast)
+            contexts = build.products_of(args, device), build.autocast_of(args, device)
+            step = partial(_step, model, images, target, contexts)
             step()
             found[mixer] = dict(
                 parameters=sum(p.numel() for p in model.parameters()),
                 flops=flops(model.eval(), size, build.dtype_of(args), channels))
-            models[mixer], steps[mixer], passes[mixer] = model, step, partial(_infer, model, images, autocast)
+            models[mixer], steps[mixer], passes[mixer] = model, step, partial(_infer, model, images, contexts)
         except (RuntimeError, ValueError) as e:
             found[mixer] = dict(reason=format_error(e)[:300])
     for mixer, times in timing.interleaved(steps, device, REPEATS).items():
@@ -74,16 +74,19 @@ def _measure(args: argparse.Namespace, mixers: list[str], device: torch.device) 
     return found
 
 
-def _step(model: nn.Module, images: Tensor, target: Tensor, autocast: Any) -> None:
+def _step(model: nn.Module, images: Tensor, target: Tensor, contexts: tuple[Any, Any]) -> None:
     model.train()
     model.zero_grad(set_to_none=True)
-    with autocast():
-        loss = nn.functional.cross_entropy(model(images), target)
-    loss.backward()
+    products, autocast = contexts
+    with products():
+        with autocast():
+            loss = nn.functional.cross_entropy(model(images), target)
+        loss.backward()
 
 
 @torch.no_grad()
-def _infer(model: nn.Module, images: Tensor, autocast: Any) -> None:
+def _infer(model: nn.Module, images: Tensor, contexts: tuple[Any, Any]) -> None:
     model.eval()
-    with autocast():
+    products, autocast = contexts
+    with products(), autocast():
         model(images)

@@ -14,6 +14,8 @@ from timm.scheduler import create_scheduler_v2
 from timm.utils import NativeScaler, init_distributed_device
 from torch import Tensor, nn
 
+from zoo_kernels.cpu import fast_products
+
 from ..utils.errors import ZooError, did_you_mean, format_error
 from ..weights import without_prefix
 from ..weights.convert import check_kinds
@@ -186,6 +188,11 @@ def autocast_of(args: argparse.Namespace, device: torch.device) -> Any:
         return contextlib.nullcontext
     dtype = args.amp_dtype or ('float16' if device.type == 'cuda' else 'bfloat16')
     return lambda: torch.autocast(device.type, dtype=getattr(torch, dtype))
+
+
+def products_of(args: argparse.Namespace, device: torch.device) -> Any:
+    """Factory of the context in which float32 products are computed by the faster library; for CPUs, not compiled."""
+    return contextlib.nullcontext if device.type != 'cpu' or args.torchcompile else fast_products
 
 
 def scaler_of(args: argparse.Namespace, device: torch.device) -> NativeScaler | None:

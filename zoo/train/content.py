@@ -133,4 +133,4 @@ RUN = dict(
     updates=A_COUNT, points=('a list of points of four numbers', _are_points),
     best=('an epoch and a metric', _is_best), optimizer=('the state of an optimizer', _is_optimizer))
 PERHAPS = dict(
-    skipped=A_COUNT, middle=A_DICT, scheduler=A_DICT, starts=A_COUNT, run_id=A_NAME)
+    skipped=A_COUNT, products=A_NAME, middle=A_DICT, scheduler=A_DICT, starts=A_COUNT, run_id=A_NAME)

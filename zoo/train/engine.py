@@ -20,16 +20,18 @@ from .non_finite import REMEDY, Guard
 
 @dataclass(frozen=True)
 class BatchMover:
-    """Moves batches to the model's device, precision and memory layout."""
+    """Moves batches to the model's device, precision and memory layout, and knows the contexts to compute in."""
 
     ctx: build.DeviceContext
     dtype: torch.dtype
     channels_last: bool
     autocast: Callable[[], Any]
+    products: Callable[[], Any]
 
     @classmethod
     def of(cls, args: argparse.Namespace, ctx: build.DeviceContext) -> 'BatchMover':
-        return cls(ctx, build.dtype_of(args), args.channels_last, build.autocast_of(args, ctx.device))
+        return cls(ctx, build.dtype_of(args), args.channels_last, build.autocast_of(args, ctx.device),
+                   build.products_of(args, ctx.device))
 
     def __call__(self, images: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Move images ``[B, C, H, W]`` and targets to the device, unless a prefetcher already did."""
@@ -163,7 +165,7 @@ def evaluate(
     seen = 0
     for images, target in batches:
         images, target = feed(images, target)
-        with feed.autocast():
+        with feed.products(), feed.autocast():
             output = model(images)
         count = len(target) if limit is None else min(len(target), limit - seen)
         seen += count
@@ -211,7 +213,7 @@ def _step(run: TrainState, index: int, batches: int, images: Tensor, target: Ten
     group = rest if rest and index >= batches - rest else accumulate  # the last group may be smaller
     if guard is not None and index % accumulate == 0:
         guard.begin(task.get_trainable_module())
-    with contextlib.nullcontext() if update else task.no_sync():
+    with run.feed.products(), contextlib.nullcontext() if update else task.no_sync():
         with run.feed.autocast():
             result = task(images, target)
         if guard is not None:

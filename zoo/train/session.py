@@ -14,6 +14,8 @@ import yaml
 from timm.utils import distribute_bn, random_seed
 from torch import nn
 
+from zoo_kernels import cpu
+
 from ..utils import files, text_tables
 from ..utils.errors import GracefulInterrupt, Interrupted, NotFinite, ZooError
 from ..utils.text_tables import some
@@ -192,10 +194,14 @@ class Trainer:
 
     def _restore(self) -> int:
         """Restore state, summary and files from the checkpoint; return the epoch to start with."""
-        args, content = self.args, self.content
+        args, content = self.args, self.content or {}
         start, self.random, note = state.restore(self.run, content, args.resume)
         if note:
             self.say(note)
+        before, now = content.get('products'), self._products()
+        if before not in (None, now):
+            self.say(f'matrix products are computed by {now}, were by {before}: what follows is not bit by bit what it '
+                     f'would have been' + (f'; ZOO_CPU_GEMM={before} keeps it so' if before in cpu.GEMMS else ''))
         if self.folder.resolve() == Path(args.resume).parent.resolve():
             self.rows = report.read_summary(self.folder / 'summary.csv', before=start)
             metrics = {row['epoch']: row[f'eval_{args.eval_metric}'] for row in self.rows}
@@ -312,7 +318,13 @@ class Trainer:
             data_config=options.plain(self.config), num_classes=self.classes,
             class_names=classes.padded(self.names, self.classes), data_fingerprint=self.fingerprints,
             in_chans=self.config['input_size'][0], model_kwargs=options.plain(self.args.model_kwargs),
-            metric_name=self.args.eval_metric)
+            metric_name=self.args.eval_metric, products=self._products())
+
+    def _products(self) -> str:
+        """The library that computes float32 products of a step: resumed with another one, a run is not the same."""
+        if self.run.feed.products is cpu.fast_products:
+            return cpu.products_library()
+        return self.args.torchcompile or self.ctx.device.type
 
     def _open_folder(self) -> None:
         if self.ctx.primary:
