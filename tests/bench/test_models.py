@@ -1,5 +1,6 @@
 """``zoo benchmark models``: selection, FLOPs, growth, and a run at a tiny size."""
 import json
+import shutil
 import sys
 
 import pytest
@@ -192,6 +193,15 @@ def test_another_runtime(name):
     assert eager['peak_bytes'] > 0 and other['peak_bytes'] is None and other['provider'] == name
     assert backward[0]['floor_ms'] == 3 * eager['floor_ms'] and 'deviation' not in backward[0]
     assert backward[1]['reason'] == 'ZooError: it runs forward passes only'
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which('g++') is None, reason='needs a C++ compiler')
+def test_frozen_weights():
+    variants = models.settings(['frozen'], ['off'])
+    forward, backward = models.measure('test_resnet', (64, 64), 1, variants, torch.float32, CPU, repeats=2)
+    assert 0 < forward['deviation'] < 1e-5 and forward['ms']['samples'] == 2
+    assert backward['reason'] == 'ZooError: it runs forward passes only'
 
 
 def test_another_runtime_says_what_it_needs(monkeypatch):

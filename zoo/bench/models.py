@@ -20,7 +20,8 @@ from ..utils.errors import ZooError, did_you_mean, format_error
 from . import runtimes, timing
 
 PASSES = ('forward', 'forward+backward')
-PROVIDERS = ('eager', 'compile', *runtimes.RUNTIMES)
+COMPILED = {'compile': None, 'frozen': {'freezing': True}}  # options of torch.compile
+PROVIDERS = ('eager', *COMPILED, *runtimes.RUNTIMES)
 PRODUCTS = 1, 3  # for each of the forward pass, in a pass: backward there are two
 ALIKE = 'model', 'provider', 'kernels', 'threads', 'pass'  # of rows that differ in size alone
 CHECKED = 2  # images whose logits are compared with float64
@@ -236,11 +237,13 @@ def _prepare(model: nn.Module, variant: Setting, images: Tensor, backward: bool)
         function = runtimes.prepare(variant.provider, model, images, backward)
         return partial(function, images)
     function = model
-    if variant.provider == 'compile':
+    if variant.provider in COMPILED:
+        if variant.provider == 'frozen' and backward:
+            raise ZooError('it runs forward passes only')
         # a function of its own for each variant: one cache of compiled code would be guarded, and limited, for both
         def function(images: Tensor) -> Any:
             return model(images)
-        function = torch.compile(function, dynamic=False)
+        function = torch.compile(function, dynamic=False, options=COMPILED[variant.provider])
     return partial(_call, function, model, variant.kernels, images, backward)
 
 
