@@ -28,7 +28,8 @@ class RectifyCoordinates(torch.autograd.Function):
 
     The gradient of a coordinate c becomes ``dc + 10 * strength * sign(c)`` where ``|c| > 1.001``: that of the loss
     plus ``10 * strength * relu(|c| - 1.001)``, added once the loss has been differentiated. It is neither averaged
-    over the batch nor multiplied by the scale of a scaled loss.
+    over the batch nor multiplied by the scale of a scaled loss: several batches that are accumulated into an update
+    push once each, whereas processes that average their gradients average their pushes.
 
     Source: ViTAE-Transformer/QFormer @ 8aabe08, models/swin/qformer.py (RectifyCoordsGradient).
     """
