@@ -1,4 +1,4 @@
-"""Small runs whose losses are not the labels' alone: those of layers, of a teacher's tokens, rectified coordinates."""
+"""Small runs whose losses are not the labels' alone: those of layers, of a teacher's tokens or features, rectified coordinates."""
 import timm
 import torch
 
@@ -8,14 +8,18 @@ BALANCED = dict(  # heads of blocks are routed, and a loss of theirs is added
                  "mixer_kwargs={'shared_heads':(1,1,1,2),'routed_heads':(0,1,2,1)}")
 SPARSE = "embed_dim=24 depth=2 num_heads=3 mixer_kwargs={'token_keep':(0.7,0.5)} trained="
 TEACHER = dict(embed_dim=24, depth=2, num_heads=3, img_size=32)
+TAUGHT = dict(
+    kd_model_name='deit_small_patch16_224', kd_model_kwargs=' '.join(f'{key}={value}' for key, value in TEACHER.items()))
 RUNS = dict(
     balanced=BALANCED,
     reconstruction=dict(
         model='sparsifiner_small_patch16_prune', model_kwargs=SPARSE + 'predictor',
         extra_loss_weights='reconstruction=0.01'),
     tokens=dict(
-        model='sparsifiner_small_patch16_prune', model_kwargs=SPARSE + 'rest', kd_model_name='deit_small_patch16_224',
-        kd_distill_type='sequence', kd_model_kwargs=' '.join(f'{key}={value}' for key, value in TEACHER.items())),
+        TAUGHT, model='sparsifiner_small_patch16_prune', model_kwargs=SPARSE + 'rest', kd_distill_type='sequence'),
+    features=dict(
+        TAUGHT, model='deit_tiny_patch16_224', model_kwargs='embed_dim=16 depth=2 num_heads=2 img_size=32',
+        kd_distill_type='feature'),
     coordinates=dict(
         model='vsa_swin_tiny',
         model_kwargs="embed_dim=8 depths=(1,1,1,1) num_heads=(1,2,4,8) mixer_kwargs={'coords_lambda':0.5}"),

@@ -6,6 +6,7 @@ of ``torch.distributed.checkpoint`` would save the primary process the memory of
 larger models, but would have to be converted before anything else could read them.
 """
 import argparse
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from timm.layers import BatchNormAct2d, convert_sync_batchnorm
 from timm.task import TrainingTask
+from timm.utils import unwrap_model
 from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -72,24 +74,31 @@ def wrap(args: argparse.Namespace, task: TrainingTask, ctx: DeviceContext, unuse
         ZooError: FSDP2 cannot shard a parameter of the model.
     """
     if args.fsdp:
-        _shard(task.get_trainable_module(), ctx)
+        _shard(task.get_trainable_module(), unwrap_model(task.get_eval_model()), ctx)
         if task.has_ema():
             averaged = task.get_trainable_module(ema=True)
-            _shard(averaged.module, ctx)
+            _shard(averaged.module, unwrap_model(task.get_eval_model(ema=True)), ctx)
             averaged.foreach = False  # torch does not mix shards and plain buffers in one call
     elif ctx.distributed:
         task.prepare_distributed(
             device_ids=None if ctx.device.type == 'cpu' else [ctx.device], find_unused_parameters=unused)
 
 
-def _shard(model: nn.Module, ctx: DeviceContext) -> None:
+def _shard(trained: nn.Module, model: nn.Module, ctx: DeviceContext) -> None:
+    """Shard what is trained: the model, or a module around it that calls its ``forward_features`` and ``forward_head``.
+
+    Such a model is sharded on its own too, since evaluation calls it alone.
+    """
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
     mesh = init_device_mesh(ctx.device.type, (ctx.world_size,))
+    inner = [] if model is trained else [model]
     try:
-        for module in [*_units(model), model]:
+        for module in [*_units(model), *inner, trained]:
             fully_shard(module, mesh=mesh)
+        for module, method in itertools.product(inner, ('forward_features', 'forward_head')):
+            register_fsdp_forward_method(module, method)
     except (NotImplementedError, ValueError) as e:
         raise ZooError(f'--fsdp cannot shard this model ({format_error(e)[:200]}); leave it out: DDP can') from e
 
