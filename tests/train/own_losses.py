@@ -1,4 +1,4 @@
-"""Small runs whose losses are not the labels' alone: those of layers, of a teacher's tokens or features, rectified coordinates."""
+"""Small runs that learn not from labels alone: from losses of layers, a teacher, rectified coordinates."""
 import timm
 import torch
 
@@ -9,7 +9,8 @@ BALANCED = dict(  # heads of blocks are routed, and a loss of theirs is added
 SPARSE = "embed_dim=24 depth=2 num_heads=3 mixer_kwargs={'token_keep':(0.7,0.5)} trained="
 TEACHER = dict(embed_dim=24, depth=2, num_heads=3, img_size=32)
 TAUGHT = dict(
-    kd_model_name='deit_small_patch16_224', kd_model_kwargs=' '.join(f'{key}={value}' for key, value in TEACHER.items()))
+    kd_model_name='deit_small_patch16_224',
+    kd_model_kwargs=' '.join(f'{key}={value}' for key, value in TEACHER.items()))
 RUNS = dict(
     balanced=BALANCED,
     reconstruction=dict(
