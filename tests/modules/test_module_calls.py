@@ -24,6 +24,7 @@ from zoo.blocks.continuous_bias import ContinuousBias
 from zoo.blocks.gates import ELA
 from zoo.blocks.symbols import SymbolicAttention
 from zoo.models.care import TwoHeads
+from zoo.models.ninformer import SharedNormBlock
 from zoo.models.overlock.family import OverLoCK
 from zoo.registry import smallest_models
 
@@ -44,6 +45,7 @@ class Exempt(NamedTuple):
 EXEMPT = (
     Exempt(ELA, 'conv|norm', 'rows and columns share them', calls=2),
     Exempt(SymbolicAttention, '(query)?', 'the blocks of ViDAT share it', calls=4),
+    Exempt(SharedNormBlock, 'norm', 'both halves of a block share it', calls=2),
     Exempt(OverLoCK, r'aux_head(\..*)?', 'only training has an auxiliary loss', calls=0, eval_only=True),
     Exempt(TwoHeads, '', 'gives the logits of two classifiers', fault='output'),
     Exempt(ResNet, r'bn1|conv1\.\d+', "timm's ReLU behind the stem's norms is in place", fault='overwritten'),

@@ -32,13 +32,14 @@ def resize_table(
         size: Its new size.
         resample: Function of a table and a size that returns the resampled table; the identity for its own size.
     """
-    table, first = getattr(module, name), module.__dict__.get('first_table')
+    kept = f'first_{name}'
+    table, first = getattr(module, name), module.__dict__.get(kept)
     source = table.detach().clone()
     if first is not None and not (first.is_meta or table.is_meta):
         first = first.to(table.device)
         if torch.equal(resample(first, now).to(table.dtype), source):
             source = first
-    module.first_table = source
+    setattr(module, kept, source)
     resized = resample(source, size).to(table.dtype, copy=True).contiguous()
     setattr(module, name, nn.Parameter(resized, requires_grad=table.requires_grad))
 
@@ -66,7 +67,7 @@ class PositionMap(nn.Module):
         # resampling to the same size is exact
         if sizes_known(height, width) and (height, width) == tuple(self.weight.shape[1:3]):
             return self.weight
-        return resample_map(self.weight, (height, width), self.mode)
+        return self._resample(self.weight, (height, width))
 
     def resample_table(self, name: str, table: Tensor) -> Tensor:
         """Resample a checkpoint's table, ``[1, H, W, C]`` or ``[1, H * W, C]`` (square), to this module's size."""
@@ -75,13 +76,41 @@ class PositionMap(nn.Module):
             table = table.reshape(1, side, side, table.shape[-1])
         if table.shape == self.weight.shape or table.shape[-1] != self.weight.shape[-1]:
             return table
-        return resample_map(table, map_size(self.weight), self.mode)
+        return self._resample(table, map_size(self.weight))
 
     def set_grid_size(self, grid_size: tuple[int, int]) -> None:
         """Resample the stored table to another height and width in tokens."""
         now, grid = tuple(self.weight.shape[1:3]), tuple(grid_size)
         if grid != now:
-            resize_table(self, 'weight', now, grid, lambda table, size: resample_map(table, size, self.mode))
+            resize_table(self, 'weight', now, grid, self._resample)
+
+    def _resample(self, table: Tensor, grid: tuple[int, int]) -> Tensor:
+        return resample_map(table, grid, self.mode)
+
+
+class TokenTable(PositionMap):
+    """A learned vector per token of a sequence: of a map, resampled for other sizes, and of the tokens before it.
+
+    Args:
+        grid: Height and width of the stored table in tokens.
+        dim: Number of channels.
+        num_prefix_tokens: Number of tokens before those of the map.
+    """
+
+    def __init__(self, grid: tuple[int, int], dim: int, num_prefix_tokens: int = 0, device=None, dtype=None):
+        super().__init__(grid, dim, mode='bicubic', std=0.02, device=device, dtype=dtype)
+        self.prefix = None
+        if num_prefix_tokens:
+            self.prefix = nn.Parameter(torch.zeros(num_prefix_tokens, dim, device=device, dtype=dtype))
+            nn.init.trunc_normal_(self.prefix, std=0.02)
+
+    def forward(self, height: int, width: int) -> Tensor:
+        """Return ``[num_prefix_tokens + height * width, dim]``."""
+        table = super().forward(height, width).flatten(0, 2)
+        return table if self.prefix is None else torch.cat([self.prefix, table])
+
+    def resample_table(self, name: str, table: Tensor) -> Tensor:
+        return super().resample_table(name, table) if name == 'weight' else table
 
 
 class RelativePositionBias(nn.Module):

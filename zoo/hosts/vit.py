@@ -87,6 +87,7 @@ class ViT(PlainWithTokens):
     """
 
     block_class: type[TokenBlock] = TokenBlock
+    norm_eps = 1e-6
 
     def __init__(
             self, mixer: MixerFactory = SoftmaxAttention.from_context, img_size: int | Sequence[int] = 224,
@@ -98,7 +99,8 @@ class ViT(PlainWithTokens):
 
         def block(ctx: BlockContext, drop_path: float) -> nn.Module:
             return self.block_class(
-                ctx.dim, mixer(ctx, **dd), Mlp(ctx.dim, int(ctx.dim * mlp_ratio), **dd), drop_path, eps=1e-6, **dd)
+                ctx.dim, mixer(ctx, **dd), Mlp(ctx.dim, int(ctx.dim * mlp_ratio), **dd), drop_path,
+                eps=self.norm_eps, **dd)
 
         contexts = [
             BlockContext(0, i, embed_dim, num_heads, grid, qkv_bias, num_prefix_tokens=1, num_kv_heads=num_kv_heads)
@@ -108,5 +110,5 @@ class ViT(PlainWithTokens):
         super().__init__(
             TokenEmbedding(in_chans, embed_dim, grid, **dd), stages, dims=[embed_dim] * depth, strides=[PATCH] * depth,
             in_chans=in_chans, global_pool=global_pool,
-            norm=nn.LayerNorm(embed_dim, eps=1e-6, **dd), no_decay=('cls_token', 'cls_pos', 'pos_embed.weight'), **dd,
+            norm=nn.LayerNorm(embed_dim, eps=self.norm_eps, **dd), no_decay=('cls_token', 'cls_pos', 'pos_embed.weight'), **dd,
             **backbone)

@@ -75,3 +75,9 @@ def smallest_golden(family: str) -> str | None:
     """The first golden of its smallest model that has one at 224 pixels, without arguments; None without any."""
     stems = (f'{name}@224' for name in variants(family))
     return next((stem for stem in stems if (goldens.FOLDER / f'{stem}.json').exists()), None)
+
+
+def any_golden(family: str) -> str | None:
+    """:func:`smallest_golden`, else the first golden of its models at any size."""
+    stems = (path.stem for name in variants(family) for path in sorted(goldens.FOLDER.glob(f'{name}@*.json')))
+    return smallest_golden(family) or next(stems, None)

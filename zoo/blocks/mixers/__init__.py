@@ -31,6 +31,7 @@ from .mala import MagnitudeAwareLinearAttention
 from .mega import MovingAverageGatedAttention
 from .modulation import EfficientModulation
 from .neighborhood import NeighborhoodAttention
+from .network_in_network import NetworkInNetwork
 from .norm_aware import NormAwareLinearAttention
 from .partial import PartialChannelAttention, PartialSelfAttention
 from .pooling import AveragePooling
@@ -44,6 +45,7 @@ from .scale_aware import ScaleAwareModulation
 from .selective_scan import SelectiveScan
 from .sequence import QKVMixer
 from .softmax import SoftmaxAttention
+from .spectral import SpectralFilter
 from .stripes import StripeAttention
 from .table import Mixers, MixerTable, mixer_factory
 from .token_mixer import TokenMixer
@@ -57,10 +59,10 @@ __all__ = [
     'GroupedQueryAttention', 'HiLoAttention', 'InLineAttention', 'KeptTokens', 'KeyDrivenGroupedQueryAttention',
     'LargeKernelAttention', 'LargeKernelConvolutionalAttention', 'LengthScaledAttention',
     'LengthScaledMixtureOfHeads', 'LinearAttention', 'MagnitudeAwareLinearAttention', 'MixerFactory', 'MixerTable',
-    'Mixers', 'MixtureOfHeads', 'MovingAverageGatedAttention', 'NeighborhoodAttention', 'NormAwareLinearAttention',
+    'Mixers', 'MixtureOfHeads', 'MovingAverageGatedAttention', 'NeighborhoodAttention', 'NetworkInNetwork', 'NormAwareLinearAttention',
     'PartialChannelAttention', 'PartialSelfAttention', 'PredictedMaskAttention', 'QKVMixer', 'QuadrangleAttention',
     'RankAugmentedLinearAttention', 'RotaryAttention', 'RoutedAttention', 'ScaleAwareModulation', 'SelectiveScan',
-    'SoftmaxAttention', 'SpatialReductionAttention', 'StripeAttention', 'TokenMixer', 'VariedWindowAttention',
+    'SoftmaxAttention', 'SpatialReductionAttention', 'SpectralFilter', 'StripeAttention', 'TokenMixer', 'VariedWindowAttention',
     'WindowAttention', 'list_mixers', 'mixer_class', 'mixer_factory', 'register_mixer',
 ]
 

@@ -14,7 +14,7 @@ from ...utils.types import FactoryKwargs
 from ..extra_loss import ExtraLoss
 from ..layout import ceil_div, contiguous_for_export
 from ..linear import linear
-from ..position import PositionMap
+from ..position import TokenTable
 from .block_context import BlockContext
 from .registry import register_mixer
 from .sequence import QKVMixer, add_local
@@ -37,31 +37,6 @@ class KeptTokens:
         """Positions in the sequence, ``[B, n]`` int64, ascending, that block ``block`` computes; None for all."""
         earlier = [index for index in self.chosen if index < block]
         return self.chosen[max(earlier)] if earlier else None
-
-
-class TokenTable(PositionMap):
-    """A learned vector per token of a sequence: of a map, resampled for other sizes, and of the tokens before it.
-
-    Args:
-        grid: Height and width of the stored table in tokens.
-        dim: Number of channels.
-        num_prefix_tokens: Number of tokens before those of the map.
-    """
-
-    def __init__(self, grid: tuple[int, int], dim: int, num_prefix_tokens: int = 0, device=None, dtype=None):
-        super().__init__(grid, dim, mode='bicubic', std=0.02, device=device, dtype=dtype)
-        self.prefix = None
-        if num_prefix_tokens:
-            self.prefix = nn.Parameter(torch.zeros(num_prefix_tokens, dim, device=device, dtype=dtype))
-            nn.init.trunc_normal_(self.prefix, std=0.02)
-
-    def forward(self, height: int, width: int) -> Tensor:
-        """Return ``[num_prefix_tokens + height * width, dim]``."""
-        table = super().forward(height, width).flatten(0, 2)
-        return table if self.prefix is None else torch.cat([self.prefix, table])
-
-    def resample_table(self, name: str, table: Tensor) -> Tensor:
-        return super().resample_table(name, table) if name == 'weight' else table
 
 
 class MaskPredictor(nn.Module):
