@@ -21,12 +21,14 @@ SIZES = (
 # Arguments that make a model shallow and keep every kind of its blocks, where its host has them: shifted windows, and
 # blocks of two kinds by turns, take two in a stage; the plain ViT has a feature map per block, of which four are asked.
 SHALLOW = dict(
-    depths=(1, 1, 2, 2), depth=4, attention_depths=(0, 0, 1, 1), focus_depths=(1, 1), layers=(1, 1, 2, 2))
+    depths=(1, 1, 2, 2), depth=4, attention_depths=(0, 0, 1, 1), focus_depths=(1, 1), layers=(1, 1, 2, 2),
+    latent_depths=(1, 1, 1, 1))
 WIDTHS = 'embed_dim', 'embed_dims', 'dims'
 # What makes the hosts of hybrids narrow too: windows and their shifted ones take two blocks.
 NARROW = dict(
     vit=dict(depth=2, embed_dim=48), swin=dict(embed_dim=32, depths=(1, 2, 1, 1), num_heads=(2, 4, 8, 16)),
-    cswin=dict(embed_dim=32, depths=(1, 1, 1, 1)))
+    cswin=dict(embed_dim=32, depths=(1, 1, 1, 1)),
+    fit=dict(embed_dim=48, latent_dim=64, latent_depths=(1, 1, 1, 1), latent_heads=4))
 NARROW_PYRAMID = dict(depths=(1, 1, 1, 1), embed_dims=(16, 32, 80, 128))
 CNNS = {variant.name for family in FAMILIES if not issubclass(family.host, Backbone) for variant in family.variants}
 

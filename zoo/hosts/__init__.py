@@ -6,6 +6,7 @@
 torch.Size([1, 1000])
 """
 from .cswin import CSwin
+from .fit import FIT
 from .mobilenet import GatedMobileNetV2
 from .pvt import PVT
 from .pvt_v2 import PVTv2
@@ -14,4 +15,4 @@ from .resnet import GatedResNet
 from .swin import Swin
 from .vit import ViT
 
-__all__ = ['CSwin', 'GatedMobileNetV2', 'GatedResNet', 'PVT', 'PVTv2', 'Pyramid', 'Swin', 'ViT']
+__all__ = ['CSwin', 'FIT', 'GatedMobileNetV2', 'GatedResNet', 'PVT', 'PVTv2', 'Pyramid', 'Swin', 'ViT']

@@ -110,5 +110,5 @@ class ViT(PlainWithTokens):
         super().__init__(
             TokenEmbedding(in_chans, embed_dim, grid, **dd), stages, dims=[embed_dim] * depth, strides=[PATCH] * depth,
             in_chans=in_chans, global_pool=global_pool,
-            norm=nn.LayerNorm(embed_dim, eps=self.norm_eps, **dd), no_decay=('cls_token', 'cls_pos', 'pos_embed.weight'), **dd,
-            **backbone)
+            norm=nn.LayerNorm(embed_dim, eps=self.norm_eps, **dd),
+            no_decay=('cls_token', 'cls_pos', 'pos_embed.weight'), **dd, **backbone)

@@ -13,9 +13,9 @@ interpolated linearly over the frequencies, and positions bicubically. Images wh
 zero-padded right and bottom.
 
 Departures of the released code from the paper: the shortcut of the filter is added twice, ``2 x + out``, once inside
-the attention and once around it; the activation is GELU of the magnitude, not modReLU. That commit is the last one with the
-code of these models. Initial weights, stochastic depth and what is not decayed are not on record here: they are those
-of the ViT host, filters start at 1 and their offsets at -0.1.
+the attention and once around it; the activation is GELU of the magnitude, not modReLU. That commit is the last one with
+the code of these models. Initial weights, stochastic depth and what is not decayed are not on record here: they are
+those of the ViT host, filters start at 1 and their offsets at -0.1.
 """
 from typing import Any
 

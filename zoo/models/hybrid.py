@@ -15,7 +15,7 @@ from torch import nn
 
 from ..backbone import Backbone
 from ..blocks.mixers import MixerFactory, MixerTable, mixer_factory
-from ..hosts import PVT, CSwin, PVTv2, Pyramid, Swin, ViT, cswin, pvt, pvt_v2, pyramid, swin, vit
+from ..hosts import FIT, PVT, CSwin, PVTv2, Pyramid, Swin, ViT, cswin, fit, pvt, pvt_v2, pyramid, swin, vit
 from ..registry import Variant, register_variants
 from ..utils.errors import ZooError
 
@@ -25,7 +25,8 @@ HOSTS = {
     f'{name}_{size}': (host, args)
     for name, host, sizes in (
         ('vit', ViT, vit.SIZES), ('pvt', PVT, pvt.SIZES), ('pvt_v2', PVTv2, pvt_v2.SIZES),
-        ('swin', Swin, swin.SIZES), ('cswin', CSwin, cswin.SIZES), ('pyramid', Pyramid, pyramid.SIZES))
+        ('swin', Swin, swin.SIZES), ('cswin', CSwin, cswin.SIZES), ('pyramid', Pyramid, pyramid.SIZES),
+        ('fit', FIT, fit.SIZES))
     for size, args in sizes.items()}
 
 CFG = dict(

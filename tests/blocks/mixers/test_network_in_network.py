@@ -48,4 +48,5 @@ def test_starts_as_linear_layers_do():
     tokens = NetworkInNetwork(128, (8, 8)).tokens
     assert float(tokens.weight1.weight.detach().std()) == pytest.approx((3 * 64) ** -0.5, rel=0.05)
     assert float(tokens.weight2.weight.detach().std()) == pytest.approx((3 * 256) ** -0.5, rel=0.05)
-    assert float(tokens.bias1.detach().abs().max()) <= 1 / 8 and float(tokens.bias2.weight.detach().abs().max()) <= 1 / 16
+    assert all(p.detach().abs().max() <= bound for p, bound in (
+        (tokens.bias1, 1 / 8), (tokens.bias2.weight, 1 / 16)))

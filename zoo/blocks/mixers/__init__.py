@@ -57,13 +57,13 @@ __all__ = [
     'BlockContext', 'ClampedLinearAttention', 'ContextMixing', 'DualAttention', 'EfficientModulation',
     'EnhancedAttention', 'FlowAttention', 'FocusedLinearAttention', 'GatedLinearAttention', 'GatedMixer',
     'GroupedQueryAttention', 'HiLoAttention', 'InLineAttention', 'KeptTokens', 'KeyDrivenGroupedQueryAttention',
-    'LargeKernelAttention', 'LargeKernelConvolutionalAttention', 'LengthScaledAttention',
-    'LengthScaledMixtureOfHeads', 'LinearAttention', 'MagnitudeAwareLinearAttention', 'MixerFactory', 'MixerTable',
-    'Mixers', 'MixtureOfHeads', 'MovingAverageGatedAttention', 'NeighborhoodAttention', 'NetworkInNetwork', 'NormAwareLinearAttention',
+    'LargeKernelAttention', 'LargeKernelConvolutionalAttention', 'LengthScaledAttention', 'LengthScaledMixtureOfHeads',
+    'LinearAttention', 'MagnitudeAwareLinearAttention', 'MixerFactory', 'MixerTable', 'Mixers', 'MixtureOfHeads',
+    'MovingAverageGatedAttention', 'NeighborhoodAttention', 'NetworkInNetwork', 'NormAwareLinearAttention',
     'PartialChannelAttention', 'PartialSelfAttention', 'PredictedMaskAttention', 'QKVMixer', 'QuadrangleAttention',
     'RankAugmentedLinearAttention', 'RotaryAttention', 'RoutedAttention', 'ScaleAwareModulation', 'SelectiveScan',
-    'SoftmaxAttention', 'SpatialReductionAttention', 'SpectralFilter', 'StripeAttention', 'TokenMixer', 'VariedWindowAttention',
-    'WindowAttention', 'list_mixers', 'mixer_class', 'mixer_factory', 'register_mixer',
+    'SoftmaxAttention', 'SpatialReductionAttention', 'SpectralFilter', 'StripeAttention', 'TokenMixer',
+    'VariedWindowAttention', 'WindowAttention', 'list_mixers', 'mixer_class', 'mixer_factory', 'register_mixer',
 ]
 
 for _module in iter_modules(__path__):  # so that all mixers are registered
