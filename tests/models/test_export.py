@@ -20,7 +20,8 @@ STATIC = [('swin_tiny', 'routing'), ('cswin_tiny', 'focused'), ('vit_tiny', 'cla
 TWO_STAGES = dict(depths=(1, 1), embed_dims=(16, 32))
 SMALL = dict(  # a graph's size is the depth's, and so is the time
     swin=dict(depths=(1, 2), embed_dim=32, num_heads=(2, 4)), cswin=dict(depths=(1, 1), embed_dim=32), pvt=TWO_STAGES,
-    pvt_v2=TWO_STAGES, vit=dict(depth=2, embed_dim=48), pyramid=dict(TWO_STAGES, projection=64))
+    pvt_v2=TWO_STAGES, vit=dict(depth=2, embed_dim=48), pyramid=dict(TWO_STAGES, projection=64),
+    fit=dict(depths=(1, 1), embed_dim=48, latent_dim=64, latent_depths=(1, 1), latent_heads=4))
 
 
 def export(model):
