@@ -18,7 +18,8 @@ from zoo_kernels import route, routed_attention
 
 NAN, INF = float('nan'), float('inf')
 LARGE = 1e4
-OVERFLOW = dict(bam_resnet18=(3000, LARGE), van_b0=(50, 2000))  # values everywhere, and of one pixel; as documented
+OVERFLOW = dict(  # values everywhere, and of one pixel; as documented
+    bam_resnet18=(3000, LARGE), fftnet_vit_base_patch16=(5, 50), van_b0=(50, 2000))
 NARROW = 16, 32, 80, 128  # channels of the stages
 TINY = dict(
     inline_deit_tiny=dict(depth=1, embed_dim=48), inline_pvt_tiny=dict(depths=(1, 1, 1, 1), embed_dims=NARROW),
@@ -151,7 +152,7 @@ def test_frequencies_stay_inside_of_float16(side):
 @pytest.mark.parametrize('name', only(every_smallest_model()))
 @torch.no_grad()
 def test_float16_takes_large_images(name):
-    """Values up to 10,000 everywhere and in one pixel; two models, whose own maps grow too large, take less."""
+    """Values up to 10,000 everywhere and in one pixel; three models, whose own maps grow too large, take less."""
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=5).eval().half()
     everywhere, hot = OVERFLOW.get(name, (LARGE, LARGE))

@@ -12,6 +12,10 @@ The reference takes one image size, for which filters are stored. Here the filte
 interpolated linearly over the frequencies, and positions bicubically. Images whose sides are not multiples of 16 are
 zero-padded right and bottom.
 
+As the shortcut is added twice, values double in every block. As initialised, ``fftnet_vit_base_patch16`` is finite in
+float16 for values of up to 5 in all pixels of an image, or 50 in one pixel; ``fftnet_vit_large_patch16`` with its 24
+blocks is not. bfloat16 has a sufficient range.
+
 Departures of the released code from the paper: the shortcut of the filter is added twice, ``2 x + out``, once inside
 the attention and once around it; the activation is GELU of the magnitude, not modReLU. That commit is the last one with
 the code of these models. Initial weights, stochastic depth and what is not decayed are not on record here: they are

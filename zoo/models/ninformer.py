@@ -105,11 +105,14 @@ class NiNformer(Plain):
 
 # --- variants: smallest first
 
-CIFAR = MixerTable(['network_in_network'])
-MIXERS = MixerTable(['network_in_network'], dict(hidden_ratio=4.))
-CIFAR_VARIANTS = (Variant(
-    'ninformer_cifar', dict(img_size=32, patch_size=4, embed_dim=256, depth=4, mlp_ratio=2.)),)
-VARIANTS = (Variant('ninformer_small_patch16', {}),)
+MIXERS = MixerTable(['network_in_network'])
+WIDE = MixerTable(['network_in_network'], dict(hidden_ratio=4.))
+VARIANTS = (
+    Variant(
+        'ninformer_cifar', dict(img_size=32, patch_size=4, embed_dim=256, depth=4, mlp_ratio=2.),
+        cfgs=dict(cifar10=dict(pool_size=(8, 8)))),
+    Variant('ninformer_small_patch16', dict(mixers=WIDE)),
+)
 
 
 # --- checkpoints: from the reference's key names to ours
@@ -146,10 +149,9 @@ def ninformer_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tens
 
 
 CFG = dict(
-    first_conv='stem.proj', classifier='head.fc', origin_url='https://github.com/Abdullah-88/NiNformer',
+    first_conv='stem.proj', classifier='head.fc', pool_size=(14, 14),
+    origin_url='https://github.com/Abdullah-88/NiNformer',
     paper_ids='arXiv:2403.02411',
     paper_name='NiNformer: A Network in Network Transformer with Token Mixing Generated Gating Function')
 
-register_family(
-    __name__, NiNformer, CIFAR, CIFAR_VARIANTS, ninformer_keys, dict(CFG, pool_size=(8, 8)))
-register_family(__name__, NiNformer, MIXERS, VARIANTS, ninformer_keys, dict(CFG, pool_size=(14, 14)))
+register_family(__name__, NiNformer, MIXERS, VARIANTS, ninformer_keys, CFG)

@@ -136,7 +136,8 @@ def _resample_tables(state: dict[str, Tensor], model: nn.Module) -> None:
     for name, module in model.named_modules():
         resample = getattr(module, 'resample_table', None)
         if resample is not None:
-            for own, _ in module.named_parameters(recurse=False):
+            own_names = [own for own, _ in module.named_parameters(recurse=False)]
+            for own in (*own_names, *getattr(module, 'resampled', ())):
                 key = f'{name}.{own}'
                 if key not in state:
                     continue

@@ -62,10 +62,10 @@ def test_stored_at_another_size_the_filter_is_the_same(grid):
     before = {name: p.clone() for name, p in mixer.named_parameters()}
     x = torch.randn(2, 1 + grid[0] * grid[1], 6, dtype=torch.float64)
     y = mixer(x, grid=grid, num_prefix_tokens=1)
-    parts = mixer.filter, mixer.offset, mixer.fc2
+    parts = mixer.filter, mixer.offset, mixer
     for part in parts:
         part.set_grid_size(grid)
-    assert mixer.filter.weight.shape[1] == mixer.fc2.bins == count_bins(x.shape[1])
+    assert mixer.filter.weight.shape[1] == count_bins(x.shape[1]) == mixer.fc2.out_features // 4
     torch.testing.assert_close(mixer(x, grid=grid, num_prefix_tokens=1), y)
     for part in parts:
         part.set_grid_size((5, 6))

@@ -67,41 +67,6 @@ class FrequencyTable(nn.Module):
             resize_table(self, 'weight', self.weight.shape[1], bins, resample_bins)
 
 
-class FrequencyLinear(nn.Linear):
-    """Linear layer whose output is two numbers per head and frequency, by head, frequency and number.
-
-    Its rows are interpolated over the frequencies where it is stored for sequences of another length.
-    """
-
-    num_heads = 1
-    num_prefix_tokens = 0
-
-    @property
-    def bins(self) -> int:
-        """Number of frequencies."""
-        return self.out_features // (2 * self.num_heads)
-
-    def resample_table(self, name: str, table: Tensor) -> Tensor:
-        """Interpolate a checkpoint's weight or bias to this layer's number of frequencies."""
-        return self._resample(table, self.bins)
-
-    def set_grid_size(self, grid_size: tuple[int, int]) -> None:
-        """Interpolate weight and bias to a map of another height and width in tokens."""
-        now, bins = self.bins, count_bins(self.num_prefix_tokens + grid_size[0] * grid_size[1])
-        if bins == now:
-            return
-        for name, parameter in list(self.named_parameters(recurse=False)):
-            if parameter.shape[0] == self.out_features:
-                resize_table(self, name, now, bins, self._resample)
-        self.out_features = 2 * self.num_heads * bins
-
-    def _resample(self, table: Tensor, bins: int) -> Tensor:
-        """``[H * F * 2, ...]`` -> ``[H * bins * 2, ...]``."""
-        rows = table.shape[0] // (2 * self.num_heads)
-        y = resample_bins(table.reshape(self.num_heads, rows, -1), bins)
-        return y.reshape(2 * self.num_heads * bins, *table.shape[1:])
-
-
 @register_mixer('spectral')
 class SpectralFilter(TokenMixer):
     """Fourier transform of the sequence of tokens, filtered by factors that depend on the image; N log N.
@@ -124,16 +89,17 @@ class SpectralFilter(TokenMixer):
     jacobfa/fft @ 5ff976e, imgnet/fftnet_vit.py, without its norm and its shortcut. Interpolation is ours.
     """
 
+    resampled = 'fc2.weight', 'fc2.bias'  # by head, frequency, and factor or summand
+
     def __init__(
             self, dim: int, num_heads: int, tokens: int, num_prefix_tokens: int = 0, device=None, dtype=None):
         super().__init__()
         dd = FactoryKwargs(device=device, dtype=dtype)
-        self.num_heads = num_heads
+        self.num_heads, self.num_prefix_tokens = num_heads, num_prefix_tokens
         self.filter = FrequencyTable(num_heads, tokens, 1., num_prefix_tokens, **dd)
         self.offset = FrequencyTable(num_heads, tokens, -0.1, num_prefix_tokens, **dd)
         self.fc1 = nn.Linear(dim, dim, **dd)
-        self.fc2 = FrequencyLinear(dim, 2 * num_heads * count_bins(tokens), **dd)
-        self.fc2.num_heads, self.fc2.num_prefix_tokens = num_heads, num_prefix_tokens
+        self.fc2 = nn.Linear(dim, 2 * num_heads * count_bins(tokens), **dd)
 
     @classmethod
     def from_context(cls, ctx: BlockContext, device=None, dtype=None) -> 'SpectralFilter':
@@ -143,6 +109,23 @@ class SpectralFilter(TokenMixer):
 
     def extra_repr(self) -> str:
         return f'num_heads={self.num_heads}'
+
+    def resample_table(self, name: str, table: Tensor) -> Tensor:
+        return self._resample(table, self.fc2.out_features // (2 * self.num_heads))
+
+    def set_grid_size(self, grid_size: tuple[int, int]) -> None:
+        bins = count_bins(self.num_prefix_tokens + grid_size[0] * grid_size[1])
+        rows, layer = 2 * self.num_heads * bins, self.fc2
+        if type(layer) is nn.Linear and rows != layer.out_features:  # its replacement keeps its rows, which also works
+            now = layer.out_features // (2 * self.num_heads)
+            for name, _ in list(layer.named_parameters()):
+                resize_table(layer, name, now, bins, self._resample)
+            layer.out_features = rows
+
+    def _resample(self, table: Tensor, bins: int) -> Tensor:
+        """``[H * F * 2, ...]`` -> ``[H * bins * 2, ...]``."""
+        y = resample_bins(table.reshape(self.num_heads, table.shape[0] // (2 * self.num_heads), -1), bins)
+        return y.reshape(2 * self.num_heads * bins, *table.shape[1:])
 
     def forward_tokens(self, x: Tensor, grid: tuple[int, int], num_prefix_tokens: int = 0) -> Tensor:
         bins = count_bins(x.shape[1])
@@ -154,7 +137,9 @@ class SpectralFilter(TokenMixer):
             scale, shift = resample_bins(adaptive, bins).transpose(1, 2).split(1, -1)  # [B, bins, H, 1]
             scale = base.to(dtype).transpose(0, 1) * (1 + scale)
             shift = offset.to(dtype).transpose(0, 1) + shift
-            transform = DenseTransform(x.shape[1], bins, x.device, dtype) if exporting() else FastTransform(x.shape[1])
+            transform = FastTransform(x.shape[1])
+            if exporting() or not x.shape[0]:  # MKL takes no empty batch
+                transform = DenseTransform(x.shape[1], bins, x.device, dtype)
             real, imaginary = (
                 t.unflatten(2, (self.num_heads, -1)) * scale for t in transform.forward(x.to(dtype)))
             real = real + shift

@@ -35,6 +35,7 @@ class TokenMixer(Extensible):
     needs_block_input = False  # whether to receive the block's input, before its norm, as ``block_input``
     needs_guide = False  # whether to receive map and context as ``guide``, in hosts that have one (OverLoCK)
     needs_symbols = False  # whether to receive the tokens' symbols as ``symbols``, in hosts that have them (ViDAT)
+    resampled: tuple[str, ...] = ()  # parameters of layers below it that :meth:`resample_table` takes, beside its own
     batch_dependent = False  # whether what becomes of an image depends on the other images of its batch
 
     def __init_subclass__(cls, **kwargs: Any):
@@ -107,7 +108,10 @@ class TokenMixer(Extensible):
         """Adapt to another side of the host's windows in tokens; None for the whole map."""
 
     def resample_table(self, name: str, table: Tensor) -> Tensor:
-        """Resample a checkpoint's table, parameter ``name`` of the mixer, to the size that the mixer is built for."""
+        """Resample a checkpoint's table, parameter ``name`` of the mixer, to the size that the mixer is built for.
+
+        Called for parameters of the mixer itself, and for those of its layers that ``resampled`` names.
+        """
         return table
 
 
