@@ -58,6 +58,8 @@ def reference_state(golden, dtype=torch.float64):
 
 def build(golden, folder, name, **kwargs):
     """A float64 model with the reference's weights, by the path a user loads a checkpoint by; ``folder`` takes that."""
+    if kwargs.get('num_classes'):  # what it is called with there may be of another data set than its logits
+        kwargs['num_classes'] = golden['logits_shape'][-1]
     path = folder / 'reference.pth'
     torch.save({'model': reference_state(golden)}, path)
     torch.set_default_dtype(torch.float64)  # nothing is rounded on the way in

@@ -195,6 +195,11 @@ class FIT(Plain):
     def prune_intermediate_layers(
             self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True) -> list[int]:
         taken, width = super().prune_intermediate_layers(indices, prune_norm, prune_head), self.num_features
+        last = self.stages[-1]
+        if prune_head:  # maps alone are wanted, which latents that do not write have no part in
+            self.norm = nn.Identity()
+            if isinstance(last, FITStage) and last.write is None:
+                last.read, last.latent_blocks = None, nn.ModuleList()
         self.num_features = self.latents.weight.shape[-1] // self.num_latents
         if width != self.num_features:
             self.reset_classifier(0, '')

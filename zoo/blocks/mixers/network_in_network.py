@@ -100,4 +100,5 @@ class NetworkInNetwork(TokenMixer):
     def forward_tokens(self, x: Tensor, grid: tuple[int, int], num_prefix_tokens: int = 0) -> Tensor:
         v = x + self.tokens(self.norm1(x), grid)
         v = v + self.channels(self.norm2(v))
-        return linear(self.proj, x) * v
+        y = linear(self.proj, x)
+        return y * v.to(y.dtype)

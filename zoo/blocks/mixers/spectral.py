@@ -130,6 +130,7 @@ class SpectralFilter(TokenMixer):
     def forward_tokens(self, x: Tensor, grid: tuple[int, int], num_prefix_tokens: int = 0) -> Tensor:
         bins = count_bins(x.shape[1])
         adaptive = self.fc2(linear_gelu(self.fc1, x.mean(1)))
+        out_dtype = adaptive.dtype  # that of autocast
         base, offset = self.filter(bins), self.offset(bins)
         with without_autocast(x):
             dtype = torch.promote_types(x.dtype, torch.float32)
@@ -146,7 +147,7 @@ class SpectralFilter(TokenMixer):
             magnitude = (real.square() + imaginary.square()).clamp(min=TINY).sqrt()
             factor = F.gelu(magnitude) / (magnitude + EPS)
             y = transform.inverse((real * factor).flatten(2), (imaginary * factor).flatten(2))
-        return y.to(x.dtype)
+        return y.to(out_dtype)
 
 
 class FastTransform:
