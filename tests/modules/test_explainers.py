@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.backbone import Backbone
+from zoo.blocks.layout import prefix_tokens
 
 TARGET = 3
 ROWS, COLUMNS = 64, 96
@@ -27,8 +28,8 @@ def to_map(model: nn.Module) -> Callable[[Tensor], Tensor]:
     """What brings the output of a stage to ``[B, C, H, W]``: the one line that docs/explain.md gives."""
     if not isinstance(model, Backbone):
         return lambda y: y
-    grid = model.grids((ROWS, COLUMNS))[-2]
-    return lambda y: y.permute(0, 3, 1, 2) if y.ndim == 4 else y[:, 1:].transpose(1, 2).unflatten(2, grid)
+    grid, first = model.grids((ROWS, COLUMNS))[-2], prefix_tokens(model)
+    return lambda y: y.permute(0, 3, 1, 2) if y.ndim == 4 else y[:, first:].transpose(1, 2).unflatten(2, grid)
 
 
 def by_hand(model: nn.Module, images: Tensor, target: int = TARGET) -> tuple[Tensor, Tensor, Tensor]:

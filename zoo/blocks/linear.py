@@ -1,4 +1,4 @@
-"""Calls of linear layers that use the faster library for inference on a CPU."""
+"""Calls of linear layers and 1x1 convolutions that use the faster library for inference on a CPU."""
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -8,6 +8,7 @@ from zoo_kernels.cpu import prefers_onednn
 from zoo_kernels.dispatch import can_overwrite_inputs
 
 from .fusion import can_fuse
+from .layout import to_nchw, to_nhwc
 
 
 def linear(layer: nn.Module, x: Tensor) -> Tensor:
@@ -17,10 +18,34 @@ def linear(layer: nn.Module, x: Tensor) -> Tensor:
         layer: An ``nn.Linear`` or its replacement (an adapter, a quantised layer).
         x: ``[..., in_features]``.
     """
-    if (torch.is_grad_enabled() or torch.compiler.is_compiling() or x.device.type != 'cpu' or not prefers_onednn()
-            or type(layer) is not nn.Linear or not can_fuse(layer)):
+    if not _faster(x) or type(layer) is not nn.Linear or not can_fuse(layer):
         return layer(x)
     return zoo_kernels.linear(x, layer.weight, layer.bias)
+
+
+def pointwise(layer: nn.Module, x: Tensor) -> Tensor:
+    """Compute ``layer(x)``, by :func:`zoo_kernels.linear` under the conditions of :func:`linear`.
+
+    Args:
+        layer: A 1x1 ``nn.Conv2d`` or its replacement.
+        x: ``[B, in_channels, H, W]``; other layouts than channels-last stay with the layer, see :func:`faster_layout`.
+    """
+    if (not _faster(x) or type(layer) is not nn.Conv2d or layer.kernel_size != (1, 1) or layer.stride != (1, 1)
+            or layer.groups != 1 or layer.padding not in ((0, 0), 'same', 'valid') or not can_fuse(layer)
+            or not x.is_contiguous(memory_format=torch.channels_last)):
+        return layer(x)
+    return to_nchw(zoo_kernels.linear(to_nhwc(x), layer.weight.flatten(1), layer.bias))
+
+
+def faster_layout(x: Tensor) -> Tensor:
+    """Make images ``[B, C, H, W]`` channels-last where :func:`pointwise` can then use the faster library."""
+    return x.contiguous(memory_format=torch.channels_last) if _faster(x) else x
+
+
+def _faster(x: Tensor) -> bool:
+    return (
+        isinstance(x, Tensor) and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        and x.device.type == 'cpu' and x.dtype == torch.float32 and prefers_onednn())
 
 
 def linear_gelu(layer: nn.Module, x: Tensor, approximate: str = 'none') -> Tensor:

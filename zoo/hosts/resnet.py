@@ -2,11 +2,13 @@
 from collections.abc import Callable
 from typing import Any
 
-from timm.models.resnet import BasicBlock, Bottleneck, ResNet
-from torch import nn
+from timm.models.resnet import BasicBlock, ResNet
+from torch import Tensor, nn
 
 from ..blocks.gates import GateContext, GateFactory, init_gates, insert_gates, undecayed_by_gates
+from ..blocks.linear import faster_layout
 from ..utils.types import FactoryKwargs
+from .residual import Bottleneck
 
 SIZES = {
     18: dict(block=BasicBlock, layers=(2, 2, 2, 2)),
@@ -20,8 +22,8 @@ SIZES = {
 class GatedResNet(ResNet):
     """timm's ResNet with a gate after the last norm of every block's branch, or after stages.
 
-    Everything else is inherited: ``forward_features``, feature maps at strides 2 to 32, ``output_stride``, gradient
-    checkpointing.
+    Everything else is inherited: feature maps at strides 2 to 32, ``output_stride``, gradient checkpointing. Where 1x1
+    convolutions are faster on channels-last maps, inference computes such.
 
     Args:
         gate: Factory of the blocks' gates; None for no gates.
@@ -56,6 +58,14 @@ class GatedResNet(ResNet):
         if init is not None:
             init(self)
         init_gates(self)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """``[B, in_chans, H, W]`` -> the last map ``[B, C, H / 32, W / 32]``."""
+        return super().forward_features(faster_layout(x))
+
+    def forward_intermediates(self, x: Tensor, *args: Any, **options: Any) -> Any:
+        """See timm's models."""
+        return super().forward_intermediates(faster_layout(x), *args, **options)
 
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that gates exclude from weight decay, besides biases and 1-d parameters."""

@@ -15,13 +15,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from timm.models._features import feature_take_indices
-from timm.models.resnet import BasicBlock, Bottleneck
+from timm.models.resnet import BasicBlock
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..blocks.gates import EMCA
 from ..blocks.gates.insert import last_norm
+from ..blocks.linear import faster_layout, pointwise
 from ..hosts import GatedResNet, resnet
+from ..hosts.residual import Bottleneck
 from ..registry import Variant, register_family
 from ..utils.errors import ZooError
 from ..weights.convert import rename
@@ -59,9 +61,9 @@ class RecallingBottleneck(Bottleneck):
     se: EMCA
 
     def forward(self, x: Tensor, seen: Seen, earlier: Sequence[Tensor] = ()) -> Tensor:
-        y = self.act1(self.bn1(self.conv1(x)))
+        y = self.act1(self.bn1(pointwise(self.conv1, x)))
         y = self.act2(self.bn2(self.conv2(y)))
-        return _close(self, x, self.bn3(self.conv3(y)), self.act3, seen, earlier)
+        return _close(self, x, self.bn3(pointwise(self.conv3, y)), self.act3, seen, earlier)
 
 
 def _close(
@@ -136,7 +138,7 @@ class EMCAResNet(GatedResNet):
 
     def _maps(self, x: Tensor) -> Iterator[Tensor]:
         """Yield the stem's map and the stages' maps, computed on demand."""
-        x = self.act1(self.bn1(self.conv1(x)))
+        x = self.act1(self.bn1(self.conv1(faster_layout(x))))
         yield x
         x = self.maxpool(x)
         history = [[x.mean((2, 3))]]

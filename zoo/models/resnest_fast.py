@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 from timm.layers import SplitAttn
-from timm.models.resnest import ResNestBottleneck
 from torch import Tensor, nn
 
 from ..blocks.norm import check_values
 from ..hosts import GatedResNet
+from ..hosts.residual import SplitBottleneck
 from ..registry import Variant, register_family
 from ..weights.convert import rename
 
@@ -48,8 +48,8 @@ class SplitAttention(SplitAttn):
         return (x * shares.flatten(2)[..., None, None]).sum(1)
 
 
-class Bottleneck(ResNestBottleneck):
-    """timm's block with :class:`SplitAttention`, for which it has no argument."""
+class Bottleneck(SplitBottleneck):
+    """The block with :class:`SplitAttention`, for which timm has no argument."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from ..backbone import Backbone, pyramid_grids, to_pair
 from ..blocks.conv import conv_epilogue, fused_epilogue
 from ..blocks.fusion import can_fuse, in_chunks
+from ..blocks.linear import linear
 from ..blocks.mixers import BlockContext, MixerFactory, MixerTable
 from ..blocks.mlp import ConvMlp
 from ..blocks.patch import Conv2dNorm, PatchConv
@@ -61,11 +62,11 @@ class LocalMlp(ConvMlp):
     """Expand, add a depthwise 3x3 of the result, GELU, project; on ``[B, H, W, C]`` maps."""
 
     def _maps(self, x: Tensor) -> Tensor:
-        x, conv = self.fc1(x), self.dwconv
+        x, conv = linear(self.fc1, x), self.dwconv
         if not can_fuse(conv):
-            return self.fc2(F.gelu(conv_epilogue(conv, x, residual=x)))
+            return linear(self.fc2, F.gelu(conv_epilogue(conv, x, residual=x)))
         centre = F.pad(conv.weight.new_ones(1, 1, 1, 1), (1, 1, 1, 1))  # the shortcut as part of the kernel: one pass
-        return self.fc2(fused_epilogue(x, conv.weight + centre, conv.bias, activation='gelu'))
+        return linear(self.fc2, fused_epilogue(x, conv.weight + centre, conv.bias, activation='gelu'))
 
 
 class SMT(Backbone):

@@ -28,6 +28,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import zoo_kernels
+
 from ..backbone import Stage, to_pair
 from ..blocks.fusion import can_fuse
 from ..blocks.layout import exporting, map_size, pad_map, sizes_known, to_nchw, to_nhwc
@@ -95,7 +97,7 @@ class ViDATStem(PatchConv):
     def _project(self, x: Tensor) -> Tensor:
         """The convolution on normed patches, ``[B, rows, columns, C]``; as a matrix product if it may be fused."""
         if can_fuse(self.proj) and not exporting():
-            return F.linear(x, self.proj.weight.permute(0, 2, 3, 1).flatten(1), self.proj.bias)
+            return zoo_kernels.linear(x, self.proj.weight.permute(0, 2, 3, 1).flatten(1), self.proj.bias)
         images = x.flatten(0, 2).unflatten(1, (self.patch, self.patch, -1)).permute(0, 3, 1, 2)
         return self.proj(images).flatten(1).unflatten(0, x.shape[:3])
 

@@ -81,7 +81,7 @@ class MaskPredictor(nn.Module):
         Returns:
             ``[B, H, N - num_prefix_tokens, N]``, at least in float32.
         """
-        q, k = self.proj_q(q).transpose(1, 2), self.proj_k(k).permute(0, 2, 3, 1)
+        q, k = linear(self.proj_q, q).transpose(1, 2), linear(self.proj_k, k).permute(0, 2, 3, 1)
         mix, basis = self.mix(*grid), self.basis(*grid).t()
         with without_autocast(q):
             q, k, mix, basis = (t.to(torch.promote_types(t.dtype, torch.float32)) for t in (q, k, mix, basis))

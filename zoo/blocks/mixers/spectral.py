@@ -9,7 +9,7 @@ from zoo_kernels.dispatch import exporting, without_autocast
 
 from ...utils.types import FactoryKwargs
 from ..layout import sizes_known, sym_max
-from ..linear import linear_gelu
+from ..linear import linear, linear_gelu
 from ..position import resize_table
 from .block_context import BlockContext
 from .registry import register_mixer
@@ -129,7 +129,7 @@ class SpectralFilter(TokenMixer):
 
     def forward_tokens(self, x: Tensor, grid: tuple[int, int], num_prefix_tokens: int = 0) -> Tensor:
         bins = count_bins(x.shape[1])
-        adaptive = self.fc2(linear_gelu(self.fc1, x.mean(1)))
+        adaptive = linear(self.fc2, linear_gelu(self.fc1, x.mean(1)))
         out_dtype = adaptive.dtype  # that of autocast
         base, offset = self.filter(bins), self.offset(bins)
         with without_autocast(x):
