@@ -102,7 +102,8 @@ class Recorder:
         """Record a model, in bfloat16 and as it would be in float16 and float32."""
         model = _short(name)
         replaced = mock.patch.object(F, 'scaled_dot_product_attention', _attention)
-        with replaced, FakeTensorMode(), recorded() as launches, Bodies() as bodies:
+        grids = torch.backends.cudnn.flags(enabled=False)  # cuDNN's sampling has no fake implementation
+        with replaced, grids, FakeTensorMode(), recorded() as launches, Bodies() as bodies:
             _place(model.train(), torch.float32)
             for size in training:
                 with _autocast():
