@@ -120,7 +120,7 @@ def test_command_line(tmp_path):
     assert benchmark.main(argv) == 0
     saved = json.loads((tmp_path / 'here.json').read_text())
     assert [(r['height'], r['width'], r['kernels'], r['pass']) for r in saved['rows']] == [
-        (32, 32, 'off', 'forward'), (64, 32, 'off', 'forward')]
+        (32, 32, 'auto', 'forward'), (64, 32, 'auto', 'forward')]
     assert len(saved['growth']) == 1
     assert (tmp_path / 'here.md').read_text() == report.markdown(saved)
     assert (tmp_path / 'here.png').read_bytes()[:4] == b'\x89PNG'
@@ -193,6 +193,15 @@ def test_another_runtime(name):
     assert eager['peak_bytes'] > 0 and other['peak_bytes'] is None and other['provider'] == name
     assert backward[0]['floor_ms'] == 3 * eager['floor_ms'] and 'deviation' not in backward[0]
     assert backward[1]['reason'] == 'ZooError: it runs forward passes only'
+
+
+def test_16_bit_providers():
+    """Less exact than float32, and without its floor; gradients too."""
+    variants = models.settings(['eager', 'bfloat16', 'autocast'], ['auto'])
+    rows = models.measure('test_resnet', (64, 64), 2, variants, torch.float32, CPU, repeats=1, rate=1e9)
+    eager, whole, products, *backward = rows
+    assert eager['deviation'] < 1e-5 < whole['deviation'] < 0.1 and 1e-5 < products['deviation'] < 0.1
+    assert [('floor_ms' in row, 'ms' in row) for row in backward] == [(True, True), (False, True), (False, True)]
 
 
 @pytest.mark.slow

@@ -83,10 +83,11 @@ def parser() -> argparse.ArgumentParser:
     models.add_argument('--sizes', nargs='+', default=['224'], metavar='SIZE', help='as 224 448 800x1333')
     models.add_argument('--batch-size', type=positive, help='default: 128 on a GPU, 1 on a CPU')
     models.add_argument('--providers', nargs='+', default=['eager'], metavar='NAME',
-                        help='eager compile frozen onnxruntime openvino (default: eager; the last two: extra "bench")')
+                        help='eager bfloat16 autocast compile frozen onnxruntime openvino (default: eager; the last two: '
+                             'extra "bench")')
     models.add_argument('--threads', type=number(int, low=1, high=512), nargs='+', metavar='N',
                         help='of a CPU, each by itself (default: torch decides)')
-    models.add_argument('--kernels', nargs='+', choices=('off', 'auto'), help='default: both on a GPU, off on a CPU')
+    models.add_argument('--kernels', nargs='+', choices=('off', 'auto'), help='default: both on a GPU, auto on a CPU')
     models.add_argument('--model-kwargs', nargs='+', default=[], metavar='KEY=VALUE',
                         help='more arguments of the models, as host=swin_tiny mixer=rala of zoo_hybrid')
     models.add_argument('--forward-only', action='store_true', help='leave the backward pass out')
@@ -134,7 +135,7 @@ def _models(args: argparse.Namespace, device: torch.device, argv: list[str]) -> 
 
     names = models.select(args.models)
     sizes = [models.parse_size(size) for size in args.sizes]
-    variants = models.settings(args.providers, args.kernels or (['off', 'auto'] if device.type == 'cuda' else ['off']))
+    variants = models.settings(args.providers, args.kernels or (['off', 'auto'] if device.type == 'cuda' else ['auto']))
     passes = models.PASSES[:1] if args.forward_only else models.PASSES
     batch = args.batch_size or (128 if device.type == 'cuda' and not args.quick else 1)
     dtype = _dtype(args, device)

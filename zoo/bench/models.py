@@ -20,8 +20,9 @@ from ..utils.errors import ZooError, did_you_mean, format_error
 from . import runtimes, timing
 
 PASSES = ('forward', 'forward+backward')
+LOW = 'bfloat16', 'autocast'  # eager too: the whole model, or its products alone
 COMPILED = {'compile': None, 'frozen': {'freezing': True}}  # options of torch.compile
-PROVIDERS = ('eager', *COMPILED, *runtimes.RUNTIMES)
+PROVIDERS = ('eager', *LOW, *COMPILED, *runtimes.RUNTIMES)
 PRODUCTS = 1, 3  # for each of the forward pass, in a pass: backward there are two
 ALIKE = 'model', 'provider', 'kernels', 'threads', 'pass'  # of rows that differ in size alone
 CHECKED = 2  # images whose logits are compared with float64
@@ -111,7 +112,7 @@ def measure(
         calls, found = {}, {}
         for variant in variants:
             found[variant] = {**row, **variant._asdict(), 'pass': title}
-            if rate:
+            if rate and variant.provider not in LOW:
                 found[variant]['floor_ms'] = 1e3 * PRODUCTS[backward] * batch * row['flops'] / rate
             try:
                 call = _prepare(model, variant, images, backward)
@@ -236,7 +237,9 @@ def _prepare(model: nn.Module, variant: Setting, images: Tensor, backward: bool)
     if variant.provider in runtimes.RUNTIMES:
         function = runtimes.prepare(variant.provider, model, images, backward)
         return partial(function, images)
-    function = model
+    if variant.provider == 'bfloat16':
+        model, images = copy.deepcopy(model).bfloat16(), images.bfloat16()
+    function = torch.autocast(images.device.type, torch.bfloat16)(model) if variant.provider == 'autocast' else model
     if variant.provider in COMPILED:
         if variant.provider == 'frozen' and backward:
             raise ZooError('it runs forward passes only')
