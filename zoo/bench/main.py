@@ -83,7 +83,7 @@ def parser() -> argparse.ArgumentParser:
     models.add_argument('--sizes', nargs='+', default=['224'], metavar='SIZE', help='as 224 448 800x1333')
     models.add_argument('--batch-size', type=positive, help='default: 128 on a GPU, 1 on a CPU')
     models.add_argument('--providers', nargs='+', default=['eager'], metavar='NAME',
-                        help='eager bfloat16 autocast compile frozen onnxruntime openvino (default: eager; the last two: '
+                        help='eager bfloat16 autocast compile frozen onnxruntime openvino (default: eager; last two: '
                              'extra "bench")')
     models.add_argument('--threads', type=number(int, low=1, high=512), nargs='+', metavar='N',
                         help='of a CPU, each by itself (default: torch decides)')
