@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .dispatch import can_overwrite_inputs, mode
 from .setting import Setting
 
 GEMMS = ('auto', 'mkl', 'onednn', 'measure')
@@ -99,6 +100,17 @@ def fast_products() -> Iterator[None]:
         yield
     finally:
         _SWITCH.turn_off()
+
+
+def fast_inference(x: Tensor) -> AbstractContextManager[None]:
+    """Context like :func:`fast_products` for an op whose products are large, in plain inference on a CPU in float32.
+
+    Args:
+        x: An input of the op. ``ZOO_KERNELS=off`` leaves products to torch's default.
+    """
+    if x.device.type != 'cpu' or x.dtype != torch.float32 or not can_overwrite_inputs() or mode() == 'off':
+        return contextlib.nullcontext()
+    return fast_products()
 
 
 def products_library() -> str:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 import zoo  # noqa: F401
-from zoo_kernels import cpu, set_gemm
+from zoo_kernels import cpu, gated_linear_attention, selective_scan, set_gemm, set_mode
 
 pytestmark = pytest.mark.skipif(not cpu.has_onednn(), reason='this build of torch has no linear layer of oneDNN')
 
@@ -55,6 +55,34 @@ def test_fused_attention_keeps_its_own(monkeypatch):
         assert MATMUL.fp32_precision == 'bf16'
     assert seen == ['none', 'none']
     monkeypatch.undo()
+
+
+def test_only_in_plain_inference():
+    """Of an op: not where gradients may be wanted, in float64, or with ``ZOO_KERNELS=off``."""
+    def switched(x):
+        with cpu.fast_inference(x):
+            return MATMUL.fp32_precision == 'bf16'
+
+    x = torch.randn(2, 3)
+    with set_gemm('onednn'):
+        assert not switched(x)
+        with torch.no_grad():
+            assert switched(x) and not switched(x.double())
+            with set_mode('off'):
+                assert not switched(x)
+
+
+@torch.no_grad()
+def test_ops_with_large_products():
+    q, k, v = torch.randn(3, 2, 130, 2, 16)
+    gates = F.logsigmoid(torch.randn(2, 2, 130, 2, 16))
+    dt, x, A, B = torch.rand(2, 130, 4), torch.randn(2, 130, 4, 8), -torch.rand(4), torch.randn(2, 2, 130, 16)
+    found = {}
+    for library in ('mkl', 'onednn'):
+        with set_gemm(library):
+            found[library] = gated_linear_attention(q, k, v, *gates), selective_scan(x, dt, A, *B)
+    for a, b in zip(*found.values()):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
 def enter_and_leave():

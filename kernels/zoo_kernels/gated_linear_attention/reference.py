@@ -1,6 +1,7 @@
 """Gated linear attention in plain torch: the reference of the kernels, also used on CPUs and for export."""
 from torch import Tensor
 
+from ..cpu import fast_inference
 from ..dispatch import can_overwrite_inputs, exporting, without_autocast
 from ..linear_attention.reference import statistics_dtype
 from . import chunks, inference
@@ -16,5 +17,6 @@ def gated_linear_attention(
         tensors = [x.to(dtype) for x in (q, k, v, forward_gate, backward_gate)]
         # numbers decide about the formula for inference, which no graph can ask for, and a GPU would be waited for
         fast = v.device.type == 'cpu' and not exporting() and can_overwrite_inputs()
-        out = (inference if fast else chunks).gated_linear_attention(*tensors, scale=scale)
+        with fast_inference(tensors[0]):
+            out = (inference if fast else chunks).gated_linear_attention(*tensors, scale=scale)
         return out.to(v.dtype)

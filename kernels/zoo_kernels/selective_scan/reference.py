@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..cpu import fast_inference
 from ..dispatch import exporting, transforming, without_autocast
 from ..linear_attention.reference import statistics_dtype
 from . import diagonal, heads, traced
@@ -47,7 +48,8 @@ def _scan(dt: Tensor, x: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
     if not recorded and not (x.numel() and B.numel()):
         return _empty(dt, x, A, B, C)
     if x.dim() == 5:
-        return heads.scan(dt.expand(-1, scans, -1, -1), x, A, B, C, recorded)
+        with fast_inference(x):
+            return heads.scan(dt.expand(-1, scans, -1, -1), x, A, B, C, recorded)
     A = A.transpose(1, 2).contiguous()
     if len(A) > dt.shape[1]:
         dt = dt.expand(-1, len(A), -1, -1)
