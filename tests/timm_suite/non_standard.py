@@ -1,9 +1,7 @@
-"""Our models whose features are a sequence ``[B, 1 + N, C]`` and no map: those with a class token."""
-from zoo.hosts import ViT
-from zoo.models.vidat import ViDAT
+"""Our models whose features are a sequence ``[B, P + N, C]`` and no map: those with class tokens."""
+from zoo.hosts.plain import PlainWithTokens
 from zoo.registry import FAMILIES
 
-HOSTS = ViT, ViDAT
 NON_STD = [
-    variant.name for family in FAMILIES if isinstance(family.host, type) and issubclass(family.host, HOSTS)
+    variant.name for family in FAMILIES if isinstance(family.host, type) and issubclass(family.host, PlainWithTokens)
     for variant in family.variants]
