@@ -1,5 +1,6 @@
 """Settings that every test shares; made before anything imports timm, huggingface_hub or matplotlib."""
 import gc
+import logging
 import os
 
 import pytest
@@ -30,5 +31,8 @@ def seed() -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.startswith('zoo') and isinstance(logger, logging.Logger):
+            logger.disabled = False  # others' logging.config.dictConfig disables all that exist
     if item.get_closest_marker('gpu') and not torch.cuda.is_available():
         pytest.skip('needs a CUDA device')

@@ -1,12 +1,14 @@
 """timm's residual blocks with faster 1x1 convolutions for inference on a CPU."""
 from timm.models import _efficientnet_blocks, resnest, resnet
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..blocks.linear import pointwise
 
 
 class Bottleneck(resnet.Bottleneck):
     """timm's block of ResNet-50 and larger ones."""
+
+    aa: nn.Module
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, H, W]`` -> ``[B, C', H / stride, W / stride]``."""
@@ -39,6 +41,9 @@ class SplitBottleneck(resnest.ResNestBottleneck):
 
 class InvertedResidual(_efficientnet_blocks.InvertedResidual):
     """timm's block of MobileNetV2 and EfficientNet."""
+
+    aa: nn.Module
+    bn_s2d: nn.Module  # if there is a conv_s2d
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, H, W]`` -> ``[B, C', H / stride, W / stride]``."""

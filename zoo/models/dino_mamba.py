@@ -248,11 +248,12 @@ RULES = (
     (r'^pos_embed_cls$', 'stem.cls_pos'),
     (r'^cls_token$', 'stem.cls_token'),
     (r'^layers\.(\d+)\.', r'stages.\1.blocks.0.'),
-    *((fr'\.mixer\.{theirs}(?=\.|$)', fr'.mixer.directions.{n}.{ours}')
+    *((fr'\.mixer\.{theirs}(?=\.|$)', fr'.mixer.{ours}')
       for n, end in enumerate(('', '_b'))
       for theirs, ours in (
-          (f'conv1d{end}', 'conv'), (f'A_log{end}', 'A_log'), (f'dt{end}_bias', 'dt_bias'), (f'D{end}', 'D'),
-          (f'norm{end}', 'norm'))),
+          *((name.format(end), f'directions.{n}.{ours}') for name, ours in (
+              ('conv1d{}', 'conv'), ('A_log{}', 'A_log'), ('dt{}_bias', 'dt_bias'), ('D{}', 'D'))),
+          (f'norm{end}', f'norms.{n}'))),
     (r'^norm_f\.', 'norm.'),
 )
 

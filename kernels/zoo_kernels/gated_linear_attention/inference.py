@@ -43,31 +43,36 @@ def _mix(
     padded = [F.pad(x, (0, 0, 0, padding)) for x in tensors] if padding else tensors
     queries, keys, values, *gates = (x.unflatten(1, (-1, CHUNK)) for x in padded)
     out = torch.empty(values.shape, dtype=v.dtype)
+    fits = torch.ones(lanes, dtype=torch.bool)
     for gate, backward in zip(gates, (False, True)):
-        if not _add_direction(out, queries, keys, values, gate, scale, backward):
-            return chunks.gated_linear_attention(*(x.unsqueeze(2) for x in tensors), scale=scale).squeeze(2)
-    return out.view(lanes, tokens + padding, -1)[:, :tokens]
+        fits &= _add_direction(out, queries, keys, values, gate, scale, backward)
+    out = out.view(lanes, tokens + padding, -1)[:, :tokens]
+    if not fits.all():  # these sequences alone: the results of others must not depend on them
+        rest = [x[~fits].unsqueeze(2) for x in tensors]
+        out[~fits] = chunks.gated_linear_attention(*rest, scale=scale).squeeze(2)
+    return out
 
 
 def _add_direction(
-        out: Tensor, q: Tensor, k: Tensor, v: Tensor, gate: Tensor, scale: float, backward: bool) -> bool:
+        out: Tensor, q: Tensor, k: Tensor, v: Tensor, gate: Tensor, scale: float, backward: bool) -> Tensor:
     """Write the result of a direction to ``out`` ``[lanes, chunks, CHUNK, E]``, or add it if ``backward``; return
-    whether gates are large enough for that."""
+    whether the gates of each sequence are large enough for that, ``[lanes]`` bool."""
     i = torch.arange(CHUNK)
     earlier = i[:, None] <= i if backward else i[:, None] >= i
     sums = earlier.to(q.dtype) - 0.5  # of logarithms up to a token, less half of all
     # factors of pairs in the wrong order overflow, and times zero they would be NaN; tril_ takes five times as long
     bits = torch.int32 if q.dtype == torch.float32 else torch.int64
     mask = -earlier.to(bits)
-    state = q.new_zeros(q.shape[0], q.shape[3], v.shape[3])
+    state, fits = q.new_zeros(q.shape[0], q.shape[3], v.shape[3]), torch.ones(q.shape[0], dtype=torch.bool)
     starts = range(0, q.shape[1], BLOCK)
     for start in reversed(starts) if backward else starts:
         queries, keys, values, gates, result = (
             x[:, start:start + BLOCK].flatten(0, 1) for x in (q, k, v, gate, out))
         factors = torch.bmm(sums.expand(len(gates), -1, -1), gates).exp_()
         root = factors[:, 0 if backward else -1].clone()  # what half a chunk leaves of a state, [chunks, D]
-        if not root.amin() >= math.exp(-RANGE / 2):  # NaN as well
-            return False
+        fits &= root.reshape(len(fits), -1).amin(1) >= math.exp(-RANGE / 2)  # which NaN is not
+        if not fits.any():
+            return fits
         queries = queries * factors
         keys = torch.div(keys, factors, out=factors).transpose(1, 2)
         weights = torch.bmm(queries, keys)
@@ -76,7 +81,7 @@ def _add_direction(
         written = torch.bmm(keys, values).unflatten(0, (q.shape[0], -1))
         states, state = _carry(written, root.unflatten(0, (q.shape[0], -1))[..., None], state, backward)
         result.baddbmm_(queries, states.flatten(0, 1), alpha=scale)
-    return True
+    return fits
 
 
 def _carry(written: Tensor, root: Tensor, state: Tensor, backward: bool) -> tuple[Tensor, Tensor]:

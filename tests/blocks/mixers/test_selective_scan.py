@@ -43,5 +43,6 @@ def test_flipped_sequences_with_flipped_directions():
     mixer = BidirectionalScan(8, 2, states=4)
     x = torch.randn(2, 7, 8)
     expected = mixer(x, grid=(1, 7)).flip(1)
-    mixer.directions = torch.nn.ModuleList(reversed(list(mixer.directions)))
+    for name in ('directions', 'norms'):
+        setattr(mixer, name, torch.nn.ModuleList(reversed(list(getattr(mixer, name)))))
     torch.testing.assert_close(mixer(x.flip(1), grid=(1, 7)), expected, rtol=1e-4, atol=1e-5)

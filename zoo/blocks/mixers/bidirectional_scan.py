@@ -21,7 +21,7 @@ STEPS = 1e-3, 0.1  # smallest and largest initial step size
 
 
 class ScanDirection(nn.Module):
-    """What a direction has for itself: the causal convolution, decays, step size bias, skip weights and norm.
+    """What a direction has for itself: the causal convolution, decays, step size bias and skip weights.
 
     Args:
         channels: Number of channels of x.
@@ -37,7 +37,6 @@ class ScanDirection(nn.Module):
         self.A_log = nn.Parameter(torch.empty(num_heads, **dd))
         self.dt_bias = nn.Parameter(torch.empty(num_heads, **dd))
         self.D = nn.Parameter(torch.empty(num_heads, **dd))
-        self.norm = nn.RMSNorm(channels, eps=1e-5, **dd)
         self.init_weights()
 
     @torch.no_grad()
@@ -80,6 +79,7 @@ class BidirectionalScan(TokenMixer):
         inner = 2 * dim
         self.in_proj = nn.Linear(dim, 2 * inner + 2 * states + num_heads, bias=False, **dd)
         self.directions = nn.ModuleList([ScanDirection(inner, states, num_heads, **dd) for _ in range(2)])
+        self.norms = nn.ModuleList([nn.RMSNorm(inner, eps=1e-5, **dd) for _ in range(2)])
         self.out_proj = nn.Linear(inner, dim, bias=False, **dd)
 
     @classmethod
@@ -110,5 +110,5 @@ class BidirectionalScan(TokenMixer):
             x.unflatten(-1, (self.num_heads, -1)), dt.unsqueeze(1).expand(-1, 2, -1, -1), decay_rates(a), b, c, d, None,
             bias, True, orders=('forward', 'reverse'), sum_orders=False)
         y = y.flatten(3) * F.silu(z).unsqueeze(1)
-        y = (forward.norm(y[:, 0]) + backward.norm(y[:, 1])) / 2
+        y = (self.norms[0](y[:, 0]) + self.norms[1](y[:, 1])) / 2
         return linear(self.out_proj, y)

@@ -70,10 +70,12 @@ class SelectiveScan(TokenMixer):
         x = F.silu(conv_epilogue(self.conv, x)).flatten(1, 2)
         dt, b, c = linear(self.x_proj, x).split([self.rank, self.states, self.states], -1)
         delta = linear(self.dt_proj, dt)
+        bias = getattr(self.dt_proj, 'bias', None)
+        bias = bias() if callable(bias) else bias  # a method of torch's quantised layers
         steps = self.directions[directions(grid, x.device)].to(b.dtype)
         y = selective_scan(
             x, delta, decay_rates(self.A_log), b.unsqueeze(1) + steps, c, self.D, z.flatten(1, 2),
-            getattr(self.dt_proj, 'bias', None), True, orders=ORDERS, grid=grid, by_place=True)
+            bias, True, orders=ORDERS, grid=grid, by_place=True)
         return linear(self.out_proj, y.unflatten(1, grid))
 
 
