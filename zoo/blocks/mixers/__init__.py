@@ -30,6 +30,7 @@ from .lkca import LargeKernelConvolutionalAttention
 from .mala import MagnitudeAwareLinearAttention
 from .mega import MovingAverageGatedAttention
 from .modulation import EfficientModulation
+from .multi_resolution import MultiResolutionAttention
 from .neighborhood import NeighborhoodAttention
 from .network_in_network import NetworkInNetwork
 from .norm_aware import NormAwareLinearAttention
@@ -59,10 +60,10 @@ __all__ = [
     'GroupedQueryAttention', 'HiLoAttention', 'InLineAttention', 'KeptTokens', 'KeyDrivenGroupedQueryAttention',
     'LargeKernelAttention', 'LargeKernelConvolutionalAttention', 'LengthScaledAttention', 'LengthScaledMixtureOfHeads',
     'LinearAttention', 'MagnitudeAwareLinearAttention', 'MixerFactory', 'MixerTable', 'Mixers', 'MixtureOfHeads',
-    'MovingAverageGatedAttention', 'NeighborhoodAttention', 'NetworkInNetwork', 'NormAwareLinearAttention',
-    'PartialChannelAttention', 'PartialSelfAttention', 'PredictedMaskAttention', 'QKVMixer', 'QuadrangleAttention',
-    'RankAugmentedLinearAttention', 'RotaryAttention', 'RoutedAttention', 'ScaleAwareModulation', 'SelectiveScan',
-    'SoftmaxAttention', 'SpatialReductionAttention', 'SpectralFilter', 'StripeAttention', 'TokenMixer',
+    'MovingAverageGatedAttention', 'MultiResolutionAttention', 'NeighborhoodAttention', 'NetworkInNetwork',
+    'NormAwareLinearAttention', 'PartialChannelAttention', 'PartialSelfAttention', 'PredictedMaskAttention', 'QKVMixer',
+    'QuadrangleAttention', 'RankAugmentedLinearAttention', 'RotaryAttention', 'RoutedAttention', 'ScaleAwareModulation',
+    'SelectiveScan', 'SoftmaxAttention', 'SpatialReductionAttention', 'SpectralFilter', 'StripeAttention', 'TokenMixer',
     'VariedWindowAttention', 'WindowAttention', 'list_mixers', 'mixer_class', 'mixer_factory', 'register_mixer',
 ]
 
