@@ -64,6 +64,7 @@ def timms(state):
 FORMATS = dict(  # as the authors' programs write and read files, with averaged weights; bare where nothing is known
     bare=dict, leaplab=leaplab, parallel=parallel, averaged=averaged, timm=timms,
     epoch=lambda state: {'model': state, 'epoch': 299},
+    named=lambda state: {'model_state_dict': state, 'epoch': 299, 'summary': {'loss': []}},
     lightning=lambda state: {'state_dict': {f'model.{key}': value for key, value in state.items()}})
 
 

@@ -22,7 +22,7 @@ STAND_INS = [
 
 # Keys of the weights in a training checkpoint, in order of preference.
 EMA_KEYS = ('state_dict_ema', 'model_ema', 'ema_state_dict')
-KEYS = ('state_dict', 'model')
+KEYS = ('state_dict', 'model', 'model_state_dict')
 PREFIXES = ('_orig_mod.', 'module.')  # torch.compile and DistributedDataParallel, in either order
 ZIP = b'PK\x03\x04'  # first bytes of archives of torch.save
 _logger = logging.getLogger(__name__)
