@@ -50,7 +50,7 @@ PATCH, FIELD, RIM = 7, 14, 5  # pixels between patches, of their sides and of th
 
 
 class OverlappingStem(PatchConv):
-    """Patches of 14 x 14 pixels at every seventh, plus positions; ``[B, H, W, in_chans]`` -> ``[B, H / 7, W / 7, dim]``.
+    """Patches of 14 pixels at every seventh, plus positions; ``[B, H, W, in_chans]`` -> ``[B, H / 7, W / 7, dim]``.
 
     Args:
         in_chans: Number of image channels.
