@@ -314,11 +314,11 @@ def _official(
 
 def _settle_classifier(state: dict[str, Tensor], model: nn.Module, headless: bool) -> None:
     """Tell timm how many classes the weights have; refuse a mismatch that the user did not ask for."""
-    bias = state.get(f'{classifier_names(model)[0]}.bias')
-    if bias is None or headless:
+    weight = state.get(f'{classifier_names(model)[0]}.weight')
+    if weight is None or headless:
         return
     cfg = pretrained_cfg_of(model)
-    classes, declared = bias.shape[0], cfg['num_classes']
+    classes, declared = weight.shape[0], cfg['num_classes']
     if classes != model.num_classes == declared:
         raise ZooError(
             f'the checkpoint has {classes} classes, the model {model.num_classes}; build it with '

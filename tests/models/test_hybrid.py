@@ -49,7 +49,8 @@ def test_hosts_of_families_take_other_mixers(name):
     """Beside what they add themselves; layers of the mixer are initialised as those of the host are."""
     model = timm.create_model(name, mixer='softmax', num_classes=4, **small(name)).eval()
     mixers = [module for module in model.modules() if type(module) is mixer_class('softmax')]
-    plain = name.startswith(('dino_', 'gqa_', 'kdgqa_', 'mra_', 'ninformer_', 'vidat_'))  # as torch does
+    plain = name.startswith((
+        'dino_', 'gqa_', 'kdgqa_', 'lookupvit_', 'lookvit_', 'mra_', 'ninformer_', 'vidat_'))  # as torch does
     assert len(mixers) >= 2 and all(float(m.qkv.weight.std()) == pytest.approx(
         (3 * m.qkv.in_features) ** -0.5 if plain else 0.02, rel=0.05) for m in mixers)
     assert torch.isfinite(model(torch.randn(1, 3, 70, 90))).all()
