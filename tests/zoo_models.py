@@ -57,8 +57,9 @@ def shallow(name):
     """Arguments that leave a registered model a block or two per stage, at its full width."""
     found = {key: value for key, value in SHALLOW.items() if key in _parameters_of(name)}
     own = variant(name).args
-    return {key: tuple(map(min, value, own[key])) if isinstance(own.get(key), tuple) else min(value, own.get(key, value))
-            for key, value in found.items()}
+    return {
+        key: tuple(map(min, value, own[key])) if isinstance(own.get(key), tuple) else min(value, own.get(key, value))
+        for key, value in found.items()}
 
 
 def small(name):
