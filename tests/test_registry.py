@@ -62,7 +62,7 @@ def test_smallest_models_come_first_in_their_tables(family):
     counts = result_files.counts()['rows']
     sizes = [next(row['parameters'] for tag, row in counts.items() if tag.partition('.')[0] == variant.name)
              for variant in family.variants if variant.args.get('img_size', 224) == 224]  # a CIFAR model may be smaller
-    assert sizes[0] <= 1.05 * min(sizes)  # another form of the first may hold a little less
+    assert not sizes or sizes[0] <= 1.05 * min(sizes)  # another form of the first may hold a little less
 
 
 def test_what_quick_tests_cover():

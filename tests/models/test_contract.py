@@ -141,7 +141,7 @@ def test_drop_path_rises_linearly(name):
 def test_feature_maps(name):
     model = create(name, features_only=True)
     strides = [224 // rows for rows, _ in model.model.grids((224, 224))]
-    assert strides in ([4, 8, 16, 32], [16] * 4, [8] * 4, [8] * 2, [7] * 4, [4] * 4)
+    assert strides in ([4, 8, 16, 32], [16] * 4, [8] * 4, [8] * 3, [7] * 4, [4] * 4)
     assert model.feature_info.reduction() == strides
     for size in ((224, 160), (97, 131)):
         maps = model(torch.randn(1, 3, *size))

@@ -1,4 +1,4 @@
-"""Our models whose features are a sequence ``[B, P + N, C]`` and no map: those with class tokens."""
+"""Our models whose features are a sequence ``[B, P + N, C]`` and no map: those with tokens before those of the map."""
 from zoo.hosts.plain import PlainWithTokens
 from zoo.registry import FAMILIES
 

@@ -27,6 +27,7 @@ result, is left out; output projections of mixers have a bias here, zero for its
 is fixed, and the number of compressed tokens follows from it. Dropout is left out. Images whose sides are not multiples
 of the patch are zero-padded right and bottom.
 """
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -211,6 +212,8 @@ class LookupViT(PlainWithTokens):
     Source: arXiv 2407.12753, as read by lucidrains/vit-pytorch @ 69d24fe, vit_pytorch/look_vit.py.
     """
 
+    maps_embedding = False  # whether a first stage without blocks gives the map of the patches as a feature
+
     def __init__(
             self, mixer: MixerFactory = SoftmaxAttention.from_context, img_size: int | Sequence[int] = 224,
             patch_size: int = 16, field: int = 1, compressed_size: int | Sequence[int] = 7, embed_dim: int = 384,
@@ -225,15 +228,16 @@ class LookupViT(PlainWithTokens):
         rates, = drop_path_rates(drop_path_rate, [depth])
         contexts = [
             BlockContext(0, i, embed_dim, num_heads, self.compressed_size, qkv_bias=False) for i in range(depth)]
-        stages = [
+        stages = [Stage([])] if self.maps_embedding else []
+        stages += [
             Stage([LookupBlock(
                 embed_dim, num_heads, mixer(ctx, **dd), Mlp(embed_dim, int(embed_dim * mlp_ratio), **dd),
                 Mlp(embed_dim, int(embed_dim * lookup_mlp_ratio), **dd), rate, **dd)])
             for ctx, rate in zip(contexts, rates)]
         super().__init__(
             LookupStem(in_chans, embed_dim, patch_size, field, self.compressed_size, **dd), stages,
-            dims=[embed_dim] * depth, strides=[patch_size] * depth, in_chans=in_chans, global_pool=global_pool,
-            norm=nn.LayerNorm(embed_dim, bias=False, **dd), **dd, **backbone)
+            dims=[embed_dim] * len(stages), strides=[patch_size] * len(stages), in_chans=in_chans,
+            global_pool=global_pool, norm=nn.LayerNorm(embed_dim, bias=False, **dd), **dd, **backbone)
         self.norm_lookup = nn.LayerNorm(embed_dim, bias=False, **dd)
 
     def set_compressed_size(self, compressed_size: int | Sequence[int]) -> None:
@@ -291,14 +295,15 @@ def positive(size: int | Sequence[int]) -> tuple[int, int]:
 
 
 class LucidLookupViT(LookupViT):
-    """The third party's layout, with a map per block of as many as it has.
+    """LookupViT of few blocks: the map of the patches is the first of its features.
 
     Args:
         *args: As of :class:`LookupViT`.
         **kwargs: As of :class:`LookupViT`.
     """
 
-    feature_cfg = dict(out_indices=2, feature_cls='getter')
+    maps_embedding = True
+    feature_cfg = dict(out_indices=3, feature_cls='getter')
 
 
 # --- variants
@@ -321,9 +326,9 @@ PARTS = {  # of a layer there, and of a block here
     '5': (('0', 'norm3'), ('1', 'lookup_mlp.fc1'), ('4', 'lookup_mlp.fc2')),
 }
 RULES = (
-    *((fr'^layers\.(\d+)\.{part}\.{theirs}\.(gamma|weight|bias)$', fr'stages.\1.blocks.0.{ours}.\2')
+    *((fr'^layers\.(\d+)\.{part}\.{theirs}\.(gamma|weight|bias)$', fr'layers.\1.{ours}.\2')
       for part, pairs in PARTS.items() for theirs, ours in pairs),
-    (r'^layers\.(\d+)\.4\.gamma$', r'stages.\1.blocks.0.norm_lookup.gamma'),
+    (r'^layers\.(\d+)\.4\.gamma$', r'layers.\1.norm_lookup.gamma'),
     (r'^to_patches\.1\.', 'stem.proj.'),
     (r'^to_patches\.3\.', 'stem.norm.'),
     (r'^highres_norm\.', 'norm_lookup.'),
@@ -333,7 +338,9 @@ RULES = (
 
 def lookvit_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """Key map; scales of norms are stored less 1 there, and the stem is a convolution of whole patches."""
-    state = rename(state, RULES, drop=r'^pos_embedding$')
+    state = {  # the first stage has no blocks
+        re.sub(r'^layers\.(\d+)', lambda layer: f'stages.{int(layer[1]) + 1}.blocks.0', key): value
+        for key, value in rename(state, RULES, drop=r'^pos_embedding$').items()}
     for key in [key for key in state if key.endswith('.gamma')]:
         state[key.replace('.gamma', '.weight')] = state.pop(key) + 1
     for first, second, whole in (('.mixer.q.', '.mixer.k.', '.mixer.qk.'), ('.mixer.qk.', '.mixer.v.', '.mixer.qkv.'),
@@ -355,4 +362,4 @@ CFG = dict(
 LUCID_CFG = dict(CFG, pool_size=(8, 8), origin_url='https://github.com/lucidrains/vit-pytorch')
 
 register_family(__name__, LucidLookupViT, ('softmax',), LUCID_VARIANTS, lookvit_keys, LUCID_CFG)
-register_family(__name__, LookupViT, ('softmax',), VARIANTS, lookvit_keys, dict(CFG, pool_size=(14, 14)))
+register_family(__name__, LookupViT, ('softmax',), VARIANTS, None, dict(CFG, pool_size=(14, 14)))
