@@ -59,7 +59,7 @@ def card(name: str, repo: str | None = None) -> str:
         'Usage': _usage(rows, repo),
         'Training': _training(models),
         'Detection and segmentation': dense.section(models),
-        'Parity': _parity(models),
+        'Parity': _parity(models, 'third party' in ' '.join(told.origin.split())),
         'Licence': _licence(rows),
         'Citation': f'```bibtex\n{papers}\n```'}
     body = '\n\n'.join(f'## {title}\n\n{text}' if title else text for title, text in sections.items() if text)
@@ -228,7 +228,7 @@ def _training(models: Sequence[str]) -> str:
         'None of them has been run to its end on ImageNet with this code.'])
 
 
-def _parity(models: Sequence[str]) -> str:
+def _parity(models: Sequence[str], by_others: bool) -> str:
     content = result_files.parity()
     rows = [dict(row, golden=golden) for golden, row in content['rows'].items() if golden.partition('@')[0] in models]
     if not rows:
@@ -237,8 +237,9 @@ def _parity(models: Sequence[str]) -> str:
         'model @ pixels': lambda r: f'`{r["golden"]}`', 'logits': lambda r: f'{r["logits"]:.1e}',
         'input gradient': lambda r: f'{r["grad"]:.1e}', 'agrees': lambda r: 'yes' if r['agrees'] else 'no'}
     measured = dict.fromkeys(_named(row['versions']) for row in rows)
+    whose = "a third party's" if by_others else "the authors' own"
     text = (
-        "Largest difference from the authors' own code with the same weights, in float64, relative to the largest "
+        f'Largest difference from {whose} code with the same weights, in float64, relative to the largest '
         'value; weights go through the conversion that official checkpoints go through. Measured with '
         f'{"; ".join(measured)}.')
     return '\n'.join([text, '', *table(columns, rows)])
