@@ -212,6 +212,8 @@ class LookupViT(PlainWithTokens):
     Source: arXiv 2407.12753, as read by lucidrains/vit-pytorch @ 69d24fe, vit_pytorch/look_vit.py.
     """
 
+    stem: LookupStem
+    head: BothHead
     maps_embedding = False  # whether a first stage without blocks gives the map of the patches as a feature
 
     def __init__(

@@ -102,7 +102,8 @@ class MultiResolutionAttention(QKVMixer):
             ``[G, n, t, D]``, at least in float32.
         """
         wide = torch.promote_types(q.dtype, torch.float32)
-        tokens = q.shape[2] if inside is None else inside.sum(1, keepdim=True).to(wide)  # of each tile
+        inner = q.new_ones(q.shape[1:3]) if inside is None else inside
+        tokens = inner.sum(1, keepdim=True).to(wide)  # of each tile
         with without_autocast(q):
             q = q * q.shape[-1] ** -0.5
             coarse = (q.sum(2, dtype=wide) / tokens) @ (k.sum(2, dtype=wide) / tokens).transpose(1, 2)
@@ -120,7 +121,7 @@ class MultiResolutionAttention(QKVMixer):
             total = products.sum(weights) + EPS
             if self.sparse:
                 return products.mean(weights, total, v)
-            rest = (coarse - top).exp().masked_fill(chosen, 0.) * (tokens if inside is None else tokens.t())
+            rest = (coarse - top).exp().masked_fill(chosen, 0.) * tokens.t()
             factor = (top - bound).exp()
             total = total + rest.sum(-1, keepdim=True) * factor
             share = rest @ (v.sum(2, dtype=wide) / tokens)
