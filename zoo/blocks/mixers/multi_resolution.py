@@ -163,7 +163,7 @@ class ChosenPairs:
         groups, count = q.shape[:2]
         start = torch.arange(groups, device=q.device)[:, None] * count
         rows, columns = torch.div(pairs, count, rounding_mode='floor'), pairs % count
-        self.pairs, self.rows, self.columns = pairs, (start + rows).flatten(), (start + columns).flatten()
+        self.rows, self.columns = (start + rows).flatten(), (start + columns).flatten()
         products = self._gather(q, self.rows) @ self._gather(k, self.columns).transpose(1, 2)
         self.products = products.to(torch.promote_types(q.dtype, torch.float32))
         if inside is not None:
@@ -172,10 +172,10 @@ class ChosenPairs:
     def highest(self) -> Tensor:
         """The largest product of each query, ``[G, n, t]``; -inf for none. Without gradient."""
         groups, count, size = self.shape[:3]
-        found = self.products.detach().amax(2).view(groups, -1, size)
-        table = found.new_full((groups, count * count, size), float('-inf'))
-        table = table.scatter(1, self.pairs[:, :, None].expand_as(found), found)
-        return table.view(groups, count, count, size).amax(2)
+        found = self.products.detach().amax(2)
+        least = found.new_full((groups * count, size), float('-inf'))
+        highest = least.scatter_reduce(0, self.rows[:, None].expand_as(found), found, 'amax')
+        return highest.view(groups, count, size)
 
     def weights(self, bound: Tensor) -> Tensor:
         """Exponentials of the products below a bound of each query, ``[G, n, t]``."""
