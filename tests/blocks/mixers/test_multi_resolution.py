@@ -7,9 +7,8 @@ from zoo.blocks.mixers import MultiResolutionAttention, multi_resolution
 
 
 def tiles_of(grid, num_prefix_tokens, tile):
-    """Number of the tile of every token."""
-    columns = -(-grid[1] // tile[1])
-    first = min(num_prefix_tokens, 1)  # all of them fit into one
+    """Number of the tile of every token; those before the map fit into one."""
+    columns, first = -(-grid[1] // tile[1]), min(num_prefix_tokens, 1)
     return torch.tensor([0] * num_prefix_tokens + [
         first + i // tile[0] * columns + j // tile[1] for i in range(grid[0]) for j in range(grid[1])])
 
@@ -28,8 +27,7 @@ def formula(mixer, x, tile, first):
     chosen = torch.tensor([i in pairs for i in range(count * count)]).view(count, count)
     exact = chosen[tile][:, tile]
     logits = torch.where(exact, q @ k.t(), coarse[tile][:, tile])
-    bound = torch.where(exact, logits, -1e5).amax(1)
-    bound = (bound * 1000).trunc() / 1000
+    bound = (torch.where(exact, logits, -1e5).amax(1) * 1000).trunc() / 1000
     weights = logits.exp() * (exact if mixer.sparse else 1)
     bound = bound if mixer.sparse else torch.maximum(bound, coarse.amax(1)[tile])
     total = weights.sum(1, keepdim=True) + 1e-6 * bound.exp()[:, None]
@@ -44,8 +42,9 @@ def test_is_the_formula(grid, prefix, blocks_per_row, sparse):
     mixer = scatter(MultiResolutionAttention(6, 1, blocks_per_row=blocks_per_row, sparse=sparse, tile=(2, 4)).double())
     x = 3 * torch.randn(2, prefix + grid[0] * grid[1], 6, dtype=torch.float64)
     tile = tiles_of(grid, prefix, (2, 4))
-    want = torch.stack([formula(mixer, one, tile, min(prefix, 1)) for one in x])
-    torch.testing.assert_close(mixer(x, grid=grid, num_prefix_tokens=prefix), want, rtol=1e-10, atol=1e-12)
+    want = [formula(mixer, one, tile, min(prefix, 1)) for one in x]
+    torch.testing.assert_close(
+        mixer(x, grid=grid, num_prefix_tokens=prefix), torch.stack(want), rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize('sparse', [False, True])
