@@ -109,12 +109,12 @@ class MultiResolutionAttention(QKVMixer):
             coarse = (q.sum(2, dtype=wide) / tokens) @ (k.sum(2, dtype=wide) / tokens).transpose(1, 2)
             top = coarse.max(-1, keepdim=True).values
             pairs = self.choose((coarse - top).detach(), first)
-            chosen = torch.zeros_like(coarse, dtype=torch.bool).flatten(1)
-            chosen = chosen.scatter(1, pairs, torch.ones_like(pairs, dtype=torch.bool)).view(coarse.shape)
+            marks = torch.zeros_like(coarse).flatten(1)  # numbers: Core ML scatters no booleans
+            chosen = marks.scatter(1, pairs, torch.ones_like(pairs, dtype=wide)).view(coarse.shape) > 0
             dense = exporting() or q.shape[1] <= 2 * self.blocks_per_row
             products = DensePairs(q, k, chosen, inside) if dense else ChosenPairs(q, k, pairs, inside)
-            bound = (products.highest() * STEPS).trunc() / STEPS
-            bound = bound.clamp(min=LEAST)
+            bound = (products.highest() * STEPS).clamp(min=LEAST * STEPS)
+            bound = bound.sign() * bound.abs().floor() / STEPS  # towards 0; other runtimes do not know trunc
             if not self.sparse:
                 bound = torch.where(top > bound, top, bound)
             weights = products.weights(bound)
