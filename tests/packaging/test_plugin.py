@@ -158,9 +158,10 @@ def test_is_resampled(host, fourier, tmp_path):
     torch.save(before.state_dict(), file)
     given = dict(pretrained=True, pretrained_cfg_overlay=dict(file=str(file), num_classes=3))
     after = build(host, img_size=(96, 128), **given).eval()
-    old, new = (model.stages[0].blocks[0].mixer.filter for model in (before, after))
-    assert (old.shape[2:], new.shape[2:]) == ((16, 9), (24, 17))
-    torch.testing.assert_close(new, F.interpolate(old, (24, 17), mode='bilinear', align_corners=True))
+    old, new, other = (model.stages[0].blocks[0].mixer.filter for model in (
+        before, after, build(host, img_size=(96, 128))))
+    assert new.shape == other.shape and (new.shape != old.shape or host == 'fit_small')  # which mixes within groups
+    torch.testing.assert_close(new, F.interpolate(old, new.shape[2:], mode='bilinear', align_corners=True))
     x = torch.randn(1, 3, 96, 128)
     torch.testing.assert_close(before(x), after(x))  # on the fly
     before.set_input_size((96, 128))

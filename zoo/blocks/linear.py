@@ -39,13 +39,13 @@ def pointwise(layer: nn.Module, x: Tensor) -> Tensor:
 
 def faster_layout(x: Tensor) -> Tensor:
     """Make images ``[B, C, H, W]`` channels-last where :func:`pointwise` can then use the faster library."""
-    return x.contiguous(memory_format=torch.channels_last) if _faster(x) else x
+    return x.contiguous(memory_format=torch.channels_last) if _faster(x) and x.dtype == torch.float32 else x
 
 
 def _faster(x: Tensor) -> bool:
     return (
         isinstance(x, Tensor) and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
-        and x.device.type == 'cpu' and x.dtype == torch.float32 and prefers_onednn())
+        and x.device.type == 'cpu' and prefers_onednn())
 
 
 def linear_gelu(layer: nn.Module, x: Tensor, approximate: str = 'none') -> Tensor:
