@@ -26,6 +26,8 @@ def _onnxruntime(model: nn.Module, images: Tensor) -> Function:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
     options.log_severity_level = 3  # errors
+    # its threads would go on looking for work while others are timed
+    options.add_session_config_entry('session.force_spinning_stop', '1')
     with tempfile.TemporaryDirectory() as folder:
         session = onnxruntime.InferenceSession(
             _export(model, images, folder), options, providers=['CPUExecutionProvider'])
