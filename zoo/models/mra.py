@@ -218,7 +218,7 @@ RULES = (
     (r'^embeddings\.position_embeddings\.weight$', 'stem.pos_embed.weight'),
     (r'^model\.backbone\.norm\.', 'norm.'),
     (r'^model\.backbone\.encoders\.(\d+)\.', r'stages.\1.blocks.0.'),
-    (r'\.mha\.W_([qkv])\.', r'.mixer.\1.'),
+    (r'\.mha\.W_qkv\.', r'.mixer.qkv.'),
     (r'\.mha\.ff\.', '.mixer.proj.'),
     (r'\.mlpblock\.0\.', '.mlp.fc1.'),
     (r'\.mlpblock\.3\.', '.mlp.fc2.'),
@@ -227,9 +227,8 @@ RULES = (
 
 def mra_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """Key map; it joins queries, keys and values."""
-    state = rename(state, RULES)
-    state = concatenate(state, '.mixer.q.', '.mixer.k.', '.mixer.qk.')
-    state = concatenate(state, '.mixer.qk.', '.mixer.v.', '.mixer.qkv.')
+    state = concatenate(state, '.W_q.', '.W_k.', '.W_qk.')  # before renaming: errors name what is missing
+    state = rename(concatenate(state, '.W_qk.', '.W_v.', '.W_qkv.'), RULES)
     table = state.get('stem.pos_embed.weight')
     if table is not None and table.ndim == 2:
         state['stem.pos_embed.weight'] = table[None]
