@@ -74,13 +74,11 @@ def test_fvcore(model, image, monkeypatch):
         **{'aten::scaled_dot_product_attention': attention, 'aten::baddbmm': added_product, 'aten::matmul': product},
         **norms)
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings('none')
-    counts = []
-    for tracing in (False, True):
-        monkeypatch.setattr(torch.jit, 'is_tracing', lambda tracing=tracing: tracing)
-        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # on CPUs it knows no other
-            model(image)
-        counts.append(counter.get_total_flops() / 2)
-    assert any(analysis.total() == pytest.approx(count, rel=0.04) for count in counts), (analysis.total(), counts)
+    counted = analysis.total()
+    monkeypatch.setattr(torch.jit, 'is_tracing', lambda: True)  # so that both count the same products
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # on CPUs it knows no other
+        model(image)
+    assert counted == pytest.approx(counter.get_total_flops() / 2, rel=0.04)
 
 
 @torch.no_grad()

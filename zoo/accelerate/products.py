@@ -8,6 +8,7 @@ import zoo_kernels
 from zoo_kernels.cpu import prefers_onednn
 
 from ..blocks.layout import to_nchw, to_nhwc
+from ..blocks.linear import is_pointwise
 from .target import PROBE, Accelerated, Make, weights_of
 
 
@@ -37,9 +38,7 @@ class PointwiseConv2d(Accelerated, nn.Conv2d):
     op = staticmethod(zoo_kernels.linear)
 
     def fits(self) -> bool:
-        return (
-            self.kernel_size == self.stride == (1, 1) and self.groups == 1 and self.padding in ((0, 0), 'same', 'valid')
-            and _gains(self))
+        return is_pointwise(self) and _gains(self)
 
     def probe(self, make: Make) -> tuple[tuple, dict[str, Any]]:
         weight, bias = weights_of(self, make)

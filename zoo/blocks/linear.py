@@ -30,11 +30,16 @@ def pointwise(layer: nn.Module, x: Tensor) -> Tensor:
         layer: A 1x1 ``nn.Conv2d`` or its replacement.
         x: ``[B, in_channels, H, W]``; other layouts than channels-last stay with the layer, see :func:`faster_layout`.
     """
-    if (not _faster(x) or type(layer) is not nn.Conv2d or layer.kernel_size != (1, 1) or layer.stride != (1, 1)
-            or layer.groups != 1 or layer.padding not in ((0, 0), 'same', 'valid') or not can_fuse(layer)
+    if (not _faster(x) or type(layer) is not nn.Conv2d or not is_pointwise(layer) or not can_fuse(layer)
             or not x.is_contiguous(memory_format=torch.channels_last)):
         return layer(x)
     return to_nchw(zoo_kernels.linear(to_nhwc(x), layer.weight.flatten(1), layer.bias))
+
+
+def is_pointwise(conv: nn.Conv2d) -> bool:
+    """Whether a convolution is a linear layer of every pixel."""
+    return (
+        conv.kernel_size == conv.stride == (1, 1) and conv.groups == 1 and conv.padding in ((0, 0), 'same', 'valid'))
 
 
 def faster_layout(x: Tensor) -> Tensor:

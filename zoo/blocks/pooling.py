@@ -1,5 +1,6 @@
-"""Learned pooling of tokens to one vector: generalised means of channel groups, and attention with learned queries."""
+"""Learned pooling of tokens to one vector (generalised means of channel groups, learned queries), and heads."""
 import torch
+from timm.layers import SelectAdaptivePool2d
 from torch import Tensor, nn
 
 from ..utils.errors import ZooError
@@ -115,4 +116,48 @@ class PooledHead(nn.Module):
         """A map ``[B, C, H, W]`` or tokens ``[B, num_prefix_tokens + N, C]`` -> ``[B, num_classes]``."""
         tokens = x.flatten(2).transpose(1, 2) if x.ndim == 4 else x[:, self.num_prefix_tokens:]
         x = self.drop(self.global_pool(tokens))
+        return x if pre_logits else linear(self.fc, x)
+
+
+class ProjectedHead(nn.Module):
+    """Classification head with timm's pooling, a linear layer ``proj``, an activation, dropout and a classifier ``fc``.
+
+    Args:
+        dim: Number of channels of the map.
+        hidden_size: Number of channels of the classifier's input.
+        num_classes: Number of classes; 0 to return the classifier's input.
+        activation: Class of the activation.
+        global_pool: Type of pooling; '' to return the map.
+        drop_rate: Dropout rate before the classifier.
+        bias: Whether ``proj`` has a bias.
+
+    Raises:
+        ZooError: In ``forward``, if there are classes but no pooling.
+    """
+
+    def __init__(
+            self, dim: int, hidden_size: int, num_classes: int, activation: type[nn.Module], global_pool: str = 'avg',
+            drop_rate: float = 0., bias: bool = True, device=None, dtype=None):
+        super().__init__()
+        dd = FactoryKwargs(device=device, dtype=dtype)
+        self.pool = SelectAdaptivePool2d(pool_type=global_pool, flatten=True)
+        self.hidden_size = hidden_size if global_pool else dim
+        self.proj = nn.Linear(dim * self.pool.feat_mult(), hidden_size, bias=bias, **dd) if global_pool else None
+        self.act = activation()
+        self.drop = nn.Dropout(drop_rate)
+        self.fc = nn.Linear(self.hidden_size, num_classes, **dd) if num_classes else nn.Identity()
+
+    def take_projection(self, other: nn.Module) -> None:
+        """Continue with the layer before the classifier of another head, if its shape is the same."""
+        proj = getattr(other, 'proj', None)
+        if proj is not None and self.proj is not None and proj.weight.shape == self.proj.weight.shape:
+            self.proj = proj
+
+    def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """``[B, C, H, W]`` -> ``[B, num_classes]``."""
+        if self.proj is None:
+            if isinstance(self.fc, nn.Linear) and not pre_logits:
+                raise ZooError("global_pool='' returns a map, which cannot be classified; use it with num_classes=0")
+            return x
+        x = self.drop(self.act(linear(self.proj, self.pool(x))))
         return x if pre_logits else linear(self.fc, x)

@@ -14,12 +14,7 @@ class Bottleneck(resnet.Bottleneck):
         """``[B, C, H, W]`` -> ``[B, C', H / stride, W / stride]``."""
         y = self.act1(self.bn1(pointwise(self.conv1, x)))
         y = self.aa(self.act2(self.drop_block(self.bn2(self.conv2(y)))))
-        y = self.bn3(pointwise(self.conv3, y))
-        if self.se is not None:
-            y = self.se(y)
-        if self.drop_path is not None:
-            y = self.drop_path(y)
-        return self.act3(y + (x if self.downsample is None else self.downsample(x)))
+        return _close(self, x, y, self.se)
 
 
 class SplitBottleneck(resnest.ResNestBottleneck):
@@ -33,10 +28,17 @@ class SplitBottleneck(resnest.ResNestBottleneck):
         y = self.act2(self.drop_block(self.bn2(self.conv2(y))))
         if self.avd_last is not None:
             y = self.avd_last(y)
-        y = self.bn3(pointwise(self.conv3, y))
-        if self.drop_path is not None:
-            y = self.drop_path(y)
-        return self.act3(y + (x if self.downsample is None else self.downsample(x)))
+        return _close(self, x, y)
+
+
+def _close(block: Bottleneck | SplitBottleneck, x: Tensor, y: Tensor, gate: nn.Module | None = None) -> Tensor:
+    """The last convolution, the gate, and the shortcut."""
+    y = block.bn3(pointwise(block.conv3, y))
+    if gate is not None:
+        y = gate(y)
+    if block.drop_path is not None:
+        y = block.drop_path(y)
+    return block.act3(y + (x if block.downsample is None else block.downsample(x)))
 
 
 class InvertedResidual(_efficientnet_blocks.InvertedResidual):

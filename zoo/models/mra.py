@@ -26,7 +26,6 @@ matrix of pairs of a head, so tiles may have any number of pairs.
 from collections.abc import Sequence
 from typing import Any
 
-from timm.layers import SelectAdaptivePool2d
 from torch import Tensor, nn
 
 from ..backbone import Stage, to_pair
@@ -34,13 +33,12 @@ from ..blocks.linear import linear, linear_gelu
 from ..blocks.mixers import BlockContext, MixerFactory, MixerTable, MultiResolutionAttention
 from ..blocks.mlp import Mlp
 from ..blocks.patch import PatchConv
-from ..blocks.pooling import POOLS
+from ..blocks.pooling import POOLS, ProjectedHead
 from ..blocks.position import PositionMap
 from ..blocks.transformer import TransformerBlock
 from ..hosts.plain import Plain
 from ..hosts.stages import drop_path_rates
 from ..registry import Variant, register_family
-from ..utils.errors import ZooError
 from ..utils.types import FactoryKwargs
 from ..weights.convert import concatenate, rename
 
@@ -106,42 +104,6 @@ class DropoutBlock(TransformerBlock):
         return x + self.drop_path2(self.mlp(self.norm2(x)))
 
 
-class TwoLayerHead(nn.Module):
-    """Pooling, a linear layer with ReLU, dropout, classifier.
-
-    Args:
-        dim: Number of channels of the map.
-        hidden_size: Number of channels of the classifier's input.
-        num_classes: Number of classes; 0 to return the classifier's input.
-        global_pool: Type of pooling; '' to return the map.
-        drop_rate: Dropout rate before the classifier.
-
-    Raises:
-        ZooError: In ``forward``, if there are classes but no pooling.
-    """
-
-    def __init__(
-            self, dim: int, hidden_size: int, num_classes: int, global_pool: str = 'avg', drop_rate: float = 0.,
-            device=None, dtype=None):
-        super().__init__()
-        dd = FactoryKwargs(device=device, dtype=dtype)
-        self.pool = SelectAdaptivePool2d(pool_type=global_pool, flatten=True)
-        self.hidden_size = hidden_size if global_pool else dim
-        self.proj = nn.Linear(dim * self.pool.feat_mult(), hidden_size, **dd) if global_pool else None
-        self.act = nn.ReLU()
-        self.drop = nn.Dropout(drop_rate)
-        self.fc = nn.Linear(self.hidden_size, num_classes, **dd) if num_classes else nn.Identity()
-
-    def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """``[B, C, H, W]`` -> ``[B, num_classes]``."""
-        if self.proj is None:
-            if isinstance(self.fc, nn.Linear) and not pre_logits:
-                raise ZooError("global_pool='' returns a map, which cannot be classified; use it with num_classes=0")
-            return x
-        x = self.drop(self.act(linear(self.proj, self.pool(x))))
-        return x if pre_logits else linear(self.fc, x)
-
-
 class MRA(Plain):
     """Overlapping patches with positions, pre-norm blocks on one map, a final norm, a head of two layers.
 
@@ -162,7 +124,7 @@ class MRA(Plain):
     """
 
     patch_size = PATCH
-    head: TwoLayerHead
+    head: ProjectedHead
 
     def __init__(
             self, mixer: MixerFactory = MultiResolutionAttention.from_context, img_size: int | Sequence[int] = 224,
@@ -188,16 +150,16 @@ class MRA(Plain):
     def make_head(self, num_classes: int, global_pool: str, device=None, dtype=None) -> nn.Module:
         if global_pool in POOLS:
             return super().make_head(num_classes, global_pool, device=device, dtype=dtype)
-        return TwoLayerHead(
-            self.num_features, self.hidden, num_classes, global_pool, self.drop_rate, device=device, dtype=dtype)
+        return ProjectedHead(
+            self.num_features, self.hidden, num_classes, nn.ReLU, global_pool, self.drop_rate, device=device,
+            dtype=dtype)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the classifier (0 classes: remove it), and the pooling if given; the layer before it is kept."""
-        proj = getattr(self.head, 'proj', None)
+        before = self.head
         super().reset_classifier(num_classes, global_pool)
-        new = getattr(self.head, 'proj', None)
-        if proj is not None and new is not None and proj.weight.shape == new.weight.shape:
-            self.head.proj = proj
+        if isinstance(self.head, ProjectedHead):
+            self.head.take_projection(before)
 
 
 # --- variants

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from timm.layers import DropPath, SelectAdaptivePool2d
+from timm.layers import DropPath
 from torch import Tensor, nn
 
 import zoo_kernels
@@ -36,9 +36,9 @@ from ..blocks.mixers import BlockContext, MixerFactory, MixerTable
 from ..blocks.mixers.partial import PartialSpatialAttention, cpu_inference
 from ..blocks.norm import BatchNormNHWC, batch_norm, scale_and_shift
 from ..blocks.patch import Conv2dNorm
+from ..blocks.pooling import ProjectedHead
 from ..hosts.stages import build_stages
 from ..registry import Variant, register_family
-from ..utils.errors import ZooError
 from ..utils.types import FactoryKwargs
 from ..weights.convert import pointwise_to_linear, rename
 
@@ -95,43 +95,6 @@ class PATBlock(nn.Module):
         return zoo_kernels.linear(x, self.fc1.weight * scale[:, None], shift)
 
 
-class ProjectedHead(nn.Module):
-    """Pooling, a linear layer without bias and an activation, dropout, classifier.
-
-    Args:
-        dim: Number of channels of the map.
-        hidden_size: Number of channels of the classifier's input.
-        num_classes: Number of classes; 0 to return the classifier's input.
-        activation: 'gelu' or 'relu'.
-        global_pool: Type of pooling; '' to return the map.
-        drop_rate: Dropout rate before the classifier.
-
-    Raises:
-        ZooError: In ``forward``, if there are classes but no pooling.
-    """
-
-    def __init__(
-            self, dim: int, hidden_size: int, num_classes: int, activation: str, global_pool: str = 'avg',
-            drop_rate: float = 0., device=None, dtype=None):
-        super().__init__()
-        dd = FactoryKwargs(device=device, dtype=dtype)
-        self.pool = SelectAdaptivePool2d(pool_type=global_pool, flatten=True)
-        self.hidden_size = hidden_size if global_pool else dim
-        self.proj = nn.Linear(dim * self.pool.feat_mult(), hidden_size, bias=False, **dd) if global_pool else None
-        self.act = ACTIVATIONS[activation]()
-        self.drop = nn.Dropout(drop_rate)
-        self.fc = nn.Linear(hidden_size, num_classes, **dd) if num_classes else nn.Identity()
-
-    def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """``[B, C, H, W]`` -> ``[B, num_classes]``."""
-        if self.proj is None:
-            if isinstance(self.fc, nn.Linear) and not pre_logits:
-                raise ZooError("global_pool='' returns a map, which cannot be classified; use it with num_classes=0")
-            return x
-        x = self.drop(self.act(linear(self.proj, self.pool(x))))
-        return x if pre_logits else linear(self.fc, x)
-
-
 class PATNet(Backbone):
     """PATNet: patches of 4 pixels, four stages that double the channels, a linear layer before the classifier.
 
@@ -177,16 +140,14 @@ class PATNet(Backbone):
 
     def make_head(self, num_classes: int, global_pool: str, device=None, dtype=None) -> ProjectedHead:
         return ProjectedHead(
-            self.num_features, HIDDEN, num_classes, self.activation, global_pool, self.drop_rate, device=device,
-            dtype=dtype)
+            self.num_features, HIDDEN, num_classes, ACTIVATIONS[self.activation], global_pool, self.drop_rate,
+            bias=False, device=device, dtype=dtype)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the classifier (0 classes: remove it), and the pooling if given; the projection is kept."""
-        proj = self.head.proj
+        before = self.head
         super().reset_classifier(num_classes, global_pool)
-        new = self.head.proj
-        if proj is not None and new is not None and proj.weight.shape == new.weight.shape:
-            self.head.proj = proj
+        self.head.take_projection(before)
 
 
 # --- variants: smallest first

@@ -14,7 +14,7 @@ from timm.scheduler import create_scheduler_v2
 from timm.utils import NativeScaler, init_distributed_device
 from torch import Tensor, nn
 
-from zoo_kernels.cpu import fast_products
+from zoo_kernels.cpu import fast_products, products_library
 
 from ..utils.errors import ZooError, did_you_mean, format_error
 from ..weights import without_prefix
@@ -193,6 +193,11 @@ def autocast_of(args: argparse.Namespace, device: torch.device) -> Any:
 def products_of(args: argparse.Namespace, device: torch.device) -> Any:
     """Factory of the context in which float32 products are computed by the faster library; for CPUs, not compiled."""
     return contextlib.nullcontext if device.type != 'cpu' or args.torchcompile else fast_products
+
+
+def products_library_of(args: argparse.Namespace, device: torch.device) -> str:
+    """The library that computes float32 products of a step: resumed with another one, a run is not the same."""
+    return products_library() if products_of(args, device) is fast_products else args.torchcompile or device.type
 
 
 def scaler_of(args: argparse.Namespace, device: torch.device) -> NativeScaler | None:

@@ -198,7 +198,7 @@ class Trainer:
         start, self.random, note = state.restore(self.run, content, args.resume)
         if note:
             self.say(note)
-        before, now = content.get('products'), self._products()
+        before, now = content.get('products'), build.products_library_of(args, self.ctx.device)
         if before not in (None, now):
             self.say(f'matrix products are computed by {now}, were by {before}: what follows is not bit by bit what it '
                      f'would have been' + (f'; ZOO_CPU_GEMM={before} keeps it so' if before in cpu.GEMMS else ''))
@@ -318,13 +318,7 @@ class Trainer:
             data_config=options.plain(self.config), num_classes=self.classes,
             class_names=classes.padded(self.names, self.classes), data_fingerprint=self.fingerprints,
             in_chans=self.config['input_size'][0], model_kwargs=options.plain(self.args.model_kwargs),
-            metric_name=self.args.eval_metric, products=self._products())
-
-    def _products(self) -> str:
-        """The library that computes float32 products of a step: resumed with another one, a run is not the same."""
-        if self.run.feed.products is cpu.fast_products:
-            return cpu.products_library()
-        return self.args.torchcompile or self.ctx.device.type
+            metric_name=self.args.eval_metric, products=build.products_library_of(self.args, self.ctx.device))
 
     def _open_folder(self) -> None:
         if self.ctx.primary:
